@@ -1,0 +1,1 @@
+"""Checkpoint to bundle: ONNX graphs, quantisation and the proof that they still say the same."""

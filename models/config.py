@@ -1,0 +1,108 @@
+"""What a captioner is made of: frozen sizes and switches, and the named presets.
+
+Pure data: importing this module loads no framework, so the node, the exporter and the
+trainer can all read the same description. `CaptionerConfig` is stored beside every
+checkpoint as JSON and inside every bundle manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TRUNK_CHANNELS: tuple[int, int, int] = (40, 112, 320)
+"""Channels of EfficientNet-Lite0 at strides 8, 16 and 32 (arXiv 1905.11946, Lite variant)."""
+
+TRUNK_HEAD_CHANNELS = 1280
+"""Channels after the 1x1 head convolution: the space that the ImageNet classifier reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """How pictures and masks are cut and encoded.
+
+    `tile_px` is the side of one square tile. A picture is cut into `cols x rows <= max_tiles`
+    tiles (plus a whole-picture thumbnail when there is more than one), and **the same grid cuts
+    the mask**: URECA's dynamic mask modelling (arXiv 2504.05305, section 4). `mask_px` is the side
+    of one mask tile and must be `tile_px / 2` so that mask cells line up with feature cells.
+    """
+
+    tile_px: int = 320
+    mask_px: int = 160
+    max_tiles: int = 1
+    pixel_shuffle: int = 2
+    """Stride-32 cells are merged `pixel_shuffle x pixel_shuffle` into one image token."""
+
+    def __post_init__(self) -> None:
+        if self.tile_px % (32 * self.pixel_shuffle):
+            raise ValueError(f"tile_px must be a multiple of {32 * self.pixel_shuffle}, got {self.tile_px}")
+        if self.mask_px * 2 != self.tile_px:
+            raise ValueError(f"mask_px must be tile_px / 2 = {self.tile_px // 2}, got {self.mask_px}")
+        if self.max_tiles < 1:
+            raise ValueError(f"max_tiles must be at least 1, got {self.max_tiles}")
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens that one tile contributes to the shared prefix."""
+        return (self.tile_px // (32 * self.pixel_shuffle)) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig:
+    """Which tokens describe one region. Every switch except the mask tokens is an addition to the paper."""
+
+    num_mask_tokens: int = 4
+    """Channels of the mask encoder; channel n becomes mask token n (URECA table 6 studies 4, 8, 16)."""
+    pooled_features: bool = True
+    """Two tokens of image features averaged inside the mask: fine (strides 8-32) and semantic (head)."""
+    roi_tokens: int = 4
+    """Tokens of a small RoI grid sampled in the box: 4 (2x2 blocks of a 4x4 grid) or 0 for none."""
+    box_geometry: bool = True
+    """Adds the Fourier-coded box to the pooled tokens."""
+
+    def __post_init__(self) -> None:
+        if self.roi_tokens not in (0, 4):
+            raise ValueError(f"roi_tokens must be 0 or 4, got {self.roi_tokens}")
+
+    def tokens(self, tiles: int) -> int:
+        """Region tokens per region when the picture is cut into `tiles` tiles (thumbnail included)."""
+        return self.num_mask_tokens * tiles + 2 * self.pooled_features + self.roi_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageConfig:
+    """A small pre-norm causal transformer (RMSNorm, RoPE, SwiGLU, tied embeddings)."""
+
+    vocab_size: int = 4096
+    width: int = 256
+    layers: int = 5
+    heads: int = 4
+    ff_width: int = 704
+    max_new_tokens: int = 32
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must split into {self.heads} heads of even size")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig:
+    """The whole captioner; JSON of this class travels with checkpoints and bundles."""
+
+    name: str = "ureca-nano"
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    regions: RegionConfig = field(default_factory=RegionConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+
+
+def tiny_config() -> CaptionerConfig:
+    """A captioner small enough to build, export and run inside a unit test."""
+    return CaptionerConfig(
+        name="ureca-tiny",
+        vision=VisionConfig(tile_px=64, mask_px=32),
+        language=LanguageConfig(vocab_size=512, width=32, layers=2, heads=2, ff_width=64, max_new_tokens=8),
+    )

@@ -1,0 +1,1 @@
+"""Procedural tabletop worlds: labelled pictures and a demo clip made from nothing but a seed."""

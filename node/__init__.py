@@ -1,0 +1,1 @@
+"""The realtime process: frames in, captions of tracked regions out."""

@@ -1,0 +1,1 @@
+"""ureca: captions for tracked regions of live camera frames."""

@@ -1,0 +1,223 @@
+"""The data that cross the lines between rooms: frozen, and checked where they are born.
+
+Spaces and units are in the names: `_px` pixels of the frame with the origin at its upper left corner,
+`_norm` 0..1 of width and height, `_ns` nanoseconds of the clock named beside them. Images are RGB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ureca.errors import RegionError, SourceError
+
+Mask = npt.NDArray[np.bool_]
+Image = npt.NDArray[np.uint8]
+
+CaptureSource = Literal["sof", "eof", "driver", "decoder", "rtp", "receive", "unknown"]
+"""How honest `captured_ns` is: start or end of exposure, driver, container, RTP, or merely on receipt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rle:
+    """A mask as COCO compressed run lengths: `size` is (height, width), `counts` the ASCII code."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSeed:
+    """What a sender or a prompt file says about one region: exactly one of mask, box or point.
+
+    `box_xyxy_px` and `point_xy_px` are in pixels of the frame they came with. `label` is kept for reports
+    and never shown to the captioner.
+    """
+
+    rid: str | None = None
+    mask: Rle | None = None
+    box_xyxy_px: tuple[float, float, float, float] | None = None
+    point_xy_px: tuple[float, float] | None = None
+    label: str | None = None
+    parent: str | None = None
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("mask", "box_xyxy_px", "point_xy_px") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise RegionError(f"a region needs exactly one of mask, box, point; got {given or 'none'}")
+        numbers = (*(self.box_xyxy_px or ()), *(self.point_xy_px or ()))
+        if not np.isfinite(numbers).all():
+            raise RegionError(f"region coordinates must be finite, got {numbers}")
+        if self.box_xyxy_px and not _ordered(self.box_xyxy_px):
+            raise RegionError(f"a box is x0 < x1 and y0 < y1, got {self.box_xyxy_px}")
+
+
+def _ordered(box: tuple[float, float, float, float]) -> bool:
+    return box[0] < box[2] and box[1] < box[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of one stream.
+
+    `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a drop), and is
+    compared within one `boot` (16 bytes, new for every publisher process). `captured_ns` is on `clock`.
+    `regions` is None when the sender sends no masks, and a tuple (maybe empty) when it does.
+    """
+
+    stream: str
+    boot: bytes
+    seq: int
+    captured_ns: int
+    image: Image
+    clock: str = "mono"
+    cap_src: CaptureSource = "receive"
+    received_ns: int = 0
+    regions: tuple[RegionSeed, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise SourceError(f"a frame is u8 [H, W, 3] RGB, got {self.image.dtype} {list(self.image.shape)}")
+        if self.image.flags.writeable:
+            self.image.flags.writeable = False
+
+    @property
+    def height(self) -> int:
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.image.shape[1])
+
+
+class TrackState(str, Enum):
+    """`lost` tracks keep their id and may be recovered; `ended` ids are never used again."""
+
+    NEW = "new"
+    ALIVE = "alive"
+    LOST = "lost"
+    RECOVERED = "recovered"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One followed region as of one frame. `mask` is bool [H, W], None while lost or after the end."""
+
+    rid: str
+    state: TrackState
+    mask: Mask | None
+    box_xyxy_px: tuple[int, int, int, int]
+    age_frames: int
+    missed_frames: int
+    first_seq: int
+    label: str | None = None
+    parent: str | None = None
+    reason: str = ""
+    """Why it was lost or ended, from a closed list in `node/tracker.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSet:
+    """All tracks of one stream after one frame, ids unique and never re-used within a boot."""
+
+    stream: str
+    frame_seq: int
+    captured_ns: int
+    tracks: tuple[Track, ...]
+
+    def __post_init__(self) -> None:
+        rids = [track.rid for track in self.tracks]
+        if len(set(rids)) != len(rids):
+            raise RegionError(f"track ids must be unique, got {rids}")
+
+
+class Trigger(str, Enum):
+    """Why a region is captioned now, in falling order of urgency."""
+
+    NEW = "new"
+    REQUEST = "request"
+    RECOVERED = "recovered"
+    CHANGE = "change"
+    REFRESH = "refresh"
+
+
+Style = Literal["short", "long"]
+"""How much to say: a noun phrase, or a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRequest:
+    """A scheduled wish for one caption. `rev` counts the captions of its region, from 1."""
+
+    request_id: int
+    stream: str
+    rid: str
+    rev: int
+    frame_seq: int
+    mask: Mask
+    box_xyxy_px: tuple[int, int, int, int]
+    trigger: Trigger
+    deadline_ns: int
+    style: Style = "short"
+    label: str | None = None
+
+
+# --- the captioner's side ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RegionInput:
+    """One row of a caption batch: mask bool [H, W] of the encoded frame's size."""
+
+    mask: Mask
+    style: Style = "short"
+    max_new_tokens: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RowDelta:
+    """Text that row `row` gained: it starts at character `offset` of the caption so far."""
+
+    row: int
+    offset: int
+    text: str
+
+
+Stop = Literal["eos", "length", "aborted", "non_finite"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowDone:
+    """The end of one row. `score` is the geometric mean of the chosen tokens' probabilities, 0..1."""
+
+    row: int
+    text: str
+    n_tok: int
+    stop: Stop
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is captioning, so that every caption can be traced to it."""
+
+    model: str
+    runtime: str
+    precision: str
+    bundle_sha: str
+    max_regions: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """Durations of the last call in microseconds, by stage name (`prep vit prefill region gen`)."""
+
+    us: Mapping[str, int] = field(default_factory=dict)
