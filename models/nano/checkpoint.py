@@ -1,0 +1,53 @@
+"""Checkpoints: a folder with `model.safetensors`, `config.json` and `tokenizer.json`. Tensors and JSON, no code.
+
+Published checkpoints hold float16 weights (half the size); they are always read back into float32, so whatever
+is exported from a checkpoint equals what is loaded from it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ureca.errors import WeightsError
+from ureca.models.config import CaptionerConfig
+from ureca.models.nano.captioner import Captioner
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+
+
+def save_checkpoint(folder: Path, model: Captioner, *, tokenizer_json: str, half: bool = False) -> None:
+    """Write a checkpoint; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = torch.float16 if half else torch.float32
+    state = {name: tensor.detach().to(kind).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / (WEIGHTS + ".part"), metadata={"format": "pt"})
+    (folder / (WEIGHTS + ".part")).replace(folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
+    (folder / TOKENIZER).write_text(tokenizer_json)
+
+
+def load_checkpoint(folder: Path) -> Captioner:
+    """Read a checkpoint into float32, in eval mode.
+
+    Raises `WeightsError` when a file is missing, damaged, or does not fit its configuration.
+    """
+    try:
+        config = msgspec.convert(json.loads((folder / CONFIG).read_text()), CaptionerConfig)
+        state = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{folder} is not a checkpoint ({error}); expected {CONFIG} and {WEIGHTS}") from error
+    model = Captioner(config)
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError as error:
+        raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+    return model.eval()

@@ -1,0 +1,51 @@
+"""Reference caption loops in eager torch, written to be read: with the KV cache, and without it.
+
+Both are greedy. They must agree token by token; every faster runtime is compared with them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ureca.models.nano.captioner import Captioner
+
+
+@torch.inference_mode()
+def generate(
+    model: Captioner, *, image_tokens: Tensor, region_tokens: Tensor, start_id: int, eos_id: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Caption N regions of one picture in one batch. Returns N token lists without start and end tokens."""
+    prefix = model.prefix(image_tokens)
+    rows = region_tokens.shape[0]
+    start = model.embed(torch.full((rows, 1), start_id))
+    logits, own = model.lm(torch.cat([region_tokens, start], dim=1), prefix, model.language.empty(rows))
+    chosen = [logits.argmax(-1)]
+    while len(chosen) < max_new_tokens and not _all_ended(chosen, eos_id):
+        logits, own = model.lm(model.embed(chosen[-1][:, None]), prefix, own)
+        chosen.append(logits.argmax(-1))
+    return [_until(row, eos_id) for row in torch.stack(chosen, dim=1).tolist()]
+
+
+@torch.inference_mode()
+def generate_uncached(
+    model: Captioner, *, image_tokens: Tensor, region_tokens: Tensor, start_id: int, eos_id: int, max_new_tokens: int
+) -> list[list[int]]:
+    """The same captions by running the whole prompt, image included, for every token of every region."""
+    empty = model.language.empty(1)
+    captions: list[list[int]] = []
+    for row in region_tokens:
+        ids = [start_id]
+        while len(ids) <= max_new_tokens and ids[-1] != eos_id:
+            prompt = torch.cat([image_tokens[0], row, model.embed(torch.tensor(ids))])
+            ids.append(int(model.lm(prompt[None], empty, empty)[0].argmax(-1)))
+        captions.append(_until(ids[1:], eos_id))
+    return captions
+
+
+def _all_ended(chosen: list[Tensor], eos_id: int) -> bool:
+    return bool((torch.stack(chosen, dim=1) == eos_id).any(dim=1).all())
+
+
+def _until(ids: list[int], eos_id: int) -> list[int]:
+    return ids[: ids.index(eos_id)] if eos_id in ids else ids
