@@ -1,7 +1,8 @@
 """The data that cross the lines between rooms: frozen, and checked where they are born.
 
-Spaces and units are in the names: `_px` pixels of the frame with the origin at its upper left corner,
-`_norm` 0..1 of width and height, `_ns` nanoseconds of the clock named beside them. Images are RGB.
+Spaces and units are in the names: `_px` pixels of the frame with the origin at its upper left
+corner, `_norm` 0..1 of width and height, `_ns` nanoseconds of the clock named beside them. Images
+are RGB.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
 
 CaptureSource = Literal["sof", "eof", "driver", "decoder", "rtp", "receive", "unknown"]
-"""How honest `captured_ns` is: start or end of exposure, driver, container, RTP, or merely on receipt."""
+"""How honest `captured_ns` is: start or end of exposure, driver, container, RTP, or receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,8 @@ class Rle:
 class RegionSeed:
     """What a sender or a prompt file says about one region: exactly one of mask, box or point.
 
-    `box_xyxy_px` and `point_xy_px` are in pixels of the frame they came with. `label` is kept for reports
-    and never shown to the captioner.
+    `box_xyxy_px` and `point_xy_px` are in pixels of the frame they came with. `label` is kept for
+    reports and never shown to the captioner.
     """
 
     rid: str | None = None
@@ -50,7 +51,9 @@ class RegionSeed:
     def __post_init__(self) -> None:
         given = [n for n in ("mask", "box_xyxy_px", "point_xy_px") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise RegionError(f"a region needs exactly one of mask, box, point; got {given or 'none'}")
+            raise RegionError(
+                f"a region needs exactly one of mask, box, point; got {given or 'none'}"
+            )
         numbers = (*(self.box_xyxy_px or ()), *(self.point_xy_px or ()))
         if not np.isfinite(numbers).all():
             raise RegionError(f"region coordinates must be finite, got {numbers}")
@@ -66,9 +69,10 @@ def _ordered(box: tuple[float, float, float, float]) -> bool:
 class Frame:
     """One picture of one stream.
 
-    `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a drop), and is
-    compared within one `boot` (16 bytes, new for every publisher process). `captured_ns` is on `clock`.
-    `regions` is None when the sender sends no masks, and a tuple (maybe empty) when it does.
+    `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a
+    drop), and is compared within one `boot` (16 bytes, new for every publisher process).
+    `captured_ns` is on `clock`. `regions` is None when the sender sends no masks, and a tuple
+    (maybe empty) when it does.
     """
 
     stream: str
@@ -83,16 +87,20 @@ class Frame:
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
-            raise SourceError(f"a frame is u8 [H, W, 3] RGB, got {self.image.dtype} {list(self.image.shape)}")
+            raise SourceError(
+                f"a frame is u8 [H, W, 3] RGB, got {self.image.dtype} {list(self.image.shape)}"
+            )
         if self.image.flags.writeable:
             self.image.flags.writeable = False
 
     @property
     def height(self) -> int:
+        """Rows of the picture."""
         return int(self.image.shape[0])
 
     @property
     def width(self) -> int:
+        """Columns of the picture."""
         return int(self.image.shape[1])
 
 
@@ -108,7 +116,7 @@ class TrackState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One followed region as of one frame. `mask` is bool [H, W], None while lost or after the end."""
+    """One followed region as of one frame. `mask` is bool [H, W], None while lost or ended."""
 
     rid: str
     state: TrackState
@@ -169,7 +177,7 @@ class RegionRequest:
     label: str | None = None
 
 
-# --- the captioner's side ---------------------------------------------------------------------------
+# --- the captioner's side -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,7 @@ Stop = Literal["eos", "length", "aborted", "non_finite"]
 
 @dataclass(frozen=True, slots=True)
 class RowDone:
-    """The end of one row. `score` is the geometric mean of the chosen tokens' probabilities, 0..1."""
+    """The end of one row. `score`: geometric mean of the chosen tokens' probabilities, 0..1."""
 
     row: int
     text: str

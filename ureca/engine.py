@@ -1,7 +1,8 @@
 """The one interface behind which every runtime captions regions.
 
-An engine encodes a frame once (`encode`) and captions any number of its regions in one batch (`caption`); the
-image prefix inside `EncodedFrame` is shared by all of them. Engines are used from one thread at a time.
+An engine encodes a frame once (`encode`) and captions any number of its regions in one batch
+(`caption`); the image prefix inside `EncodedFrame` is shared by all of them. Engines are used from
+one thread at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ EncodedFrame = Any
 """What `encode` returns; only the engine that made it knows what is inside."""
 
 
-def never(row: int) -> bool:
+def never(row: int) -> bool:  # noqa: ARG001  (the signature of `aborted`)
     """The default for `aborted`: no row is ever cancelled."""
     return False
 
@@ -35,11 +36,16 @@ class Engine(Protocol):
         """Run vision and the shared prefix once. `image` is u8 [H, W, 3] RGB of any size."""
 
     def caption(
-        self, frame: EncodedFrame, regions: Sequence[RegionInput], *, aborted: Callable[[int], bool] = never
+        self,
+        frame: EncodedFrame,
+        regions: Sequence[RegionInput],
+        *,
+        aborted: Callable[[int], bool] = never,
     ) -> Iterator[RowDelta | RowDone]:
         """Caption all `regions` of one frame in one batch, streaming.
 
-        Yields `RowDelta`s as text appears and exactly one `RowDone` per row, in any order of rows. `aborted(row)`
-        is asked before every step; an aborted row ends with `stop="aborted"`. Rows whose logits are not finite end
-        with `stop="non_finite"`. Raises `EngineError` for more regions than `info.max_regions`.
+        Yields `RowDelta`s as text appears and exactly one `RowDone` per row, in any order of rows.
+        `aborted(row)` is asked before every step; an aborted row ends with `stop="aborted"`. Rows
+        whose logits are not finite end with `stop="non_finite"`. Raises `EngineError` for more
+        regions than `info.max_regions`.
         """

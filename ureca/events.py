@@ -1,8 +1,8 @@
 """Events that the node publishes: one frozen struct per kind, a closed tagged union.
 
-Field names are the wire's (`docs/protocol.md`): `ev` is the tag. Every event carries the node's `boot`, a
-per-boot rising `eseq` (a gap means a missed event: ask for a snapshot), its stream and region.
-`eseq`, `boot` and `pub_ns` are stamped by the publisher, so producers leave the defaults.
+Field names are the wire's (`docs/protocol.md`): `ev` is the tag. Every event carries the node's
+`boot`, a per-boot rising `eseq` (a gap means a missed event: ask for a snapshot), its stream and
+region. `eseq`, `boot` and `pub_ns` are stamped by the publisher, so producers leave the defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="ev", omit_defa
 
 
 class RegionEvent(Event, frozen=True, kw_only=True):
-    """Base of events about one region. `rev` counts its captions; `parent` is the enclosing region."""
+    """Base of events about one region. `rev` counts captions; `parent` is the enclosing region."""
 
     rid: str
     rev: int = 0
@@ -40,7 +40,7 @@ class WireRle(msgspec.Struct, frozen=True):
 
 
 class TrackEvent(RegionEvent, frozen=True, kw_only=True):
-    """Base of track events: box in pixels of the frame `seq`, which was captured at `cap_ns` on `clk`."""
+    """Base of track events: box in pixels of frame `seq`, captured at `cap_ns` on `clk`."""
 
     seq: int
     cap_ns: int
@@ -87,7 +87,7 @@ class CaptionStart(RegionEvent, frozen=True, kw_only=True, tag="cap.start"):
 
 
 class CaptionDelta(RegionEvent, frozen=True, kw_only=True, tag="cap.delta"):
-    """New text from character `offset` on. Deltas may be dropped under load; the final has it all."""
+    """New text from character `offset` on. Deltas may be dropped; the final has it all."""
 
     request_id: int
     offset: int
@@ -101,7 +101,10 @@ class CaptionTerminal(RegionEvent, frozen=True, kw_only=True):
 
 
 class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="cap.final"):
-    """A whole caption. Act on it only while `now - cap_ns_last < ttl_ms`. `t` holds durations in microseconds."""
+    """A whole caption. Act on it only while `now - cap_ns_last < ttl_ms`.
+
+    `t` holds durations in microseconds by stage.
+    """
 
     text: str
     status: Literal["ok", "truncated", "filtered"]
@@ -131,7 +134,7 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="cap.final"):
 
 
 class CaptionSame(CaptionTerminal, frozen=True, kw_only=True, tag="cap.same"):
-    """A cheap check says that caption `same_rev` still holds: its validity is renewed without decoding."""
+    """A cheap check says that caption `same_rev` still holds: renewed without decoding."""
 
     same_rev: int
     cap_ns_last: int

@@ -1,0 +1,210 @@
+"""The bundle manifest: the only thing that the exporter and the runtime share.
+
+A bundle is a folder of graphs, tables and `manifest.json`. Every file is named with its sha256 and
+is opened by that or not at all. `models.runtime` reads what `export` wrote; neither imports the
+other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import msgspec
+
+from ureca.errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MAX_MANIFEST_BYTES = 1 << 20
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+
+_RESTORE = (
+    "restore the folder from version control, or write it anew: ureca export CHECKPOINT -o FOLDER"
+)
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One input or output: numpy dtype name, and a shape of sizes and names of free dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class FileSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the bundle: a plain relative name and its sha256 in hex."""
+
+    file: str
+    sha256: str
+
+
+class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One graph: its file, its interface and the precision of its weights."""
+
+    file: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: Precision
+
+    @property
+    def spec(self) -> FileSpec:
+        """The graph's file alone."""
+        return FileSpec(file=self.file, sha256=self.sha256)
+
+
+class TokenIds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Tokens with a meaning: padding, end, and the two instructions (noun phrase, sentence)."""
+
+    pad: int
+    short: int
+    long: int
+    eos: int
+
+
+class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How pictures and masks are cut; the fields of `VisionConfig` of the same names."""
+
+    tile_px: int
+    mask_px: int
+    max_tiles: int
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one `Engine.caption` call may ask for."""
+
+    max_regions: int
+    max_new_tokens: int
+
+
+class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a runtime must know before it opens a graph.
+
+    `model` is `CaptionerConfig` as plain data; `graphs` are by name (`vision`, `regions`, `lm`).
+    `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
+    `runtime` and `runtime_version` say what proved the graphs; `target` is where they may run
+    (`any`, or a device such as `sm_87`). `extra_files` are the parity report and the model card.
+    """
+
+    schema: int = SCHEMA_VERSION
+    model: dict[str, Any]
+    checkpoint_sha256: str
+    graphs: dict[str, GraphSpec]
+    embeddings: FileSpec
+    tokenizer: FileSpec
+    tokens: TokenIds
+    preprocess: PreprocessSpec
+    limits: Limits
+    runtime: str
+    runtime_version: str
+    target: str = "any"
+    tolerances: dict[str, float] = {}
+    extra_files: tuple[FileSpec, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The model's name, as events report it."""
+        return str(self.model.get("name", "unknown"))
+
+    @property
+    def files(self) -> tuple[FileSpec, ...]:
+        """Every file that the bundle vouches for."""
+        graphs = tuple(graph.spec for graph in self.graphs.values())
+        return (*graphs, self.embeddings, self.tokenizer, *self.extra_files)
+
+
+def bundle_sha(manifest: BundleManifest) -> str:
+    """The sha256 in hex of the canonical JSON: it changes when any file or setting does."""
+    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
+
+
+def file_spec(folder: Path, name: str) -> FileSpec:
+    """Hash `folder/name` for a manifest."""
+    return FileSpec(file=name, sha256=_sha256(_inside(folder, name)))
+
+
+def write_manifest(folder: Path, manifest: BundleManifest) -> Path:
+    """Verify the files and write `manifest.json` in one step, so that no reader sees half of it."""
+    verify_files(folder, manifest)
+    path = folder / MANIFEST_NAME
+    draft = folder / f".{MANIFEST_NAME}.part"
+    text = msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2)
+    draft.write_bytes(text + b"\n")
+    draft.replace(path)
+    return path
+
+
+def load_manifest(folder: Path | str) -> BundleManifest:
+    """Read and check `folder/manifest.json`; the files themselves are checked when they are opened.
+
+    Raises `BundleError` for a missing or malformed manifest, another schema version, or a file name
+    that leaves the folder.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    if not path.is_file():
+        raise BundleError(f"expected a bundle, but {path} is missing; {_RESTORE}")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; {_RESTORE}")
+    manifest = _decode(path)
+    for spec in manifest.files:
+        _inside(Path(folder), spec.file)
+    return manifest
+
+
+def verify_files(folder: Path | str, manifest: BundleManifest) -> dict[str, Path]:
+    """Hash every file of the bundle; returns their paths by name.
+
+    Raises `BundleError` naming the first file that is missing or altered, the sums expected and
+    got, and the remedy.
+    """
+    return {spec.file: verify_file(folder, spec) for spec in manifest.files}
+
+
+def verify_file(folder: Path | str, spec: FileSpec) -> Path:
+    """The path of one file whose bytes are what the manifest vouches for, or `BundleError`."""
+    path = _inside(Path(folder), spec.file)
+    if not path.is_file():
+        raise BundleError(f"{path} is missing from the bundle; {_RESTORE}")
+    got = _sha256(path)
+    if got != spec.sha256:
+        raise BundleError(
+            f"{path} was altered: expected sha256 {spec.sha256}, got {got}; {_RESTORE}"
+        )
+    return path
+
+
+def _decode(path: Path) -> BundleManifest:
+    try:
+        data = msgspec.json.decode(path.read_bytes())
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path} has schema {schema!r}, this version reads {SCHEMA_VERSION}; {_RESTORE}"
+            )
+        return msgspec.convert(data, BundleManifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not a bundle manifest: {error}; {_RESTORE}") from error
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A manifest may only name files below its own folder."""
+    parts = PurePosixPath(name).parts
+    if not parts or "\\" in name or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise BundleError(
+            f"expected a file name inside the bundle, got {name!r}; do not use this bundle"
+        )
+    return folder.joinpath(*parts)
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise BundleError(f"{path} is missing from the bundle; {_RESTORE}")
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
