@@ -1,0 +1,50 @@
+"""Time as a parameter: whatever asks for the time is given a clock, so that tests own the time."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time of one clock domain in nanoseconds."""
+
+    @property
+    def name(self) -> str:
+        """The domain as the wire names it: `mono`, `utc`, `tai` or `ptp`."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since an origin that is fixed within the domain; never falls."""
+
+
+class MonotonicClock:
+    """The host's monotonic clock: comparable between processes of one host, not between hosts."""
+
+    name = "mono"
+
+    def now_ns(self) -> int:
+        """Nanoseconds of `time.monotonic_ns`."""
+        return time.monotonic_ns()
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move."""
+
+    name = "mono"
+
+    def __init__(self, now_ns: int = 0) -> None:
+        self._now_ns = now_ns
+
+    def now_ns(self) -> int:
+        """The time that was set."""
+        return self._now_ns
+
+    def advance(self, *, ns: int = 0, ms: float = 0.0) -> int:
+        """Move forward and return the new time; a clock never falls."""
+        step_ns = ns + round(ms * 1e6)
+        if step_ns < 0:
+            raise ValueError(
+                f"a clock never falls: expected a step of at least 0 ns, got {step_ns}"
+            )
+        self._now_ns += step_ns
+        return self._now_ns

@@ -1,0 +1,69 @@
+"""What the node sends, how often, and what may be lost: one row per kind of event.
+
+The topic part lets a subscriber choose (`delta` apart from `cap`, so that a thin link need not
+carry the words twice). `expected_hz` is per region for region events, else per node; `queue_depth`
+bounds what waits between the node and a slow subscriber. Terminal events are never dropped by the
+node: everything that was accepted ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from ureca.events import AnyEvent
+
+Loss = Literal["never", "newest_wins", "drop"]
+"""What a full queue does: `never` drops, lets the newest replace its elder, or drops the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """One row of the table."""
+
+    kind: str
+    topic_part: str
+    expected_hz: float
+    queue_depth: int
+    loss: Loss
+
+
+_ROWS = (
+    StreamSpec("trk.new", "trk", 0.1, 256, "never"),
+    StreamSpec("trk.update", "trk", 5.0, 64, "newest_wins"),
+    StreamSpec("trk.lost", "trk", 0.1, 256, "never"),
+    StreamSpec("trk.recovered", "trk", 0.1, 256, "never"),
+    StreamSpec("trk.end", "trk", 0.1, 256, "never"),
+    StreamSpec("cap.start", "cap", 0.5, 256, "drop"),
+    StreamSpec("cap.delta", "delta", 5.0, 256, "drop"),
+    StreamSpec("cap.final", "cap", 0.5, 1024, "never"),
+    StreamSpec("cap.same", "cap", 0.5, 1024, "never"),
+    StreamSpec("cap.abort", "cap", 0.1, 1024, "never"),
+    StreamSpec("cap.error", "cap", 0.1, 1024, "never"),
+    StreamSpec("hb", "hb", 1.0, 1, "newest_wins"),
+    StreamSpec("met", "met", 0.2, 1, "newest_wins"),
+)
+
+STREAMS: Mapping[str, StreamSpec] = MappingProxyType({row.kind: row for row in _ROWS})
+"""The table, by kind."""
+
+FRAME_TOPIC_PART = "frame"
+"""Cameras publish pictures under this topic part."""
+
+TOPIC_PARTS = frozenset({row.topic_part for row in _ROWS} | {FRAME_TOPIC_PART})
+"""Every topic part that version 1 knows."""
+
+TERMINALS = frozenset({"cap.final", "cap.same", "cap.abort", "cap.error"})
+"""Kinds that end a caption request; each request gets exactly one."""
+
+
+def event_kind(event: AnyEvent) -> str:
+    """The wire name of an event, e.g. `cap.final`."""
+    return str(type(event).__struct_config__.tag)
+
+
+def spec_of(event: AnyEvent) -> StreamSpec:
+    """The row of an event."""
+    return STREAMS[event_kind(event)]
