@@ -1,0 +1,55 @@
+"""Regions as the arrays that every runtime feeds to its graphs; bad ones are refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ureca.datatypes import RegionInput
+from ureca.errors import EngineError, RegionError
+from ureca.models.config import VisionConfig
+from ureca.models.preprocess import Grid, box_norm_from_mask, mask_tiles
+
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionArrays:
+    """masks f32 [N, T, M, M] of 0 and 1; boxes f32 [N, 4], xyxy in 0..1 of width and height."""
+
+    masks: F32
+    boxes: F32
+
+
+def check_regions(
+    regions: Sequence[RegionInput], *, height_px: int, width_px: int, max_regions: int
+) -> None:
+    """Raise before any work: `EngineError` for too many rows, `RegionError` for a bad one."""
+    if len(regions) > max_regions:
+        raise EngineError(
+            f"expected at most {max_regions} regions in a batch, got {len(regions)}: split the call"
+        )
+    for row, region in enumerate(regions):
+        if region.mask.shape != (height_px, width_px):
+            raise RegionError(
+                f"row {row}: expected a mask of the picture's size [{height_px}, {width_px}], "
+                f"got {list(region.mask.shape)}: scale the mask to the encoded picture"
+            )
+        if not region.mask.any():
+            raise RegionError(f"row {row}: the mask is empty: a region needs at least one pixel")
+        if region.max_new_tokens < 1:
+            raise EngineError(
+                f"row {row}: max_new_tokens must be >= 1, got {region.max_new_tokens}"
+            )
+
+
+def region_arrays(
+    regions: Sequence[RegionInput], *, grid: Grid, vision: VisionConfig
+) -> RegionArrays:
+    """Tile the masks with the picture's own grid and find their boxes."""
+    masks = np.stack([mask_tiles(region.mask, grid, vision) for region in regions])
+    boxes = np.stack([box_norm_from_mask(region.mask) for region in regions])
+    return RegionArrays(masks, boxes)

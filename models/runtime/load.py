@@ -1,0 +1,117 @@
+"""Opens a bundle: every file is checked against the manifest before anything of it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ureca.bundle import BundleManifest, bundle_sha, load_manifest, verify_files
+from ureca.datatypes import EngineInfo, RegionInput
+from ureca.errors import BundleError, UrecaError
+from ureca.models.config import CaptionerConfig
+from ureca.models.runtime.engine import BatchEngine
+from ureca.models.runtime.graphs import GRAPHS, LM, REGIONS, VISION
+from ureca.models.runtime.ort import (
+    OrtBackend,
+    OrtPicture,
+    default_threads,
+    open_session,
+    runtime_version,
+)
+from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
+
+OrtEngine = BatchEngine[OrtPicture, Any]  # the own KV is a mapping of untyped OrtValues
+
+
+def load_engine(folder: Path | str, *, threads: int | None = None) -> OrtEngine:
+    """Verify the bundle in `folder`, open it with ONNX Runtime and warm it up.
+
+    `threads` is for the float graphs; by default the process's cores, at most 4. Raises
+    `BundleError` with the remedy when a file is missing or altered, or the bundle does not fit this
+    version.
+    """
+    folder = Path(folder)
+    manifest = load_manifest(folder)
+    backend = load_backend(folder, manifest, threads=threads)
+    engine = BatchEngine(
+        backend,
+        config=captioner_config(manifest),
+        tokenizer=_tokenizer(folder, manifest),
+        info=_info(manifest),
+    )
+    _warm_up(engine, folder)
+    return engine
+
+
+def load_backend(
+    folder: Path, manifest: BundleManifest, *, threads: int | None = None
+) -> OrtBackend:
+    """Only the graphs and the embedding table, verified: what parity reports drive directly."""
+    paths = verify_files(folder, manifest)
+    absent = [name for name in GRAPHS if name not in manifest.graphs]
+    if absent:
+        raise BundleError(f"{folder} lacks the graphs {absent}: export the checkpoint again")
+    config = captioner_config(manifest)
+    table = _embeddings(paths[manifest.embeddings.file])
+    expected = (config.language.vocab_size, config.language.width)
+    if table.shape != expected:
+        raise BundleError(f"{folder}: embeddings are {table.shape}, the model needs {expected}")
+    sessions = {
+        name: open_session(paths[graph.file], threads=_threads(graph.precision, threads))
+        for name, graph in manifest.graphs.items()
+    }
+    return OrtBackend(sessions, embeddings=table, language=config.language)
+
+
+def captioner_config(manifest: BundleManifest) -> CaptionerConfig:
+    """The network's description from the manifest. Raises `BundleError` when it does not fit."""
+    try:
+        return msgspec.convert(manifest.model, CaptionerConfig)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise BundleError(f"the manifest's model does not fit this version: {error}") from error
+
+
+def _tokenizer(folder: Path, manifest: BundleManifest) -> Tokenizer:
+    tokens = manifest.tokens
+    if (tokens.pad, tokens.short, tokens.long, tokens.eos) != (PAD_ID, SHORT_ID, LONG_ID, EOS_ID):
+        raise BundleError(f"expected pad, short, long, eos = 0, 1, 2, 3, the bundle says {tokens}")
+    return Tokenizer.load(folder / manifest.tokenizer.file)
+
+
+def _embeddings(path: Path) -> npt.NDArray[Any]:
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is not a table of numbers: {error}") from error
+    if table.dtype not in (np.float16, np.float32):
+        raise BundleError(f"{path}: expected float16 or float32, got {table.dtype}")
+    return np.asarray(table)
+
+
+def _threads(precision: str, threads: int | None) -> int:
+    return 1 if precision == "int8" else threads or default_threads()
+
+
+def _info(manifest: BundleManifest) -> EngineInfo:
+    kinds = [manifest.graphs[name].precision for name in (VISION, REGIONS, LM)]
+    return EngineInfo(
+        model=manifest.name,
+        runtime=f"onnxruntime {runtime_version()}",
+        precision="/".join(dict.fromkeys(kinds)),
+        bundle_sha=bundle_sha(manifest),
+        max_regions=manifest.limits.max_regions,
+        max_new_tokens=manifest.limits.max_new_tokens,
+    )
+
+
+def _warm_up(engine: OrtEngine, folder: Path) -> None:
+    """The first run allocates and selects kernels; it also proves that the graphs fit together."""
+    try:
+        frame = engine.encode(np.full((64, 64, 3), 128, np.uint8))
+        list(engine.caption(frame, [RegionInput(np.ones((64, 64), np.bool_), max_new_tokens=2)]))
+    except UrecaError as error:
+        raise BundleError(f"the bundle {folder} does not run: {error}") from error
