@@ -16,7 +16,7 @@ from typing import Literal
 from ureca.events import AnyEvent
 
 Loss = Literal["never", "newest_wins", "drop"]
-"""What a full queue does: `never` drops, lets the newest replace its elder, or drops the new one."""
+"""What a full queue does: `never` drops, lets the newest replace its elder, or drops it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,221 @@
+"""Frames on the wire: `[topic][header][pixels]`, from a camera process to the node.
+
+The header comes first so that a relay can route, expire or drop a frame without touching its
+pixels. Sizes are checked against the header and inside the JPEG or PNG before a decoder sees the
+bytes. The contract has no image decoder: `decode_frame` is given one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
+from ureca.errors import SourceError, WireError
+from ureca.events import PROTOCOL_VERSION
+from ureca.packing import (
+    LIMITS,
+    Topic,
+    WireLimits,
+    check_id,
+    check_parts,
+    check_version,
+    convert,
+    or_unknown,
+    pack,
+    parse_topic,
+    unpack,
+)
+from ureca.picture_size import picture_size
+from ureca.streams import FRAME_TOPIC_PART
+from ureca.wire_regions import WirePrompt, WireRegion
+
+Encoding = Literal["jpeg", "png", "rgb8", "bgr8", "mono8", "nv12", "unknown"]
+ClockName = Literal["mono", "utc", "tai", "ptp", "unknown"]
+
+U64 = Annotated[int, Meta(ge=0)]  # MessagePack has no larger integer
+Side = Annotated[int, Meta(ge=1, le=1 << 16)]
+
+_CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
+_KNOWN_WORDS = {
+    "enc": frozenset({"jpeg", "png", "rgb8", "bgr8", "mono8", "nv12"}),
+    "clk": frozenset({"mono", "utc", "tai", "ptp"}),
+    "cap_src": frozenset({"sof", "eof", "driver", "decoder", "rtp", "receive"}),
+}
+
+
+class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known about a frame besides its pixels; `docs/protocol.md` explains each key."""
+
+    v: tuple[int, int]
+    src: str
+    boot: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    seq: U64
+    cap_ns: int
+    clk: ClockName
+    cap_src: CaptureSource
+    enc: Encoding
+    w: Side
+    h: Side
+    clk_id: Annotated[bytes, Meta(max_length=16)] | None = None
+    clk_err_ns: U64 | None = None
+    wall_ns: int | None = None
+    stride: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    frame_id: Annotated[str, Meta(max_length=256)] | None = None
+    regions: tuple[WireRegion, ...] | UnsetType = UNSET
+    prompts: tuple[WirePrompt, ...] = ()
+    trace: Annotated[str, Meta(max_length=256)] | None = None
+
+    @classmethod
+    def of(cls, frame: Frame, enc: Encoding, **more: Any) -> FrameHeader:  # keys of the header
+        """The header of a frame whose pixels are sent as `enc`."""
+        regions = UNSET if frame.regions is None else tuple(map(WireRegion.of, frame.regions))
+        return cls(
+            v=PROTOCOL_VERSION,
+            src=frame.stream,
+            boot=frame.boot,
+            seq=frame.seq,
+            cap_ns=frame.captured_ns,
+            clk=frame.clock if frame.clock in _KNOWN_WORDS["clk"] else "unknown",  # type: ignore[arg-type]
+            cap_src=frame.cap_src,
+            enc=enc,
+            w=frame.width,
+            h=frame.height,
+            regions=regions,
+            **more,
+        )
+
+    def seeds(self) -> tuple[RegionSeed, ...] | None:
+        """The regions, checked against the picture's size; None when the sender sends none."""
+        if isinstance(self.regions, UnsetType):
+            return None
+        return tuple(region.seed(self.w, self.h) for region in self.regions)
+
+
+PixelDecoder = Callable[[bytes, FrameHeader], Image]
+"""Decodes the payload of a header whose `enc` is `jpeg`, `png` or `nv12` to RGB u8 [H, W, 3]."""
+
+
+def encode_frame(
+    header: FrameHeader, pixels: bytes, node: str, limits: WireLimits = LIMITS
+) -> list[bytes]:
+    """The three parts of a frame message; raises `WireError` for what a peer would refuse."""
+    _check_header(header, limits)
+    _check_payload(header, pixels, limits)
+    topic = Topic(node, header.src, FRAME_TOPIC_PART)
+    return [topic.encode(), pack(header, limits), pixels]
+
+
+def decode_frame_header(parts: Sequence[bytes], limits: WireLimits = LIMITS) -> FrameHeader:
+    """Read and check the header without looking at the pixels; raises `WireError`."""
+    check_parts(parts, least=3, most=3, what="a frame")
+    topic = parse_topic(parts[0])
+    data = unpack(parts[1], limits)
+    check_version(data)
+    or_unknown(data, _KNOWN_WORDS)
+    _check_count(data, limits)
+    header = convert(data, FrameHeader, "frame header")
+    if topic.kind != FRAME_TOPIC_PART or topic.stream != header.src:
+        raise WireError(f"a frame of {header.src!r} came under the topic {parts[0][:80]!r}")
+    _check_header(header, limits)
+    return header
+
+
+def decode_frame(
+    parts: Sequence[bytes],
+    decoder: PixelDecoder,
+    *,
+    received_ns: int,
+    limits: WireLimits = LIMITS,
+) -> Frame:
+    """Read a frame message.
+
+    Raw `rgb8`, `bgr8` and `mono8` are read here, everything else by `decoder`. Raises `WireError`
+    for a broken message or picture and `RegionError` for a region that does not fit the picture.
+    """
+    header = decode_frame_header(parts, limits)
+    _check_payload(header, parts[2], limits)
+    regions = header.seeds()
+    image = (
+        _raw_image(header, parts[2])
+        if header.enc in _CHANNELS
+        else _decoded(header, parts[2], decoder)
+    )
+    return Frame(
+        stream=header.src,
+        boot=header.boot,
+        seq=header.seq,
+        captured_ns=header.cap_ns,
+        image=image,
+        clock=header.clk,
+        cap_src=header.cap_src,
+        received_ns=received_ns,
+        regions=regions,
+    )
+
+
+def _check_count(data: dict[str, Any], limits: WireLimits) -> None:
+    for key in ("regions", "prompts"):
+        listed = data.get(key)
+        if isinstance(listed, list) and len(listed) > limits.max_regions:
+            raise WireError(
+                f"expected at most {limits.max_regions} {key}, got {len(listed)}; send fewer",
+                code="TOO_LARGE",
+            )
+
+
+def _check_header(header: FrameHeader, limits: WireLimits) -> None:
+    check_id(header.src, "stream")
+    if header.w * header.h > limits.max_pixels:
+        raise WireError(
+            f"expected at most {limits.max_pixels} pixels, got {header.w}x{header.h}",
+            code="TOO_LARGE",
+        )
+    if header.enc == "unknown":
+        raise WireError(f"expected an encoding of {sorted(_KNOWN_WORDS['enc'])}, got another one")
+
+
+def _check_payload(header: FrameHeader, pixels: bytes, limits: WireLimits) -> None:
+    """Refuse a payload that cannot be the picture of the header, before any decoder sees it."""
+    if len(pixels) > limits.max_payload_bytes:
+        raise WireError(
+            f"expected at most {limits.max_payload_bytes} bytes of pixels, got {len(pixels)}",
+            code="TOO_LARGE",
+        )
+    if header.enc in ("jpeg", "png"):
+        found = picture_size(pixels, header.enc)
+        if found != (header.w, header.h):
+            raise WireError(f"the header says {header.w}x{header.h}, the {header.enc} says {found}")
+        return
+    row = header.stride or header.w * _CHANNELS.get(header.enc, 1)
+    rows = header.h if header.enc in _CHANNELS else header.h + (header.h + 1) // 2
+    if row < header.w * _CHANNELS.get(header.enc, 1) or len(pixels) != row * rows:
+        raise WireError(
+            f"expected {rows} rows of {row} bytes = {row * rows} bytes of {header.enc}, "
+            f"got {len(pixels)}"
+        )
+
+
+def _raw_image(header: FrameHeader, pixels: bytes) -> Image:
+    channels = _CHANNELS[header.enc]
+    rows = np.frombuffer(pixels, np.uint8).reshape(header.h, -1)
+    image = rows[:, : header.w * channels].reshape(header.h, header.w, channels)
+    if header.enc == "bgr8":
+        image = image[:, :, ::-1]
+    return np.ascontiguousarray(np.broadcast_to(image, (header.h, header.w, 3)))
+
+
+def _decoded(header: FrameHeader, pixels: bytes, decoder: PixelDecoder) -> Image:
+    try:
+        image = decoder(pixels, header)
+    except (SourceError, ValueError) as error:
+        raise WireError(f"the {header.enc} cannot be decoded: {error!s:.200}") from error
+    if image.shape != (header.h, header.w, 3) or image.dtype != np.uint8:
+        raise WireError(
+            f"expected {header.enc} of u8 [{header.h}, {header.w}, 3], "
+            f"got {image.dtype} {list(image.shape)}"
+        )
+    return image

@@ -1,0 +1,235 @@
+"""What every message of protocol v1 has in common: limits, ids, topics, and careful MessagePack.
+
+Nothing from outside is believed: every length is limited before it is allocated, duplicate keys and
+extension types are refused, and numbers must be finite. Broken bytes raise `WireError` and nothing
+else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from ureca.errors import VersionError, WireError
+from ureca.events import PROTOCOL_VERSION
+from ureca.streams import TOPIC_PARTS
+
+MAJOR = PROTOCOL_VERSION[0]
+NO_STREAM = "_"
+"""Stands for the stream in topics of events about the whole node (`hb`, `met`)."""
+
+ERROR_CODES = frozenset(
+    {
+        "BAD_VERSION",
+        "BAD_SCHEMA",
+        "TOO_LARGE",
+        "UNAUTHENTICATED",
+        "FORBIDDEN",
+        "NOT_FOUND",
+        "GONE",
+        "STALE_FRAME",
+        "DEADLINE",
+        "BUSY",
+        "LIMIT",
+        "NO_STREAM",
+        "NO_MODEL",
+        "ENGINE",
+        "BAD_OUTPUT",
+        "INTERNAL",
+    }
+)
+
+_ID = re.compile(r"[a-z0-9_-]{1,64}\Z")
+_PREFIX = re.compile(rb"ureca(\d{1,4})/")
+_MAX_TOPIC_BYTES = 5 + 4 + 4 * 65 + 16
+_Message = TypeVar("_Message")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireLimits:
+    """The most that is taken from a peer; a message beyond is refused with `TOO_LARGE`."""
+
+    max_header_bytes: int = 1 << 20
+    max_payload_bytes: int = 1 << 26
+    max_pixels: int = 1 << 25
+    max_regions: int = 256
+    max_string_bytes: int = 1 << 18
+    max_binary_bytes: int = 1 << 14
+    max_items: int = 1 << 12
+
+    @property
+    def max_message_bytes(self) -> int:
+        """For `ZMQ_MAXMSGSIZE`: no single part may be larger."""
+        return max(self.max_header_bytes, self.max_payload_bytes)
+
+
+LIMITS = WireLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """`ureca1/<node>/<stream>/<kind>[/<region>]` and NUL, so that `cam1` does not match `cam10`."""
+
+    node: str
+    stream: str
+    kind: str
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        check_id(self.node, "node")
+        check_id(self.stream, "stream")
+        if self.kind not in TOPIC_PARTS:
+            raise WireError(f"expected a topic kind of {sorted(TOPIC_PARTS)}, got {self.kind!r}")
+        if self.region is not None:
+            check_id(self.region, "region")
+
+    def encode(self) -> bytes:
+        """The bytes of the first message part."""
+        parts = (self.node, self.stream, self.kind, *([self.region] if self.region else []))
+        return f"ureca{MAJOR}/{'/'.join(parts)}\0".encode("ascii")
+
+
+def subscription(node: str = "", stream: str = "", kind: str = "") -> bytes:
+    """The prefix for `ZMQ_SUBSCRIBE`: later parts need the earlier ones, none means everything."""
+    given = (node, stream, kind)
+    count = next((place for place, part in enumerate(given) if not part), len(given))
+    if any(given[count:]):
+        raise WireError(f"a subscription narrows from the left, got node, stream, kind = {given}")
+    return f"ureca{MAJOR}/{''.join(part + '/' for part in given[:count])}".encode("ascii")
+
+
+def parse_topic(part: bytes) -> Topic:
+    """Read a topic; `VersionError` for another major version, `WireError` for anything else."""
+    found = _PREFIX.match(part)
+    if found and int(found.group(1)) != MAJOR:
+        raise VersionError(
+            f"the peer speaks protocol {int(found.group(1))}, this side speaks {MAJOR}; "
+            "use a client and a node of the same major version"
+        )
+    if not found or not part.endswith(b"\0") or len(part) > _MAX_TOPIC_BYTES:
+        raise WireError(
+            f"expected a topic ureca{MAJOR}/NODE/STREAM/KIND[/REGION] and NUL, got {part[:80]!r}"
+        )
+    fields = part[found.end() : -1].decode("ascii", "replace").split("/")
+    if len(fields) not in (3, 4):
+        raise WireError(f"expected a topic of 4 or 5 parts, got {len(fields) + 1} in {part[:80]!r}")
+    return Topic(*fields)
+
+
+def check_id(value: str, what: str) -> str:
+    """An id is `[a-z0-9_-]{1,64}`; `WireError` names which id is not."""
+    if not _ID.match(value):
+        raise WireError(
+            f"a {what} id is 1 to 64 characters of a-z, 0-9, '_' and '-', got {value[:80]!r}"
+        )
+    return value
+
+
+def check_version(data: Mapping[str, Any]) -> None:
+    """Every header carries `v` = [major, minor]; another major version is refused."""
+    version = data.get("v")
+    if (
+        not isinstance(version, list)
+        or len(version) != 2
+        or any(type(number) is not int or number < 0 for number in version)
+    ):
+        raise WireError(f"expected 'v' as [major, minor], got {version!r:.80}")
+    if version[0] != MAJOR:
+        raise VersionError(
+            f"the peer speaks protocol {version[0]}.{version[1]}, this side speaks {MAJOR}; "
+            "use a client and a node of the same major version"
+        )
+
+
+def check_parts(parts: Sequence[bytes], *, least: int, most: int, what: str) -> None:
+    """A message of the wrong number of parts was cut off or is of another kind."""
+    if not least <= len(parts) <= most:
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        raise WireError(f"expected {what} of {wanted} parts, got {len(parts)}")
+
+
+def unpack(part: bytes, limits: WireLimits = LIMITS) -> dict[str, Any]:
+    """MessagePack bytes to a map with text keys: limited, free of duplicates, finite.
+
+    The values are plain data that still need a schema. Raises `WireError`.
+    """
+    if len(part) > limits.max_header_bytes:
+        raise WireError(
+            f"expected a header of at most {limits.max_header_bytes} bytes, got {len(part)}",
+            code="TOO_LARGE",
+        )
+    try:
+        data = msgpack.unpackb(
+            part,
+            raw=False,
+            strict_map_key=True,
+            object_pairs_hook=_unique,
+            max_str_len=limits.max_string_bytes,
+            max_bin_len=limits.max_binary_bytes,
+            max_array_len=limits.max_items,
+            max_map_len=limits.max_items,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise WireError(f"expected a MessagePack map, got {error!s:.200}") from error
+    if not isinstance(data, dict):
+        raise WireError(f"expected a MessagePack map, got {type(data).__name__}")
+    check_finite(data)
+    return data
+
+
+def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
+    """A message to MessagePack; refuses numbers and sizes that the peer would refuse."""
+    plain = msgspec.to_builtins(message, builtin_types=(bytes,))
+    check_finite(plain)
+    part = msgspec.msgpack.encode(plain)
+    if len(part) > limits.max_header_bytes:
+        raise WireError(
+            f"a header of {len(part)} bytes exceeds {limits.max_header_bytes}; send fewer regions "
+            "or leave the masks out",
+            code="TOO_LARGE",
+        )
+    return part
+
+
+def convert(data: object, kind: type[_Message], what: str) -> _Message:
+    """Plain data to a typed message; unknown keys are ignored, wrong types are `WireError`."""
+    try:
+        return msgspec.convert(data, kind)
+    except (msgspec.ValidationError, OverflowError, ValueError) as error:
+        raise WireError(f"not a valid {what}: {error!s:.300}") from error
+
+
+def or_unknown(data: dict[str, Any], known: Mapping[str, frozenset[str]]) -> None:
+    """Map words that a later minor version may have added to `unknown`, in place."""
+    for key, words in known.items():
+        if isinstance(data.get(key), str) and data[key] not in words:
+            data[key] = "unknown"
+
+
+def check_finite(data: object) -> None:
+    """No NaN and no infinity anywhere in plain data; `WireError` otherwise."""
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise WireError(f"expected finite numbers, got {value}")
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    listed = list(pairs)
+    data = dict(listed)
+    if len(data) != len(listed):
+        raise ValueError("a map with duplicate keys")
+    return data

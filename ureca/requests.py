@@ -1,0 +1,191 @@
+"""Requests and replies: client DEALER, node ROUTER.
+
+A request is `[header]`, or `[header][picture]` for `describe` on a picture of the client's own; a
+reply is `[header]`. Each request gets zero or more `accepted` and `progress` replies and exactly
+one terminal, `result` or `error`. Deadlines are relative, because clocks differ. (ROUTER and DEALER
+add and remove the client's identity; it is not shown here.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from ureca.datatypes import Style
+from ureca.errors import BundleError, EngineError, RegionError, SourceError, UrecaError, WireError
+from ureca.events import PROTOCOL_VERSION
+from ureca.frames import Side
+from ureca.packing import (
+    ERROR_CODES,
+    LIMITS,
+    WireLimits,
+    check_parts,
+    check_version,
+    convert,
+    or_unknown,
+    pack,
+    unpack,
+)
+from ureca.wire_regions import WireRegion
+
+OPS = frozenset({"hello", "time", "snapshot", "describe", "stats", "health", "cancel", "shutdown"})
+"""Operations of this version; the reply to `hello` lists the ones that a node offers."""
+
+TERMINAL_STATES = frozenset({"result", "error"})
+
+RequestId = Annotated[bytes, Meta(min_length=1, max_length=16)]
+_CODES: Mapping[type[UrecaError], str] = {
+    BundleError: "NO_MODEL",
+    EngineError: "ENGINE",
+    RegionError: "BAD_SCHEMA",
+    SourceError: "BAD_SCHEMA",
+}
+_STATES = frozenset({"accepted", "progress", "result", "error"})
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """A wish. `id` is chosen by the client; `deadline_ms` counts from arrival at the node."""
+
+    v: tuple[int, int] = PROTOCOL_VERSION
+    id: RequestId
+    op: str
+    deadline_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 5_000
+    args: dict[str, Any] = {}
+
+
+class ErrorBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A typed failure; `code` is one of `ERROR_CODES`, or `unknown` from a later minor version."""
+
+    code: str
+    msg: str
+    retry_after_ms: int | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> ErrorBody:
+        """The body for an error; what is not deliberate becomes `INTERNAL` without details."""
+        if not isinstance(error, UrecaError):
+            return cls(code="INTERNAL", msg=type(error).__name__)
+        named = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "INTERNAL")
+        return cls(code=str(getattr(error, "code", named)), msg=str(error))
+
+
+class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer. `result` is the data of `progress` and `result`, `error` that of `error`."""
+
+    v: tuple[int, int]
+    id: RequestId
+    st: Literal["accepted", "progress", "result", "error", "unknown"]
+    result: dict[str, Any] = {}
+    error: ErrorBody | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether no further reply follows."""
+        return self.st in TERMINAL_STATES
+
+
+class PictureSpec(Struct, frozen=True, kw_only=True):
+    """How the second part of a `describe` request is to be read."""
+
+    enc: Literal["jpeg", "png", "rgb8"]
+    w: Side
+    h: Side
+
+
+class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Arguments of `describe`: a region of the stream's newest frame, or of the picture sent along.
+
+    Exactly one of `stream` and `picture`; exactly one of `rid` (a live region of the stream) and
+    `region`.
+    """
+
+    stream: str | None = None
+    picture: PictureSpec | None = None
+    rid: str | None = None
+    region: WireRegion | None = None
+    style: Style = "short"
+    max_new_tokens: Annotated[int, Meta(ge=1, le=1024)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.stream is None) == (self.picture is None):
+            raise ValueError("expected exactly one of 'stream' and 'picture'")
+        if (self.rid is None) == (self.region is None):
+            raise ValueError("expected exactly one of 'rid' and 'region'")
+        if self.rid is not None and self.stream is None:
+            raise ValueError("'rid' names a region of a 'stream'")
+
+
+class Description(Struct, frozen=True, kw_only=True):
+    """The result of `describe`. `t` holds microseconds; no score means `score_kind` `none`."""
+
+    text: str
+    status: str
+    n_tok: int
+    stop: str
+    score: float | None
+    score_kind: str
+    model: str
+    bundle_sha: str
+    precision: str
+    stream: str | None = None
+    seq: int | None = None
+    cap_ns: int | None = None
+    t: dict[str, int] = {}
+
+
+def encode_request(
+    request: Request, picture: bytes | None = None, limits: WireLimits = LIMITS
+) -> list[bytes]:
+    """The one or two parts of a request."""
+    return [pack(request, limits), *([] if picture is None else [picture])]
+
+
+def decode_request(
+    parts: Sequence[bytes], limits: WireLimits = LIMITS
+) -> tuple[Request, bytes | None]:
+    """The request and its picture; raises `WireError` with the code to answer."""
+    check_parts(parts, least=1, most=2, what="a request")
+    data = unpack(parts[0], limits)
+    check_version(data)
+    request = convert(data, Request, "request")
+    if request.op not in OPS:
+        raise WireError(f"expected an operation of {sorted(OPS)}, got {request.op[:40]!r}")
+    picture = parts[1] if len(parts) == 2 else None
+    if picture is not None and len(picture) > limits.max_payload_bytes:
+        raise WireError(
+            f"expected a picture of at most {limits.max_payload_bytes} bytes, got {len(picture)}",
+            code="TOO_LARGE",
+        )
+    return request, picture
+
+
+def salvage_request_id(parts: Sequence[bytes]) -> bytes | None:
+    """The id of a request that is otherwise broken, so that even its error finds its sender."""
+    try:
+        found = unpack(parts[0]).get("id") if parts else None
+    except WireError:
+        return None
+    return found if isinstance(found, bytes) and 1 <= len(found) <= 16 else None
+
+
+def encode_reply(reply: Reply, limits: WireLimits = LIMITS) -> list[bytes]:
+    """The one part of a reply."""
+    return [pack(reply, limits)]
+
+
+def decode_reply(parts: Sequence[bytes], limits: WireLimits = LIMITS) -> Reply:
+    """Read a reply; raises `WireError`."""
+    check_parts(parts, least=1, most=1, what="a reply")
+    data = unpack(parts[0], limits)
+    check_version(data)
+    or_unknown(data, {"st": _STATES})
+    if isinstance(data.get("error"), dict):
+        or_unknown(data["error"], {"code": ERROR_CODES})
+    reply = convert(data, Reply, "reply")
+    if (reply.error is None) == (reply.st == "error"):
+        raise WireError(
+            f"a reply has an 'error' exactly when its state is 'error', got {reply.st!r}"
+        )
+    return reply
