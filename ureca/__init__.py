@@ -1,1 +1,81 @@
-"""ureca: captions for tracked regions of live camera frames."""
+"""ureca: captions for tracked regions of live camera frames.
+
+These names are the public interface of the client side; importing them loads no model framework.
+"""
+
+from ureca.async_client import AsyncClient
+from ureca.camera import FramePublisher
+from ureca.client import Client
+from ureca.datatypes import Frame, Image, Mask, RegionSeed, Rle
+from ureca.errors import (
+    BundleError,
+    ConfigError,
+    EngineError,
+    MissingExtraError,
+    RegionError,
+    RequestError,
+    SourceError,
+    UrecaError,
+    VersionError,
+    WeightsError,
+    WireError,
+)
+from ureca.events import (
+    AnyEvent,
+    CaptionAbort,
+    CaptionDelta,
+    CaptionError,
+    CaptionFinal,
+    CaptionSame,
+    CaptionStart,
+    Heartbeat,
+    Metrics,
+    TrackEnd,
+    TrackLost,
+    TrackNew,
+    TrackRecovered,
+    TrackUpdate,
+)
+from ureca.requests import Description, Health, Hello
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AnyEvent",
+    "AsyncClient",
+    "BundleError",
+    "CaptionAbort",
+    "CaptionDelta",
+    "CaptionError",
+    "CaptionFinal",
+    "CaptionSame",
+    "CaptionStart",
+    "Client",
+    "ConfigError",
+    "Description",
+    "EngineError",
+    "Frame",
+    "FramePublisher",
+    "Health",
+    "Heartbeat",
+    "Hello",
+    "Image",
+    "Mask",
+    "Metrics",
+    "MissingExtraError",
+    "RegionError",
+    "RegionSeed",
+    "RequestError",
+    "Rle",
+    "SourceError",
+    "TrackEnd",
+    "TrackLost",
+    "TrackNew",
+    "TrackRecovered",
+    "TrackUpdate",
+    "UrecaError",
+    "VersionError",
+    "WeightsError",
+    "WireError",
+    "__version__",
+]

@@ -135,6 +135,31 @@ class Description(Struct, frozen=True, kw_only=True):
     t: dict[str, int] = {}
 
 
+class Hello(Struct, frozen=True, kw_only=True):
+    """The result of `hello`: who answers, what it can do, what it takes at most."""
+
+    node: str
+    boot: bytes
+    versions: tuple[tuple[int, int], ...]
+    ops: tuple[str, ...]
+    streams: tuple[str, ...]
+    clk: str
+    model: str
+    bundle_sha: str
+    precision: str
+    limits: dict[str, int] = {}
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The result of `health`; `counters` are the books of `docs/protocol.md`, conservation."""
+
+    state: str
+    uptime_ms: int
+    reasons: tuple[str, ...] = ()
+    counters: dict[str, int] = {}
+    streams: dict[str, dict[str, Any]] = {}
+
+
 def encode_request(
     request: Request, picture: bytes | None = None, limits: WireLimits = LIMITS
 ) -> list[bytes]:

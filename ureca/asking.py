@@ -1,0 +1,139 @@
+"""What both clients do without sockets: read events, phrase questions, read answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from ureca.clock import MonotonicClock
+from ureca.datatypes import Image, RegionSeed, Style
+from ureca.errors import RequestError, VersionError, WireError
+from ureca.events import AnyEvent
+from ureca.log import RateLimitedLog
+from ureca.packing import LIMITS, MAJOR, WireLimits, convert
+from ureca.picture_size import picture_size
+from ureca.requests import DescribeArgs, PictureSpec, Reply, Request
+from ureca.streams import STREAMS
+from ureca.wire import decode_event, event_from_plain
+from ureca.wire_regions import WireRegion
+
+EVENTS_ADDRESS = "tcp://127.0.0.1:5601"
+REQUESTS_ADDRESS = "tcp://127.0.0.1:5602"
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class EventReader:
+    """Turns messages into events and notices what is missing; shared by both clients.
+
+    `missed` counts events that were sent but not received (gaps of `eseq` within one `boot` of the
+    node); `unreadable` counts messages that were not events of this protocol.
+    """
+
+    def __init__(self, limits: WireLimits = LIMITS) -> None:
+        self.missed = 0
+        self.unreadable = 0
+        self.boot = b""
+        self._last_eseq = 0
+        self._limits = limits
+        self._warn = RateLimitedLog(_log, MonotonicClock())
+
+    def read(self, parts: Sequence[bytes]) -> AnyEvent | None:
+        """The event, or None for a message that is not one (counted, and logged now and then)."""
+        try:
+            event = decode_event(parts, self._limits)
+        except VersionError:
+            raise
+        except WireError as error:
+            self.unreadable += 1
+            self._warn.warning("unreadable", f"dropped a message: {error}")
+            return None
+        self._follow(event)
+        return event
+
+    def _follow(self, event: AnyEvent) -> None:
+        if event.boot == self.boot:
+            self.missed += max(0, event.eseq - self._last_eseq - 1)
+            self._last_eseq = max(event.eseq, self._last_eseq)
+        else:
+            self.boot, self._last_eseq = event.boot, event.eseq
+
+
+def check_kinds(kinds: Collection[str] | None) -> frozenset[str]:
+    """The kinds to listen for; a spelling mistake would wait for ever, so it is refused."""
+    wanted = frozenset(STREAMS if kinds is None else kinds)
+    if unknown := wanted - STREAMS.keys():
+        raise WireError(f"unknown event kinds {sorted(unknown)}; known are {sorted(STREAMS)}")
+    return wanted
+
+
+def new_request(op: str, args: Mapping[str, Any] | None, seconds: float) -> Request:
+    """A request with a fresh id."""
+    deadline_ms = max(1, round(seconds * 1e3))
+    return Request(id=os.urandom(16), op=op, deadline_ms=deadline_ms, args=dict(args or {}))
+
+
+def no_answer(address: str, op: str, seconds: float) -> RequestError:
+    """What to raise when the deadline passed in silence."""
+    return RequestError(
+        f"no answer to {op!r} from {address} within {seconds:g} s; "
+        f"is a node of protocol {MAJOR} running there?",
+        code="DEADLINE",
+    )
+
+
+def result_of(reply: Reply) -> dict[str, Any]:
+    """The data of a terminal reply; raises `RequestError` for an error."""
+    if reply.error is not None:
+        error = reply.error
+        raise RequestError(error.msg, code=error.code, retry_after_ms=error.retry_after_ms)
+    return reply.result
+
+
+def typed(result: dict[str, Any], kind: type[_Result]) -> _Result:
+    """A checked result."""
+    return convert(result, kind, kind.__name__)
+
+
+def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
+    """The events of a `snapshot` result."""
+    listed = result.get("events")
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise WireError("expected a snapshot with a list of 'events'")
+    return [event_from_plain(item) for item in listed]
+
+
+def describe_args(
+    region: RegionSeed | str, stream: str | None, image: Image | bytes | None, style: Style
+) -> tuple[DescribeArgs, bytes | None]:
+    """The arguments and the picture of a `describe` request."""
+    spec, picture = (None, None) if image is None else _picture(image)
+    try:
+        args = DescribeArgs(
+            stream=stream,
+            picture=spec,
+            rid=region if isinstance(region, str) else None,
+            region=WireRegion.of(region) if isinstance(region, RegionSeed) else None,
+            style=style,
+        )
+    except ValueError as error:
+        raise WireError(f"describe: {error}") from error
+    return args, picture
+
+
+def _picture(image: Image | bytes) -> tuple[PictureSpec, bytes]:
+    if isinstance(image, bytes):
+        enc: Literal["jpeg", "png"] = "png" if image.startswith(b"\x89PNG") else "jpeg"
+        width, height = picture_size(image, enc)
+        return PictureSpec(enc=enc, w=width, h=height), image
+    height, width = image.shape[:2]
+    return PictureSpec(enc="rgb8", w=width, h=height), image.tobytes()
+
+
+def left_ms(until: float) -> int:
+    """Milliseconds until a time of `time.monotonic`, at least 0."""
+    return max(0, round((until - time.monotonic()) * 1e3))

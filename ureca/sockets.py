@@ -1,0 +1,37 @@
+"""ZeroMQ socket options that every peer of the protocol uses, in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+from ureca.packing import LIMITS, WireLimits
+
+HEARTBEAT_MS = 1_000
+HEARTBEAT_TIMEOUT_MS = 5_000
+EVENT_HWM = 10_000
+FRAME_HWM = 2
+FRAME_BUFFER_BYTES = 1 << 18
+
+
+def harden(socket: zmq.Socket[Any], limits: WireLimits = LIMITS) -> None:
+    """Bound what a peer can do: sizes, silence, half-open connections, waiting at close.
+
+    Never `CONFLATE`: on multipart messages it delivers only the last part or aborts the process.
+    """
+    socket.linger = 0
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+
+
+def keep_frames_fresh(socket: zmq.Socket[bytes]) -> None:
+    """Small queues and kernel buffers on a frame link; its reader drains to the newest frame."""
+    socket.set_hwm(FRAME_HWM)
+    socket.setsockopt(zmq.SNDBUF, FRAME_BUFFER_BYTES)
+    socket.setsockopt(zmq.RCVBUF, FRAME_BUFFER_BYTES)
