@@ -75,6 +75,10 @@ class TorchBackend:
         logits, grown = self.model.lm(torch.from_numpy(x), picture.prefix, past)
         return np.asarray(logits.numpy()), grown
 
+    def bare(self, picture: TorchPicture) -> TorchPicture:
+        """The picture with an empty prefix, for runs that bring the image tokens along."""
+        return replace(picture, prefix=self.model.language.empty(1))
+
     @torch.inference_mode()
     def keep(self, own: Layers, slots: I64) -> Layers:
         """Gather rows of every layer's own KV."""

@@ -102,6 +102,10 @@ class OrtBackend:
         choice = Choice(values["argmax"].numpy()[:, 0], values["logprob"].numpy()[:, 0])
         return choice, _renamed(values, self._names.grown, self._names.own)
 
+    def bare(self, picture: OrtPicture) -> OrtPicture:
+        """The picture with an empty prefix, for runs that bring the image tokens along."""
+        return replace(picture, prefix=self._empty(self._names.prefix))
+
     def keep(self, own: Mapping[str, OrtValue], slots: I64) -> Mapping[str, OrtValue]:
         """Gather rows of every layer's own KV, inside the runtime."""
         values = self._run(GATHER, self._names.grown, {"rows": self._value(slots), **own})

@@ -1,0 +1,117 @@
+"""Pictures with regions on which a bundle is compared with its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ureca import rle
+from ureca.datatypes import Image, Mask, Rle, Style
+from ureca.errors import RegionError, SourceError
+from ureca.models.config import VisionConfig
+from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
+from ureca.models.preprocess import box_norm_from_mask, choose_grid, mask_tiles, pixel_tiles
+from ureca.models.tokenizer import Tokenizer
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+_PER_PICTURE = 8
+HELD_OUT_EVERY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One picture u8 [H, W, 3], masks bool [H, W] of some regions, and how to speak of each."""
+
+    image: Image
+    masks: tuple[Mask, ...]
+    styles: tuple[Style, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """A case as network input; one preprocessing serves both sides of a comparison.
+
+    pixels f32 [T, 3, S, S], masks f32 [N, T, M, M], boxes f32 [N, 4], start_ids i64 [N, 1].
+    """
+
+    pixels: F32
+    masks: F32
+    boxes: F32
+    start_ids: I64
+
+
+def prepared(case: Case, vision: VisionConfig) -> Arrays:
+    """Run the shared preprocessing."""
+    height_px, width_px = case.image.shape[:2]
+    grid = choose_grid(width_px, height_px, tile_px=vision.tile_px, max_tiles=vision.max_tiles)
+    return Arrays(
+        pixels=pixel_tiles(case.image, grid, vision),
+        masks=np.stack([mask_tiles(mask, grid, vision) for mask in case.masks]),
+        boxes=np.stack([box_norm_from_mask(mask) for mask in case.masks]),
+        start_ids=np.array([[Tokenizer.start_id(style)] for style in case.styles], np.int64),
+    )
+
+
+def real_cases(regions: Path, images: Path, *, limit: int) -> list[Case]:
+    """Up to `limit` regions of pictures that training never saw (one picture in 20 by its hash).
+
+    Raises `SourceError` when there are none.
+    """
+    store = ImageStore([images])
+    cases, count = [], 0
+    for image_key, group in groupby(_held_out(regions), key=lambda record: record.image_key):
+        records = list(group)[: min(_PER_PICTURE, limit - count)]
+        if count >= limit:
+            break
+        if image_key in store:
+            case = _case(store.read(image_key), records)
+            cases.append(case)
+            count += len(case.masks)
+    if not cases:
+        raise SourceError(f"{regions} and {images} share no held-out picture: give matching files")
+    return cases
+
+
+def synthetic_cases(*, limit: int, seed: int = 0) -> list[Case]:
+    """Noise pictures with elliptic regions, for machines without the data folder."""
+    rng = np.random.default_rng(seed)
+    return [
+        _synthetic(rng, min(_PER_PICTURE, limit - start)) for start in range(0, limit, _PER_PICTURE)
+    ]
+
+
+def _held_out(path: Path) -> Iterator[RegionRecord]:
+    return (record for record in read_regions(path) if record.held_out(HELD_OUT_EVERY))
+
+
+def _case(image: Image, records: Iterable[RegionRecord]) -> Case:
+    """Half of the regions are asked for sentences, so that both instructions are compared."""
+    masks = [rle.decode(Rle((r.height, r.width), r.counts)) for r in records]
+    for mask in masks:
+        if mask.shape != image.shape[:2]:
+            raise RegionError(f"a mask of {mask.shape} does not fit its picture {image.shape[:2]}")
+    return Case(image, tuple(masks), _styles(len(masks)))
+
+
+def _synthetic(rng: np.random.Generator, count: int) -> Case:
+    height_px, width_px = rng.integers(120, 400, 2)
+    coarse = rng.integers(0, 256, (height_px // 20 + 1, width_px // 20 + 1, 3), np.uint8)
+    image = coarse.repeat(20, axis=0).repeat(20, axis=1)[:height_px, :width_px]
+    ys, xs = np.mgrid[:height_px, :width_px]
+    masks = []
+    for _ in range(count):
+        centre_y, centre_x = rng.uniform(0.2, 0.8, 2) * (height_px, width_px)
+        radius_y, radius_x = rng.uniform(0.1, 0.3, 2) * (height_px, width_px)
+        masks.append(((ys - centre_y) / radius_y) ** 2 + ((xs - centre_x) / radius_x) ** 2 <= 1)
+    return Case(np.ascontiguousarray(image), tuple(masks), _styles(count))
+
+
+def _styles(count: int) -> tuple[Style, ...]:
+    return tuple("short" if index % 2 == 0 else "long" for index in range(count))

@@ -1,0 +1,75 @@
+"""Smaller graphs from the float32 masters: float16 storage, and dynamic int8 for the CPU.
+
+Both leave the interface float32. Float16 storage changes no arithmetic: ONNX Runtime folds the
+casts when it opens the file, and weights of a published checkpoint are float16 already.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ureca.extras import require
+
+_SMALL = 256
+"""Weights of fewer numbers stay float32: nothing to gain."""
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+"""Only their weights are rounded: rotary angles and quantisation scales are tables, not weights."""
+
+
+def stored_as_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large float32 weights are float16 followed by a cast."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    graph = result.graph
+    casts = []
+    for tensor in _large_floats(graph):
+        name = tensor.name
+        half = numpy_helper.from_array(
+            numpy_helper.to_array(tensor).astype(np.float16), f"{name}.f16"
+        )
+        tensor.CopyFrom(half)
+        casts.append(helper.make_node("Cast", [half.name], [name], to=TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    onnx.checker.check_model(result)
+    return result
+
+
+def quantised_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose weight MatMuls are int8, one scale per output channel, activations at run time.
+
+    Only products with a constant right-hand side are touched: attention stays float32.
+    """
+    quantization = require("onnxruntime.quantization", extra="export")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(proto, str(source))
+        quantization.quantize_dynamic(
+            str(source),
+            str(target),
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return onnx.load(str(target))
+
+
+def int8_products(proto: onnx.ModelProto) -> int:
+    """How many products run in int8: a quantiser that silently skips one is a slower bundle."""
+    return sum(node.op_type == "MatMulInteger" for node in proto.graph.node)
+
+
+def _large_floats(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    weights = {node.input[1] for node in graph.node if node.op_type in _PRODUCTS}
+    for tensor in graph.initializer:
+        large = int(np.prod(tensor.dims)) >= _SMALL
+        if tensor.data_type == TensorProto.FLOAT and large and tensor.name in weights:
+            yield tensor

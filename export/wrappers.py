@@ -1,0 +1,64 @@
+"""The captioner's methods as modules with flat tensor interfaces: what gets exported."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.language import KV
+
+
+class Vision(nn.Module):
+    """`vision`: pixels [T, 3, S, S] -> image tokens [1, P, d] and three maps."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Flat outputs: tokens, fine, middle, coarse."""
+        tokens, maps = self.model.vision(pixel_values)
+        return (tokens, *maps)
+
+
+class Regions(nn.Module):
+    """`regions`: masks, boxes and maps of one picture -> region tokens [N, K, d]."""
+
+    def __init__(self, model: Captioner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, masks: Tensor, boxes: Tensor, fine: Tensor, middle: Tensor, coarse: Tensor
+    ) -> Tensor:
+        """Maps as three inputs."""
+        return self.model.regions(masks, boxes, (fine, middle, coarse))
+
+
+class Lm(nn.Module):
+    """`lm`: one pass -> logits [N, V], argmax [N, 1], its log-probability [N, 1], grown KV.
+
+    `positions` bounds P + S + Q: the rotary table is cut to it (a longer call fails in the graph).
+    """
+
+    def __init__(self, model: Captioner, *, positions: int) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.model.language.rope = model.language.rope[:positions].clone()
+
+    def forward(self, x: Tensor, prefix: list[Tensor], own: list[Tensor]) -> tuple[Tensor, ...]:
+        """Keys of all layers come first, then their values."""
+        logits, grown = self.model.lm(x, _paired(prefix), _paired(own))
+        best = logits.amax(dim=-1, keepdim=True)
+        logprob = best - torch.logsumexp(logits, dim=-1, keepdim=True)
+        keys, values = zip(*grown, strict=True)
+        return (logits, logits.argmax(dim=-1, keepdim=True), logprob, *keys, *values)
+
+
+def _paired(flat: list[Tensor]) -> tuple[KV, ...]:
+    """Keys of all layers, then values of all layers -> (key, value) per layer."""
+    layers = len(flat) // 2
+    return tuple(zip(flat[:layers], flat[layers:], strict=True))
