@@ -1,0 +1,114 @@
+"""The command line `ureca`: one table of commands, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ureca import __version__
+from ureca.errors import UrecaError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command's module has `main(argv: Sequence[str] | None) -> int`."""
+
+    module: str
+    summary: str
+    example: str
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        "ureca.node.main",
+        "run the node: a camera or clip in, captions of its regions out",
+        "ureca run --source clip.mp4 --prompts prompts.json",
+    ),
+    "watch": Command(
+        "ureca.watch",
+        "watch a running node's captions live",
+        "ureca watch --json",
+    ),
+    "describe": Command(
+        "ureca.node.describe",
+        "caption one region of one picture",
+        "ureca describe photo.jpg --box 40,30,200,180",
+    ),
+    "caption": Command(
+        "ureca.models.evaluation.caption",
+        "caption many regions of a data set",
+        "ureca caption regions.jsonl.gz --images images --bundle BUNDLE -o captions.jsonl",
+    ),
+    "train": Command(
+        "ureca.models.training.train",
+        "train a captioner",
+        "ureca train configs/train/nano.yaml",
+    ),
+    "export": Command(
+        "ureca.export.build",
+        "turn a checkpoint into a bundle that the node runs",
+        "ureca export runs/nano -o bundle",
+    ),
+    "worlds": Command(
+        "ureca.models.data.worlds.make",
+        "render synthetic training views and demo clips",
+        "ureca worlds --help",
+    ),
+    "bench": Command(
+        "ureca.node.bench",
+        "measure captions per second and latency",
+        "ureca bench --help",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Deliberate errors are one line and exit 2; Ctrl-C exits 130."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in {"-V", "--version"}:
+        print(f"ureca {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"ureca: unknown command {arguments[0]!r}; see: ureca --help", file=sys.stderr)
+        return 2
+    return guarded(COMMANDS[arguments[0]].module, arguments[1:])
+
+
+def node() -> int:
+    """The console script `ureca-node`: `ureca run` under a name of its own."""
+    return guarded(COMMANDS["run"].module, sys.argv[1:])
+
+
+def guarded(module: str, argv: Sequence[str]) -> int:
+    """Import a command's module and run it, turning the errors that we expect into exit codes."""
+    try:
+        code = importlib.import_module(module).main(argv)
+        sys.stdout.flush()
+    except UrecaError as error:
+        print(f"ureca: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`ureca watch | head`); python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(code)
+
+
+def usage() -> str:
+    """The text of `ureca --help`."""
+    lines = ["usage: ureca COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "examples:", *(f"  {command.example}" for command in COMMANDS.values())]
+    lines += [
+        "",
+        "`ureca COMMAND --help` explains one command; `ureca --version` prints the version.",
+    ]
+    return "\n".join(lines)
