@@ -1,0 +1,343 @@
+"""Writes captions: one batch of regions of one frame at a time, on a thread of its own.
+
+`CaptionWriter` is what happens to a batch; `InlineCaptioner` runs it in the caller (replay and tests) and
+`ThreadCaptioner` on a thread. Every row of a batch gets exactly one terminal event, whatever the engine does.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ureca.clock import Clock
+from ureca.datatypes import Frame, RegionInput, RegionRequest, RowDelta, RowDone
+from ureca.engine import Engine
+from ureca.events import (
+    AnyEvent,
+    CaptionAbort,
+    CaptionDelta,
+    CaptionError,
+    CaptionFinal,
+    CaptionStart,
+    CaptionTerminal,
+)
+from ureca.node.config import CaptionConfig
+from ureca.node.gate import complaint
+from ureca.rle import encode
+from ureca.wire import to_wire_rle
+
+Send = Callable[[AnyEvent], None]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One region of a batch. Events go to `reply` when the caption was asked for directly, else to everyone."""
+
+    request: RegionRequest
+    reply: Send | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Regions of one frame to caption in one batch. `track_us` is what following them took."""
+
+    frame: Frame
+    rows: tuple[Row, ...]
+    submitted_ns: int
+    track_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one row ended."""
+
+    row: Row
+    event: CaptionTerminal
+    ended_ns: int
+
+
+class Captioner(Protocol):
+    """Takes one job at a time."""
+
+    @property
+    def room(self) -> int:
+        """How many regions the next job may have; 0 while one is in flight."""
+
+    def bind(self, send: Send, wake: Callable[[], None]) -> None:
+        """Say where events go and whom to wake after a batch; called once, before the first job."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job; only while `room` allows it."""
+
+    def abort(self, request_id: int, reason: str) -> None:
+        """Stop writing for a request; its terminal event will be `cap.abort` unless it had ended."""
+
+    def outcomes(self) -> list[Outcome]:
+        """The rows that ended since the last call."""
+
+    def close(self) -> None:
+        """Abort what is in flight, wait for it, and stop."""
+
+
+@dataclass(slots=True)
+class _Writing:
+    """One batch while it is written."""
+
+    job: Job
+    send: Send
+    started_ns: int
+    stage_us: dict[str, int] = field(default_factory=dict)
+    open_rows: dict[int, Row] = field(default_factory=dict)
+    first_text_ns: dict[int, int] = field(default_factory=dict)
+    caption_ns: int = 0
+    size: int = 0
+
+
+class CaptionWriter:
+    """Turns a job into events, with an engine that it alone uses."""
+
+    def __init__(self, engine: Engine, config: CaptionConfig, clock: Clock) -> None:
+        self.info = engine.info
+        self._engine = engine
+        self._config = config
+        self._clock = clock
+        self._aborts: dict[int, str] = {}
+        self._outcomes: deque[Outcome] = deque()
+
+    def abort(self, request_id: int, reason: str) -> None:
+        """Ask for the end of a request; may be called from any thread."""
+        self._aborts.setdefault(request_id, reason)
+
+    def outcomes(self) -> list[Outcome]:
+        """The rows that ended since the last call."""
+        return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+
+    def write(self, job: Job, send: Send) -> None:
+        """Caption all rows of `job`. Never raises: a failing engine ends all open rows with `cap.error`."""
+        writing = _Writing(job=job, send=send, started_ns=self._clock.now_ns())
+        for row in job.rows:
+            reason = self._reason(row.request)
+            if reason is not None:
+                self._end(writing, row, _abort(row.request, reason))
+            else:
+                writing.open_rows[len(writing.open_rows)] = row
+                _tell(writing, row, _start(row.request, job.frame))
+        try:
+            if writing.open_rows:
+                self._run(writing)
+            failure = "the engine ended without finishing this region"
+        except Exception as error:  # an engine may fail in any way; the node must not die with it
+            _log.exception("the engine failed on a batch of %d regions", len(job.rows))
+            failure = f"{type(error).__name__}: {error!s:.200}"
+        for row in list(writing.open_rows.values()):
+            self._end(writing, row, _error(row.request, "ENGINE", failure))
+        for row in job.rows:
+            self._aborts.pop(row.request.request_id, None)
+
+    def _run(self, writing: _Writing) -> None:
+        rows = dict(writing.open_rows)
+        writing.size = len(rows)
+        inputs = [self._input(row) for row in rows.values()]
+        encoded = self._engine.encode(writing.job.frame.image)
+        writing.stage_us = dict(self._engine.times.us)
+        writing.caption_ns = self._clock.now_ns()
+        gone = lambda index: self._reason(rows[index].request) is not None  # noqa: E731
+        for out in self._engine.caption(encoded, inputs, aborted=gone):
+            row = writing.open_rows.get(out.row)
+            if row is None:
+                continue
+            if isinstance(out, RowDelta):
+                writing.first_text_ns.setdefault(out.row, self._clock.now_ns())
+                _tell(writing, row, _delta(row.request, out))
+            else:
+                self._end(writing, row, self._terminal(writing, row, out))
+                del writing.open_rows[out.row]
+
+    def _input(self, row: Row) -> RegionInput:
+        wanted = row.max_new_tokens or self._config.max_new_tokens
+        limit = min(wanted, self.info.max_new_tokens)
+        return RegionInput(row.request.mask, style=row.request.style, max_new_tokens=limit)
+
+    def _reason(self, request: RegionRequest) -> str | None:
+        """Why the request should stop now; None when it should go on."""
+        if self._clock.now_ns() > request.deadline_ns:
+            self.abort(request.request_id, "deadline")
+        return self._aborts.get(request.request_id)
+
+    def _terminal(self, writing: _Writing, row: Row, done: RowDone) -> CaptionTerminal:
+        if done.stop == "aborted":
+            reason = self._aborts.get(row.request.request_id, "aborted")
+            return _abort(row.request, reason)
+        problem = complaint(done, self._config)
+        if problem is not None:
+            return _error(row.request, "BAD_OUTPUT", problem)
+        return self._final(writing, row.request, done)
+
+    def _final(self, writing: _Writing, request: RegionRequest, done: RowDone) -> CaptionFinal:
+        frame, now_ns = writing.job.frame, self._clock.now_ns()
+        first_ns = writing.first_text_ns.get(done.row, now_ns)
+        return CaptionFinal(
+            stream=request.stream,
+            rid=request.rid,
+            rev=request.rev,
+            request_id=request.request_id,
+            text=done.text.strip(),
+            status="truncated" if done.stop == "length" else "ok",
+            n_tok=done.n_tok,
+            stop=done.stop,
+            score=done.score,
+            score_kind="token_geomean",
+            src_seqs=(frame.seq,),
+            cap_ns_first=frame.captured_ns,
+            cap_ns_last=frame.captured_ns,
+            clk=frame.clock,
+            cap_src=frame.cap_src,
+            box=request.box_xyxy_px,
+            mask=to_wire_rle(encode(request.mask)),
+            mask_seq=frame.seq,
+            trigger=request.trigger.value,
+            prompt_id=request.style,
+            model=self.info.model,
+            bundle_sha=self.info.bundle_sha,
+            precision=self.info.precision,
+            ttl_ms=self._config.ttl_ms,
+            t={
+                **writing.stage_us,
+                "trk": writing.job.track_us,
+                "wait": (writing.started_ns - writing.job.submitted_ns) // 1000,
+                "ttft": (first_ns - writing.started_ns) // 1000,
+                "gen": (now_ns - writing.caption_ns) // 1000,
+            },
+            batch={"n": writing.size, "pos": done.row},
+            label=request.label,
+        )
+
+    def _end(self, writing: _Writing, row: Row, event: CaptionTerminal) -> None:
+        _tell(writing, row, event)  # type: ignore[arg-type]
+        self._outcomes.append(Outcome(row, event, self._clock.now_ns()))
+
+
+class InlineCaptioner:
+    """Writes in the caller: the whole node becomes a function of its frames."""
+
+    def __init__(self, writer: CaptionWriter) -> None:
+        self._writer = writer
+        self._send: Send | None = None
+        self.room = writer.info.max_regions
+        self.abort = writer.abort
+        self.outcomes = writer.outcomes
+
+    def bind(self, send: Send, wake: Callable[[], None]) -> None:
+        """See `Captioner`; there is nobody to wake."""
+        self._send = send
+
+    def submit(self, job: Job) -> None:
+        """See `Captioner`."""
+        assert self._send is not None
+        self._writer.write(job, self._send)
+
+    def close(self) -> None:
+        """Nothing is ever in flight."""
+
+
+class ThreadCaptioner:
+    """Writes on the thread `ureca-caption`."""
+
+    def __init__(self, writer: CaptionWriter) -> None:
+        self._writer = writer
+        self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=2)
+        self._current: Job | None = None
+        self._closing = False
+        self._send: Send | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._loop, name="ureca-caption")
+        self.abort = writer.abort
+        self.outcomes = writer.outcomes
+
+    @property
+    def room(self) -> int:
+        """See `Captioner`."""
+        return 0 if self._current is not None or self._closing else self._writer.info.max_regions
+
+    def bind(self, send: Send, wake: Callable[[], None]) -> None:
+        """See `Captioner`; starts the thread."""
+        self._send, self._wake = send, wake
+        self._thread.start()
+
+    def submit(self, job: Job) -> None:
+        """See `Captioner`."""
+        assert self.room > 0, "one batch in flight per engine"
+        self._current = job
+        self._jobs.put_nowait(job)
+
+    def close(self) -> None:
+        """See `Captioner`."""
+        self._closing = True
+        current = self._current
+        for row in current.rows if current is not None else ():
+            self._writer.abort(row.request.request_id, "shutdown")
+        if self._thread.ident is not None:
+            self._jobs.put(None)
+            self._thread.join()
+
+    def _loop(self) -> None:
+        assert self._send is not None
+        while (job := self._jobs.get()) is not None:
+            self._writer.write(job, self._send)
+            self._current = None
+            self._wake()
+
+
+def _tell(writing: _Writing, row: Row, event: AnyEvent) -> None:
+    (row.reply or writing.send)(event)
+
+
+def _start(request: RegionRequest, frame: Frame) -> CaptionStart:
+    return CaptionStart(
+        stream=request.stream,
+        rid=request.rid,
+        rev=request.rev,
+        request_id=request.request_id,
+        trigger=request.trigger.value,
+        seq=frame.seq,
+        cap_ns=frame.captured_ns,
+    )
+
+
+def _delta(request: RegionRequest, delta: RowDelta) -> CaptionDelta:
+    return CaptionDelta(
+        stream=request.stream,
+        rid=request.rid,
+        rev=request.rev,
+        request_id=request.request_id,
+        offset=delta.offset,
+        text=delta.text,
+    )
+
+
+def _abort(request: RegionRequest, reason: str) -> CaptionAbort:
+    return CaptionAbort(
+        stream=request.stream,
+        rid=request.rid,
+        rev=request.rev,
+        request_id=request.request_id,
+        reason=reason,
+    )
+
+
+def _error(request: RegionRequest, code: str, msg: str) -> CaptionError:
+    return CaptionError(
+        stream=request.stream,
+        rid=request.rid,
+        rev=request.rev,
+        request_id=request.request_id,
+        code=code,
+        msg=msg,
+    )

@@ -1,0 +1,163 @@
+"""Carries one region from frame to frame, and says when it can no longer vouch for it.
+
+The outline is moved by optical flow and corrected by colour: each pixel weighs where flow says the region is
+against whether its colour belongs inside or around it. All pictures and masks here are work-sized
+(`flow.work_size`). Pure: no clock, no frame, no ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ureca.datatypes import Mask
+from ureca.node.appearance import F32, I32, U8, evidence, histogram, similarity, surround
+from ureca.node.config import TrackerConfig
+from ureca.node.flow import FlowField, sample
+
+LostReason = Literal["drift", "occluded", "left_view", "area_jump", "appearance"]
+
+_MIN_PIXELS = 6
+_ADAPT_AREA = 0.08
+"""Share of the reference area that each frame replaces: slow enough to notice a leak, quick enough for zoom."""
+_REFERENCE_SHARE = 0.5
+"""Weight of the first look against the running one: forgetting the first look is how trackers drift."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One work-sized picture: RGB u8 [h, w, 3], grey u8 [h, w] and colour bins i32 [h, w]."""
+
+    rgb: U8
+    gray: U8
+    bins: I32
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return int(self.gray.shape[0]), int(self.gray.shape[1])
+
+
+class Carrier:
+    """The memory of one followed region: its soft mask, its colours and its usual size."""
+
+    def __init__(self, config: TrackerConfig, picture: Picture, soft: F32) -> None:
+        self._config = config
+        self._around = histogram(picture.bins, surround(soft > 0.5))
+        self._first_look = histogram(picture.bins, soft > 0.5)
+        self._look = self._first_look
+        self._doubts = 0
+        self.soft = soft
+        self.usual_area_px = max(1.0, float(_count(soft > 0.5)))
+
+    def move(self, picture: Picture, flow: FlowField) -> LostReason | None:
+        """Carry the mask onto `picture`. A reason means that the region is lost as of this picture."""
+        before_px = _count(self.soft > 0.5)
+        self.soft = self._corrected(sample(self.soft, flow.backward), picture.bins)
+        inside = self.soft > 0.5
+        area_px = _count(inside)
+        gone = self._gone(inside, area_px)
+        if gone is not None:
+            return gone
+        doubt = self._doubt(picture, flow, inside, area_px / max(1, before_px))
+        self._doubts = self._doubts + 1 if doubt else 0
+        if doubt is None:
+            self._learn(picture, inside, area_px)
+        return doubt if self._doubts >= self._config.bad_frames else None
+
+    @property
+    def is_sound(self) -> bool:
+        """True when the last frame raised no doubt and most of the region was visible."""
+        return self._doubts == 0 and _count(self.soft > 0.5) >= 0.75 * self.usual_area_px
+
+    def place(self, soft: F32) -> None:
+        """Take up the region again where it was found; its look and size are remembered."""
+        self.soft = soft
+        self._doubts = 0
+
+    def looks_like(self, picture: Picture, where: Mask) -> float:
+        """Colour similarity 0..1 between the pixels `where` and the remembered look."""
+        return similarity(histogram(picture.bins, where), self._mixed_look())
+
+    def _mixed_look(self) -> F32:
+        return _REFERENCE_SHARE * self._first_look + (1 - _REFERENCE_SHARE) * self._look
+
+    def _corrected(self, predicted: F32, bins: I32) -> F32:
+        sigma = self._config.edge_sigma_px
+        box = _reach(predicted, margin=int(3 * sigma) + 2)
+        if box is None:
+            return np.zeros_like(predicted)
+        prior = cv2.GaussianBlur(predicted[box], (0, 0), sigma).clip(0.002, 0.998)
+        colour = evidence(bins[box], self._mixed_look(), self._around)
+        logit = np.log(prior / (1 - prior)) + self._config.colour_weight * colour
+        soft = np.zeros_like(predicted)
+        soft[box] = 1 / (1 + np.exp(-2 * logit.clip(-10, 10)))
+        return _connected(soft, predicted)
+
+    def _gone(self, inside: Mask, area_px: int) -> LostReason | None:
+        if area_px >= max(_MIN_PIXELS, self._config.min_area_share * self.usual_area_px):
+            return None
+        return "left_view" if self._at_border(inside) else "occluded"
+
+    def _at_border(self, inside: Mask) -> bool:
+        """True when what is left of the region touches the border; an empty rest is judged by its last trace."""
+        rest = inside if inside.any() else self.soft > 0.05
+        edge = self._config.border_px
+        return bool(
+            rest[:edge].any() or rest[-edge:].any() or rest[:, :edge].any() or rest[:, -edge:].any()
+        )
+
+    def _doubt(
+        self, picture: Picture, flow: FlowField, inside: Mask, growth: float
+    ) -> LostReason | None:
+        config = self._config
+        area_px = _count(inside)
+        if growth > config.max_area_jump or growth < 1 / config.max_area_jump:
+            return "area_jump"
+        if area_px > config.max_area_growth * self.usual_area_px:
+            return "area_jump"
+        if float(np.median(flow.error_px[inside])) > config.max_flow_error_px:
+            return "drift"
+        if self.looks_like(picture, inside) < config.min_appearance:
+            return "appearance"
+        return None
+
+    def _learn(self, picture: Picture, inside: Mask, area_px: int) -> None:
+        rate = self._config.adapt_rate
+        self._look = (1 - rate) * self._look + rate * histogram(picture.bins, inside)
+        around = histogram(picture.bins, surround(inside))
+        self._around = (1 - 2 * rate) * self._around + 2 * rate * around
+        if area_px > 0.5 * self.usual_area_px:
+            self.usual_area_px += _ADAPT_AREA * (area_px - self.usual_area_px)
+
+
+def _count(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))
+
+
+def _reach(soft: F32, *, margin: int) -> tuple[slice, slice] | None:
+    """The box of all pixels with any weight, grown by `margin`; None when there are none."""
+    weight = soft > 0.02
+    ys, xs = np.flatnonzero(weight.any(axis=1)), np.flatnonzero(weight.any(axis=0))
+    if not len(ys):
+        return None
+    return (
+        slice(max(0, int(ys[0]) - margin), int(ys[-1]) + margin + 1),
+        slice(max(0, int(xs[0]) - margin), int(xs[-1]) + margin + 1),
+    )
+
+
+def _connected(soft: F32, predicted: F32) -> F32:
+    """`soft` without the islands that flow did not predict: colour alone must not start a second region."""
+    count, parts = cv2.connectedComponents((soft > 0.5).astype(np.uint8))
+    if count <= 2:
+        return soft
+    backed = np.bincount(parts.ravel(), weights=predicted.ravel(), minlength=count)
+    sizes = np.bincount(parts.ravel(), minlength=count)
+    keep: npt.NDArray[np.bool_] = backed >= 0.4 * sizes
+    keep[0] = True
+    return np.asarray(np.where(keep[parts], soft, 0.0), np.float32)

@@ -1,0 +1,197 @@
+"""What a node does, as frozen dataclasses: the defaults are a working node, YAML only overrides them.
+
+`ureca run --config FILE --set scheduler.refresh_s=2` goes through `ureca.config.load`, which names the
+nearest key when one is unknown. Environment variables set nothing here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ureca.datatypes import Style
+from ureca.errors import ConfigError
+from ureca.node.flow import Preset
+
+ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
+_LOCAL = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:.*)?|(ipc|inproc)://.+)")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where pictures come from. `uri` is a video file, an image folder, a tar of pictures, or an endpoint
+    `zmq+tcp://host:port` / `zmq+ipc:///path` whose publisher sends frames of `docs/protocol.md`."""
+
+    uri: str = ""
+    fps: float = 0.0
+    """Pictures per second of a folder or tar; 0 takes the container's own rate, or 24 where it has none."""
+    realtime: bool = True
+    """Play at the recorded rate and drop what is late. False plays every frame, as fast as it is processed."""
+    loop: bool = False
+    stream: str = "cam0"
+    max_age_ms: int = 2000
+    """A received frame older than this (on the shared monotonic clock) is dropped as `expired`."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")
+        _require(
+            ID_PATTERN.fullmatch(self.stream) is not None,
+            f"source.stream must match [a-z0-9_-]{{1,64}}, got {self.stream!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerConfig:
+    """How masks are carried from frame to frame, and when that is admitted to have failed."""
+
+    work_width_px: int = 320
+    """Flow and masks are carried on a picture at most this wide."""
+    flow_preset: Preset = "medium"
+    colour_weight: float = 0.8
+    """How much the colours inside and around the region correct the outline that flow predicts."""
+    edge_sigma_px: float = 3.5
+    """Uncertainty of the predicted outline, in work pixels."""
+    adapt_rate: float = 0.05
+    """Share of the running colour model that each confident frame replaces."""
+    max_flow_error_px: float = 3.0
+    """Median forward-backward error inside the mask, in work pixels, above which the motion is not believed."""
+    min_area_share: float = 0.2
+    """Below this share of its usual area a region counts as hidden (or as gone, at the border)."""
+    max_area_jump: float = 2.2
+    """Growth within one frame, or shrinking by the inverse, that no motion explains."""
+    max_area_growth: float = 3.5
+    """Growth over the reference area, slowly adapted, above which the outline has leaked."""
+    min_appearance: float = 0.45
+    """Colour similarity (Bhattacharyya coefficient, 0..1) to the reference below which the region is lost."""
+    bad_frames: int = 3
+    """Consecutive doubtful frames before a region is declared lost."""
+    border_px: int = 2
+    recover_score: float = 0.8
+    """Normalised correlation that a stored view must reach to recover a lost region."""
+    recover_appearance: float = 0.7
+    recover_every: int = 2
+    """Lost regions are searched on every n-th frame."""
+    lost_ttl_s: float = 10.0
+    max_area_share_of_frame: float = 0.95
+
+    def __post_init__(self) -> None:
+        _require(
+            64 <= self.work_width_px <= 1920,
+            f"tracker.work_width_px must be 64..1920, got {self.work_width_px}",
+        )
+        _require(self.lost_ttl_s > 0, f"tracker.lost_ttl_s must be positive, got {self.lost_ttl_s}")
+        _require(
+            self.bad_frames >= 1, f"tracker.bad_frames must be at least 1, got {self.bad_frames}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """Which regions are captioned when."""
+
+    refresh_s: float = 5.0
+    """A caption older than this is written anew, when nothing more urgent waits."""
+    min_interval_s: float = 1.0
+    """A region is not re-captioned for CHANGE sooner than this."""
+    change_shift: float = 0.6
+    """CHANGE: the box centre moved by this share of the box diagonal since the last caption."""
+    change_area_ratio: float = 1.6
+    """CHANGE: the area grew or shrank by this factor since the last caption."""
+    deadline_s: float = 5.0
+    """A request that has no caption after this is aborted."""
+    max_batch: int = 8
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.max_batch <= 256, f"scheduler.max_batch must be 1..256, got {self.max_batch}")
+        _require(
+            self.deadline_s > 0, f"scheduler.deadline_s must be positive, got {self.deadline_s}"
+        )
+        _require(
+            self.change_area_ratio > 1,
+            f"scheduler.change_area_ratio must exceed 1, got {self.change_area_ratio}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig:
+    """How captions are written and which are let through."""
+
+    style: Style = "short"
+    max_new_tokens: int = 24
+    ttl_ms: int = 10_000
+    """How long a consumer may act on a caption, counted from the capture of its frame."""
+    max_chars: int = 400
+    min_score: float = 0.0
+    """Captions with a lower mean token probability become `cap.error`; 0 lets all through."""
+    max_repeat: int = 3
+    """A word, or pair or triple of words, said more than this many times in a row is a failure."""
+
+    def __post_init__(self) -> None:
+        _require(
+            1 <= self.max_new_tokens <= 512,
+            f"caption.max_new_tokens must be 1..512, got {self.max_new_tokens}",
+        )
+        _require(self.max_repeat >= 1, f"caption.max_repeat must be at least 1, got {self.max_repeat}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """Where events and answers go. Only loopback and ipc addresses: there is no authentication yet."""
+
+    node: str = "node"
+    events: str = "tcp://127.0.0.1:5601"
+    requests: str = "tcp://127.0.0.1:5602"
+    update_hz: float = 10.0
+    """`trk.update` per region and second, at most."""
+    heartbeat_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(
+            ID_PATTERN.fullmatch(self.node) is not None,
+            f"publish.node must match [a-z0-9_-]{{1,64}}, got {self.node!r}",
+        )
+        for key in ("events", "requests"):
+            _require_local(key, getattr(self, key))
+
+
+def _require_local(key: str, address: str) -> None:
+    if not _LOCAL.fullmatch(address):
+        raise ConfigError(
+            f"publish.{key} must be a loopback or ipc address, got {address!r}: events and requests are "
+            "neither encrypted nor authenticated yet, so a node may not listen on the network. Use "
+            "tcp://127.0.0.1:PORT or ipc:///PATH (and an SSH tunnel to reach it from another host)."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """Bounds on everything that could grow."""
+
+    max_streams: int = 4
+    max_regions: int = 32
+    """Regions followed per stream; more are refused and counted."""
+    max_asks: int = 8
+    """`describe` requests waiting; one more is answered BUSY."""
+    outbox: int = 4096
+    """Events waiting to be sent; beyond it deltas and updates are dropped and counted."""
+    max_image_px: int = 16_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """The whole node."""
+
+    bundle: str = ""
+    """Folder of the captioner's bundle; empty takes the one that ships with the package."""
+    prompts: str = ""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)

@@ -1,0 +1,77 @@
+"""Between the source and the step thread: room for one frame per stream, where the newest wins."""
+
+from __future__ import annotations
+
+import threading
+
+from ureca.datatypes import Frame
+from ureca.node.accounting import Books
+
+
+class Mailbox:
+    """Holds the newest frame of each stream. A frame that is replaced is counted as `superseded`."""
+
+    def __init__(self, books: Books, *, max_streams: int = 1) -> None:
+        self._books = books
+        self._max_streams = max_streams
+        self._frames: dict[str, tuple[Frame, bool]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._woken = False
+
+    def put(self, frame: Frame, *, keep: bool = False, wait: bool = False) -> bool:
+        """Leave `frame` for the taker and return True; the caller has counted it in.
+
+        A frame left with `keep` is not replaced: later ones wait for it to be taken. With `wait` the call
+        blocks until there is room, so nothing is lost. False after `close`.
+        """
+        with self._changed:
+            while not self._closed and self._must_wait(frame.stream, wait):
+                self._changed.wait()
+            if self._closed:
+                self._books.frame_dropped("shutdown")
+                return False
+            if frame.stream in self._frames:
+                self._books.frame_dropped("superseded")
+            elif len(self._frames) >= self._max_streams:
+                self._books.frame_dropped("busy")
+                return True
+            self._frames[frame.stream] = (frame, keep)
+            self._changed.notify_all()
+            return True
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The frame of the stream that has waited longest; None after `timeout_s`, `wake` or `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._frames or self._woken or self._closed, timeout_s)
+            self._woken = False
+            if not self._frames:
+                return None
+            stream = next(iter(self._frames))
+            frame, _ = self._frames.pop(stream)
+            self._changed.notify_all()
+            return frame
+
+    def wake(self) -> None:
+        """Let a waiting `take` return, because something other than a frame needs attention."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse further frames and drop what was not taken, counted as `shutdown`."""
+        with self._changed:
+            self._closed = True
+            if self._frames:
+                self._books.frame_dropped("shutdown", len(self._frames))
+            self._frames.clear()
+            self._changed.notify_all()
+
+    def is_empty(self) -> bool:
+        """True when every frame was taken."""
+        with self._changed:
+            return not self._frames
+
+    def _must_wait(self, stream: str, wait: bool) -> bool:
+        held = self._frames.get(stream)
+        return held is not None and (wait or held[1])

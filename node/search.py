@@ -1,0 +1,77 @@
+"""Finds a lost region again by its stored view: template correlation over scales, then a colour check.
+
+Strict on purpose: a wrong recovery puts words on the wrong thing, a missed one only waits. Work-sized
+pictures throughout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ureca.node.appearance import F32, U8
+from ureca.node.carry import Picture
+
+_SCALES = (1.0, 0.85, 1.18)
+_MARGIN_PX = 2
+_MIN_SIDE_PX = 6
+_MIN_CONTRAST = 6.0
+"""Grey-level deviation below which a view is too flat to correlate with anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A good look at a region: its crop u8 [h, w, 3] and soft mask f32 [h, w]."""
+
+    rgb: U8
+    soft: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """Where a view was found: correlation score and soft mask f32 of the whole work picture."""
+
+    score: float
+    soft: F32
+
+
+def view_of(picture: Picture, soft: F32) -> View | None:
+    """The view of the region `soft` on `picture`; None when it is too small or too flat to find again."""
+    ys, xs = np.flatnonzero((soft > 0.5).any(axis=1)), np.flatnonzero((soft > 0.5).any(axis=0))
+    if not len(ys):
+        return None
+    rows = slice(max(0, int(ys[0]) - _MARGIN_PX), int(ys[-1]) + 1 + _MARGIN_PX)
+    cols = slice(max(0, int(xs[0]) - _MARGIN_PX), int(xs[-1]) + 1 + _MARGIN_PX)
+    crop = picture.rgb[rows, cols]
+    if min(crop.shape[:2]) < _MIN_SIDE_PX or float(picture.gray[rows, cols].std()) < _MIN_CONTRAST:
+        return None
+    return View(rgb=crop.copy(), soft=soft[rows, cols].copy())
+
+
+def find(picture: Picture, view: View) -> Find | None:
+    """The best place of `view` on `picture` over three scales; None when it fits nowhere."""
+    best: Find | None = None
+    for scale in _SCALES:
+        rgb, soft = _scaled(view, scale)
+        if rgb.shape[0] > picture.size[0] or rgb.shape[1] > picture.size[1]:
+            continue
+        scores = cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED)
+        _, score, _, (x, y) = cv2.minMaxLoc(scores)
+        if np.isfinite(score) and (best is None or score > best.score):
+            placed = np.zeros(picture.size, np.float32)
+            placed[y : y + soft.shape[0], x : x + soft.shape[1]] = soft
+            best = Find(score=float(score), soft=placed)
+    return best
+
+
+def _scaled(view: View, scale: float) -> tuple[U8, F32]:
+    if scale == 1.0:
+        return view.rgb, view.soft
+    size = (
+        max(_MIN_SIDE_PX, round(view.rgb.shape[1] * scale)),
+        max(_MIN_SIDE_PX, round(view.rgb.shape[0] * scale)),
+    )
+    rgb = np.asarray(cv2.resize(view.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return rgb, np.asarray(cv2.resize(view.soft, size, interpolation=cv2.INTER_LINEAR), np.float32)
