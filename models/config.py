@@ -34,9 +34,13 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         if self.tile_px % (32 * self.pixel_shuffle):
-            raise ValueError(f"tile_px must be a multiple of {32 * self.pixel_shuffle}, got {self.tile_px}")
+            raise ValueError(
+                f"tile_px must be a multiple of {32 * self.pixel_shuffle}, got {self.tile_px}"
+            )
         if self.mask_px * 2 != self.tile_px:
-            raise ValueError(f"mask_px must be tile_px / 2 = {self.tile_px // 2}, got {self.mask_px}")
+            raise ValueError(
+                f"mask_px must be tile_px / 2 = {self.tile_px // 2}, got {self.mask_px}"
+            )
         if self.max_tiles < 1:
             raise ValueError(f"max_tiles must be at least 1, got {self.max_tiles}")
 
@@ -48,12 +52,18 @@ class VisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionConfig:
-    """Which tokens describe one region. Every switch except the mask tokens is an addition to the paper."""
+    """Which tokens describe one region. Every switch except the mask tokens is an addition to the
+    paper.
+    """
 
-    num_mask_tokens: int = 4
-    """Channels of the mask encoder; channel n becomes mask token n (URECA table 6 studies 4, 8, 16)."""
+    num_mask_tokens: int = 2
+    """Channels of the mask encoder; channel n becomes mask token n (URECA table 6 studies 4, 8,
+    16).
+    """
     pooled_features: bool = True
-    """Two tokens of image features averaged inside the mask: fine (strides 8-32) and semantic (head)."""
+    """Two tokens of image features averaged inside the mask: fine (strides 8-32) and semantic
+    (head).
+    """
     roi_tokens: int = 4
     """Tokens of a small RoI grid sampled in the box: 4 (2x2 blocks of a 4x4 grid) or 0 for none."""
     box_geometry: bool = True
@@ -64,7 +74,7 @@ class RegionConfig:
             raise ValueError(f"roi_tokens must be 0 or 4, got {self.roi_tokens}")
 
     def tokens(self, tiles: int) -> int:
-        """Region tokens per region when the picture is cut into `tiles` tiles (thumbnail included)."""
+        """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
         return self.num_mask_tokens * tiles + 2 * self.pooled_features + self.roi_tokens
 
 
@@ -74,9 +84,9 @@ class LanguageConfig:
 
     vocab_size: int = 4096
     width: int = 256
-    layers: int = 5
+    layers: int = 4
     heads: int = 4
-    ff_width: int = 704
+    ff_width: int = 512
     max_new_tokens: int = 32
     dropout: float = 0.1
 
@@ -86,6 +96,7 @@ class LanguageConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.width // self.heads
 
 
@@ -104,5 +115,7 @@ def tiny_config() -> CaptionerConfig:
     return CaptionerConfig(
         name="ureca-tiny",
         vision=VisionConfig(tile_px=64, mask_px=32),
-        language=LanguageConfig(vocab_size=512, width=32, layers=2, heads=2, ff_width=64, max_new_tokens=8),
+        language=LanguageConfig(
+            vocab_size=512, width=32, layers=2, heads=2, ff_width=64, max_new_tokens=8
+        ),
     )

@@ -1,10 +1,11 @@
-"""Pictures and masks to network input: one numpy implementation for training, export parity and the node.
+"""Pictures and masks to network input: one numpy implementation for training, export parity and the
+node.
 
-URECA's dynamic mask modelling (arXiv 2504.05305, section 4; `research/seeds.md` 1.2): a picture is cut into
-a grid of square tiles chosen by aspect ratio, and the mask is cut by **the same decision**, so tile k of the
-mask always lies on tile k of the picture. With more than one tile a thumbnail of the whole follows. Where the
-official code differs between its paths we fix one rule: masks are resized by nearest neighbour everywhere
-(thumbnail included) and their values are 0 or 1.
+URECA's dynamic mask modelling (arXiv 2504.05305, section 4; `research/seeds.md` 1.2): a picture is
+cut into a grid of square tiles chosen by aspect ratio, and the mask is cut by **the same
+decision**, so tile k of the mask always lies on tile k of the picture. With more than one tile a
+thumbnail of the whole follows. Where the official code differs between its paths we fix one rule:
+masks are resized by nearest neighbour everywhere (thumbnail included) and their values are 0 or 1.
 """
 
 from __future__ import annotations
@@ -41,12 +42,18 @@ class Grid:
 def choose_grid(width_px: int, height_px: int, *, tile_px: int, max_tiles: int) -> Grid:
     """The grid of at most `max_tiles` tiles whose aspect ratio is nearest to the picture's.
 
-    On a tie the larger grid wins only if the picture has more than half of its pixels (InternVL's rule).
+    On a tie the larger grid wins only if the picture has more than half of its pixels (InternVL's
+    rule).
     """
     if width_px < 1 or height_px < 1:
         raise RegionError(f"expected a picture with pixels, got {width_px}x{height_px}")
     aspect = width_px / height_px
-    grids = [Grid(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if c * r <= max_tiles]
+    grids = [
+        Grid(c, r)
+        for c in range(1, max_tiles + 1)
+        for r in range(1, max_tiles + 1)
+        if c * r <= max_tiles
+    ]
     best, best_gap = Grid(1, 1), float("inf")
     for grid in sorted(grids, key=lambda g: (g.cols * g.rows, g.cols)):
         gap = abs(aspect - grid.cols / grid.rows)
@@ -63,7 +70,9 @@ def pixel_tiles(image: U8, grid: Grid, vision: VisionConfig) -> F32:
     row-major tiles and then the thumbnail. Raises `RegionError` for another shape or type.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise RegionError(f"expected an RGB picture u8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+        raise RegionError(
+            f"expected an RGB picture u8 [H, W, 3], got {image.dtype} {list(image.shape)}"
+        )
     side = vision.tile_px
     tiles = _cut(_resize(image, grid.cols * side, grid.rows * side), grid)
     if grid.tiles > 1:
@@ -78,8 +87,8 @@ def pixel_tiles(image: U8, grid: Grid, vision: VisionConfig) -> F32:
 def mask_tiles(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: VisionConfig) -> F32:
     """Tile a mask with the picture's grid.
 
-    `mask` is bool or 0/1 u8 [H, W]. Returns f32 [T, mask_px, mask_px] with values 0 and 1. A mask that
-    nearest-neighbour sampling would lose altogether keeps one cell at its centre of mass.
+    `mask` is bool or 0/1 u8 [H, W]. Returns f32 [T, mask_px, mask_px] with values 0 and 1. A mask
+    that nearest-neighbour sampling would lose altogether keeps one cell at its centre of mass.
     """
     if mask.ndim != 2:
         raise RegionError(f"expected a mask [H, W], got {list(mask.shape)}")
@@ -94,13 +103,17 @@ def mask_tiles(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: VisionConfi
 
 
 def box_norm_from_mask(mask: npt.NDArray[np.bool_] | U8) -> F32:
-    """The tight box of a mask as f32 [4] = x0, y0, x1, y1 in 0..1 of the picture's width and height."""
+    """The tight box of a mask as f32 [4] = x0, y0, x1, y1 in 0..1 of the picture's width and
+    height.
+    """
     ys = np.flatnonzero(mask.any(axis=1))
     xs = np.flatnonzero(mask.any(axis=0))
     if not len(ys):
         raise RegionError("the mask is empty: a region needs at least one pixel")
     height, width = mask.shape
-    return np.array([xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height], np.float32)
+    return np.array(
+        [xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height], np.float32
+    )
 
 
 def _cut(picture: U8, grid: Grid) -> list[U8]:
@@ -116,7 +129,9 @@ def _resize(image: U8, width_px: int, height_px: int) -> U8:
 
 
 def _nearest(mask: U8, width_px: int, height_px: int) -> U8:
-    small = np.asarray(cv2.resize(mask, (width_px, height_px), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+    small = np.asarray(
+        cv2.resize(mask, (width_px, height_px), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
+    )
     if not small.any():
         ys, xs = np.nonzero(mask)
         row = int(ys.mean() / mask.shape[0] * height_px)

@@ -1,8 +1,8 @@
 """Region-caption records and the folders that hold them.
 
-One record type serves photographs and our own worlds. A folder has `regions-*.jsonl.gz`, one record a line,
-and `images/*.tar`, plain USTAR shards whose members are `<image_key>.<extension>`. Fields are described in
-the data set's own README; unknown fields are kept out of the record.
+One record type serves photographs and our own worlds. A folder has `regions-*.jsonl.gz`, one record
+a line, and `images/*.tar`, plain USTAR shards whose members are `<image_key>.<extension>`. Fields
+are described in the data set's own README; unknown fields are kept out of the record.
 """
 
 from __future__ import annotations
@@ -48,23 +48,35 @@ class RegionRecord:
         try:
             height, width = row["rle"]["size"]
             return cls(
-                region_id=row["region_id"], image_key=row["image_key"], shard=row.get("shard", ""),
-                source=row.get("source", ""), height=height, width=width, counts=row["rle"]["counts"],
-                box_xywh_px=tuple(row["bbox"]), mask_source=row.get("mask_source", ""),
-                category=row.get("category") or "", short=tuple(row.get("expressions") or ()),
-                long=tuple(row.get("expressions_long") or ()), types=tuple(row.get("types") or ()),
-            )  # fmt: skip
+                region_id=row["region_id"],
+                image_key=row["image_key"],
+                shard=row.get("shard", ""),
+                source=row.get("source", ""),
+                height=height,
+                width=width,
+                counts=row["rle"]["counts"],
+                box_xywh_px=tuple(row["bbox"]),
+                mask_source=row.get("mask_source", ""),
+                category=row.get("category") or "",
+                short=tuple(row.get("expressions") or ()),
+                long=tuple(row.get("expressions_long") or ()),
+                types=tuple(row.get("types") or ()),
+            )
         except (KeyError, TypeError, ValueError) as error:
             name = row.get("region_id", "?") if isinstance(row, dict) else "?"
-            raise SourceError(f"region {name!r}: {error!r}; expected region_id, image_key, bbox, rle") from error
+            raise SourceError(
+                f"region {name!r}: {error!r}; expected region_id, image_key, bbox, rle"
+            ) from error
 
     def held_out(self, every: int) -> bool:
-        """Whether this record's picture belongs to the hash-held-out split (one picture in `every`)."""
+        """Whether this record's picture belongs to the hash-held-out split (one picture in
+        `every`).
+        """
         return image_hash(self.image_key) % every == 0
 
 
 def image_hash(image_key: str) -> int:
-    """A stable number for a picture; the held-out split must not change between runs or machines."""
+    """A stable number for a picture; the held-out split must never change."""
     return int(hashlib.md5(image_key.encode(), usedforsecurity=False).hexdigest(), 16)
 
 
@@ -88,7 +100,9 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 class ImageStore:
-    """Pictures by key, from tar shards and folders; tars are indexed once and then read at an offset."""
+    """Pictures by key, from tar shards and folders; tars are indexed once and then read at an
+    offset.
+    """
 
     def __init__(self, roots: Iterable[Path]) -> None:
         self._where: dict[str, tuple[Path, int, int]] = {}
@@ -110,7 +124,11 @@ class ImageStore:
             with tarfile.open(path) as tar:
                 for member in tar:
                     if member.isfile():
-                        self._where[Path(member.name).stem] = (path, member.offset_data, member.size)
+                        self._where[Path(member.name).stem] = (
+                            path,
+                            member.offset_data,
+                            member.size,
+                        )
         except (OSError, tarfile.TarError) as error:
             raise SourceError(f"cannot read shard {path}: {error}") from error
 

@@ -1,1 +1,3 @@
-"""The embedded captioner `ureca-nano`: EfficientNet-Lite0, mask encoder, small language model (torch)."""
+"""The embedded captioner `ureca-nano`: EfficientNet-Lite0, mask encoder, small language model
+(torch).
+"""

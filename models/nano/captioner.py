@@ -1,7 +1,8 @@
 """The assembled captioner: `vision` once per picture, `regions` and `lm` for all of its regions.
 
-The order of the prompt is URECA's and is the key to speed: [image tokens][region tokens][style][caption]. Image
-tokens come first and do not depend on the mask, so their keys and values serve every region of the picture.
+The order of the prompt is URECA's and is the key to speed: [image tokens][region
+tokens][style][caption]. Image tokens come first and do not depend on the mask, so their keys and
+values serve every region of the picture.
 """
 
 from __future__ import annotations
@@ -24,15 +25,21 @@ class ImageProjector(nn.Module):
         super().__init__()
         self.factor = vision.pixel_shuffle
         merged = _COARSE_CHANNELS * self.factor**2
-        self.mlp = nn.Sequential(nn.LayerNorm(merged), nn.Linear(merged, width), nn.GELU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(merged), nn.Linear(merged, width), nn.GELU(), nn.Linear(width, width)
+        )
 
     def forward(self, coarse: Tensor) -> Tensor:
         """[T, 320, h, w] -> [T, h * w / factor^2, d]."""
-        return self.mlp(nn.functional.pixel_unshuffle(coarse, self.factor).flatten(2).transpose(1, 2))
+        return self.mlp(
+            nn.functional.pixel_unshuffle(coarse, self.factor).flatten(2).transpose(1, 2)
+        )
 
 
 class Captioner(nn.Module):
-    """URECA-nano. Rows of `regions` and `lm` are ordered by picture; the node has one picture at a time."""
+    """URECA-nano. Rows of `regions` and `lm` are ordered by picture; the node has one picture at a
+    time.
+    """
 
     def __init__(self, config: CaptionerConfig) -> None:
         super().__init__()
@@ -40,8 +47,12 @@ class Captioner(nn.Module):
         width = config.language.width
         self.trunk = Trunk()
         self.projector = ImageProjector(config.vision, width=width)
-        self.mask_encoder = MaskEncoder(config.vision, num_mask_tokens=config.regions.num_mask_tokens, width=width)
-        self.features = RegionFeatures(config.regions, width=width) if _has_features(config) else None
+        self.mask_encoder = MaskEncoder(
+            config.vision, num_mask_tokens=config.regions.num_mask_tokens, width=width
+        )
+        self.features = (
+            RegionFeatures(config.regions, width=width) if _has_features(config) else None
+        )
         self.language = LanguageModel(config.language)
 
     def vision(self, pixels: Tensor) -> tuple[Tensor, Maps]:
@@ -51,7 +62,9 @@ class Captioner(nn.Module):
         return tokens.reshape(1, tokens.shape[0] * tokens.shape[1], tokens.shape[2]), maps
 
     def regions(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
-        """masks f32 [N, T, M, M] of 0/1, boxes f32 [N, 4] normalised xyxy -> region tokens [N, K, d]."""
+        """masks f32 [N, T, M, M] of 0/1, boxes f32 [N, 4] normalised xyxy -> region tokens [N, K,
+        d].
+        """
         tokens = self.mask_encoder(masks)
         if self.features is None:
             return tokens
@@ -61,8 +74,12 @@ class Captioner(nn.Module):
         """Token ids [...] -> [..., d]."""
         return self.language.embedding(ids)
 
-    def lm(self, x: Tensor, prefix: tuple[KV, ...], own: tuple[KV, ...]) -> tuple[Tensor, tuple[KV, ...]]:
-        """One step of N rows: x [N, T, d] -> (logits of the last position [N, V], own KV grown by T)."""
+    def lm(
+        self, x: Tensor, prefix: tuple[KV, ...], own: tuple[KV, ...]
+    ) -> tuple[Tensor, tuple[KV, ...]]:
+        """One step of N rows: x [N, T, d] -> (logits of the last position [N, V], own KV grown by
+        T).
+        """
         hidden, grown = self.language(x, prefix, own)
         return self.language.logits(hidden[:, -1]), grown
 

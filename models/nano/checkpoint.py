@@ -1,7 +1,8 @@
-"""Checkpoints: a folder with `model.safetensors`, `config.json` and `tokenizer.json`. Tensors and JSON, no code.
+"""Checkpoints: a folder with `model.safetensors`, `config.json` and `tokenizer.json`. Tensors and
+JSON, no code.
 
-Published checkpoints hold float16 weights (half the size); they are always read back into float32, so whatever
-is exported from a checkpoint equals what is loaded from it.
+Published checkpoints hold float16 weights (half the size); they are always read back into float32,
+so whatever is exported from a checkpoint equals what is loaded from it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 
 
-def save_checkpoint(folder: Path, model: Captioner, *, tokenizer_json: str, half: bool = False) -> None:
+def save_checkpoint(
+    folder: Path, model: Captioner, *, tokenizer_json: str, half: bool = False
+) -> None:
     """Write a checkpoint; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float16 if half else torch.float32
-    state = {name: tensor.detach().to(kind).contiguous() for name, tensor in model.state_dict().items()}
+    state = {
+        name: tensor.detach().to(kind).contiguous() for name, tensor in model.state_dict().items()
+    }
     save_file(state, folder / (WEIGHTS + ".part"), metadata={"format": "pt"})
     (folder / (WEIGHTS + ".part")).replace(folder / WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
@@ -44,7 +49,9 @@ def load_checkpoint(folder: Path) -> Captioner:
         config = msgspec.convert(json.loads((folder / CONFIG).read_text()), CaptionerConfig)
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{folder} is not a checkpoint ({error}); expected {CONFIG} and {WEIGHTS}") from error
+        raise WeightsError(
+            f"{folder} is not a checkpoint ({error}); expected {CONFIG} and {WEIGHTS}"
+        ) from error
     model = Captioner(config)
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})

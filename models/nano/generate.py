@@ -13,13 +13,23 @@ from ureca.models.nano.captioner import Captioner
 
 @torch.inference_mode()
 def generate(
-    model: Captioner, *, image_tokens: Tensor, region_tokens: Tensor, start_id: int, eos_id: int, max_new_tokens: int
+    model: Captioner,
+    *,
+    image_tokens: Tensor,
+    region_tokens: Tensor,
+    start_id: int,
+    eos_id: int,
+    max_new_tokens: int,
 ) -> list[list[int]]:
-    """Caption N regions of one picture in one batch. Returns N token lists without start and end tokens."""
+    """Caption N regions of one picture in one batch. Returns N token lists without start and end
+    tokens.
+    """
     prefix = model.prefix(image_tokens)
     rows = region_tokens.shape[0]
     start = model.embed(torch.full((rows, 1), start_id))
-    logits, own = model.lm(torch.cat([region_tokens, start], dim=1), prefix, model.language.empty(rows))
+    logits, own = model.lm(
+        torch.cat([region_tokens, start], dim=1), prefix, model.language.empty(rows)
+    )
     chosen = [logits.argmax(-1)]
     while len(chosen) < max_new_tokens and not _all_ended(chosen, eos_id):
         logits, own = model.lm(model.embed(chosen[-1][:, None]), prefix, own)
@@ -29,9 +39,17 @@ def generate(
 
 @torch.inference_mode()
 def generate_uncached(
-    model: Captioner, *, image_tokens: Tensor, region_tokens: Tensor, start_id: int, eos_id: int, max_new_tokens: int
+    model: Captioner,
+    *,
+    image_tokens: Tensor,
+    region_tokens: Tensor,
+    start_id: int,
+    eos_id: int,
+    max_new_tokens: int,
 ) -> list[list[int]]:
-    """The same captions by running the whole prompt, image included, for every token of every region."""
+    """The same captions by running the whole prompt, image included, for every token of every
+    region.
+    """
     empty = model.language.empty(1)
     captions: list[list[int]] = []
     for row in region_tokens:

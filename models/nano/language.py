@@ -1,11 +1,13 @@
-"""A small causal language model whose attention keeps the image prefix apart from each region's own tokens.
+"""A small causal language model whose attention keeps the image prefix apart from each region's own
+tokens.
 
 Pre-norm blocks with RMSNorm, rotary positions and SwiGLU; token embeddings are tied to the output.
 
-Split-prefix attention (`design/engines.md`; the idea is Hydragen's, arXiv 2402.05099): the keys and values of the
-image tokens exist once per picture, with R regions reading them. Scores are [q @ prefix | q @ own], joined before
-one softmax, so the result is exact and the prefix is never copied per region. Rows are ordered by picture: row
-`b * R + r` is region r of picture b. The node always has one picture (B = 1); training has many.
+Split-prefix attention (`design/engines.md`; the idea is Hydragen's, arXiv 2402.05099): the keys and
+values of the image tokens exist once per picture, with R regions reading them. Scores are [q @
+prefix | q @ own], joined before one softmax, so the result is exact and the prefix is never copied
+per region. Rows are ordered by picture: row `b * R + r` is region r of picture b. The node always
+has one picture (B = 1); training has many.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV) -> tuple[Tensor, KV]:
+    def forward(
+        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV
+    ) -> tuple[Tensor, KV]:
         """x [N, T, d] -> ([N, T, d], own KV grown by T)."""
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_dim).permute(2, 3, 0, 1, 4)
@@ -55,7 +59,9 @@ class Attention(nn.Module):
 
 
 def _attend(query: Tensor, prefix: KV, own: KV, bias: Tensor) -> Tensor:
-    """query [H, N, T, hd] -> [H, N, T, hd]; the prefix side is one GEMM per picture over all its regions."""
+    """query [H, N, T, hd] -> [H, N, T, hd]; the prefix side is one GEMM per picture over all its
+    regions.
+    """
     heads, rows, steps, dim = query.shape
     pictures, length = prefix[0].shape[1], prefix[0].shape[2]
     folded = query.reshape(heads, pictures, (rows // pictures) * steps, dim)
@@ -78,8 +84,12 @@ class Block(nn.Module):
         self.down = nn.Linear(config.ff_width, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV) -> tuple[Tensor, KV]:
-        mixed, grown = self.attention(self.norm_attention(x), rope=rope, bias=bias, prefix=prefix, own=own)
+    def forward(
+        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV
+    ) -> tuple[Tensor, KV]:
+        mixed, grown = self.attention(
+            self.norm_attention(x), rope=rope, bias=bias, prefix=prefix, own=own
+        )
         x = x + self.dropout(mixed)
         gate, up = self.gate_up(self.norm_ff(x)).chunk(2, dim=-1)
         return x + self.dropout(self.down(F.silu(gate) * up)), grown
@@ -105,8 +115,12 @@ class LanguageModel(nn.Module):
         zero = self.rope.new_zeros(shape)
         return tuple((zero, zero) for _ in self.blocks)
 
-    def forward(self, x: Tensor, prefix: tuple[KV, ...], own: tuple[KV, ...]) -> tuple[Tensor, tuple[KV, ...]]:
-        """x [N, T, d] at positions P + S + (0..T-1) -> (normed hidden [N, T, d], own KV of length S + T)."""
+    def forward(
+        self, x: Tensor, prefix: tuple[KV, ...], own: tuple[KV, ...]
+    ) -> tuple[Tensor, tuple[KV, ...]]:
+        """x [N, T, d] at positions P + S + (0..T-1) -> (normed hidden [N, T, d], own KV of length S
+        + T).
+        """
         start, past = prefix[0][0].shape[2], own[0][0].shape[2]
         steps = torch.arange(x.shape[1], device=x.device)
         rope = self.rope[steps + (start + past)]

@@ -1,10 +1,13 @@
-"""What the language model is told about one region: mask tokens, and image features from inside the mask.
+"""What the language model is told about one region: mask tokens, and image features from inside the
+mask.
 
-`MaskEncoder` is URECA's (arXiv 2504.05305; the shipped "arch 3" of `research/seeds.md` 1.1): two strided convolutions, then
-one linear layer shared by all channels, so that channel n becomes mask token n. It sees the mask only.
+`MaskEncoder` is URECA's (arXiv 2504.05305; the shipped "arch 3" of `research/seeds.md` 1.1): two
+strided convolutions, then one linear layer shared by all channels, so that channel n becomes mask
+token n. It sees the mask only.
 
-`RegionFeatures` is our addition, a config switch each: the paper names mask-only conditioning as its own weakness, and
-features from the region itself are what lets a small model name it (our pilot: head noun 15 % without, 35 % with).
+`RegionFeatures` is our addition, a config switch each: the paper names mask-only conditioning as
+its own weakness, and features from the region itself are what lets a small model name it (our
+pilot: head noun 15 % without, 35 % with).
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ from ureca.models.config import TRUNK_CHANNELS, TRUNK_HEAD_CHANNELS, RegionConfi
 from ureca.models.nano.trunk import head_conv
 
 Maps = tuple[Tensor, Tensor, Tensor]
-"""Feature maps [B * T, C, h, w] at strides 8, 16, 32; the tiles of a picture are neighbours, thumbnail last."""
+"""Feature maps [B * T, C, h, w] at strides 8, 16, 32; the tiles of a picture are neighbours,
+thumbnail last.
+"""
 
 _ROI_POINTS = 8
 _ROI_CELL = sum(TRUNK_CHANNELS) + 1
@@ -55,7 +60,9 @@ class RegionFeatures(nn.Module):
             self.head = head_conv()
             self.fine = _projection(sum(TRUNK_CHANNELS), width)
             self.semantic = _projection(TRUNK_HEAD_CHANNELS, width)
-            self.geometry = nn.Sequential(nn.Linear(7 * (1 + 2 * _FREQUENCIES), width), nn.GELU(), nn.Linear(width, width))
+            self.geometry = nn.Sequential(
+                nn.Linear(7 * (1 + 2 * _FREQUENCIES), width), nn.GELU(), nn.Linear(width, width)
+            )
         if config.roi_tokens:
             self.roi = _projection(4 * _ROI_CELL, width)
             self.roi_position = nn.Parameter(torch.randn(config.roi_tokens, width) * 0.02)
@@ -70,16 +77,25 @@ class RegionFeatures(nn.Module):
         return torch.cat(tokens, dim=1)
 
     def _pooled(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
-        fine = torch.cat([_mask_mean(masks, m, cell=c) for m, c in zip(maps, (4, 8, 16), strict=True)], dim=-1)
+        fine = torch.cat(
+            [_mask_mean(masks, m, cell=c) for m, c in zip(maps, (4, 8, 16), strict=True)], dim=-1
+        )
         semantic = _mask_mean(masks, F.relu6(self.head(maps[2])), cell=16)
         tokens = torch.stack([self.fine(fine), self.semantic(semantic)], dim=1)
         if self.config.box_geometry:
             area = masks.mean(dim=(1, 2, 3))[:, None]
-            tokens = tokens + self.geometry(_fourier(torch.cat([boxes, boxes[:, 2:] - boxes[:, :2], area], dim=1)))[:, None]
+            tokens = (
+                tokens
+                + self.geometry(
+                    _fourier(torch.cat([boxes, boxes[:, 2:] - boxes[:, :2], area], dim=1))
+                )[:, None]
+            )
         return tokens
 
     def _roi(self, mask: Tensor, boxes: Tensor, maps: Maps, *, tiles: int) -> Tensor:
-        """Bilinear samples on the whole-picture tile (the last one), averaged to 4x4 cells, 2x2 cells a token."""
+        """Bilinear samples on the whole-picture tile (the last one), averaged to 4x4 cells, 2x2
+        cells a token.
+        """
         rows = boxes.shape[0]
         points = _roi_points(boxes)
         sampled = [_sample(m[tiles - 1 :: tiles], points) for m in maps]
@@ -94,13 +110,19 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 
 
 def _mask_mean(masks: Tensor, feature_map: Tensor, *, cell: int) -> Tensor:
-    """Mean of [B*T, C, h, w] under masks [N, T, M, M] (cell = M / h) -> [N, C]; rows are ordered by picture."""
+    """Mean of [B*T, C, h, w] under masks [N, T, M, M] (cell = M / h) -> [N, C]; rows are ordered by
+    picture.
+    """
     rows, tiles = masks.shape[:2]
     channels = feature_map.shape[1]
     pictures = feature_map.shape[0] // tiles
     weight = F.avg_pool2d(masks, cell).reshape(pictures, rows // pictures, -1)
     weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-6)
-    flat = feature_map.reshape(pictures, tiles, channels, -1).transpose(2, 3).reshape(pictures, -1, channels)
+    flat = (
+        feature_map.reshape(pictures, tiles, channels, -1)
+        .transpose(2, 3)
+        .reshape(pictures, -1, channels)
+    )
     return (weight @ flat).reshape(rows, channels)
 
 
@@ -115,7 +137,7 @@ def _roi_points(boxes: Tensor) -> Tensor:
 
 
 def _sample(feature_map: Tensor, points: Tensor) -> Tensor:
-    """[B, C, h, w] at points [B*R, 8, 8, 2] -> [B*R, C, 8, 8] without copying the map per region."""
+    """[B, C, h, w] at points [B*R, 8, 8, 2] -> [B*R, C, 8, 8] without copying a map per region."""
     pictures, channels = feature_map.shape[:2]
     regions = points.shape[0] // pictures
     grid = points.reshape(pictures, regions * _ROI_POINTS, _ROI_POINTS, 2)

@@ -1,4 +1,5 @@
-"""EfficientNet-Lite0 as a feature pyramid (arXiv 1905.11946; Lite: ReLU6, no squeeze-and-excitation).
+"""EfficientNet-Lite0 as a feature pyramid (arXiv 1905.11946; Lite: ReLU6, no squeeze-and-
+excitation).
 
 Batch normalisation is folded into the convolutions when ImageNet weights are read, so the trunk is
 convolutions and ReLU6 only: nothing to freeze, nothing to forget in `eval()`, and a smaller graph.
@@ -31,9 +32,13 @@ _BN_EPS = 1e-3
 
 
 class SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: at stride 2 on even sides the extra pixel is at the end."""
+    """Convolution with TensorFlow's SAME padding: at stride 2 on even sides the extra pixel is at
+    the end.
+    """
 
-    def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int = 1, groups: int = 1):
+    def __init__(
+        self, channels_in: int, channels_out: int, *, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
         super().__init__(channels_in, channels_out, kernel, stride, groups=groups)
         total = max(kernel - stride, 0)
         self.same_pad = (total // 2, total - total // 2) * 2
@@ -45,7 +50,9 @@ class SameConv(nn.Conv2d):
 class MBConv(nn.Module):
     """Inverted residual block: expand 1x1, depthwise, project 1x1."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int):
+    def __init__(
+        self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int
+    ) -> None:
         super().__init__()
         middle = channels_in * expansion
         self.expand = SameConv(channels_in, middle, kernel=1) if expansion > 1 else None
@@ -62,8 +69,8 @@ class MBConv(nn.Module):
 class Trunk(nn.Module):
     """Pixels to three feature maps.
 
-    Input: f32 [T, 3, side, side], ImageNet-normalised RGB. Output: maps at strides 8, 16 and 32 with
-    40, 112 and 320 channels.
+    Input: f32 [T, 3, side, side], ImageNet-normalised RGB. Output: maps at strides 8, 16 and 32
+    with 40, 112 and 320 channels.
     """
 
     def __init__(self) -> None:
@@ -108,7 +115,8 @@ def imagenet_weights_path() -> Path:
 def load_imagenet(trunk: Trunk, head: SameConv, path: Path | None = None) -> None:
     """Start `trunk` and `head` from ImageNet, folding batch normalisation into the convolutions.
 
-    The file is read with `weights_only=True`: tensors, no code. Raises `WeightsError` on a missing key.
+    The file is read with `weights_only=True`: tensors, no code. Raises `WeightsError` on a missing
+    key.
     """
     state = torch.load(path or imagenet_weights_path(), weights_only=True, map_location="cpu")
     try:
@@ -117,7 +125,9 @@ def load_imagenet(trunk: Trunk, head: SameConv, path: Path | None = None) -> Non
         for index, block in enumerate(trunk.blocks):
             _load_block(state, f"_blocks.{index}.", block)
     except KeyError as missing:
-        raise WeightsError(f"{path or 'the ImageNet weights'} lack {missing}: expected EfficientNet-Lite0") from None
+        raise WeightsError(
+            f"{path or 'the ImageNet weights'} lack {missing}: expected EfficientNet-Lite0"
+        ) from None
 
 
 def _load_block(state: dict[str, Tensor], prefix: str, block: nn.Module) -> None:

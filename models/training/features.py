@@ -1,8 +1,8 @@
 """Feature maps of a frozen trunk, computed once per picture and kept on disk.
 
-On two CPU cores the trunk costs more than everything behind it, and frozen it gives the same answer every
-epoch. The cache is three memory-mapped float16 arrays (strides 8, 16, 32) and an index, in a folder named by
-what they depend on. A run that is killed goes on where it stopped.
+On two CPU cores the trunk costs more than everything behind it, and frozen it gives the same answer
+every epoch. The cache is three memory-mapped float16 arrays (strides 8, 16, 32) and an index, in a
+folder named by what they depend on. A run that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ _BATCH = 8
 
 
 class FeatureCache:
-    """Maps by picture: `maps(rows)` gives three f32 arrays [B, C, h, w]."""
+    """Maps of the pictures `keys`, one row each."""
 
     def __init__(self, folder: Path, *, keys: Sequence[str], vision: VisionConfig) -> None:
         if vision.max_tiles != 1:
-            raise ConfigError(f"the feature cache holds one tile a picture, got max_tiles={vision.max_tiles}")
+            raise ConfigError(
+                f"the feature cache holds one tile a picture, got max_tiles={vision.max_tiles}"
+            )
         self.folder, self.keys, self._vision = folder, list(keys), vision
         self.row = {key: index for index, key in enumerate(self.keys)}
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,15 +46,16 @@ class FeatureCache:
         shape = (len(self.keys), TRUNK_CHANNELS[level], side, side)
         return np.memmap(path, np.float16, "r+" if path.exists() else "w+", shape=shape)
 
-    def maps(self, rows: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Feature maps of the pictures at `rows`, as f32 [B, C, h, w] at strides 8, 16, 32."""
-        fine, middle, coarse = (torch.from_numpy(np.asarray(m[rows], np.float32)) for m in self._maps)
-        return fine, middle, coarse
+    def level(self, level: int, image_key: str) -> npt.NDArray[np.float16]:
+        """The map of one picture, f16 [C, h, w], at strides 8, 16, 32 for levels 0, 1, 2."""
+        return self._maps[level][self.row[image_key]]
 
     def fill(self, trunk: Trunk, images: ImageStore) -> None:
         """Compute what is still missing, with a progress bar; safe to interrupt and to repeat."""
         done = self._done()
-        steps = tqdm(range(done, len(self.keys), _BATCH), desc=f"features {self.folder.name}", unit="batch")
+        steps = tqdm(
+            range(done, len(self.keys), _BATCH), desc=f"features {self.folder.name}", unit="batch"
+        )
         trunk = trunk.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for start in steps:
             self._fill_batch(trunk, images, slice(start, start + _BATCH))
@@ -61,7 +64,9 @@ class FeatureCache:
     @torch.inference_mode()
     def _fill_batch(self, trunk: Trunk, images: ImageStore, rows: slice) -> None:
         one = Grid(1, 1)
-        pixels = np.concatenate([pixel_tiles(images.read(k), one, self._vision) for k in self.keys[rows]])
+        pixels = np.concatenate(
+            [pixel_tiles(images.read(k), one, self._vision) for k in self.keys[rows]]
+        )
         batch = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
         for level, feature_map in enumerate(trunk(batch)):
             self._maps[level][rows] = feature_map.numpy().astype(np.float16)
@@ -77,8 +82,10 @@ class FeatureCache:
         temporary.replace(mark)
 
 
-def open_cache(root: Path, *, trunk: Trunk, vision: VisionConfig, keys: Sequence[str]) -> FeatureCache:
-    """The cache for this trunk, tile size and list of pictures; another trunk gets another folder."""
+def open_cache(
+    root: Path, *, trunk: Trunk, vision: VisionConfig, keys: Sequence[str]
+) -> FeatureCache:
+    """The cache of this trunk, tile size and list of pictures, in a folder of its own."""
     digest = hashlib.sha256(repr(vision).encode())
     digest.update("\n".join(keys).encode())
     for tensor in trunk.state_dict().values():

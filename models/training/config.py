@@ -1,0 +1,76 @@
+"""What a training run is: frozen, stored beside its checkpoint, overridden by YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ureca.models.config import CaptionerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """One folder of regions in the common format (`../shared/data/README.md`, or `ureca worlds
+    make`).
+    """
+
+    root: str
+    shards: tuple[str, ...] = ()
+    """Keep only records whose shard begins with one of these; empty keeps all."""
+    share: float = 1.0
+    """Part of this folder's pictures that one epoch visits, 0..1; another part each epoch."""
+    class_names: bool = True
+    """Say "a <category>" for regions without human words (COCO classes)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be in (0, 1], got {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One recipe. Everything random follows from `seed` and the step, so a resumed run equals an
+    unbroken one.
+    """
+
+    data: tuple[DataConfig, ...]
+    model: CaptionerConfig = field(default_factory=CaptionerConfig)
+    trunk: Literal["frozen", "trained"] = "frozen"
+    """`frozen` computes the trunk's maps once and keeps them on disk; `trained` is for a GPU."""
+    cache: str = "runs/features"
+    start_from: str = ""
+    """A checkpoint folder to start from instead of ImageNet alone; its tokenizer is kept. Empty:
+    from scratch.
+    """
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    """CPU threads; 0 leaves torch's default."""
+    seed: int = 0
+    steps: int = 2000
+    images_per_step: int = 24
+    regions_per_image: int = 5
+    long_share: float = 0.3
+    """Part of the groups asked for a long caption."""
+    learning_rate: float = 1e-3
+    trunk_learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    gradient_clip: float = 1.0
+    ema: float = 0.998
+    held_out_every: int = 20
+    """One picture in this many (by hash of its key) is never trained on."""
+    evaluate_every: int = 250
+    save_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "images_per_step", "regions_per_image", "held_out_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.data:
+            raise ValueError("data must name at least one folder of regions")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Captions that one step learns from."""
+        return self.images_per_step * self.regions_per_image

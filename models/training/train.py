@@ -1,0 +1,207 @@
+"""Train a captioner: `ureca train configs/train/nano.yaml`. One recipe, readable from top to
+bottom.
+
+Reads regions and pictures, learns a tokenizer, starts the trunk from ImageNet, and writes under
+`--out`: `checkpoint/` (what `ureca export` takes), `log.jsonl`, TensorBoard events, and `state/`
+for resuming. Run the same command again after a kill and it goes on exactly where the last save
+was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ureca import config as config_loader
+from ureca.extras import require
+from ureca.models.data.regions import ImageStore
+from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.checkpoint import TOKENIZER, load_checkpoint, save_checkpoint
+from ureca.models.nano.trunk import head_conv, load_imagenet
+from ureca.models.tokenizer import Tokenizer, train_tokenizer
+from ureca.models.training.config import TrainConfig
+from ureca.models.training.dataset import Plan, Region, build_regions, load_records
+from ureca.models.training.maps import cached_maps, trunk_maps
+from ureca.models.training.state import resume_state, save_state
+from ureca.models.training.step import Learner, MapSource, schedule
+
+_VALIDATION_BATCHES = 6
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the loop needs, built once."""
+
+    config: TrainConfig
+    out: Path
+    learner: Learner
+    plan: Plan
+    validation: Plan
+    maps: MapSource
+    tokenizer_json: str
+
+
+def train(config: TrainConfig, out: Path, *, stop_after: int | None = None) -> Path:
+    """Run the recipe; returns the checkpoint folder.
+
+    `stop_after` ends the session early at that step with a save, as a kill would (the schedule is
+    unchanged).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run = _build(config, out)
+    start = resume_state(out / "state", run.learner)
+    stop = min(config.steps, stop_after or config.steps)
+    _loop(run, start, stop)
+    save_checkpoint(
+        out / "checkpoint", run.learner.average, tokenizer_json=run.tokenizer_json, half=True
+    )
+    return out / "checkpoint"
+
+
+def _build(config: TrainConfig, out: Path) -> Run:
+    records = load_records(config.data)
+    regions = build_regions(records, config.model.vision)
+    held = {r.image_key for _, r in records if r.held_out(config.held_out_every)}
+    seen = [r for r in regions if r.image_key not in held]
+    tokenizer = _tokenizer(seen, config, out)
+    model, average = _models(config)
+    device = _device(config)
+    images = ImageStore(Path(d.root) / "images" for d in config.data)
+    keys = [sorted({r.image_key for s, r in records if s == i}) for i in range(len(config.data))]
+    if config.trunk == "frozen":
+        maps = cached_maps(model, images, keys=keys, config=config, device=device)
+    else:
+        maps = trunk_maps(model, images, config=config, device=device)
+    learner = Learner(model.to(device), average.to(device), config)
+    validation = Plan([r for r in regions if r.image_key in held], tokenizer, config)
+    text = (out / TOKENIZER).read_text(encoding="utf8")
+    return Run(config, out, learner, Plan(seen, tokenizer, config), validation, maps, text)
+
+
+def _tokenizer(seen: Sequence[Region], config: TrainConfig, out: Path) -> Tokenizer:
+    path = out / TOKENIZER
+    if config.start_from:
+        shutil.copyfile(Path(config.start_from) / TOKENIZER, path)
+    if not path.exists():
+        texts = (text for region in seen for text in (*region.short, *region.long))
+        train_tokenizer(texts, config.model.language.vocab_size).save(path)
+    return Tokenizer.load(path)
+
+
+def _models(config: TrainConfig) -> tuple[Captioner, Captioner]:
+    torch.manual_seed(config.seed)
+    model, average = Captioner(config.model), Captioner(config.model)
+    head = (
+        model.features.head
+        if config.model.regions.pooled_features and model.features
+        else head_conv()
+    )
+    load_imagenet(model.trunk, head)
+    if config.start_from:
+        model.load_state_dict(load_checkpoint(Path(config.start_from)).state_dict())
+    model.trunk.requires_grad_(config.trunk == "trained")
+    average.load_state_dict(model.state_dict())
+    return model, average.requires_grad_(requires_grad=False)
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
+
+
+def _loop(run: Run, start: int, stop: int) -> None:
+    writer = require("torch.utils.tensorboard", extra="train").SummaryWriter(
+        str(run.out / "tensorboard")
+    )
+    vision = run.config.model.vision
+    held = [
+        run.validation.collate(g, vision) for _, g in run.validation.steps(0, _VALIDATION_BATCHES)
+    ]
+    began, losses = time.monotonic(), []
+    bar = tqdm(
+        run.plan.steps(start, stop),
+        initial=start,
+        total=run.config.steps,
+        desc="train",
+        unit="step",
+    )
+    for step, groups in bar:
+        batch = run.plan.collate(groups, vision)
+        losses.append(run.learner.learn(step, batch, run.maps(batch.image_keys)))
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        if (step + 1) % run.config.save_every == 0 or step + 1 == stop:
+            save_state(run.out / "state", run.learner, step=step + 1)
+        if (step + 1) % run.config.evaluate_every == 0 or step + 1 == stop:
+            value = run.learner.validate([(b, run.maps(b.image_keys)) for b in held])
+            row = _row(run.config, step + 1, losses, value, seconds=time.monotonic() - began)
+            _log(run.out, writer, row)
+            losses.clear()
+    writer.close()
+
+
+def _row(
+    config: TrainConfig, step: int, losses: list[float], value: float, *, seconds: float
+) -> dict[str, float]:
+    return {
+        "step": step,
+        "loss": round(sum(losses) / len(losses), 4),
+        "held_out_loss": round(value, 4),
+        "rate": config.learning_rate * schedule(step - 1, config),
+        "captions": step * config.rows_per_step,
+        "session_s": round(seconds, 1),
+    }
+
+
+def _log(out: Path, writer: object, row: dict[str, float]) -> None:
+    with (out / "log.jsonl").open("a") as log:
+        log.write(json.dumps(row) + "\n")
+    for name in ("loss", "held_out_loss", "rate"):
+        writer.add_scalar(name, row[name], int(row["step"]))  # type: ignore[attr-defined]
+    tqdm.write(json.dumps(row))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ureca train CONFIG [--out DIR] [--set a.b=c]`."""
+    parser = argparse.ArgumentParser(
+        prog="ureca train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: ureca train configs/train/nano.yaml --out runs/nano --set steps=3000",
+    )
+    parser.add_argument(
+        "config", type=Path, help="YAML overrides of TrainConfig (see configs/train/)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/nano"),
+        help="folder of this run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="override one value; repeatable"
+    )
+    parser.add_argument(
+        "--stop-after", type=int, metavar="STEP", help="end this session at a step, ready to resume"
+    )
+    args = parser.parse_args(argv)
+    config = config_loader.load(TrainConfig, args.config, args.set)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    checkpoint = train(config, args.out, stop_after=args.stop_after)
+    print(f"checkpoint: {checkpoint}\nnext: ureca export {checkpoint} -o {args.out / 'bundle'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
