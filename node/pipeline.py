@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ureca.clock import Clock
 from ureca.datatypes import Frame, RegionRequest, TrackSet, Trigger
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionSame
+from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, End
 from ureca.node.asks import Ask, AskQueue
 from ureca.node.captioner import Captioner, Job, Outcome, Row
@@ -73,6 +75,7 @@ class Pipeline:
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
         self._asked_last = False
+        self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         captioner.bind(self._send, wake)
 
     # --- what callers do -------------------------------------------------------------------------
@@ -91,9 +94,9 @@ class Pipeline:
         stream = self._remember(frame, tracker, update)
         stream.track_us = (self._clock.now_ns() - started_ns) // 1000
         self._report(stream, now_ns)
-        self._books.region_refused(len(update.refused))
-        self._books.frame_processed()
+        self._refused(update)
         self._schedule(now_ns)
+        self._books.frame_processed()
         return self._events()
 
     def tick(self, now_ns: int) -> list[AnyEvent]:
@@ -115,6 +118,11 @@ class Pipeline:
         """True when no caption is in flight and every visible region had its chance of one."""
         waiting = any(s.scheduler.in_flight or s.scheduler.uncaptioned for s in self._streams.values())
         return self._captioner.room > 0 and not waiting and not len(self._asks)
+
+    def settle(self) -> bool:
+        """Take in what was captioned without starting more; True when nothing is in flight."""
+        self._absorb()
+        return self._captioner.room > 0
 
     def close(self, reason: str, now_ns: int) -> list[AnyEvent]:
         """End every request and every region; afterwards the books are closed."""
@@ -163,6 +171,11 @@ class Pipeline:
             self._send(event)
         for abort in stream.scheduler.observe(stream.tracks, now_ns=now_ns):
             self._captioner.abort(abort.request_id, abort.reason)
+
+    def _refused(self, update: Update) -> None:
+        self._books.region_refused(len(update.refused))
+        for reason in update.refused:
+            self._log.warning(reason[:40], f"a region is not followed: {reason}")
 
     # --- captions --------------------------------------------------------------------------------
 

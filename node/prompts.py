@@ -6,13 +6,17 @@ JSON list of `{"frame": 0, "rid"?, "mask": {"size": [h, w], "counts": "…"} | "
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import msgspec
+import numpy as np
 
 from ureca.datatypes import RegionSeed
 from ureca.errors import ConfigError, RegionError, UrecaError
+from ureca.rle import encode
 from ureca.wire import WireRegion, from_wire_rle
 
 MAX_PROMPT_BYTES = 16 << 20
@@ -69,3 +73,29 @@ def seed_of(region: WireRegion) -> RegionSeed:
         label=region.label,
         parent=region.parent,
     )
+
+
+def first_frame_mask(clip: Path) -> Prompts:
+    """The mask that a clip brings for its first picture, as data sets do: `masks/00000.png` beside
+    `frames/00000.webp`, in a folder or tar. Empty when there is none."""
+    stored = _stored_mask(clip)
+    picture = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE) if stored else None
+    if picture is None or not picture.any():
+        return {}
+    return {0: (RegionSeed(rid="object", mask=encode(np.asarray(picture > 0, np.bool_))),)}
+
+
+def _stored_mask(clip: Path) -> bytes | None:
+    if clip.is_dir():
+        masks = sorted((clip.parent / "masks").glob("*.png")) if clip.name == "frames" else []
+        masks = masks or sorted((clip / "masks").glob("*.png"))
+        return masks[0].read_bytes() if masks else None
+    if clip.suffix.lower() != ".tar" or not clip.is_file():
+        return None
+    try:
+        with tarfile.open(clip) as archive:
+            names = [n for n in archive.getnames() if n.startswith("masks/") and n.endswith(".png")]
+            stored = archive.extractfile(min(names)) if names else None
+            return stored.read() if stored is not None else None
+    except (tarfile.TarError, OSError, EOFError):
+        return None  # opening the source will say what is wrong with it

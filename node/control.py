@@ -1,0 +1,281 @@
+"""Answers requests. Every request gets exactly one terminal reply; a traceback never leaves the process."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from ureca.clock import Clock
+from ureca.datatypes import EngineInfo, Frame, Image
+from ureca.errors import RequestError, SourceError, UrecaError, WireError
+from ureca.events import (
+    PROTOCOL_VERSION,
+    AnyEvent,
+    CaptionAbort,
+    CaptionDelta,
+    CaptionError,
+    CaptionFinal,
+    Heartbeat,
+)
+from ureca.node.asks import Ask
+from ureca.node.config import NodeConfig
+from ureca.node.pictures import decode_picture
+from ureca.packing import convert
+from ureca.requests import (
+    DescribeArgs,
+    Description,
+    ErrorBody,
+    Health,
+    Hello,
+    PictureSpec,
+    Reply,
+    Request,
+    decode_request,
+    salvage_request_id,
+)
+from ureca.picture_size import picture_size
+from ureca.wire import event_to_plain
+
+OFFERED = ("hello", "time", "snapshot", "describe", "stats", "health", "shutdown")
+_ABORT_CODES = {"deadline": "DEADLINE", "shutdown": "GONE"}
+_log = logging.getLogger(__name__)
+
+Answer = Callable[[bytes, Reply], None]
+Plain = dict[str, Any]
+
+
+class Facts(Protocol):
+    """What control may ask of the node; called on the thread that owns the sockets."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine's names and limits."""
+
+    def heartbeat(self) -> Heartbeat:
+        """State, books and streams now."""
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the node is not well; empty when it is."""
+
+    def last_events(self) -> list[AnyEvent]:
+        """The last word on every live region."""
+
+    def ask(self, ask: Ask) -> None:
+        """Queue a direct request; raises `RequestError`."""
+
+    def stop(self) -> None:
+        """Begin an orderly end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Who asked, and how to answer."""
+
+    client: bytes
+    request_id: bytes
+    answer: Answer
+
+    def say(self, state: str, result: Plain | None = None) -> None:
+        reply = Reply(
+            v=PROTOCOL_VERSION,
+            id=self.request_id,
+            st=state,  # type: ignore[arg-type]
+            result=result or {},
+        )
+        self.answer(self.client, reply)
+
+    def fail(self, error: Exception) -> None:
+        body = ErrorBody.of(error)
+        if isinstance(error, RequestError):
+            body = ErrorBody(code=error.code, msg=_bare(error), retry_after_ms=error.retry_after_ms)
+        self.answer(
+            self.client, Reply(v=PROTOCOL_VERSION, id=self.request_id, st="error", error=body)
+        )
+
+
+class Control:
+    """Turns request messages into replies; `answer` may be called later and from other threads."""
+
+    def __init__(self, config: NodeConfig, facts: Facts, *, boot: bytes, clock: Clock, answer: Answer) -> None:
+        self._config = config
+        self._facts = facts
+        self._boot = boot
+        self._clock = clock
+        self._answer = answer
+        self._ops: dict[str, Callable[[Request, bytes | None, _Asker], Plain | None]] = {
+            "hello": self._hello,
+            "time": self._time,
+            "snapshot": self._snapshot,
+            "describe": self._describe,
+            "stats": self._stats,
+            "health": self._health,
+            "shutdown": self._shutdown,
+        }
+
+    def handle(self, client: bytes, parts: Sequence[bytes]) -> None:
+        """Answer one message of `client`. Never raises for anything that a client sends."""
+        received_ns = self._clock.now_ns()
+        asker = _Asker(client, salvage_request_id(parts) or b"\0", self._answer)
+        try:
+            request, picture = decode_request(parts)
+            operation = self._ops.get(request.op)
+            if operation is None:
+                raise WireError(f"{request.op!r} is not offered; this node has {list(OFFERED)}")
+            result = operation(request, picture, asker)
+            if result is not None:
+                if request.op == "time":
+                    result["recv_ns"] = received_ns
+                asker.say("result", result)
+        except UrecaError as error:
+            asker.fail(error)
+        except Exception as error:  # a fault of ours must reach the log and not the wire
+            _log.exception("a request failed")
+            asker.fail(error)
+
+    # --- operations ------------------------------------------------------------------------------
+
+    def _hello(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+        info = self._facts.info
+        limits = self._config.limits
+        hello = Hello(
+            node=self._config.publish.node,
+            boot=self._boot,
+            versions=(PROTOCOL_VERSION,),
+            ops=OFFERED,
+            streams=tuple(self._facts.heartbeat().streams),
+            clk=self._clock.name,
+            model=info.model,
+            bundle_sha=info.bundle_sha,
+            precision=info.precision,
+            limits={
+                "max_regions": limits.max_regions,
+                "max_asks": limits.max_asks,
+                "max_streams": limits.max_streams,
+                "max_batch": min(info.max_regions, self._config.scheduler.max_batch),
+                "max_new_tokens": info.max_new_tokens,
+            },
+        )
+        return _plain(hello)
+
+    def _time(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+        return {"clk": self._clock.name, "recv_ns": 0, "send_ns": self._clock.now_ns()}
+
+    def _snapshot(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+        return {"events": [event_to_plain(event) for event in self._facts.last_events()]}
+
+    def _health(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+        beat, reasons = self._facts.heartbeat(), self._facts.reasons()
+        health = Health(
+            state="degraded" if reasons and beat.state == "running" else beat.state,
+            uptime_ms=beat.uptime_ms,
+            reasons=reasons,
+            counters=beat.counters,
+            streams=beat.streams,
+        )
+        return _plain(health)
+
+    def _stats(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+        beat = self._facts.heartbeat()
+        return {"uptime_ms": beat.uptime_ms, "counters": beat.counters, "streams": beat.streams}
+
+    def _shutdown(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+        self._facts.stop()
+        return {"state": "draining"}
+
+    def _describe(self, request: Request, picture: bytes | None, asker: _Asker) -> None:
+        args = convert(request.args, DescribeArgs, "describe")
+        now_ns = self._clock.now_ns()
+        frame = None
+        if args.picture is not None:
+            image = _attached(args.picture, picture, self._config.limits.max_image_px)
+            frame = Frame("describe", uuid.uuid4().bytes, 0, now_ns, image, received_ns=now_ns)
+        seed = None
+        if args.region is not None:
+            size = (frame.width, frame.height) if frame else self._size_of(args.stream)
+            seed = args.region.seed(*size)
+        self._facts.ask(
+            Ask(
+                reply=lambda event: _relay(event, asker),
+                fail=asker.fail,
+                deadline_ns=now_ns + request.deadline_ms * 1_000_000,
+                stream=args.stream,
+                frame=frame,
+                rid=args.rid,
+                seed=seed,
+                style=args.style,
+                max_new_tokens=args.max_new_tokens,
+            )
+        )
+        asker.say("accepted")
+
+    def _size_of(self, stream: str | None) -> tuple[int, int]:
+        streams = self._facts.heartbeat().streams
+        if stream not in streams:
+            raise RequestError(
+                f"no stream {stream!r}; there are {sorted(streams) or 'none yet'}", code="NO_STREAM"
+            )
+        return int(streams[stream]["width"]), int(streams[stream]["height"])
+
+
+def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
+    if data is None:
+        raise WireError("'picture' describes a second message part, but there is none")
+    if spec.w * spec.h > max_px:
+        raise WireError(f"expected at most {max_px} pixels, got {spec.w}x{spec.h}", code="TOO_LARGE")
+    if spec.enc == "rgb8":
+        if len(data) != spec.w * spec.h * 3:
+            raise WireError(f"expected {spec.w * spec.h * 3} bytes of rgb8, got {len(data)}")
+        return np.frombuffer(data, np.uint8).reshape(spec.h, spec.w, 3)
+    if picture_size(data, spec.enc) != (spec.w, spec.h):
+        raise WireError(f"the {spec.enc} is not {spec.w}x{spec.h}")
+    try:
+        return decode_picture(data, max_px=max_px)
+    except SourceError as error:
+        raise WireError(f"the picture cannot be decoded: {error}") from error
+
+
+def _relay(event: AnyEvent, asker: _Asker) -> None:
+    """A caption's events as replies to the one who asked."""
+    if isinstance(event, CaptionDelta):
+        asker.say("progress", {"offset": event.offset, "text": event.text})
+    elif isinstance(event, CaptionFinal):
+        asker.say("result", _plain(_description(event)))
+    elif isinstance(event, CaptionError):
+        asker.fail(RequestError(event.msg, code=event.code))
+    elif isinstance(event, CaptionAbort):
+        code = _ABORT_CODES.get(event.reason, "GONE")
+        asker.fail(RequestError(f"the caption was aborted: {event.reason}", code=code))
+
+
+def _description(event: CaptionFinal) -> Description:
+    return Description(
+        text=event.text,
+        status=event.status,
+        n_tok=event.n_tok,
+        stop=event.stop,
+        score=event.score,
+        score_kind=event.score_kind,
+        model=event.model,
+        bundle_sha=event.bundle_sha,
+        precision=event.precision,
+        stream=event.stream,
+        seq=event.src_seqs[-1],
+        cap_ns=event.cap_ns_last,
+        t=event.t,
+    )
+
+
+def _bare(error: RequestError) -> str:
+    """The message without the code that `RequestError` puts before it."""
+    return str(error).removeprefix(f"{error.code}: ")
+
+
+def _plain(struct: msgspec.Struct) -> Plain:
+    plain: Plain = msgspec.to_builtins(struct, builtin_types=(bytes,))
+    return plain

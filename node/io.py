@@ -1,0 +1,134 @@
+"""The thread that owns the sockets: publishes what waits in the outbox and answers requests."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+
+import zmq
+
+from ureca.clock import Clock
+from ureca.errors import WireError
+from ureca.events import Heartbeat
+from ureca.node.control import Control
+from ureca.node.outbox import Answer, Outbox
+from ureca.node.publisher import Publisher
+from ureca.sockets import harden
+from ureca.wire import encode_reply
+
+_POLL_MS = 100
+_REQUEST_HWM = 256
+_LINGER_MS = 1000
+_log = logging.getLogger(__name__)
+
+
+def bind_router(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """The request socket. Raises `WireError` with the remedy when the address is taken."""
+    router = context.socket(zmq.ROUTER)
+    harden(router)
+    router.set_hwm(_REQUEST_HWM)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    try:
+        router.bind(address)
+    except zmq.ZMQError as error:
+        router.close(0)
+        raise WireError(
+            f"cannot answer requests on {address}: {error}; is another node running? Choose another "
+            "address with --set publish.requests=tcp://127.0.0.1:PORT",
+            code="INTERNAL",
+        ) from error
+    return router
+
+
+class IoThread:
+    """Runs the publisher, the control and the heartbeat on the thread `ureca-io`."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        router: zmq.Socket[bytes],
+        control: Control,
+        outbox: Outbox,
+        *,
+        heartbeat: Callable[[], Heartbeat],
+        heartbeat_s: float,
+        clock: Clock,
+    ) -> None:
+        self._publisher = publisher
+        self._router = router
+        self._control = control
+        self._outbox = outbox
+        self._heartbeat = heartbeat
+        self._every_ns = int(heartbeat_s * 1e9)
+        self._clock = clock
+        self._beat_ns = clock.now_ns()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="ureca-io")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send what still waits and a last heartbeat, then close the sockets."""
+        self._stop.set()
+        self._outbox.wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        else:
+            self._close()
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._publisher.socket, zmq.POLLIN)
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._outbox.fileno(), zmq.POLLIN)
+        while not self._stop.is_set():
+            poller.poll(_POLL_MS)
+            self._turn()
+        self._turn()
+        self._publisher.publish(self._heartbeat())
+        self._close()
+
+    def _turn(self) -> None:
+        """One round; a fault in it is logged and the next round goes on."""
+        try:
+            self._publisher.greet()
+            self._receive()
+            self._flush()
+            self._beat()
+        except Exception:  # the sockets' thread must outlive any single message
+            _log.exception("a round of sending and receiving failed")
+
+    def _receive(self) -> None:
+        for _ in range(_REQUEST_HWM):
+            try:
+                client, *parts = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._control.handle(client, parts)
+
+    def _flush(self) -> None:
+        events, answers = self._outbox.take()
+        for event, queued_ns in events:
+            self._publisher.publish(event, queued_ns)
+        for answer in answers:
+            self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        client, reply = answer
+        # The client has gone, or reads nothing: there is nobody left to tell.
+        with contextlib.suppress(zmq.ZMQError):
+            self._router.send_multipart([client, *encode_reply(reply)], zmq.NOBLOCK)
+
+    def _beat(self) -> None:
+        now_ns = self._clock.now_ns()
+        if now_ns - self._beat_ns >= self._every_ns:
+            self._beat_ns = now_ns
+            self._publisher.publish(self._heartbeat())
+
+    def _close(self) -> None:
+        self._publisher.close()
+        self._router.close(_LINGER_MS)

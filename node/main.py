@@ -1,0 +1,160 @@
+"""`ureca run`: configure, open, run until the source ends or a signal comes, summarise."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from ureca.clock import MonotonicClock
+from ureca.config import load_config
+from ureca.engine import Engine
+from ureca.errors import SourceError
+from ureca.log import configure
+from ureca.node.bundle_path import demo_clip, open_engine
+from ureca.node.config import NodeConfig
+from ureca.node.node import Node
+from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
+from ureca.node.publisher import Sink
+from ureca.node.report import EventFile, RunReport, line_printer
+from ureca.node.terminal import TerminalView
+
+_DRAW_S = 0.125
+
+
+def main(
+    argv: Sequence[str] | None = None, *, engine_of: Callable[[str], Engine] = open_engine
+) -> int:
+    """Run the node; returns 0 after an orderly end. Raises deliberate errors for the command line.
+
+    `engine_of` opens the engine of a bundle folder; tests pass a scripted one.
+    """
+    options = _parser().parse_args(argv)
+    configure("warning" if options.quiet else "info")
+    config, prompts = _configured(options)
+    clock = MonotonicClock()
+    report = RunReport()
+    with ExitStack() as stack:
+        sinks: list[Sink] = [report]
+        if options.events:
+            sinks.append(stack.enter_context(contextlib.closing(EventFile(Path(options.events)))))
+        view = TerminalView(clock) if sys.stdout.isatty() and not options.quiet else None
+        if view is not None:
+            sinks.append(view)
+        elif not options.quiet:
+            sinks.append(line_printer(lambda line: print(line, flush=True)))
+        engine = engine_of(config.bundle)
+        node = Node(config, engine, clock=clock, prompts=prompts, sinks=sinks)
+        started_ns = clock.now_ns()
+        with contextlib.closing(node), _signals(node):
+            node.start()
+            _show(node, view, options.duration)
+        seconds = (clock.now_ns() - started_ns) / 1e9
+    print(report.text(node.balance(), seconds=seconds), flush=True)
+    if node.failure is not None:
+        raise node.failure
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca run",
+        description="Run the node: follow regions of a camera or clip and publish their captions.",
+        epilog="example: ureca run --source clip.mp4 --prompts prompts.json --duration 30",
+    )
+    parser.add_argument("--config", metavar="YAML", help="overrides of the defaults")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="one override; repeatable"
+    )
+    parser.add_argument(
+        "--source",
+        metavar="URI",
+        help="video file, folder or tar of pictures, or zmq+tcp://HOST:PORT [the demo clip]",
+    )
+    parser.add_argument("--fps", type=float, help="pictures per second of a folder or tar [24]")
+    parser.add_argument("--prompts", metavar="FILE", help="JSON list of regions to follow")
+    parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
+    parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
+    parser.add_argument("--events", metavar="FILE", help="write every event as one JSON line")
+    parser.add_argument(
+        "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
+    )
+    parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    parser.add_argument("--quiet", action="store_true", help="print only the summary")
+    parser.add_argument("--style", choices=("short", "long"), help="a noun phrase or a sentence")
+    return parser
+
+
+def _configured(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
+    config = load_config(NodeConfig, options.config, options.set)
+    source = replace(
+        config.source,
+        uri=options.source or config.source.uri,
+        fps=config.source.fps if options.fps is None else options.fps,
+        realtime=config.source.realtime and not options.no_realtime,
+        loop=config.source.loop or options.loop,
+    )
+    config = replace(
+        config,
+        source=source,
+        bundle=options.bundle or config.bundle,
+        prompts=options.prompts or config.prompts,
+        caption=replace(config.caption, style=options.style or config.caption.style),
+    )
+    return _with_defaults(config)
+
+
+def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
+    """Without a source the demo clip plays; without prompts a clip's own first mask is followed."""
+    if not config.source.uri:
+        demo = demo_clip()
+        if demo is None:
+            raise SourceError("no source and no demo clip here: give --source, see ureca run --help")
+        clip, prompts = demo
+        config = replace(
+            config,
+            source=replace(config.source, uri=str(clip)),
+            prompts=config.prompts or str(prompts),
+        )
+    if config.prompts:
+        return config, load_prompts(config.prompts)
+    return config, first_frame_mask(Path(config.source.uri))
+
+
+def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> None:
+    """Wait for the end, drawing if there is a view; after `duration_s` ask for it."""
+    clock = MonotonicClock()
+    end_ns = None if duration_s is None else clock.now_ns() + int(duration_s * 1e9)
+    with view if view is not None else contextlib.nullcontext():
+        while not node.wait(_DRAW_S):
+            if end_ns is not None and clock.now_ns() >= end_ns:
+                node.stop()
+                end_ns = None
+            if view is not None:
+                view.draw(node.balance(), node.state)
+
+
+@contextlib.contextmanager
+def _signals(node: Node) -> Iterator[None]:
+    """SIGINT and SIGTERM drain the node; the third one ends the process at once."""
+    count = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 2:
+            os._exit(128 + number)
+        node.stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

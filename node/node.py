@@ -1,0 +1,261 @@
+"""The running node: its threads, and the order in which they start and stop.
+
+    ureca-source ──► mailbox ──► ureca-step ──► ureca-caption
+                                     └──► outbox ◄──┘
+                                             └──► ureca-io ──► subscribers, sinks
+
+Everything is drained in that order at the end: the source stops, what was accepted is finished (or aborted
+after a grace period), regions end, the last events are sent, sockets close, threads are joined.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import zmq
+
+from ureca.clock import Clock
+from ureca.datatypes import EngineInfo, Frame
+from ureca.engine import Engine
+from ureca.errors import UrecaError
+from ureca.events import AnyEvent, Heartbeat
+from ureca.node.accounting import Balance, Books
+from ureca.node.asks import Ask
+from ureca.node.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.config import NodeConfig
+from ureca.node.control import Control
+from ureca.node.io import IoThread, bind_router
+from ureca.node.mailbox import Mailbox
+from ureca.node.outbox import Outbox
+from ureca.node.pipeline import Pipeline
+from ureca.node.prompts import Prompts
+from ureca.node.publisher import Publisher, Sink
+from ureca.node.sources import FrameSource, Wait, open_source
+
+State = Literal["starting", "running", "draining", "stopped"]
+OpenSource = Callable[[NodeConfig, Clock, Books, Wait], FrameSource]
+
+_TICK_S = 0.05
+_GRACE_S = 3.0
+"""How long captions in flight may go on after a stop."""
+_log = logging.getLogger(__name__)
+
+
+def _open_configured(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
+    return open_source(config, clock=clock, books=books, wait=wait)
+
+
+class Node:
+    """Builds the parts, runs them, stops them. Construct, `start`, `wait`, and always `close`."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        engine: Engine,
+        *,
+        clock: Clock,
+        prompts: Prompts | None = None,
+        sinks: Iterable[Sink] = (),
+        open_frames: OpenSource = _open_configured,
+    ) -> None:
+        self.books = Books()
+        self.boot = uuid.uuid4().bytes
+        self.failure: UrecaError | None = None
+        """Why the source ended before its time, if it did."""
+        self._config = config
+        self._clock = clock
+        self._info = engine.info
+        self._state: State = "starting"
+        self._started_ns = clock.now_ns()
+        self._stop = threading.Event()
+        self._hurry = threading.Event()
+        self._done = threading.Event()
+        self._source_ended = threading.Event()
+        self._prompts = prompts or {}
+        self._source = open_frames(config, clock, self.books, self._stop.wait)
+        self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
+        self._outbox = Outbox(config.limits.outbox, clock=clock, books=self.books)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._open_sockets(tuple(sinks))
+        except UrecaError:
+            self._outbox.close()
+            self._context.term()
+            raise
+        self._captioner = ThreadCaptioner(CaptionWriter(engine, config.caption, clock))
+        self._pipeline = Pipeline(
+            config,
+            self._captioner,
+            clock=clock,
+            books=self.books,
+            prompts=self._prompts,
+            emit=self._outbox.put,
+            wake=self._mailbox.wake,
+        )
+        self._source_thread = threading.Thread(target=self._feed, name="ureca-source")
+        self._step_thread = threading.Thread(target=self._work, name="ureca-step")
+
+    def _open_sockets(self, sinks: tuple[Sink, ...]) -> None:
+        publish = self._config.publish
+        self._publisher = Publisher(
+            self._context,
+            publish,
+            boot=self.boot,
+            clock=self._clock,
+            books=self.books,
+            sinks=sinks,
+        )
+        try:
+            router = bind_router(self._context, publish.requests)
+        except UrecaError:
+            self._publisher.close()
+            raise
+        control = Control(
+            self._config, self, boot=self.boot, clock=self._clock, answer=self._outbox.answer
+        )
+        self._io = IoThread(
+            self._publisher,
+            router,
+            control,
+            self._outbox,
+            heartbeat=self.heartbeat,
+            heartbeat_s=publish.heartbeat_s,
+            clock=self._clock,
+        )
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start all threads."""
+        self._io.start()
+        self._state = "running"
+        self._step_thread.start()
+        self._source_thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; True when everything that was accepted has ended."""
+        return self._done.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Begin an orderly end; a second call aborts what is still in flight. Any thread may call it."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+        self._mailbox.wake()
+
+    def close(self) -> None:
+        """Stop if need be, join all threads, send the last events, close the sockets."""
+        self._stop.set()
+        self._mailbox.wake()
+        for thread in (self._step_thread, self._source_thread):
+            if thread.ident is not None:
+                thread.join()
+        self._captioner.close()
+        self._state = "stopped"
+        self._io.stop()
+        self._outbox.close()
+        self._context.term()
+
+    # --- what control asks -----------------------------------------------------------------------
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine's names and limits."""
+        return self._info
+
+    @property
+    def state(self) -> State:
+        """Where the node is in its life."""
+        return self._state
+
+    def balance(self) -> Balance:
+        """The books now."""
+        return self.books.balance()
+
+    def heartbeat(self) -> Heartbeat:
+        """State, books and streams now."""
+        return Heartbeat(
+            uptime_ms=(self._clock.now_ns() - self._started_ns) // 1_000_000,
+            state=self._state,
+            counters=self.balance().counters(),
+            streams=dict(self._pipeline.streams()),
+            model=self._info.model,
+            bundle_sha=self._info.bundle_sha,
+        )
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the node is not well."""
+        balance = self.balance()
+        found = []
+        if self.failure is not None:
+            found.append(f"source: {self.failure}")
+        if balance.frames_dropped.get("internal"):
+            found.append("frames failed inside the node; see its log")
+        if balance.requests_ended.get("error", 0) > balance.requests_ended.get("final", 0):
+            found.append("most captions fail")
+        return tuple(found)
+
+    def last_events(self) -> list[AnyEvent]:
+        """The last word on every live region; only the socket thread may call this."""
+        return self._publisher.last.events()
+
+    def ask(self, ask: Ask) -> None:
+        """Queue a direct request."""
+        self._pipeline.ask(ask)
+
+    # --- threads ---------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        try:
+            for frame in self._source.frames():
+                keep = frame.seq in self._prompts  # a prompt is drawn on this very picture
+                if not self._mailbox.put(frame, keep=keep, wait=self._source.is_lossless):
+                    break
+        except UrecaError as error:
+            self.failure = error
+            _log.error("the source failed: %s", error)  # noqa: TRY400  (the message is the point)
+        except Exception as error:
+            self.failure = UrecaError(f"the source failed: {type(error).__name__}: {error}")
+            _log.exception("the source failed")
+        self._source_ended.set()
+        self._mailbox.wake()
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set() and not self._is_finished():
+                self._advance(self._mailbox.take(_TICK_S))
+            self._drain()
+        finally:
+            self._done.set()
+
+    def _advance(self, frame: Frame | None) -> None:
+        now_ns = self._clock.now_ns()
+        try:
+            if frame is None:
+                self._pipeline.tick(now_ns)
+            else:
+                self._pipeline.step(frame, now_ns)
+        except Exception:  # a fault of ours costs one frame, is counted, and shows in `health`
+            if frame is not None:
+                self.books.frame_dropped("internal")
+            _log.exception("a frame failed inside the node")
+
+    def _is_finished(self) -> bool:
+        """The source has ended and everything that it gave was processed and captioned."""
+        ended = self._source_ended.is_set() and self._mailbox.is_empty()
+        return ended and self._pipeline.is_idle()
+
+    def _drain(self) -> None:
+        reason = "source_end" if self._source_ended.is_set() else "shutdown"
+        self._state = "draining"
+        self._stop.set()
+        self._mailbox.close()
+        deadline_ns = self._clock.now_ns() + int(_GRACE_S * 1e9)
+        while not self._pipeline.settle() and self._clock.now_ns() < deadline_ns:
+            if self._hurry.wait(_TICK_S):
+                break
+        self._pipeline.close(reason, self._clock.now_ns())

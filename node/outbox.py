@@ -1,0 +1,77 @@
+"""What waits to be sent: events and replies from any thread, taken by the one thread that owns the sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import deque
+
+from ureca.clock import Clock
+from ureca.events import AnyEvent
+from ureca.node.accounting import Books
+from ureca.requests import Reply
+from ureca.streams import spec_of
+
+Queued = tuple[AnyEvent, int]
+"""An event and when it was queued, in nanoseconds."""
+Answer = tuple[bytes, Reply]
+"""A reply and the identity of the client that it is for."""
+
+
+class Outbox:
+    """A bounded queue with a file descriptor to poll. Beyond the limit, what the streams table lets go is
+    dropped and counted; terminals and the life of regions are always kept."""
+
+    def __init__(self, limit: int, *, clock: Clock, books: Books) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._books = books
+        self._lock = threading.Lock()
+        self._events: deque[Queued] = deque()
+        self._answers: deque[Answer] = deque()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def put(self, event: AnyEvent) -> None:
+        """Queue an event for all subscribers."""
+        with self._lock:
+            if len(self._events) >= self._limit and spec_of(event).loss != "never":
+                self._books.event_dropped()
+                return
+            self._events.append((event, self._clock.now_ns()))
+        self.wake()
+
+    def answer(self, client: bytes, reply: Reply) -> None:
+        """Queue a reply for one client; progress gives way when too much waits."""
+        with self._lock:
+            if len(self._answers) >= self._limit and not reply.terminal:
+                return
+            self._answers.append((client, reply))
+        self.wake()
+
+    def take(self) -> tuple[list[Queued], list[Answer]]:
+        """Everything that waits, in order."""
+        with contextlib.suppress(BlockingIOError):
+            while self._reader.recv(4096):
+                pass
+        with self._lock:
+            events, answers = list(self._events), list(self._answers)
+            self._events.clear()
+            self._answers.clear()
+        return events, answers
+
+    def wake(self) -> None:
+        """Make the descriptor readable."""
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups: one more says nothing new
+            self._writer.send(b"\0")
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when something waits."""
+        return self._reader.fileno()
+
+    def close(self) -> None:
+        """Close the descriptors; call it after the threads that put are gone."""
+        self._reader.close()
+        self._writer.close()

@@ -1,0 +1,155 @@
+"""Stamps events, sends them to subscribers, and remembers the last word on every live region.
+
+A late joiner gets those last words at its subscription. They are sent to everybody (XPUB cannot address one
+peer), under fresh `eseq`, so that numbers stay gapless and rising; consumers know a repeat by
+`(boot, rid, rev)` or `request_id`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import zmq
+
+from ureca.clock import Clock
+from ureca.errors import WireError
+from ureca.events import (
+    AnyEvent,
+    CaptionFinal,
+    CaptionSame,
+    RegionEvent,
+    TrackEnd,
+    TrackEvent,
+)
+from ureca.log import RateLimitedLog
+from ureca.node.accounting import Books
+from ureca.node.config import PublishConfig
+from ureca.sockets import EVENT_HWM, harden
+from ureca.wire import encode_event, event_topic
+
+_LINGER_MS = 1000
+_GREET_EVERY_NS = 200_000_000
+"""Greetings go to everybody, so a crowd of joiners shares one."""
+Sink = Callable[[AnyEvent], None]
+
+
+class LastValues:
+    """The newest track event and caption of every region that has not ended; bounded by the tracker's limit."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[tuple[str, str], AnyEvent] = {}
+        self._captions: dict[tuple[str, str], AnyEvent] = {}
+
+    def apply(self, event: AnyEvent) -> None:
+        """Take note of one event."""
+        if not isinstance(event, RegionEvent):
+            return
+        key = (event.stream, event.rid)
+        if isinstance(event, TrackEnd):
+            self._tracks.pop(key, None)
+            self._captions.pop(key, None)
+        elif isinstance(event, TrackEvent):
+            self._tracks[key] = event
+        elif isinstance(event, CaptionFinal) and key in self._tracks:
+            self._captions[key] = event
+        elif isinstance(event, CaptionSame) and isinstance(self._captions.get(key), CaptionFinal):
+            last = event.cap_ns_last
+            self._captions[key] = msgspec.structs.replace(self._captions[key], cap_ns_last=last)
+
+    def events(self) -> list[AnyEvent]:
+        """Per region its track event and then its caption."""
+        found: list[AnyEvent] = []
+        for key, track in self._tracks.items():
+            found.append(track)
+            if key in self._captions:
+                found.append(self._captions[key])
+        return found
+
+
+class Publisher:
+    """The XPUB side. One thread calls everything; `sinks` see each event as it was stamped."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        config: PublishConfig,
+        *,
+        boot: bytes,
+        clock: Clock,
+        books: Books,
+        sinks: Iterable[Sink] = (),
+    ) -> None:
+        self.last = LastValues()
+        self.boot = boot
+        self._node = config.node
+        self._clock = clock
+        self._books = books
+        self._sinks = tuple(sinks)
+        self._eseq = 0
+        self._greeted_ns = 0
+        self._owed: set[bytes] = set()
+        self._log = RateLimitedLog(logging.getLogger(__name__), clock)
+        self.socket = context.socket(zmq.XPUB)
+        harden(self.socket)
+        self.socket.set_hwm(EVENT_HWM)
+        self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._bind(config.events)
+
+    def publish(self, event: AnyEvent, queued_ns: int | None = None) -> None:
+        """Stamp, send, remember and show one event."""
+        self.greet()
+        stamped = self._stamp(event, queued_ns)
+        self.last.apply(stamped)
+        self._send(stamped)
+        for sink in self._sinks:
+            sink(stamped)
+
+    def greet(self) -> None:
+        """Read new subscriptions and send the last values that they match."""
+        while self.socket.poll(0):
+            message = self.socket.recv()
+            if message[:1] == b"\x01":
+                self._owed.add(message[1:])
+        now_ns = self._clock.now_ns()
+        if self._owed and now_ns - self._greeted_ns >= _GREET_EVERY_NS:
+            owed, self._owed, self._greeted_ns = tuple(self._owed), set(), now_ns
+            for event in self.last.events():
+                if event_topic(event, self._node).encode().startswith(owed):
+                    self._send(self._stamp(event, None))
+
+    def close(self) -> None:
+        """Close the socket; what is on its way may still arrive."""
+        self.socket.close(_LINGER_MS)
+
+    def _bind(self, address: str) -> None:
+        try:
+            self.socket.bind(address)
+        except zmq.ZMQError as error:
+            self.socket.close(0)
+            raise WireError(
+                f"cannot publish on {address}: {error}; is another node running? Choose another "
+                "address with --set publish.events=tcp://127.0.0.1:PORT",
+                code="INTERNAL",
+            ) from error
+
+    def _stamp(self, event: AnyEvent, queued_ns: int | None) -> AnyEvent:
+        self._eseq += 1
+        now_ns = self._clock.now_ns()
+        stamps: dict[str, Any] = {"boot": self.boot, "eseq": self._eseq, "pub_ns": now_ns}
+        if isinstance(event, CaptionFinal):
+            stamps["age_at_pub_ms"] = round((now_ns - event.cap_ns_last) / 1e6, 3)
+            if queued_ns is not None:
+                stamps["t"] = {**event.t, "pub": (now_ns - queued_ns) // 1000}
+        return msgspec.structs.replace(event, **stamps)
+
+    def _send(self, event: AnyEvent) -> None:
+        try:
+            self.socket.send_multipart(encode_event(event, self._node), zmq.NOBLOCK)
+        except WireError as error:  # an event of ours that breaks our own limits: say so, go on
+            self._books.event_dropped()
+            self._log.warning("unsendable", f"an event could not be sent: {error}")
+        except zmq.Again:
+            self._books.event_dropped()

@@ -1,0 +1,142 @@
+"""What a run amounted to: collected from the published events, printed at the end."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from ureca.errors import ConfigError
+from ureca.events import AnyEvent, CaptionFinal, TrackEnd, TrackEvent, TrackLost, TrackRecovered
+from ureca.node.accounting import Balance
+from ureca.streams import event_kind
+
+_MAX_AGES = 100_000
+_MAX_REGIONS = 1_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class RegionReport:
+    """One region's story: label, captions in order of publication, how often it was lost and found."""
+
+    rid: str
+    label: str | None = None
+    captions: int = 0
+    last_text: str = ""
+    lost: int = 0
+    recovered: int = 0
+
+
+@dataclass
+class RunReport:
+    """A sink for published events; bounded."""
+
+    regions: dict[tuple[str, str], RegionReport] = field(default_factory=dict)
+    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_AGES))
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Take note of one event."""
+        if isinstance(event, TrackEvent | CaptionFinal):
+            key = (event.stream, event.rid)
+            if key not in self.regions and len(self.regions) < _MAX_REGIONS:
+                self.regions[key] = RegionReport(event.rid, event.label)
+            if key in self.regions:
+                self._note(self.regions[key], event)
+        if isinstance(event, CaptionFinal):
+            self.ages_ms.append(event.age_at_pub_ms)
+
+    @staticmethod
+    def _note(region: RegionReport, event: TrackEvent | CaptionFinal) -> None:
+        if isinstance(event, CaptionFinal):
+            region.captions += 1
+            region.last_text = event.text
+        region.lost += isinstance(event, TrackLost)
+        region.recovered += isinstance(event, TrackRecovered)
+
+    def text(self, balance: Balance, *, seconds: float) -> str:
+        """The summary, for people."""
+        dropped = ", ".join(f"{n} {why}" for why, n in sorted(balance.frames_dropped.items()))
+        ended = ", ".join(f"{n} {end}" for end, n in sorted(balance.requests_ended.items()))
+        ages = (
+            f"{statistics.median(self.ages_ms):.0f} ms median, {max(self.ages_ms):.0f} ms worst"
+            if self.ages_ms
+            else "no captions"
+        )
+        lines = [
+            f"frames    {balance.frames_in} in = {balance.frames_processed} processed + "
+            f"{sum(balance.frames_dropped.values())} dropped ({dropped or 'none'}) + "
+            f"{balance.frames_in_flight} in flight",
+            f"captions  {balance.requests_in} asked = {ended or 'none'} + "
+            f"{balance.requests_in_flight} in flight",
+            f"age       {ages} (capture to publication, {len(self.ages_ms)} captions)",
+            f"time      {seconds:.1f} s, {balance.frames_processed / max(seconds, 1e-9):.1f} frames/s",
+            f"books     {'balance' if balance.closed else 'DO NOT BALANCE'}",
+        ]
+        if balance.regions_refused or balance.events_dropped:
+            lines.append(
+                f"refused   {balance.regions_refused} regions; {balance.events_dropped} events dropped"
+            )
+        return "\n".join([*lines, *self._region_lines()])
+
+    def _region_lines(self) -> list[str]:
+        width = max((len(region.rid) for region in self.regions.values()), default=0)
+        return [
+            f"  {region.rid:<{width}}  {region.last_text or '(no caption)'}"
+            + (f"  [{region.label}]" if region.label else "")
+            + (f"  lost {region.lost}, found {region.recovered}" if region.lost else "")
+            for region in self.regions.values()
+        ]
+
+
+class EventFile:
+    """Appends every event as one JSON line. A full disk ends the file, not the node."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: IO[str] | None = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot write events to {path}: {error.strerror}") from error
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Write one event; bytes (`boot`) become base64."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(msgspec.json.encode(event).decode("utf-8") + "\n")
+        except OSError:
+            _log.exception("events are no longer written to %s", self._path)
+            self.close()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+
+Printer = Callable[[str], None]
+
+
+def line_printer(show: Printer) -> Callable[[AnyEvent], None]:
+    """A sink that prints one line per final caption, failure, loss and recovery."""
+
+    def sink(event: AnyEvent) -> None:
+        if isinstance(event, CaptionFinal):
+            show(
+                f"{event.rid:<24} {event.text}  ({event.trigger}, score {event.score or 0:.2f}, "
+                f"{event.age_at_pub_ms:.0f} ms)"
+            )
+        elif isinstance(event, TrackLost | TrackEnd) and event.reason != "source_end":
+            show(f"{event.rid:<24} {event_kind(event).removeprefix('trk.')}: {event.reason}")
+        elif isinstance(event, TrackRecovered):
+            show(f"{event.rid:<24} recovered")
+
+    return sink
