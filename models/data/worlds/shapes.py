@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Point2 = tuple[float, float]
 Point3 = tuple[float, float, float]
+Bumps = Callable[[FloatArray, FloatArray], FloatArray]
+Radii = float | Sequence[float] | FloatArray
 
 _EPSILON = 1e-12
 
@@ -59,7 +62,8 @@ def joined(meshes: Sequence[Mesh]) -> Mesh:
 
 def unit(vectors: FloatArray) -> FloatArray:
     """Scale vectors (..., 3) to length one; zero vectors stay zero."""
-    return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + _EPSILON)
+    lengths: FloatArray = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / (lengths + _EPSILON), dtype=np.float64)
 
 
 def _grid_faces(rows: int, columns: int) -> IntArray:
@@ -69,7 +73,7 @@ def _grid_faces(rows: int, columns: int) -> IntArray:
     return np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
 
 
-def _grid_normals(points: FloatArray, wrap: bool) -> FloatArray:
+def _grid_normals(points: FloatArray, *, wrap: bool) -> FloatArray:
     """Area-weighted vertex normals of a grid (m, n, 3); wrap joins first and last column."""
     across, along = points[:-1, 1:] - points[1:, :-1], points[1:, 1:] - points[:-1, :-1]
     quads = np.cross(across, along)
@@ -87,7 +91,7 @@ def surface(points: FloatArray, v: FloatArray, *, wrap: bool = True) -> Mesh:
     rows, columns = points.shape[:2]
     u = np.linspace(0.0, 1.0, columns)
     uv = np.stack([np.tile(u, (rows, 1)), np.repeat(v[:, None], columns, 1)], -1)
-    normals = _grid_normals(points, wrap)
+    normals = _grid_normals(points, wrap=wrap)
     faces = _grid_faces(rows, columns)
     return Mesh(points.reshape(-1, 3), faces, normals.reshape(-1, 3), uv.reshape(-1, 2))
 
@@ -98,7 +102,7 @@ def _split_at_creases(profile: FloatArray, crease: float) -> list[slice]:
     steps /= np.linalg.norm(steps, axis=1, keepdims=True) + _EPSILON
     bends = np.sum(steps[:-1] * steps[1:], axis=1) < np.cos(np.radians(crease))
     cuts = [0, *(np.nonzero(bends)[0] + 1).tolist(), len(profile) - 1]
-    return [slice(a, b + 1) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [slice(a, b + 1) for a, b in pairwise(cuts)]
 
 
 def lathe(
@@ -121,10 +125,15 @@ def lathe(
     return joined(pieces)
 
 
-def arc(centre: Point2, radius: float, *, start: float, stop: float, points: int = 6) -> list[Point2]:
+def arc(
+    centre: Point2, radius: float, *, start: float, stop: float, points: int = 6
+) -> list[Point2]:
     """Points of a circular arc in the profile plane, angles in degrees."""
     angles = np.radians(np.linspace(start, stop, points))
-    return [(centre[0] + radius * float(np.cos(a)), centre[1] + radius * float(np.sin(a))) for a in angles]
+    return [
+        (centre[0] + radius * float(np.cos(a)), centre[1] + radius * float(np.sin(a)))
+        for a in angles
+    ]
 
 
 def cup_profile(
@@ -136,7 +145,9 @@ def cup_profile(
     bevel = wall * 1.5
     outside = [(0.0, 0.0), (bottom - bevel, 0.0)]
     outside += arc((bottom - bevel, bevel), bevel, start=-90, stop=0)[1:]
-    outside += [(float(r), float(z)) for r, z in zip(radii, levels * height, strict=True) if z > bevel]
+    outside += [
+        (float(r), float(z)) for r, z in zip(radii, levels * height, strict=True) if z > bevel
+    ]
     rim = arc((top - wall / 2, height), wall / 2, start=0, stop=180)[1:]
     pairs = zip(radii[::-1], levels[::-1] * height, strict=True)
     inside = [(max(float(r) - wall, 1e-4), float(z)) for r, z in pairs if z > wall * 1.2]
@@ -165,7 +176,11 @@ def _box_face(half: FloatArray, radius: float, axis: int, sign: float) -> Mesh:
     side[..., first], side[..., second] = np.meshgrid(_BOX_SIDES, _BOX_SIDES, indexing="xy")
     normals = unit(slope)
     points = side * (half - radius) + radius * normals
-    uv = np.stack([points[..., k] / (2 * half[k]) + 0.5 for k in (first, second)], -1)
+    # Upright faces carry their pictures upright: u runs sideways, v runs up.
+    across, up = (second, first) if axis == 1 else (first, second)
+    uv = np.stack([points[..., k] / (2 * half[k]) + 0.5 for k in (across, up)], -1)
+    if (axis, sign) in ((0, -1.0), (1, 1.0)):
+        uv[..., 0] = 1.0 - uv[..., 0]
     faces = _grid_faces(6, 6)
     faces = faces if sign > 0 else faces[:, ::-1]
     return Mesh(points.reshape(-1, 3), faces, normals.reshape(-1, 3), uv.reshape(-1, 2))
@@ -191,9 +206,7 @@ def _frames(path: FloatArray) -> tuple[FloatArray, FloatArray]:
     return normals, np.cross(tangent, normals)
 
 
-def tube(
-    path: Sequence[Point3], radius: float | Sequence[float], *, sides: int = 12, flat: float = 1.0
-) -> Mesh:
+def tube(path: Sequence[Point3], radius: Radii, *, sides: int = 12, flat: float = 1.0) -> Mesh:
     """Sweep a circle (or ellipse, flat = second over first axis) along a path, with end caps."""
     line = np.array(path, dtype=np.float64)
     radii = np.broadcast_to(np.asarray(radius, dtype=np.float64), (len(line),))[:, None, None]
@@ -209,9 +222,7 @@ def tube(
     )
 
 
-def ellipsoid(
-    radii: Point3, *, taper: float = 0.0, bumps: Callable[[FloatArray, FloatArray], FloatArray] | None = None
-) -> Mesh:
+def ellipsoid(radii: Point3, *, taper: float = 0.0, bumps: Bumps | None = None) -> Mesh:
     """An ellipsoid about the origin; taper narrows the top, bumps(theta, phi) scales it."""
     phi, theta = np.linspace(-np.pi / 2, np.pi / 2, 24), np.linspace(0, 2 * np.pi, 41)
     around, up = np.meshgrid(theta, phi)
