@@ -1,0 +1,197 @@
+"""Make captioned worlds: `ureca worlds make` and `ureca worlds demo`."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ureca.models.data.worlds import store
+from ureca.models.data.worlds.render import Camera, Rgb8, paint_views
+from ureca.models.data.worlds.scene import draw_scene
+from ureca.models.data.worlds.store import Rendered, Row, Totals
+from ureca.models.data.worlds.views import LICENSE, SOURCE, View, region_row, regions_of
+from ureca.models.data.worlds.world import World, build_world, settle
+
+Split = Literal["train", "test"]
+
+PICTURE_SIZE: Final = (360, 480)
+"""Height and width of a still in pixels."""
+SCENES_PER_SHARD: Final = 25
+WEBP_QUALITY: Final = 88
+_PREFIX: Final[dict[Split, str]] = {"train": "worlds", "test": "worlds-test"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scene to make: its number, the run's seed, views per scene, split and shard name."""
+
+    scene: int
+    seed: int
+    views: int
+    split: Split
+    shard: str
+
+    @property
+    def scene_seed(self) -> int:
+        """A seed of its own for every scene, run and split."""
+        code = 0 if self.split == "train" else 1
+        return int(np.random.SeedSequence([self.seed, code, self.scene]).generate_state(1)[0])
+
+    def key(self, view: int) -> str:
+        """The picture's key, unique across runs with different seeds."""
+        return f"{_PREFIX[self.split]}-{self.seed}-{self.scene:05d}-{view}"
+
+
+def draw_camera(rng: np.random.Generator, world: World, *, close: bool) -> Camera:
+    """A camera on the room's open side; close ones look at one item from a hand's reach."""
+    places = [world.pose(i)[0] for i in range(len(world.bodies)) if world.on_table(i)]
+    middle = np.median(places, axis=0) if places else np.zeros(3)
+    target = places[int(rng.integers(len(places)))] if close and places else middle
+    x, y = (float(target[k]) + float(rng.uniform(-0.03, 0.03)) for k in (0, 1))
+    distance = float(rng.uniform(0.42, 0.56) if close else rng.uniform(0.6, 0.9))
+    azimuth, elevation = 90.0 + float(rng.uniform(-50, 50)), -float(rng.uniform(18, 52))
+    return Camera((x, y, 0.05), distance, azimuth, elevation, float(rng.uniform(40, 48)))
+
+
+def _encode(picture: Rgb8) -> bytes:
+    flags = [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]
+    return bytes(cv2.imencode(".webp", picture[..., ::-1], flags)[1])
+
+
+def _image_row(job: Job, view: View, number: int) -> Row:
+    height, width = view.size
+    return {
+        "image_key": view.key,
+        "source": SOURCE,
+        "source_id": f"{job.scene_seed}/{number}",
+        "width": width,
+        "height": height,
+        "orig_width": width,
+        "orig_height": height,
+        "captions": [],
+        "license": LICENSE,
+        "all_objects_annotated": True,
+        "shard": view.shard,
+        "file": f"{view.key}.webp",
+        "split": view.split,
+        "scene": job.scene,
+    }
+
+
+def render_scene(job: Job) -> Rendered:
+    """Draw, settle, paint and describe one scene; the same job always gives the same result."""
+    world = build_world(draw_scene(job.scene_seed, held_back=job.split == "test"))
+    settle(world)
+    rng = np.random.default_rng([job.scene_seed, 1])
+    cameras = [draw_camera(rng, world, close=number % 4 == 3) for number in range(job.views)]
+    rendered = Rendered(job.scene)
+    painted = paint_views(world, cameras, PICTURE_SIZE)
+    for number, (camera, (picture, ids)) in enumerate(zip(cameras, painted, strict=True)):
+        view = View(job.key(number), f"{job.shard}.tar", job.split, ids, camera)
+        rendered.pictures.append((f"{view.key}.webp", _encode(picture)))
+        rendered.images.append(_image_row(job, view, number))
+        rendered.regions += [region_row(region, view) for region in regions_of(world, view)]
+    return rendered
+
+
+def _batches(scenes: int, *, views: int, seed: int, split: Split) -> Iterator[list[Job]]:
+    for first in range(0, scenes, SCENES_PER_SHARD):
+        shard = f"{_PREFIX[split]}-{first // SCENES_PER_SHARD:03d}"
+        numbers = range(first, min(first + SCENES_PER_SHARD, scenes))
+        yield [Job(number, seed, views, split, shard) for number in numbers]
+
+
+def _render_all(jobs: Sequence[Job], workers: int) -> Iterable[Rendered]:
+    if workers <= 1:
+        yield from map(render_scene, jobs)
+        return
+    # OpenGL state does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers) as pool:
+        yield from pool.imap_unordered(render_scene, jobs)
+
+
+def make_worlds(
+    out: Path, *, scenes: int, views: int, seed: int, workers: int, split: Split = "train"
+) -> Totals:
+    """Fill a folder with rendered, captioned scenes and index them; finished shards are kept.
+
+    Scenes of a shard are written together, and the index is rewritten after every shard, so an
+    interrupted run loses at most one shard and can be started again with the same arguments.
+    """
+    totals = Totals(0, 0, 0)
+    with tqdm(total=scenes, unit="scene", desc="worlds") as progress:
+        for jobs in _batches(scenes, views=views, seed=seed, split=split):
+            if store.finished_scenes(out, jobs[0].shard) != [job.scene for job in jobs]:
+                rendered = []
+                for one in _render_all(jobs, workers):
+                    rendered.append(one)
+                    progress.update()
+                store.write_shard(out, jobs[0].shard, rendered)
+                totals = store.write_index(out, _PREFIX[split], split)
+            else:
+                progress.update(len(jobs))
+    return totals if totals.shards else store.write_index(out, _PREFIX[split], split)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca worlds",
+        description="Make captioned tabletop pictures, or the demo clip, from a seed.",
+        epilog="example: ureca worlds make -o worlds --scenes 500 --views 4 --seed 0 --workers 2",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="render stills with region captions")
+    make.add_argument(
+        "-o", "--out", type=Path, required=True, help="folder to fill or to go on with"
+    )
+    make.add_argument("--scenes", type=int, default=100, help="number of scenes (default 100)")
+    make.add_argument("--views", type=int, default=4, help="pictures per scene (default 4)")
+    make.add_argument("--seed", type=int, default=0, help="seed of the run (default 0)")
+    make.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    make.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="test scenes show colours and textures that train scenes never do",
+    )
+    demo = commands.add_parser("demo", help="render the robot clip with its prompts and truth")
+    demo.add_argument("-o", "--out", type=Path, required=True, help="folder for the three files")
+    demo.add_argument("--seed", type=int, default=0, help="seed of textures (default 0)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ureca worlds`; returns the exit status."""
+    options = _parser().parse_args(argv)
+    if options.command == "demo":
+        from ureca.models.data.worlds.video import make_demo
+
+        make_demo(options.out, seed=options.seed)
+        return 0
+    totals = make_worlds(
+        options.out,
+        scenes=options.scenes,
+        views=options.views,
+        seed=options.seed,
+        workers=options.workers,
+        split=options.split,
+    )
+    sys.stdout.write(
+        f"{options.out}: {totals.images} pictures, {totals.regions} regions"
+        f" in {totals.shards} shards\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
