@@ -1,0 +1,283 @@
+"""The demo clip: a robot pushes a mug over a table while the camera swings around it.
+
+Everything it shows belongs to kinds of the training views, in colours and textures that those
+never show. Written as `tabletop.mp4`, `prompts.json` (regions of frame 0) and `truth.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ureca.models.data.worlds import captions, textures
+from ureca.models.data.worlds.engine import mujoco
+from ureca.models.data.worlds.kinds import draw_item
+from ureca.models.data.worlds.palette import draw_colour
+from ureca.models.data.worlds.parts import Dice, Item, Look
+from ureca.models.data.worlds.render import Camera, Ids, Painter, Rgb8
+from ureca.models.data.worlds.scene import Backdrop, Lighting, Placement, Scene
+from ureca.models.data.worlds.views import bounding_box, encode
+from ureca.models.data.worlds.world import World, build_world, settle
+
+FRAME_SIZE: Final = (360, 640)
+FRAMES_PER_SECOND: Final = 15
+SECONDS: Final = 12.0
+MASK_EVERY: Final = 15
+"""truth.json holds whole masks for every so many frames, counts and boxes for all."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One item of the clip: place (x, y) in m, yaw in degrees; parts are the ones prompted for."""
+
+    kind: str
+    rid: str
+    place: tuple[float, float]
+    yaw: float
+    colour: str | None = None
+    draw: int = 0
+    parts: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
+
+
+_TEAPOT: Final = ("teapot", "pot", "kettle")
+_DRAWERS: Final = ("top drawer", "top drawer handle")
+_CABINET: Final = ("cabinet", "drawer", "drawers", "dresser")
+_GRIPPER: Final = ("gripper", "robot", "arm")
+
+CAST: Final = (
+    Actor("mug", "red-mug", (0.2, -0.11), -60.0, "red", 9, ("handle",), ("mug", "cup")),
+    Actor("bottle", "green-bottle", (0.2, 0.22), 250.0, "green", 4, ("cap", "label"), ("bottle",)),
+    Actor("teapot", "blue-teapot", (0.05, 0.12), -25.0, "blue", 12, ("spout", "lid"), _TEAPOT),
+    Actor("book", "orange-book", (-0.25, -0.11), 15.0, "orange", 8, ("pages",), ("book",)),
+    Actor("cube", "yellow-cube", (-0.123, 0.35), 25.0, "yellow", 0, (), ("cube", "block", "box")),
+    Actor("drawer cabinet", "cabinet", (-0.21, 0.16), 6.0, None, 13, _DRAWERS, _CABINET),
+    Actor("robot gripper", "gripper", (0.32, -0.11), 193.0, "white", 2, ("fingers",), _GRIPPER),
+)
+GRIPPER: Final = len(CAST) - 1
+_PART_WORDS: Final = MappingProxyType(
+    {
+        "cap": ("cap", "lid", "top"),
+        "lid": ("lid", "cover", "cap"),
+        "fingers": ("fingers", "finger", "gripper"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A region to follow: the ids (indices into world.pieces) that make up its mask."""
+
+    rid: str
+    kind: str
+    part: str | None
+    label: str
+    accepted: tuple[str, ...]
+    pieces: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of the clip: picture (h, w, 3) and ids (h, w)."""
+
+    number: int
+    picture: Rgb8
+    ids: Ids
+
+
+def _actor_item(actor: Actor, seed: int) -> Item:
+    forced = {actor.kind: actor.colour} if actor.colour else {}
+    dice = Dice(np.random.default_rng([seed, actor.draw]), forced=forced)
+    return draw_item(actor.kind, dice)
+
+
+def _placement(actor: Actor, seed: int) -> Placement:
+    x, y = actor.place
+    return Placement(_actor_item(actor, seed), (x, y, 0.003), float(np.radians(actor.yaw)))
+
+
+def demo_scene(seed: int = 0) -> Scene:
+    """The clip's tabletop; the seed changes textures and shades, never the cast."""
+    rng = np.random.default_rng([seed, 99])
+    wall = draw_colour("light blue", rng)
+    wood = textures.wood(rng, "walnut", n=512, planks=4)
+    table = Look("wooden", (0.4, 0.28, 0.18), wood, 0.35, (1.2, 1.2))
+    # Blotches without rhythm: evenly spaced wall panels made dense optical flow lose its way.
+    blotched = textures.mottled(rng, wall, n=384, strength=0.09)
+    paint = Look("light blue", wall, blotched, 0.1, (4.0, 3.0))
+    floor = draw_colour("gray", rng)
+    return Scene(
+        tuple(_placement(actor, seed) for actor in CAST),
+        Backdrop("table", table, "a wooden table"),
+        Backdrop("floor", Look("gray", floor, None, 0.1), "a gray floor"),
+        Backdrop("wall", paint, "a light blue wall"),
+        (1.25, 0.95),
+        Lighting((-0.7, -0.6, 1.7), (0.5, 0.48, 0.45), ambient=0.44, frontal=0.12, fill=0.2),
+        seed,
+    )
+
+
+def _ease(time: float, start: float, stop: float) -> float:
+    """Smooth step from 0 at start to 1 at stop (s)."""
+    share = min(1.0, max(0.0, (time - start) / (stop - start)))
+    return share * share * (3.0 - 2.0 * share)
+
+
+def gripper_place(time: float) -> tuple[float, float, float]:
+    """Where the gripper is at a time (s): it comes down, pushes to the left and draws back."""
+    x, y = CAST[GRIPPER].place
+    down = 0.05 * (1.0 - _ease(time, 0.4, 1.4))
+    pushed = 0.32 * _ease(time, 1.8, 8.2)
+    back = 0.31 * _ease(time, 8.6, 11.4)
+    up = 0.05 * _ease(time, 9.6, 11.2)
+    return x - pushed + back, y, 0.004 + down + up
+
+
+def camera_at(time: float) -> Camera:
+    """The camera at a time (s): it swings to the left and back and comes a little closer."""
+    swing = _ease(time, 0.6, 5.8) - _ease(time, 6.6, 11.8)
+    azimuth = 104.0 - 31.0 * swing
+    distance = 0.8 - 0.04 * _ease(time, 2.0, 10.0)
+    return Camera((0.0, 0.05, 0.06), distance, azimuth, -26.0, 40.0)
+
+
+def play(world: World) -> Iterator[Frame]:
+    """Run the physics along the script and paint every frame."""
+    mocap = int(world.model.body(f"item{GRIPPER}").mocapid[0])
+    begin = float(world.data.time)
+    with (
+        Painter(world, FRAME_SIZE, ids=False) as colour,
+        Painter(world, FRAME_SIZE, ids=True) as masks,
+    ):
+        for number in range(round(SECONDS * FRAMES_PER_SECOND)):
+            time = number / FRAMES_PER_SECOND
+            world.data.mocap_pos[mocap] = gripper_place(float(world.data.time) - begin)
+            while world.data.time - begin < time:
+                world.data.mocap_pos[mocap] = gripper_place(float(world.data.time) - begin)
+                mujoco.mj_step(world.model, world.data)
+            mujoco.mj_forward(world.model, world.data)
+            camera = camera_at(time)
+            yield Frame(number, colour.picture(camera), masks.ids(camera))
+
+
+def _pieces(world: World, item: int, part: int | None = None) -> tuple[int, ...]:
+    return tuple(
+        index
+        for index, piece in enumerate(world.pieces)
+        if piece.item == item and part in (None, piece.part)
+    )
+
+
+def _part_prompts(world: World, index: int, actor: Actor) -> list[Prompt]:
+    item = world.scene.placements[index].item
+    prompts = []
+    for number, part in enumerate(item.parts):
+        if part.name in actor.parts:
+            rid = f"{actor.rid}-{part.name.replace(' ', '-')}"
+            words = _PART_WORDS.get(part.name, (part.name.split()[-1],))
+            label = captions.part_names(item, part)[0]
+            pieces = _pieces(world, index, number)
+            prompts.append(Prompt(rid, actor.kind, part.name, label, words, pieces))
+    return prompts
+
+
+def prompts_of(world: World) -> list[Prompt]:
+    """All regions to follow: the items, some of their parts and the table."""
+    prompts = []
+    for index, actor in enumerate(CAST):
+        label = captions.title(world.scene.placements[index].item)
+        pieces = _pieces(world, index)
+        prompts.append(Prompt(actor.rid, actor.kind, None, label, actor.accepted, pieces))
+        prompts += _part_prompts(world, index, actor)
+    table = tuple(
+        i for i, piece in enumerate(world.pieces) if piece.item is None and piece.part == 0
+    )
+    prompts.append(
+        Prompt("table", "table", None, "a wooden table", ("table", "desk", "wood"), table)
+    )
+    return prompts
+
+
+def _mask(prompt: Prompt, frame: Frame) -> NDArray[np.bool_]:
+    return np.isin(frame.ids, prompt.pieces)
+
+
+def _prompt_rows(prompts: list[Prompt], frame: Frame) -> list[dict[str, Any]]:
+    return [
+        {
+            "frame": frame.number,
+            "rid": one.rid,
+            "mask": encode(_mask(one, frame)),
+            "label": one.label,
+        }
+        for one in prompts
+    ]
+
+
+class _Truth:
+    """Collects, frame by frame, what is to be seen of every region."""
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.prompts = prompts
+        self.pixels: dict[str, list[int]] = {one.rid: [] for one in prompts}
+        self.boxes: dict[str, list[list[int] | None]] = {one.rid: [] for one in prompts}
+        self.masks: dict[str, dict[str, str]] = {one.rid: {} for one in prompts}
+
+    def add(self, frame: Frame) -> None:
+        """Note counts and boxes of a frame, and whole masks of some."""
+        for one in self.prompts:
+            mask = _mask(one, frame)
+            count = int(mask.sum())
+            self.pixels[one.rid].append(count)
+            self.boxes[one.rid].append(bounding_box(mask) if count else None)
+            if frame.number % MASK_EVERY == 0:
+                self.masks[one.rid][str(frame.number)] = encode(mask)["counts"]
+
+    def document(self, frames: int) -> Mapping[str, Any]:
+        """Everything as one JSON object; masks are COCO RLE counts by frame number."""
+        regions = [
+            {
+                "rid": one.rid,
+                "kind": one.kind,
+                "part": one.part,
+                "label": one.label,
+                "accepted": list(one.accepted),
+                "pixels": self.pixels[one.rid],
+                "boxes": self.boxes[one.rid],
+                "masks": self.masks[one.rid],
+            }
+            for one in self.prompts
+        ]
+        size = list(FRAME_SIZE)
+        return {"fps": FRAMES_PER_SECOND, "size": size, "frames": frames, "regions": regions}
+
+
+def make_demo(out: Path, *, seed: int = 0) -> None:
+    """Write `tabletop.mp4`, `prompts.json` and `truth.json` into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    world = build_world(demo_scene(seed), shadow=4096, samples=8)
+    settle(world)
+    prompts = prompts_of(world)
+    truth = _Truth(prompts)
+    size = (FRAME_SIZE[1], FRAME_SIZE[0])
+    codec = cv2.VideoWriter.fourcc(*"mp4v")
+    clip = cv2.VideoWriter(str(out / "tabletop.mp4"), codec, FRAMES_PER_SECOND, size)
+    first: list[dict[str, Any]] = []
+    frames = 0
+    for frame in play(world):
+        clip.write(np.ascontiguousarray(frame.picture[..., ::-1]))
+        truth.add(frame)
+        first = first or _prompt_rows(prompts, frame)
+        frames += 1
+    clip.release()
+    (out / "prompts.json").write_text(json.dumps(first, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(truth.document(frames), separators=(",", ":"))
+    (out / "truth.json").write_text(text + "\n", encoding="utf-8")
