@@ -45,12 +45,12 @@ def _open_polls() -> int:
     folder = Path("/proc/self/fd")
     if not folder.is_dir():
         return 0
-    return sum(_target(folder / name) == "anon_inode:[eventpoll]" for name in os.listdir(folder))
+    return sum(_target(link) == "anon_inode:[eventpoll]" for link in folder.iterdir())
 
 
 def _target(link: Path) -> str:
     try:
-        return os.readlink(link)
+        return str(link.readlink())
     except OSError:  # closed since it was listed
         return ""
 
@@ -94,6 +94,8 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, bytes], None]:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         assert path.is_file(), f"{path.name} is missing: run pytest --update-golden and review it"
-        assert bytes.fromhex(path.read_text()) == data, f"{path.name}: the bytes on the wire changed"
+        assert bytes.fromhex(path.read_text()) == data, (
+            f"{path.name}: the bytes on the wire changed"
+        )
 
     return check

@@ -107,11 +107,11 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="cap.final"):
     """
 
     text: str
-    status: Literal["ok", "truncated", "filtered"]
+    status: Literal["ok", "truncated", "filtered", "unknown"]
     n_tok: int
     stop: str
     score: float | None
-    score_kind: Literal["token_geomean", "none"]
+    score_kind: Literal["token_geomean", "none", "unknown"]
     src_seqs: tuple[int, ...]
     cap_ns_first: int
     cap_ns_last: int
@@ -158,7 +158,7 @@ class Heartbeat(Event, frozen=True, kw_only=True, tag="hb"):
     """Sent every second: health and the books (see `docs/protocol.md`, conservation)."""
 
     uptime_ms: int
-    state: Literal["starting", "running", "draining", "stopped"]
+    state: Literal["starting", "running", "draining", "stopped", "unknown"]
     counters: dict[str, int]
     streams: dict[str, dict[str, Any]]
     model: str = ""

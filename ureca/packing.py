@@ -201,7 +201,7 @@ def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
 def convert(data: object, kind: type[_Message], what: str) -> _Message:
     """Plain data to a typed message; unknown keys are ignored, wrong types are `WireError`."""
     try:
-        return msgspec.convert(data, kind)
+        return msgspec.convert(data, kind, builtin_types=(bytes,))
     except (msgspec.ValidationError, OverflowError, ValueError) as error:
         raise WireError(f"not a valid {what}: {error!s:.300}") from error
 

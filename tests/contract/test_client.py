@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+
+from ureca import AsyncClient, Client, FramePublisher, RegionSeed, wire
+from ureca.errors import RequestError, VersionError, WireError
+from ureca.sockets import harden
+
+HELLO = {
+    "node": "n1",
+    "boot": b"b" * 16,
+    "versions": [[1, 0]],
+    "ops": ["hello"],
+    "streams": ["cam1"],
+    "clk": "mono",
+    "model": "scripted",
+    "bundle_sha": "",
+    "precision": "none",
+}
+
+
+class FakeNode:
+    """The node's two sockets: publishes when a subscriber appears, answers by table."""
+
+    def __init__(self, messages, answers):
+        self._messages, self._answers = messages, answers
+        self._context = zmq.Context()
+        self._pub, self._router = self._context.socket(zmq.XPUB), self._context.socket(zmq.ROUTER)
+        for socket in (self._pub, self._router):
+            harden(socket)
+            socket.bind("tcp://127.0.0.1:*")
+        self.events = self._pub.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.requests = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.asked = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self):
+        poller = zmq.Poller()
+        poller.register(self._pub, zmq.POLLIN)
+        poller.register(self._router, zmq.POLLIN)
+        while not self._stop.is_set():
+            for socket, _ in poller.poll(20):
+                if socket is self._pub:
+                    self._pub.recv()
+                    for message in self._messages:
+                        self._pub.send_multipart(message)
+                else:
+                    self._answer(*self._router.recv_multipart())
+
+    def _answer(self, identity, *parts):
+        request, picture = wire.decode_request(parts)
+        self.asked.append((request, picture))
+        for reply in self._answers(request):
+            self._router.send_multipart([identity, *wire.encode_reply(reply)])
+
+    def close(self):
+        self._stop.set()
+        self._thread.join()
+        self._context.destroy(linger=0)
+
+
+def _result(request, result):
+    return wire.Reply(v=(1, 0), id=request.id, st="result", result=result)
+
+
+@contextmanager
+def fake_node(messages=(), answers=lambda request: []):
+    node = FakeNode(list(messages), answers)
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+def _encoded(every_event):
+    return [wire.encode_event(event, "n1") for event in every_event]
+
+
+def test_events_arrive_in_order_and_gaps_are_counted(every_event):
+    messages = _encoded(every_event)
+    del messages[4:6]
+    messages.insert(2, [b"ureca1/n1/cam1/trk/r1\0", b"\xc1"])
+    with fake_node(messages) as node, Client.connect(node.events, node.requests) as client:
+        got = list(client.events(timeout_s=0.5))
+        assert [event.eseq for event in got] == [1, 2, 3, 4, *range(7, 14)]
+        assert (client.missed, client.unreadable) == (2, 1)
+
+
+def test_kinds_are_filtered_without_counting_gaps(every_event):
+    with (
+        fake_node(_encoded(every_event)) as node,
+        Client.connect(node.events, node.requests) as client,
+    ):
+        got = list(client.events(kinds=["cap.final"], timeout_s=0.5))
+        assert [event.text for event in got] == ["a red cup"]
+        assert client.missed == 0
+        with pytest.raises(WireError, match="known are"):
+            next(client.events(kinds=["cap.finale"]))
+
+
+def test_a_restarted_node_is_not_a_gap(every_event):
+    again = [msgspec.structs.replace(every_event[-1], boot=b"x" * 16, eseq=900)]
+    with (
+        fake_node(_encoded([*every_event, *again])) as node,
+        Client.connect(node.events, node.requests) as client,
+    ):
+        list(client.events(timeout_s=0.5))
+        assert client.missed == 0
+
+
+def test_another_major_version_is_not_silence(every_event):
+    data = {**wire.event_to_plain(every_event[0]), "v": [2, 0]}
+    message = [wire.event_topic(every_event[0], "n1").encode(), msgspec.msgpack.encode(data)]
+    with fake_node([message]) as node, Client.connect(node.events, node.requests) as client:
+        with pytest.raises(VersionError):
+            next(client.events(timeout_s=2))
+
+
+def test_questions_and_answers(every_event):
+    def answers(request):
+        if request.op == "hello":
+            yield wire.Reply(v=(1, 0), id=b"someone else", st="result")
+            yield wire.Reply(v=(1, 0), id=request.id, st="accepted")
+            yield wire.Reply(v=(1, 0), id=request.id, st="progress", result={"done": 1})
+            yield _result(request, HELLO)
+        elif request.op == "snapshot":
+            yield _result(
+                request, {"events": [wire.event_to_plain(event) for event in every_event]}
+            )
+        elif request.op == "health":
+            yield _result(
+                request, {"state": "running", "uptime_ms": 5, "counters": {"frames_in": 2}}
+            )
+        elif request.op == "shutdown":
+            yield _result(request, {})
+        else:
+            error = wire.ErrorBody(code="BUSY", msg="later", retry_after_ms=40)
+            yield wire.Reply(v=(1, 0), id=request.id, st="error", error=error)
+
+    with fake_node(answers=answers) as node, Client.connect(node.events, node.requests) as client:
+        assert client.hello().model == "scripted"
+        progress = []
+        client.request("hello", on_progress=progress.append)
+        assert progress == [{"done": 1}]
+        assert client.snapshot() == every_event
+        assert client.health().counters == {"frames_in": 2}
+        client.shutdown()
+        with pytest.raises(RequestError, match="BUSY: later") as caught:
+            client.request("stats")
+        assert caught.value.retry_after_ms == 40
+
+
+def test_describe_sends_the_region_and_the_picture():
+    description = {
+        "text": "a cup",
+        "status": "ok",
+        "n_tok": 2,
+        "stop": "eos",
+        "score": None,
+        "score_kind": "none",
+        "model": "m",
+        "bundle_sha": "",
+        "precision": "fp32",
+    }
+    image = np.zeros((4, 6, 3), np.uint8)
+    seed = RegionSeed(box_xyxy_px=(0.0, 1.0, 4.0, 3.0))
+    with (
+        fake_node(answers=lambda request: [_result(request, description)]) as node,
+        Client.connect(node.events, node.requests) as client,
+    ):
+        assert client.describe(seed, image=image, style="long").text == "a cup"
+        assert client.describe("r1", stream="cam1").score is None
+        with pytest.raises(WireError, match="exactly one of 'stream' and 'picture'"):
+            client.describe(seed)
+    (first, picture), (second, nothing) = node.asked
+    args = msgspec.convert(first.args, wire.DescribeArgs)
+    assert (args.picture.w, args.picture.h, args.picture.enc, args.style) == (6, 4, "rgb8", "long")
+    assert args.region.seed(6, 4) == seed
+    assert (picture, nothing) == (image.tobytes(), None)
+    assert second.args["rid"] == "r1"
+
+
+def test_silence_is_a_deadline():
+    with fake_node() as node, Client.connect(node.events, node.requests, timeout_s=0.2) as client:
+        with pytest.raises(RequestError, match="no answer to 'hello'") as caught:
+            client.hello()
+        assert caught.value.code == "DEADLINE"
+    with Client.connect(
+        "ipc:///tmp/ureca-nobody-e", "ipc:///tmp/ureca-nobody-r", timeout_s=0.1
+    ) as client:
+        with pytest.raises(RequestError, match="is a node"):
+            client.hello()
+
+
+def test_a_bad_address_is_a_typed_error():
+    with pytest.raises(RequestError, match="cannot connect"):
+        Client.connect("nonsense", "tcp://127.0.0.1:5602")
+
+
+def test_the_async_view_sees_the_same(every_event):
+    async def use(node):
+        async with AsyncClient.connect(node.events, node.requests, timeout_s=0.3) as client:
+            got = [event async for event in client.events(timeout_s=0.5)]
+            hello = await client.hello()
+            with pytest.raises(RequestError, match="no answer"):
+                await client.health()
+            return got, hello, client.missed
+
+    def answers(request):
+        return [_result(request, HELLO)] if request.op == "hello" else []
+
+    with fake_node(_encoded(every_event), answers) as node:
+        got, hello, missed = asyncio.run(use(node))
+    assert got == every_event
+    assert (hello.node, missed) == ("n1", 0)
+
+
+def test_a_camera_publishes_frames_that_the_wire_reads():
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    context = zmq.Context()
+    try:
+        with FramePublisher("tcp://127.0.0.1:*", stream="cam7") as camera:
+            socket = context.socket(zmq.SUB)
+            harden(socket)
+            socket.subscribe(b"")
+            socket.connect(camera.address)
+            while not socket.poll(20):
+                sent = camera.send(image, regions=[RegionSeed(point_xy_px=(1.0, 1.0))])
+            frame = wire.decode_frame(socket.recv_multipart(), lambda *_: image, received_ns=1)
+        assert frame.seq <= sent
+        assert (frame.stream, frame.boot) == ("cam7", camera.boot)
+        assert np.array_equal(frame.image, image)
+        assert frame.regions[0].point_xy_px == (1.0, 1.0)
+        with (
+            FramePublisher("tcp://127.0.0.1:*") as first,
+            pytest.raises(WireError, match="cannot publish"),
+        ):
+            FramePublisher(first.address)
+    finally:
+        context.destroy(linger=0)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ureca import wire
+from ureca.errors import BundleError, EngineError, RegionError, VersionError, WireError
+from ureca.requests import ErrorBody
+
+ID = b"0123456789abcdef"
+
+
+def _header(**changes):
+    data = {"v": [1, 0], "id": ID, "op": "hello", "deadline_ms": 500, "args": {}, **changes}
+    return [msgspec.msgpack.encode(data)]
+
+
+def test_requests_and_replies_survive_the_wire(golden):
+    request = wire.Request(
+        id=ID, op="describe", deadline_ms=900, args={"stream": "cam1", "rid": "r1"}
+    )
+    parts = wire.encode_request(request, b"jpeg")
+    assert wire.decode_request(parts) == (request, b"jpeg")
+    assert wire.decode_request(wire.encode_request(request)) == (request, None)
+    golden("request-describe", b"".join(parts))
+    for reply in (
+        wire.Reply(v=(1, 0), id=ID, st="accepted"),
+        wire.Reply(v=(1, 0), id=ID, st="result", result={"a": [1, "b"]}),
+        wire.Reply(
+            v=(1, 0),
+            id=ID,
+            st="error",
+            error=ErrorBody(code="BUSY", msg="later", retry_after_ms=40),
+        ),
+    ):
+        parts = wire.encode_reply(reply)
+        assert wire.decode_reply(parts) == reply
+        assert reply.terminal == (reply.st != "accepted")
+        golden(f"reply-{reply.st}", parts[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": b""},
+        {"id": b"x" * 17},
+        {"id": "text"},
+        {"op": "format_disk"},
+        {"deadline_ms": 0},
+        {"deadline_ms": 10**9},
+        {"args": []},
+    ],
+)
+def test_requests_that_are_refused(changes):
+    with pytest.raises(WireError) as caught:
+        wire.decode_request(_header(**changes))
+    assert caught.value.code == "BAD_SCHEMA"
+
+
+def test_another_major_version_is_refused_and_its_sender_still_found():
+    parts = _header(v=[7, 0])
+    with pytest.raises(VersionError):
+        wire.decode_request(parts)
+    assert wire.salvage_request_id(parts) == ID
+    assert wire.salvage_request_id([b"\xc1"]) is None
+    assert wire.salvage_request_id([]) is None
+    assert wire.salvage_request_id(_header(id="text")) is None
+
+
+def test_unknown_states_and_codes_of_a_later_minor_version():
+    data = {"v": [1, 3], "id": ID, "st": "queued"}
+    assert wire.decode_reply([msgspec.msgpack.encode(data)]).st == "unknown"
+    data = {"v": [1, 3], "id": ID, "st": "error", "error": {"code": "TOO_HOT", "msg": "fan"}}
+    assert wire.decode_reply([msgspec.msgpack.encode(data)]).error.code == "unknown"
+
+
+def test_a_reply_carries_an_error_exactly_when_it_is_one():
+    for data in ({"st": "error"}, {"st": "result", "error": {"code": "BUSY", "msg": ""}}):
+        with pytest.raises(WireError, match="exactly when"):
+            wire.decode_reply([msgspec.msgpack.encode({"v": [1, 0], "id": ID, **data})])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({}, "stream"),
+        ({"stream": "cam1"}, "rid"),
+        ({"stream": "cam1", "rid": "r", "region": {"point": [1, 1]}}, "rid"),
+        ({"picture": {"enc": "jpeg", "w": 5, "h": 5}, "rid": "r"}, "region of a 'stream'"),
+    ],
+)
+def test_describe_arguments_that_contradict_themselves(args, words):
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.convert(args, wire.DescribeArgs)
+
+
+def test_errors_become_stable_codes_and_no_traceback_leaves():
+    assert ErrorBody.of(WireError("x", code="TOO_LARGE")).code == "TOO_LARGE"
+    assert ErrorBody.of(VersionError("x")).code == "BAD_VERSION"
+    assert ErrorBody.of(RegionError("x")).code == "BAD_SCHEMA"
+    assert ErrorBody.of(EngineError("x")).code == "ENGINE"
+    assert ErrorBody.of(BundleError("x")).code == "NO_MODEL"
+    hidden = ErrorBody.of(RuntimeError("secret path"))
+    assert (hidden.code, hidden.msg) == ("INTERNAL", "RuntimeError")
+    assert {"BUSY", "ENGINE", "NO_MODEL"} <= wire.ERROR_CODES
