@@ -21,6 +21,8 @@ from ureca.models.nano.captioner import Captioner
 from ureca.models.runtime.graphs import GATHER, LM, REGIONS, VISION
 
 _ONNX_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+_IR_VERSION = 10
+"""What the torch exporter writes; the newest of the `onnx` package outruns runtimes."""
 _EXAMPLE = {"T": 2, "N": 3, "Q": 4, "P": 7, "S": 5}
 """Distinct sizes above 1, so that the tracer neither merges nor specialises a free dimension."""
 
@@ -90,7 +92,10 @@ def _gather(interface: Interface, opset: int) -> onnx.ModelProto:
     ]
     graph = helper.make_graph(nodes, GATHER, _values(interface.inputs), _values(interface.outputs))
     return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="ureca"
+        graph,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=_IR_VERSION,
+        producer_name="ureca",
     )
 
 

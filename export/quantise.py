@@ -6,8 +6,10 @@ casts when it opens the file, and weights of a published checkpoint are float16 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +53,35 @@ def quantised_int8(proto: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(proto, str(source))
-        quantization.quantize_dynamic(
-            str(source),
-            str(target),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
+        with _unadvised():
+            quantization.quantize_dynamic(
+                str(source),
+                str(target),
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
         return onnx.load(str(target))
+
+
+@contextmanager
+def _unadvised() -> Iterator[None]:
+    """The quantiser logs advice on every call to shape-infer first; our shapes are cleared on
+    purpose.
+    """
+    root = logging.getLogger()
+    keep = _NoAdvice()
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
+
+
+class _NoAdvice(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
 
 
 def int8_products(proto: onnx.ModelProto) -> int:

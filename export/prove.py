@@ -1,0 +1,108 @@
+"""The comparisons of an export: float graphs, int8 candidates one by one, the final files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from ureca.export.cases import F32, Arrays
+from ureca.export.graphs import save
+from ureca.export.parity import Agreement, Probe, agreement, listen, uncached
+from ureca.export.quantise import quantised_int8
+from ureca.export.report import Trial
+from ureca.models.config import CaptionerConfig
+from ureca.models.nano.captioner import Captioner
+from ureca.models.runtime.eager import TorchBackend
+from ureca.models.runtime.graphs import LM, REGIONS
+from ureca.models.runtime.ort import OrtBackend, default_threads, open_session
+
+Protos = Mapping[str, onnx.ModelProto]
+
+_UNCACHED_PICTURES = 2
+_CONTROL_PICTURES = 4
+_CONTROL_SEED = 20_250_405
+
+
+class Proof:
+    """A checkpoint's own words about the cases, and how near other graphs come to them."""
+
+    def __init__(self, model: Captioner, arrays: Sequence[Arrays]) -> None:
+        self.model, self.arrays = model, arrays
+        self.max_new = model.config.language.max_new_tokens
+        self.torch: Probe = TorchBackend(model)
+        self.reference = [listen(self.torch, each, max_new=self.max_new) for each in arrays]
+
+    def compare(self, probe: Probe, *, pictures: int | None = None) -> Agreement:
+        """Agreement of `probe` with the checkpoint over the first `pictures` (default: all)."""
+        reference = self.reference[:pictures]
+        heard = [
+            listen(probe, arrays, max_new=self.max_new, forced=said.captions)
+            for arrays, said in zip(self.arrays, reference, strict=False)
+        ]
+        return agreement(reference, heard)
+
+    def control(self) -> Agreement:
+        """The same comparison with weights of another seed: it must fail."""
+        with torch.random.fork_rng():
+            torch.manual_seed(_CONTROL_SEED)
+            stranger = Captioner(self.model.config)
+        return self.compare(TorchBackend(stranger), pictures=_CONTROL_PICTURES)
+
+    def uncached_equal(self, probe: Probe) -> tuple[int, int]:
+        """(regions, how many of them `probe` captions alike with and without its KV cache)."""
+        pairs: list[tuple[list[int], list[int]]] = []
+        for arrays in self.arrays[:_UNCACHED_PICTURES]:
+            cached = listen(probe, arrays, max_new=self.max_new).captions
+            plain = uncached(probe, arrays, max_new=self.max_new)
+            pairs += zip(cached, plain, strict=True)
+        return len(pairs), sum(a == b for a, b in pairs)
+
+    def alone_exact(self, probe: Probe) -> float:
+        """Share of captions that do not change when a region is captioned alone."""
+        pairs: list[tuple[list[int], list[int]]] = []
+        for arrays in self.arrays[:_CONTROL_PICTURES]:
+            together = listen(probe, arrays, max_new=self.max_new)
+            alone = [self._alone(probe, arrays, row) for row in range(len(arrays.boxes))]
+            pairs += zip(together.captions, alone, strict=True)
+        return sum(a == b for a, b in pairs) / len(pairs)
+
+    def _alone(self, probe: Probe, arrays: Arrays, row: int) -> list[int]:
+        one = slice(row, row + 1)
+        single = Arrays(arrays.pixels, arrays.masks[one], arrays.boxes[one], arrays.start_ids[one])
+        return listen(probe, single, max_new=self.max_new).captions[0]
+
+
+def choose_int8(
+    proof: Proof, masters: Protos, table: F32, *, minimum: float
+) -> tuple[dict[str, onnx.ModelProto], dict[str, Trial]]:
+    """Quantise `lm`, then `regions`; keep each only if forced choices still agree to `minimum`."""
+    graphs, trials = dict(masters), {}
+    for name in (LM, REGIONS):
+        candidate = {**graphs, name: quantised_int8(masters[name])}
+        result = proof.compare(open_graphs(candidate, table, proof.model.config))
+        trials[name] = Trial(agreement=result, chosen=result.teacher_forced >= minimum)
+        if trials[name].chosen:
+            graphs = candidate
+    return graphs, trials
+
+
+def open_graphs(graphs: Protos, table: F32, config: CaptionerConfig) -> OrtBackend:
+    """Graphs in memory as an ONNX Runtime backend."""
+    sessions: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, proto in graphs.items():
+            path = Path(folder) / f"{name}.onnx"
+            save(proto, path)
+            sessions[name] = open_session(path, threads=default_threads())
+    return OrtBackend(sessions, embeddings=table, language=config.language)
+
+
+def embedding_table(model: Captioner) -> F32:
+    """Token embeddings f32 [V, d]."""
+    return np.ascontiguousarray(model.language.embedding.weight.detach().numpy(), np.float32)

@@ -1,0 +1,87 @@
+"""The parity report: what was compared, what came out, and whether the bundle may be used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ureca.export.config import Tolerances
+from ureca.export.parity import Agreement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One graph tried in int8, everything else as chosen so far."""
+
+    agreement: Agreement
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything in `parity.json`."""
+
+    checkpoint_sha256: str
+    opset: int
+    versions: dict[str, str]
+    cases: str
+    tolerances: Tolerances
+    float32: Agreement
+    edges_max_abs_logit_diff: float
+    uncached_regions: int
+    uncached_equal: int
+    control: Agreement
+    bundle: Agreement
+    alone_exact: float
+    """Captions of the bundle that stay the same when a region is captioned alone instead of in a
+    batch (int8 activations are scaled per batch, so neighbours matter a little).
+    """
+    precision: dict[str, str] = field(default_factory=dict)
+    """What ships, by graph; float32 graphs of an int8 bundle are stored as float16."""
+    int8_trials: dict[str, Trial] = field(default_factory=dict)
+
+    def failures(self) -> list[str]:
+        """Why the bundle may not be used; empty when it may."""
+        t, bad = self.tolerances, []
+        worst = max(self.float32.max_abs_logit_diff, self.edges_max_abs_logit_diff)
+        if not worst <= t.max_abs_logit_diff:
+            bad.append(f"float32 logits differ by {worst:.2e}, allowed {t.max_abs_logit_diff:.0e}")
+        if self.float32.teacher_forced < t.float_agreement:
+            bad.append(f"float32 choices agree only to {self.float32.teacher_forced:.4f}")
+        if self.uncached_equal < self.uncached_regions:
+            lost = self.uncached_regions - self.uncached_equal
+            bad.append(f"{lost} captions differ with and without the KV cache")
+        if self.control.teacher_forced >= t.control_agreement:
+            bad.append("weights of another seed agree as well: the comparison proves nothing")
+        if self.bundle.teacher_forced < t.int8_agreement:
+            bad.append(f"the bundle's choices agree only to {self.bundle.teacher_forced:.4f}")
+        return bad
+
+    def save(self, path: Path) -> None:
+        """Write `parity.json`."""
+        document = {**asdict(self), "failures": self.failures()}
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf8")
+
+    def table(self) -> str:
+        """The report for a terminal."""
+        rows = [("float32 onnx", self.float32), ("bundle", self.bundle)]
+        rows += [(f"int8 {name}", trial.agreement) for name, trial in self.int8_trials.items()]
+        rows.append(("other seed", self.control))
+        head = f"{'against torch':<16}{'max|dlogit|':>12}{'forced':>9}{'free':>9}{'exact':>9}"
+        lines = [f"{self.cases}; {self.float32.tokens} tokens", head]
+        lines += [f"{name:<16}{_row(agreement)}" for name, agreement in rows]
+        lines.append(f"zero-length edges: max|dlogit| {self.edges_max_abs_logit_diff:.2e}")
+        lines.append(f"without KV cache: {self.uncached_equal} of {self.uncached_regions} equal")
+        lines.append(f"alone as in batch: {self.alone_exact:.3f} of captions")
+        lines.append(
+            "ships " + ", ".join(f"{name} {kind}" for name, kind in self.precision.items())
+        )
+        return "\n".join([*lines, *(f"FAILED: {reason}" for reason in self.failures())])
+
+
+def _row(agreement: Agreement) -> str:
+    return (
+        f"{agreement.max_abs_logit_diff:>12.2e}{agreement.teacher_forced:>9.4f}"
+        f"{agreement.free_running:>9.4f}{agreement.caption_exact:>9.4f}"
+    )
