@@ -1,0 +1,44 @@
+# make demo    caption the demo clip live in this terminal (set-up included)
+# make test    everything that CI runs: checks and tests (set-up included)
+# make check   lint, format, types, import laws, sizes; in the environment of `make test`
+# make bench   captions per second and latency on this machine
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+DEMO := .venv
+DEV := .venv-dev
+PYTEST_ARGS ?=
+
+.PHONY: demo test check bench clean
+
+demo: $(DEMO)/.ready
+	$(DEMO)/bin/python run_node.py --source configs/demo/tabletop.mp4 --prompts configs/demo/prompts.json
+
+test: check
+	$(DEV)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: $(DEV)/.ready
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy -p ureca
+	$(DEV)/bin/lint-imports
+	$(DEV)/bin/python tools/sizes.py
+
+bench: $(DEMO)/.ready
+	$(DEMO)/bin/ureca bench
+
+# The node's environment: no torch.
+$(DEMO)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --editable '.[node]'
+	touch $@
+
+# Everything, to test every room. torch: a CPU wheel is enough; see README for where to get one.
+$(DEV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --editable '.[node,train,export,dev]'
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(DEV) build dist *.egg-info
