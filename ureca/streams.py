@@ -1,9 +1,8 @@
 """What the node sends, how often, and what may be lost: one row per kind of event.
 
 The topic part lets a subscriber choose (`delta` apart from `cap`, so that a thin link need not
-carry the words twice). `expected_hz` is per region for region events, else per node; `queue_depth`
-bounds what waits between the node and a slow subscriber. Terminal events are never dropped by the
-node: everything that was accepted ends.
+carry the words twice). `expected_hz` is per region for region events, else per node. Terminal
+events are never dropped by the node: everything that was accepted ends.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Literal
 
 from ureca.events import AnyEvent
 
-Loss = Literal["never", "newest_wins", "drop"]
-"""What a full queue does: `never` drops, lets the newest replace its elder, or drops it."""
+Loss = Literal["never", "drop"]
+"""When more waits than the node queues: `drop` events are left out and counted, `never` are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +25,23 @@ class StreamSpec:
     kind: str
     topic_part: str
     expected_hz: float
-    queue_depth: int
     loss: Loss
 
 
 _ROWS = (
-    StreamSpec("trk.new", "trk", 0.1, 256, "never"),
-    StreamSpec("trk.update", "trk", 5.0, 64, "newest_wins"),
-    StreamSpec("trk.lost", "trk", 0.1, 256, "never"),
-    StreamSpec("trk.recovered", "trk", 0.1, 256, "never"),
-    StreamSpec("trk.end", "trk", 0.1, 256, "never"),
-    StreamSpec("cap.start", "cap", 0.5, 256, "drop"),
-    StreamSpec("cap.delta", "delta", 5.0, 256, "drop"),
-    StreamSpec("cap.final", "cap", 0.5, 1024, "never"),
-    StreamSpec("cap.same", "cap", 0.5, 1024, "never"),
-    StreamSpec("cap.abort", "cap", 0.1, 1024, "never"),
-    StreamSpec("cap.error", "cap", 0.1, 1024, "never"),
-    StreamSpec("hb", "hb", 1.0, 1, "newest_wins"),
-    StreamSpec("met", "met", 0.2, 1, "newest_wins"),
+    StreamSpec("trk.new", "trk", 0.1, "never"),
+    StreamSpec("trk.update", "trk", 10.0, "drop"),
+    StreamSpec("trk.lost", "trk", 0.1, "never"),
+    StreamSpec("trk.recovered", "trk", 0.1, "never"),
+    StreamSpec("trk.end", "trk", 0.1, "never"),
+    StreamSpec("cap.start", "cap", 0.5, "drop"),
+    StreamSpec("cap.delta", "delta", 5.0, "drop"),
+    StreamSpec("cap.final", "cap", 0.5, "never"),
+    StreamSpec("cap.same", "cap", 0.5, "never"),
+    StreamSpec("cap.abort", "cap", 0.1, "never"),
+    StreamSpec("cap.error", "cap", 0.1, "never"),
+    StreamSpec("hb", "hb", 1.0, "drop"),
+    StreamSpec("met", "met", 0.2, "drop"),
 )
 
 STREAMS: Mapping[str, StreamSpec] = MappingProxyType({row.kind: row for row in _ROWS})
