@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgpack
@@ -56,6 +56,7 @@ class WireLimits:
     """The most that is taken from a peer; a message beyond is refused with `TOO_LARGE`."""
 
     max_header_bytes: int = 1 << 20
+    max_reply_bytes: int = 1 << 24
     max_payload_bytes: int = 1 << 26
     max_pixels: int = 1 << 25
     max_regions: int = 256
@@ -66,7 +67,12 @@ class WireLimits:
     @property
     def max_message_bytes(self) -> int:
         """For `ZMQ_MAXMSGSIZE`: no single part may be larger."""
-        return max(self.max_header_bytes, self.max_payload_bytes)
+        return max(self.max_header_bytes, self.max_reply_bytes, self.max_payload_bytes)
+
+    @property
+    def for_replies(self) -> WireLimits:
+        """Replies may be longer: a snapshot carries a mask or two for every live region."""
+        return replace(self, max_header_bytes=self.max_reply_bytes)
 
 
 LIMITS = WireLimits()

@@ -196,14 +196,21 @@ def salvage_request_id(parts: Sequence[bytes]) -> bytes | None:
 
 
 def encode_reply(reply: Reply, limits: WireLimits = LIMITS) -> list[bytes]:
-    """The one part of a reply."""
-    return [pack(reply, limits)]
+    """The one part of a reply.
+
+    A result that cannot be sent becomes the error that says so: silence is never an answer.
+    """
+    try:
+        return [pack(reply, limits.for_replies)]
+    except WireError as error:
+        refusal = Reply(v=reply.v, id=reply.id, st="error", error=ErrorBody.of(error))
+        return [pack(refusal, limits.for_replies)]
 
 
 def decode_reply(parts: Sequence[bytes], limits: WireLimits = LIMITS) -> Reply:
     """Read a reply; raises `WireError`."""
     check_parts(parts, least=1, most=1, what="a reply")
-    data = unpack(parts[0], limits)
+    data = unpack(parts[0], limits.for_replies)
     check_version(data)
     or_unknown(data, {"st": _STATES})
     if isinstance(data.get("error"), dict):

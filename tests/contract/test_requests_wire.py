@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
@@ -78,6 +80,21 @@ def test_a_reply_carries_an_error_exactly_when_it_is_one():
     for data in ({"st": "error"}, {"st": "result", "error": {"code": "BUSY", "msg": ""}}):
         with pytest.raises(WireError, match="exactly when"):
             wire.decode_reply([msgspec.msgpack.encode({"v": [1, 0], "id": ID, **data})])
+
+
+@pytest.mark.parametrize("result", [{"text": "x" * 100_000}, {"score": float("nan")}])
+def test_a_result_that_cannot_be_sent_is_an_error_and_not_silence(result):
+    limits = dataclasses.replace(wire.LIMITS, max_reply_bytes=1000)
+    reply = wire.Reply(v=(1, 0), id=ID, st="result", result=result)
+    read = wire.decode_reply(wire.encode_reply(reply, limits))
+    assert (read.id, read.st) == (ID, "error")
+    assert read.error.code in ("TOO_LARGE", "BAD_SCHEMA")
+
+
+def test_a_snapshot_may_be_longer_than_a_header():
+    result = {"events": ["x" * 200_000] * 20}
+    reply = wire.Reply(v=(1, 0), id=ID, st="result", result=result)
+    assert wire.decode_reply(wire.encode_reply(reply)) == reply
 
 
 @pytest.mark.parametrize(
