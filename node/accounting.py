@@ -26,8 +26,9 @@ DropReason = Literal[
     "internal",
     "shutdown",
 ]
-"""Why a frame was not processed. `link_gap`: its number never arrived; `superseded`: a newer one came first;
-`expired`: too old on arrival; `busy`: one stream too many; `internal`: a fault of ours, in the log."""
+"""Why a frame was not processed. `link_gap`: its number never arrived; `superseded`: a newer one
+came first; `expired`: too old on arrival; `busy`: one stream too many; `internal`: a fault of ours,
+in the log."""
 
 End = Literal["final", "same", "abort", "error"]
 DROP_REASONS = frozenset(get_args(DropReason))
@@ -35,7 +36,9 @@ DROP_REASONS = frozenset(get_args(DropReason))
 
 @dataclass(frozen=True)
 class Balance:
-    """The books at one moment; `frames_in_flight` and `requests_in_flight` are what is still open."""
+    """The books at one moment; `frames_in_flight` and `requests_in_flight` are what is still
+    open.
+    """
 
     frames_in: int
     frames_processed: int

@@ -16,7 +16,8 @@ U8 = npt.NDArray[np.uint8]
 _LIGHT, _CHROMA = 12, 16
 BINS = _LIGHT * _CHROMA * _CHROMA
 _CHROMA_LOW, _CHROMA_STEP = 80, 6
-"""Natural chroma lies within 128 +- 48 of OpenCV's 8-bit Lab; the bins cover that and clip the rest."""
+"""Natural chroma lies within 128 +- 48 of OpenCV's 8-bit Lab; the bins cover that and clip the
+rest."""
 
 
 def colour_bins(rgb: U8) -> I32:
@@ -38,9 +39,15 @@ def histogram(bins: I32, where: npt.NDArray[np.bool_]) -> F32:
 
 
 def _blur(cube: F32, axis: int) -> F32:
-    """Binomial 1-2-1 smoothing with repeated edges: neighbouring bins are nearly the same colour."""
-    before = np.concatenate([cube.take([0], axis), cube.take(range(cube.shape[axis] - 1), axis)], axis)
-    after = np.concatenate([cube.take(range(1, cube.shape[axis]), axis), cube.take([-1], axis)], axis)
+    """Binomial 1-2-1 smoothing with repeated edges: neighbouring bins are nearly the same
+    colour.
+    """
+    before = np.concatenate(
+        [cube.take([0], axis), cube.take(range(cube.shape[axis] - 1), axis)], axis
+    )
+    after = np.concatenate(
+        [cube.take(range(1, cube.shape[axis]), axis), cube.take([-1], axis)], axis
+    )
     return np.asarray(0.25 * before + 0.5 * cube + 0.25 * after, np.float32)
 
 
@@ -55,8 +62,9 @@ def evidence(bins: I32, inside: F32, around: F32) -> F32:
     return np.asarray(cv2.blur(ratio[bins], (3, 3)), np.float32)
 
 
-def surround(mask: npt.NDArray[np.bool_], *, radius_px: int = 15) -> npt.NDArray[np.bool_]:
+def surround(mask: npt.NDArray[np.bool_], *, radius_px: int) -> npt.NDArray[np.bool_]:
     """The ring of `radius_px` around a mask bool [h, w]."""
     size = 2 * radius_px + 1
-    grown = cv2.dilate(mask.view(np.uint8), np.ones((size, size), np.uint8))
+    binary = np.ascontiguousarray(mask).view(np.uint8)
+    grown = cv2.dilate(binary, np.ones((size, size), np.uint8))
     return np.asarray((grown > 0) & ~mask, np.bool_)

@@ -1,4 +1,6 @@
-"""Direct requests (`describe`): one region of a stream's newest frame, or of a picture sent along."""
+"""Direct requests (`describe`): one region of a stream's newest frame, or of a picture sent
+along.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from ureca.events import AnyEvent
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One direct request. Exactly one of `stream` and `frame` (a picture of the client's own), and one of `rid`
-    and `seed`. `reply` gets the caption's events; `fail` gets the error when no caption could be started."""
+    """One direct request. Exactly one of `stream` and `frame` (a picture of the client's own), and
+    one of `rid` and `seed`. `reply` gets the caption's events; `fail` gets the error when no
+    caption could be started.
+    """
 
     reply: Callable[[AnyEvent], None]
     fail: Callable[[UrecaError], None]
@@ -38,7 +42,9 @@ class AskQueue:
         self._closed = False
 
     def put(self, ask: Ask) -> None:
-        """Raises `RequestError` with BUSY when the queue is full, GONE when the node is stopping."""
+        """Raises `RequestError` with BUSY when the queue is full, GONE when the node is
+        stopping.
+        """
         with self._lock:
             if self._closed:
                 raise RequestError("the node is shutting down", code="GONE")

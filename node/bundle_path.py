@@ -18,7 +18,9 @@ def open_engine(folder: str) -> Engine:
 
 
 def demo_clip() -> tuple[Path, Path] | None:
-    """The demo clip and its prompts, in a checkout; None in an installed package, which has no configs."""
+    """The demo clip and its prompts, in a checkout; None in an installed package, which has no
+    configs.
+    """
     folder = _PACKAGE.resolve().parent / "configs" / "demo"
     clip, prompts = folder / "tabletop.mp4", folder / "prompts.json"
     return (clip, prompts) if clip.is_file() and prompts.is_file() else None

@@ -1,7 +1,8 @@
 """Writes captions: one batch of regions of one frame at a time, on a thread of its own.
 
-`CaptionWriter` is what happens to a batch; `InlineCaptioner` runs it in the caller (replay and tests) and
-`ThreadCaptioner` on a thread. Every row of a batch gets exactly one terminal event, whatever the engine does.
+`CaptionWriter` is what happens to a batch; `InlineCaptioner` runs it in the caller (replay and
+tests) and `ThreadCaptioner` on a thread. Every row of a batch gets exactly one terminal event,
+whatever the engine does.
 """
 
 from __future__ import annotations
@@ -17,19 +18,10 @@ from typing import Protocol
 from ureca.clock import Clock
 from ureca.datatypes import Frame, RegionInput, RegionRequest, RowDelta, RowDone
 from ureca.engine import Engine
-from ureca.events import (
-    AnyEvent,
-    CaptionAbort,
-    CaptionDelta,
-    CaptionError,
-    CaptionFinal,
-    CaptionStart,
-    CaptionTerminal,
-)
+from ureca.events import AnyEvent, CaptionFinal, CaptionTerminal
+from ureca.node.caption_events import abort, delta, error, final, start
 from ureca.node.config import CaptionConfig
 from ureca.node.gate import complaint
-from ureca.rle import encode
-from ureca.wire import to_wire_rle
 
 Send = Callable[[AnyEvent], None]
 _log = logging.getLogger(__name__)
@@ -37,7 +29,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One region of a batch. Events go to `reply` when the caption was asked for directly, else to everyone."""
+    """One region of a batch. Events go to `reply` when the caption was asked for directly, else to
+    everyone.
+    """
 
     request: RegionRequest
     reply: Send | None = None
@@ -77,7 +71,9 @@ class Captioner(Protocol):
         """Start a job; only while `room` allows it."""
 
     def abort(self, request_id: int, reason: str) -> None:
-        """Stop writing for a request; its terminal event will be `cap.abort` unless it had ended."""
+        """Stop writing for a request; its terminal event will be `cap.abort` unless it had
+        ended.
+        """
 
     def outcomes(self) -> list[Outcome]:
         """The rows that ended since the last call."""
@@ -120,24 +116,26 @@ class CaptionWriter:
         return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
     def write(self, job: Job, send: Send) -> None:
-        """Caption all rows of `job`. Never raises: a failing engine ends all open rows with `cap.error`."""
+        """Caption all rows of `job`. Never raises: a failing engine ends all open rows with
+        `cap.error`.
+        """
         writing = _Writing(job=job, send=send, started_ns=self._clock.now_ns())
         for row in job.rows:
             reason = self._reason(row.request)
             if reason is not None:
-                self._end(writing, row, _abort(row.request, reason))
+                self._end(writing, row, abort(row.request, reason))
             else:
                 writing.open_rows[len(writing.open_rows)] = row
-                _tell(writing, row, _start(row.request, job.frame))
+                _tell(writing, row, start(row.request, job.frame))
         try:
             if writing.open_rows:
                 self._run(writing)
             failure = "the engine ended without finishing this region"
-        except Exception as error:  # an engine may fail in any way; the node must not die with it
+        except Exception as failed:  # noqa: BLE001  (an engine may fail in any way; the node lives on)
             _log.exception("the engine failed on a batch of %d regions", len(job.rows))
-            failure = f"{type(error).__name__}: {error!s:.200}"
+            failure = f"{type(failed).__name__}: {failed!s:.200}"
         for row in list(writing.open_rows.values()):
-            self._end(writing, row, _error(row.request, "ENGINE", failure))
+            self._end(writing, row, error(row.request, "ENGINE", failure))
         for row in job.rows:
             self._aborts.pop(row.request.request_id, None)
 
@@ -155,7 +153,7 @@ class CaptionWriter:
                 continue
             if isinstance(out, RowDelta):
                 writing.first_text_ns.setdefault(out.row, self._clock.now_ns())
-                _tell(writing, row, _delta(row.request, out))
+                _tell(writing, row, delta(row.request, out))
             else:
                 self._end(writing, row, self._terminal(writing, row, out))
                 del writing.open_rows[out.row]
@@ -174,49 +172,30 @@ class CaptionWriter:
     def _terminal(self, writing: _Writing, row: Row, done: RowDone) -> CaptionTerminal:
         if done.stop == "aborted":
             reason = self._aborts.get(row.request.request_id, "aborted")
-            return _abort(row.request, reason)
+            return abort(row.request, reason)
         problem = complaint(done, self._config)
         if problem is not None:
-            return _error(row.request, "BAD_OUTPUT", problem)
+            return error(row.request, "BAD_OUTPUT", problem)
         return self._final(writing, row.request, done)
 
     def _final(self, writing: _Writing, request: RegionRequest, done: RowDone) -> CaptionFinal:
-        frame, now_ns = writing.job.frame, self._clock.now_ns()
+        now_ns = self._clock.now_ns()
         first_ns = writing.first_text_ns.get(done.row, now_ns)
-        return CaptionFinal(
-            stream=request.stream,
-            rid=request.rid,
-            rev=request.rev,
-            request_id=request.request_id,
-            text=done.text.strip(),
-            status="truncated" if done.stop == "length" else "ok",
-            n_tok=done.n_tok,
-            stop=done.stop,
-            score=done.score,
-            score_kind="token_geomean",
-            src_seqs=(frame.seq,),
-            cap_ns_first=frame.captured_ns,
-            cap_ns_last=frame.captured_ns,
-            clk=frame.clock,
-            cap_src=frame.cap_src,
-            box=request.box_xyxy_px,
-            mask=to_wire_rle(encode(request.mask)),
-            mask_seq=frame.seq,
-            trigger=request.trigger.value,
-            prompt_id=request.style,
-            model=self.info.model,
-            bundle_sha=self.info.bundle_sha,
-            precision=self.info.precision,
+        durations_us = {
+            **writing.stage_us,
+            "trk": writing.job.track_us,
+            "wait": (writing.started_ns - writing.job.submitted_ns) // 1000,
+            "ttft": (first_ns - writing.started_ns) // 1000,
+            "gen": (now_ns - writing.caption_ns) // 1000,
+        }
+        return final(
+            request,
+            writing.job.frame,
+            done,
+            info=self.info,
             ttl_ms=self._config.ttl_ms,
-            t={
-                **writing.stage_us,
-                "trk": writing.job.track_us,
-                "wait": (writing.started_ns - writing.job.submitted_ns) // 1000,
-                "ttft": (first_ns - writing.started_ns) // 1000,
-                "gen": (now_ns - writing.caption_ns) // 1000,
-            },
+            durations_us=durations_us,
             batch={"n": writing.size, "pos": done.row},
-            label=request.label,
         )
 
     def _end(self, writing: _Writing, row: Row, event: CaptionTerminal) -> None:
@@ -297,47 +276,3 @@ class ThreadCaptioner:
 
 def _tell(writing: _Writing, row: Row, event: AnyEvent) -> None:
     (row.reply or writing.send)(event)
-
-
-def _start(request: RegionRequest, frame: Frame) -> CaptionStart:
-    return CaptionStart(
-        stream=request.stream,
-        rid=request.rid,
-        rev=request.rev,
-        request_id=request.request_id,
-        trigger=request.trigger.value,
-        seq=frame.seq,
-        cap_ns=frame.captured_ns,
-    )
-
-
-def _delta(request: RegionRequest, delta: RowDelta) -> CaptionDelta:
-    return CaptionDelta(
-        stream=request.stream,
-        rid=request.rid,
-        rev=request.rev,
-        request_id=request.request_id,
-        offset=delta.offset,
-        text=delta.text,
-    )
-
-
-def _abort(request: RegionRequest, reason: str) -> CaptionAbort:
-    return CaptionAbort(
-        stream=request.stream,
-        rid=request.rid,
-        rev=request.rev,
-        request_id=request.request_id,
-        reason=reason,
-    )
-
-
-def _error(request: RegionRequest, code: str, msg: str) -> CaptionError:
-    return CaptionError(
-        stream=request.stream,
-        rid=request.rid,
-        rev=request.rev,
-        request_id=request.request_id,
-        code=code,
-        msg=msg,
-    )

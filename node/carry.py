@@ -1,8 +1,8 @@
 """Carries one region from frame to frame, and says when it can no longer vouch for it.
 
-The outline is moved by optical flow and corrected by colour: each pixel weighs where flow says the region is
-against whether its colour belongs inside or around it. All pictures and masks here are work-sized
-(`flow.work_size`). Pure: no clock, no frame, no ids.
+The outline is moved by optical flow and corrected by colour: each pixel weighs where flow says the
+region is against whether its colour belongs inside or around it. All pictures and masks here are
+work-sized (`flow.work_size`). Pure: no clock, no frame, no ids.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ from ureca.node.flow import FlowField, sample
 LostReason = Literal["drift", "occluded", "left_view", "area_jump", "appearance"]
 
 _MIN_PIXELS = 6
+_RING_PX = 15
+_MAX_STEP_PX = 24
+"""How far a region may move within one frame, in work pixels: only so much is looked at around
+it."""
 _ADAPT_AREA = 0.08
-"""Share of the reference area that each frame replaces: slow enough to notice a leak, quick enough for zoom."""
+"""Share of the reference area that each frame replaces: slow enough to notice a leak, quick enough
+for zoom."""
 _REFERENCE_SHARE = 0.5
-"""Weight of the first look against the running one: forgetting the first look is how trackers drift."""
+"""Weight of the first look against the running one: forgetting the first look is how trackers
+drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Carrier:
 
     def __init__(self, config: TrackerConfig, picture: Picture, soft: F32) -> None:
         self._config = config
-        self._around = histogram(picture.bins, surround(soft > 0.5))
+        self._around = histogram(picture.bins, surround(soft > 0.5, radius_px=_RING_PX))
         self._first_look = histogram(picture.bins, soft > 0.5)
         self._look = self._first_look
         self._doubts = 0
@@ -55,9 +61,11 @@ class Carrier:
         self.usual_area_px = max(1.0, float(_count(soft > 0.5)))
 
     def move(self, picture: Picture, flow: FlowField) -> LostReason | None:
-        """Carry the mask onto `picture`. A reason means that the region is lost as of this picture."""
+        """Carry the mask onto `picture`. A reason means that the region is lost as of this
+        picture.
+        """
         before_px = _count(self.soft > 0.5)
-        self.soft = self._corrected(sample(self.soft, flow.backward), picture.bins)
+        self.soft = self._corrected(flow, picture.bins)
         inside = self.soft > 0.5
         area_px = _count(inside)
         gone = self._gone(inside, area_px)
@@ -86,17 +94,27 @@ class Carrier:
     def _mixed_look(self) -> F32:
         return _REFERENCE_SHARE * self._first_look + (1 - _REFERENCE_SHARE) * self._look
 
-    def _corrected(self, predicted: F32, bins: I32) -> F32:
-        sigma = self._config.edge_sigma_px
-        box = _reach(predicted, margin=int(3 * sigma) + 2)
-        if box is None:
-            return np.zeros_like(predicted)
-        prior = cv2.GaussianBlur(predicted[box], (0, 0), sigma).clip(0.002, 0.998)
-        colour = evidence(bins[box], self._mixed_look(), self._around)
-        logit = np.log(prior / (1 - prior)) + self._config.colour_weight * colour
-        soft = np.zeros_like(predicted)
-        soft[box] = 1 / (1 + np.exp(-2 * logit.clip(-10, 10)))
-        return _connected(soft, predicted)
+    @property
+    def _colour_trust(self) -> float:
+        """0..1: a part in the colour of its whole cannot be told apart by colour, and would leak
+        into it.
+        """
+        alike = similarity(self._mixed_look(), self._around)
+        return float(np.clip(2 - 2 * alike / self._config.max_likeness, 0, 1))
+
+    def _corrected(self, flow: FlowField, bins: I32) -> F32:
+        soft = np.zeros_like(self.soft)
+        window = _reach(self.soft, margin=int(3 * self._config.edge_sigma_px) + _MAX_STEP_PX)
+        if window is None:
+            return soft
+        predicted = sample(self.soft, flow.backward, window)
+        blurred = cv2.GaussianBlur(predicted, (0, 0), self._config.edge_sigma_px)
+        trust = self._colour_trust
+        prior = (trust * blurred + (1 - trust) * predicted).clip(0.002, 0.998)
+        colour = evidence(bins[window], self._mixed_look(), self._around)
+        logit = np.log(prior / (1 - prior)) + trust * self._config.colour_weight * colour
+        soft[window] = _connected(1 / (1 + np.exp(-2 * logit.clip(-10, 10))), predicted)
+        return soft
 
     def _gone(self, inside: Mask, area_px: int) -> LostReason | None:
         if area_px >= max(_MIN_PIXELS, self._config.min_area_share * self.usual_area_px):
@@ -104,7 +122,9 @@ class Carrier:
         return "left_view" if self._at_border(inside) else "occluded"
 
     def _at_border(self, inside: Mask) -> bool:
-        """True when what is left of the region touches the border; an empty rest is judged by its last trace."""
+        """True when what is left of the region touches the border; an empty rest is judged by its
+        last trace.
+        """
         rest = inside if inside.any() else self.soft > 0.05
         edge = self._config.border_px
         return bool(
@@ -128,8 +148,10 @@ class Carrier:
 
     def _learn(self, picture: Picture, inside: Mask, area_px: int) -> None:
         rate = self._config.adapt_rate
-        self._look = (1 - rate) * self._look + rate * histogram(picture.bins, inside)
-        around = histogram(picture.bins, surround(inside))
+        window = _reach(self.soft, margin=_RING_PX) or (slice(None), slice(None))
+        bins, near = picture.bins[window], inside[window]
+        self._look = (1 - rate) * self._look + rate * histogram(bins, near)
+        around = histogram(bins, surround(near, radius_px=_RING_PX))
         self._around = (1 - 2 * rate) * self._around + 2 * rate * around
         if area_px > 0.5 * self.usual_area_px:
             self.usual_area_px += _ADAPT_AREA * (area_px - self.usual_area_px)
@@ -152,7 +174,9 @@ def _reach(soft: F32, *, margin: int) -> tuple[slice, slice] | None:
 
 
 def _connected(soft: F32, predicted: F32) -> F32:
-    """`soft` without the islands that flow did not predict: colour alone must not start a second region."""
+    """`soft` without the islands that flow did not predict: colour alone must not start a second
+    region.
+    """
     count, parts = cv2.connectedComponents((soft > 0.5).astype(np.uint8))
     if count <= 2:
         return soft

@@ -1,7 +1,8 @@
-"""What a node does, as frozen dataclasses: the defaults are a working node, YAML only overrides them.
+"""What a node does, as frozen dataclasses: the defaults are a working node, YAML only overrides
+them.
 
-`ureca run --config FILE --set scheduler.refresh_s=2` goes through `ureca.config.load`, which names the
-nearest key when one is unknown. Environment variables set nothing here.
+`ureca run --config FILE --set scheduler.refresh_s=2` goes through `ureca.config.load`, which names
+the nearest key when one is unknown. Environment variables set nothing here.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _LOCAL = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:.*)?|(ipc|inproc)://.+)")
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: object, message: str) -> None:
     if not condition:
         raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where pictures come from. `uri` is a video file, an image folder, a tar of pictures, or an endpoint
-    `zmq+tcp://host:port` / `zmq+ipc:///path` whose publisher sends frames of `docs/protocol.md`."""
+    """Where pictures come from. `uri` is a video file, an image folder, a tar of pictures, or an
+    endpoint `zmq+tcp://host:port` / `zmq+ipc:///path` whose publisher sends frames of
+    `docs/protocol.md`.
+    """
 
     uri: str = ""
     fps: float = 0.0
-    """Pictures per second of a folder or tar; 0 takes the container's own rate, or 24 where it has none."""
+    """Pictures per second of a folder or tar; 0 takes the container's own rate, or 24 where it has
+    none."""
     realtime: bool = True
-    """Play at the recorded rate and drop what is late. False plays every frame, as fast as it is processed."""
+    """Play at the recorded rate and drop what is late. False plays every frame, as fast as it is
+    processed."""
     loop: bool = False
     stream: str = "cam0"
     max_age_ms: int = 2000
@@ -54,12 +59,16 @@ class TrackerConfig:
     flow_preset: Preset = "medium"
     colour_weight: float = 0.8
     """How much the colours inside and around the region correct the outline that flow predicts."""
+    max_likeness: float = 0.7
+    """Colour similarity of a region to its surroundings at which its colours say nothing about its
+    outline."""
     edge_sigma_px: float = 3.5
     """Uncertainty of the predicted outline, in work pixels."""
     adapt_rate: float = 0.05
     """Share of the running colour model that each confident frame replaces."""
     max_flow_error_px: float = 3.0
-    """Median forward-backward error inside the mask, in work pixels, above which the motion is not believed."""
+    """Median forward-backward error inside the mask, in work pixels, above which the motion is not
+    believed."""
     min_area_share: float = 0.2
     """Below this share of its usual area a region counts as hidden (or as gone, at the border)."""
     max_area_jump: float = 2.2
@@ -67,7 +76,8 @@ class TrackerConfig:
     max_area_growth: float = 3.5
     """Growth over the reference area, slowly adapted, above which the outline has leaked."""
     min_appearance: float = 0.45
-    """Colour similarity (Bhattacharyya coefficient, 0..1) to the reference below which the region is lost."""
+    """Colour similarity (Bhattacharyya coefficient, 0..1) to the reference below which the region
+    is lost."""
     bad_frames: int = 3
     """Consecutive doubtful frames before a region is declared lost."""
     border_px: int = 2
@@ -107,7 +117,9 @@ class SchedulerConfig:
     max_batch: int = 8
 
     def __post_init__(self) -> None:
-        _require(1 <= self.max_batch <= 256, f"scheduler.max_batch must be 1..256, got {self.max_batch}")
+        _require(
+            1 <= self.max_batch <= 256, f"scheduler.max_batch must be 1..256, got {self.max_batch}"
+        )
         _require(
             self.deadline_s > 0, f"scheduler.deadline_s must be positive, got {self.deadline_s}"
         )
@@ -136,12 +148,16 @@ class CaptionConfig:
             1 <= self.max_new_tokens <= 512,
             f"caption.max_new_tokens must be 1..512, got {self.max_new_tokens}",
         )
-        _require(self.max_repeat >= 1, f"caption.max_repeat must be at least 1, got {self.max_repeat}")
+        _require(
+            self.max_repeat >= 1, f"caption.max_repeat must be at least 1, got {self.max_repeat}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """Where events and answers go. Only loopback and ipc addresses: there is no authentication yet."""
+    """Where events and answers go. Only loopback and ipc addresses: there is no authentication
+    yet.
+    """
 
     node: str = "node"
     events: str = "tcp://127.0.0.1:5601"
@@ -162,8 +178,8 @@ class PublishConfig:
 def _require_local(key: str, address: str) -> None:
     if not _LOCAL.fullmatch(address):
         raise ConfigError(
-            f"publish.{key} must be a loopback or ipc address, got {address!r}: events and requests are "
-            "neither encrypted nor authenticated yet, so a node may not listen on the network. Use "
+            f"publish.{key} must be a loopback or ipc address, got {address!r}: events and "
+            "requests are neither encrypted nor authenticated yet, so a node may not listen on the network. Use "
             "tcp://127.0.0.1:PORT or ipc:///PATH (and an SSH tunnel to reach it from another host)."
         )
 

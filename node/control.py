@@ -1,4 +1,6 @@
-"""Answers requests. Every request gets exactly one terminal reply; a traceback never leaves the process."""
+"""Answers requests. Every request gets exactly one terminal reply; a traceback never leaves the
+process.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ from ureca.node.asks import Ask
 from ureca.node.config import NodeConfig
 from ureca.node.pictures import decode_picture
 from ureca.packing import convert
+from ureca.picture_size import picture_size
 from ureca.requests import (
     DescribeArgs,
     Description,
@@ -39,7 +42,6 @@ from ureca.requests import (
     decode_request,
     salvage_request_id,
 )
-from ureca.picture_size import picture_size
 from ureca.wire import event_to_plain
 
 OFFERED = ("hello", "time", "snapshot", "describe", "stats", "health", "shutdown")
@@ -102,17 +104,17 @@ class _Asker:
 class Control:
     """Turns request messages into replies; `answer` may be called later and from other threads."""
 
-    def __init__(self, config: NodeConfig, facts: Facts, *, boot: bytes, clock: Clock, answer: Answer) -> None:
+    def __init__(
+        self, config: NodeConfig, facts: Facts, *, boot: bytes, clock: Clock, answer: Answer
+    ) -> None:
         self._config = config
         self._facts = facts
         self._boot = boot
         self._clock = clock
         self._answer = answer
-        self._ops: dict[str, Callable[[Request, bytes | None, _Asker], Plain | None]] = {
+        self._questions: dict[str, Callable[[], Plain]] = {
             "hello": self._hello,
-            "time": self._time,
             "snapshot": self._snapshot,
-            "describe": self._describe,
             "stats": self._stats,
             "health": self._health,
             "shutdown": self._shutdown,
@@ -124,23 +126,26 @@ class Control:
         asker = _Asker(client, salvage_request_id(parts) or b"\0", self._answer)
         try:
             request, picture = decode_request(parts)
-            operation = self._ops.get(request.op)
-            if operation is None:
-                raise WireError(f"{request.op!r} is not offered; this node has {list(OFFERED)}")
-            result = operation(request, picture, asker)
-            if result is not None:
-                if request.op == "time":
-                    result["recv_ns"] = received_ns
-                asker.say("result", result)
+            if request.op == "describe":
+                self._describe(request, picture, asker)
+            elif request.op == "time":
+                asker.say("result", {"recv_ns": received_ns, **self._time()})
+            else:
+                asker.say("result", self._question(request.op)())
         except UrecaError as error:
             asker.fail(error)
-        except Exception as error:  # a fault of ours must reach the log and not the wire
+        except Exception as error:  # noqa: BLE001  (a fault of ours goes to the log, not to the wire)
             _log.exception("a request failed")
             asker.fail(error)
 
     # --- operations ------------------------------------------------------------------------------
 
-    def _hello(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+    def _question(self, op: str) -> Callable[[], Plain]:
+        if op not in self._questions:
+            raise WireError(f"{op!r} is not offered; this node has {list(OFFERED)}")
+        return self._questions[op]
+
+    def _hello(self) -> Plain:
         info = self._facts.info
         limits = self._config.limits
         hello = Hello(
@@ -163,13 +168,13 @@ class Control:
         )
         return _plain(hello)
 
-    def _time(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
-        return {"clk": self._clock.name, "recv_ns": 0, "send_ns": self._clock.now_ns()}
+    def _time(self) -> Plain:
+        return {"clk": self._clock.name, "send_ns": self._clock.now_ns()}
 
-    def _snapshot(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+    def _snapshot(self) -> Plain:
         return {"events": [event_to_plain(event) for event in self._facts.last_events()]}
 
-    def _health(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+    def _health(self) -> Plain:
         beat, reasons = self._facts.heartbeat(), self._facts.reasons()
         health = Health(
             state="degraded" if reasons and beat.state == "running" else beat.state,
@@ -180,11 +185,11 @@ class Control:
         )
         return _plain(health)
 
-    def _stats(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+    def _stats(self) -> Plain:
         beat = self._facts.heartbeat()
         return {"uptime_ms": beat.uptime_ms, "counters": beat.counters, "streams": beat.streams}
 
-    def _shutdown(self, request: Request, picture: bytes | None, asker: _Asker) -> Plain:
+    def _shutdown(self) -> Plain:
         self._facts.stop()
         return {"state": "draining"}
 
@@ -227,7 +232,9 @@ def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
     if data is None:
         raise WireError("'picture' describes a second message part, but there is none")
     if spec.w * spec.h > max_px:
-        raise WireError(f"expected at most {max_px} pixels, got {spec.w}x{spec.h}", code="TOO_LARGE")
+        raise WireError(
+            f"expected at most {max_px} pixels, got {spec.w}x{spec.h}", code="TOO_LARGE"
+        )
     if spec.enc == "rgb8":
         if len(data) != spec.w * spec.h * 3:
             raise WireError(f"expected {spec.w * spec.h * 3} bytes of rgb8, got {len(data)}")

@@ -1,7 +1,8 @@
 """Dense optical flow between two small grey pictures, and how far it can be trusted.
 
 The flow is computed once per frame pair and shared by all tracks. It knows nothing of regions.
-Spaces: `work` pixels are those of the reduced picture (`work_size`), which keeps the frame's aspect ratio.
+Spaces: `work` pixels are those of the reduced picture (`work_size`), which keeps the frame's aspect
+ratio.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ MIN_FLOW_SIDE_PX = 24
 class FlowField:
     """Motion between two consecutive work pictures of [h, w].
 
-    `backward` f32 [h, w, 2] leads from a pixel of the new picture to where it was in the old one (x, y in work
-    pixels). `error_px` f32 [h, w] is the forward-backward disagreement at each pixel of the new picture.
+    `backward` f32 [h, w, 2] leads from a pixel of the new picture to where it was in the old one
+    (x, y in work pixels). `error_px` f32 [h, w] is the forward-backward disagreement at each pixel
+    of the new picture.
     """
 
     backward: F32
@@ -52,19 +54,30 @@ class FlowEstimator:
         backward = np.asarray(self._dis.calc(new_gray, old_gray, None), np.float32)  # type: ignore[call-overload]
         forward = np.asarray(self._dis.calc(old_gray, new_gray, None), np.float32)  # type: ignore[call-overload]
         there_and_back = backward + sample(forward, backward)
-        return FlowField(backward=backward, error_px=np.linalg.norm(there_and_back, axis=2).astype(np.float32))
+        return FlowField(
+            backward=backward, error_px=np.linalg.norm(there_and_back, axis=2).astype(np.float32)
+        )
 
 
-def sample(values: F32, flow: F32, *, outside: float = 0.0) -> F32:
-    """`values` f32 [h, w] or [h, w, C] read at every pixel plus `flow` f32 [h, w, 2], bilinear."""
+Window = tuple[slice, slice]
+"""Rows and columns of a picture."""
+
+EVERYWHERE: Window = (slice(None), slice(None))
+
+
+def sample(values: F32, flow: F32, window: Window = EVERYWHERE) -> F32:
+    """`values` f32 [h, w] or [h, w, C] read at the pixels of `window` plus `flow` f32 [h, w, 2].
+
+    Bilinear; 0 outside the picture. Returns f32 of the window's size.
+    """
     xs, ys = _grid(flow.shape[0], flow.shape[1])
     read = cv2.remap(
         values,
-        xs + flow[..., 0],
-        ys + flow[..., 1],
+        xs[window] + flow[window][..., 0],
+        ys[window] + flow[window][..., 1],
         cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=(outside,) * 4,
+        borderValue=(0.0,) * 4,
     )
     return np.asarray(read, np.float32)
 
@@ -76,7 +89,9 @@ def _grid(height: int, width: int) -> tuple[F32, F32]:
 
 
 def work_size(height: int, width: int, *, work_width_px: int) -> tuple[int, int]:
-    """(height, width) of the work picture: at most `work_width_px` wide, never enlarged past the flow's minimum."""
+    """(height, width) of the work picture: at most `work_width_px` wide, never enlarged past the
+    flow's minimum.
+    """
     scale = min(1.0, work_width_px / width)
     return max(MIN_FLOW_SIDE_PX, round(height * scale)), max(MIN_FLOW_SIDE_PX, round(width * scale))
 

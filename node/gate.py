@@ -1,4 +1,6 @@
-"""The last look at a caption before it is said: text that is not a caption becomes a typed failure."""
+"""The last look at a caption before it is said: text that is not a caption becomes a typed
+failure.
+"""
 
 from __future__ import annotations
 

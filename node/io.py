@@ -35,8 +35,8 @@ def bind_router(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.So
     except zmq.ZMQError as error:
         router.close(0)
         raise WireError(
-            f"cannot answer requests on {address}: {error}; is another node running? Choose another "
-            "address with --set publish.requests=tcp://127.0.0.1:PORT",
+            f"cannot answer requests on {address}: {error}; is another node running? "
+            "Choose another address with --set publish.requests=tcp://127.0.0.1:PORT",
             code="INTERNAL",
         ) from error
     return router
@@ -99,7 +99,7 @@ class IoThread:
             self._receive()
             self._flush()
             self._beat()
-        except Exception:  # the sockets' thread must outlive any single message
+        except Exception:  # noqa: BLE001  (the sockets' thread must outlive any message)
             _log.exception("a round of sending and receiving failed")
 
     def _receive(self) -> None:

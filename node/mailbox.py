@@ -9,7 +9,9 @@ from ureca.node.accounting import Books
 
 
 class Mailbox:
-    """Holds the newest frame of each stream. A frame that is replaced is counted as `superseded`."""
+    """Holds the newest frame of each stream. A frame that is replaced is counted as
+    `superseded`.
+    """
 
     def __init__(self, books: Books, *, max_streams: int = 1) -> None:
         self._books = books
@@ -22,11 +24,11 @@ class Mailbox:
     def put(self, frame: Frame, *, keep: bool = False, wait: bool = False) -> bool:
         """Leave `frame` for the taker and return True; the caller has counted it in.
 
-        A frame left with `keep` is not replaced: later ones wait for it to be taken. With `wait` the call
-        blocks until there is room, so nothing is lost. False after `close`.
+        A frame left with `keep` is not replaced: later ones wait for it to be taken. With `wait`
+        the call blocks until there is room, so nothing is lost. False after `close`.
         """
         with self._changed:
-            while not self._closed and self._must_wait(frame.stream, wait):
+            while not self._closed and self._must_wait(frame.stream, wait=wait):
                 self._changed.wait()
             if self._closed:
                 self._books.frame_dropped("shutdown")
@@ -41,7 +43,9 @@ class Mailbox:
             return True
 
     def take(self, timeout_s: float) -> Frame | None:
-        """The frame of the stream that has waited longest; None after `timeout_s`, `wake` or `close`."""
+        """The frame of the stream that has waited longest; None after `timeout_s`, `wake` or
+        `close`.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._frames or self._woken or self._closed, timeout_s)
             self._woken = False
@@ -72,6 +76,6 @@ class Mailbox:
         with self._changed:
             return not self._frames
 
-    def _must_wait(self, stream: str, wait: bool) -> bool:
+    def _must_wait(self, stream: str, *, wait: bool) -> bool:
         held = self._frames.get(stream)
         return held is not None and (wait or held[1])

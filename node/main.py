@@ -115,7 +115,9 @@ def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
     if not config.source.uri:
         demo = demo_clip()
         if demo is None:
-            raise SourceError("no source and no demo clip here: give --source, see ureca run --help")
+            raise SourceError(
+                "no source and no demo clip here: give --source, see ureca run --help"
+            )
         clip, prompts = demo
         config = replace(
             config,
@@ -145,7 +147,7 @@ def _signals(node: Node) -> Iterator[None]:
     """SIGINT and SIGTERM drain the node; the third one ends the process at once."""
     count = 0
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         nonlocal count
         count += 1
         if count > 2:

@@ -4,8 +4,9 @@
                                      └──► outbox ◄──┘
                                              └──► ureca-io ──► subscribers, sinks
 
-Everything is drained in that order at the end: the source stops, what was accepted is finished (or aborted
-after a grace period), regions end, the last events are sent, sockets close, threads are joined.
+Everything is drained in that order at the end: the source stops, what was accepted is finished (or
+aborted after a grace period), regions end, the last events are sent, sockets close, threads are
+joined.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ class Node:
         return self._done.wait(timeout_s)
 
     def stop(self) -> None:
-        """Begin an orderly end; a second call aborts what is still in flight. Any thread may call it."""
+        """Begin an orderly end; a second call aborts what is still in flight. Any thread may call
+        it.
+        """
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
@@ -217,8 +220,8 @@ class Node:
                     break
         except UrecaError as error:
             self.failure = error
-            _log.error("the source failed: %s", error)  # noqa: TRY400  (the message is the point)
-        except Exception as error:
+            _log.error("the source failed: %s", error)
+        except Exception as error:  # noqa: BLE001  (a source may fail in any way; it is reported)
             self.failure = UrecaError(f"the source failed: {type(error).__name__}: {error}")
             _log.exception("the source failed")
         self._source_ended.set()
@@ -239,7 +242,7 @@ class Node:
                 self._pipeline.tick(now_ns)
             else:
                 self._pipeline.step(frame, now_ns)
-        except Exception:  # a fault of ours costs one frame, is counted, and shows in `health`
+        except Exception:  # noqa: BLE001  (costs one frame, is counted, shows in `health`)
             if frame is not None:
                 self.books.frame_dropped("internal")
             _log.exception("a frame failed inside the node")

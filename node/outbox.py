@@ -1,4 +1,6 @@
-"""What waits to be sent: events and replies from any thread, taken by the one thread that owns the sockets."""
+"""What waits to be sent: events and replies from any thread, taken by the one thread that owns the
+sockets.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ Answer = tuple[bytes, Reply]
 
 
 class Outbox:
-    """A bounded queue with a file descriptor to poll. Beyond the limit, what the streams table lets go is
-    dropped and counted; terminals and the life of regions are always kept."""
+    """A bounded queue with a file descriptor to poll. Beyond the limit, what the streams table lets
+    go is dropped and counted; terminals and the life of regions are always kept.
+    """
 
     def __init__(self, limit: int, *, clock: Clock, books: Books) -> None:
         self._limit = limit
@@ -31,8 +34,8 @@ class Outbox:
         self._events: deque[Queued] = deque()
         self._answers: deque[Answer] = deque()
         self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._reader.settimeout(0)
+        self._writer.settimeout(0)
 
     def put(self, event: AnyEvent) -> None:
         """Queue an event for all subscribers."""

@@ -1,8 +1,8 @@
 """From a frame to events: track, schedule, caption. No sockets, no sleeping, no threads of its own.
 
-`step(frame, now_ns)` is the deterministic seam: with `testing.SyntheticSource`, `testing.ScriptedEngine`, an
-`InlineCaptioner` and a `ManualClock` the whole node is a function of its frames. One thread calls `step`,
-`tick` and `close`; `ask` may be called from any.
+`step(frame, now_ns)` is the deterministic seam: with `testing.SyntheticSource`,
+`testing.ScriptedEngine`, an `InlineCaptioner` and a `ManualClock` the whole node is a function of
+its frames. One thread calls `step`, `tick` and `close`; `ask` may be called from any.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Pipeline:
     # --- what callers do -------------------------------------------------------------------------
 
     def step(self, frame: Frame, now_ns: int) -> list[AnyEvent]:
-        """Take one frame through tracking and scheduling; returns the events since the last call."""
+        """Take one frame through tracking and scheduling; returns the events since the last
+        call.
+        """
         self._absorb()
         stream = self._streams.get(frame.stream)
         if stream is None and len(self._streams) >= self._config.limits.max_streams:
@@ -106,7 +108,9 @@ class Pipeline:
         return self._events()
 
     def ask(self, ask: Ask) -> None:
-        """Queue a direct request. Raises `RequestError` (BUSY, GONE, NO_STREAM) instead of accepting it."""
+        """Queue a direct request. Raises `RequestError` (BUSY, GONE, NO_STREAM) instead of
+        accepting it.
+        """
         if ask.stream is not None and ask.stream not in self._streams:
             known = sorted(self._streams) or "none yet"
             raise RequestError(f"no stream {ask.stream!r}; there are {known}", code="NO_STREAM")
@@ -116,7 +120,9 @@ class Pipeline:
 
     def is_idle(self) -> bool:
         """True when no caption is in flight and every visible region had its chance of one."""
-        waiting = any(s.scheduler.in_flight or s.scheduler.uncaptioned for s in self._streams.values())
+        waiting = any(
+            s.scheduler.in_flight or s.scheduler.uncaptioned for s in self._streams.values()
+        )
         return self._captioner.room > 0 and not waiting and not len(self._asks)
 
     def settle(self) -> bool:
@@ -191,7 +197,9 @@ class Pipeline:
 
     def _schedule(self, now_ns: int) -> None:
         for ask in self._asks.take_late(now_ns):
-            self._refuse(ask, RequestError("no caption before the deadline", code="DEADLINE"), "abort")
+            self._refuse(
+                ask, RequestError("no caption before the deadline", code="DEADLINE"), "abort"
+            )
         room = min(self._captioner.room, self._config.scheduler.max_batch)
         if room < 1:
             return
@@ -215,7 +223,9 @@ class Pipeline:
         self._submit(stream.frame, [Row(r) for r in requests], now_ns, stream.track_us)
 
     def _start_asks(self, room: int, now_ns: int) -> None:
-        """Direct requests about one picture; the picture's own regions fill the rest of the batch."""
+        """Direct requests about one picture; the picture's own regions fill the rest of the
+        batch.
+        """
         rows, frame, stream = [], None, None
         for ask in self._asks.take(room):
             stream = self._streams.get(ask.stream) if ask.stream else None

@@ -1,7 +1,7 @@
 """Prompt files: which regions to follow, starting at which frame.
 
-JSON list of `{"frame": 0, "rid"?, "mask": {"size": [h, w], "counts": "…"} | "box": [x0, y0, x1, y1] |
-"point": [x, y], "label"?, "parent"?}`. `frame` counts the source's pictures from 0.
+JSON list of `{"frame": 0, "rid"?, "mask": {"size": [h, w], "counts": "…"} | "box": [x0, y0, x1, y1]
+| "point": [x, y], "label"?, "parent"?}`. `frame` counts the source's pictures from 0.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def _read(entry: object, where: str) -> tuple[int, RegionSeed]:
 
 
 def seed_of(region: WireRegion) -> RegionSeed:
-    """The seed of a region whose picture is not known yet; masks and places are checked on the picture."""
+    """The seed of a region whose picture is not known yet; masks and places are checked on the
+    picture.
+    """
     return RegionSeed(
         rid=region.rid,
         mask=None if region.mask is None else from_wire_rle(region.mask),
@@ -77,9 +79,12 @@ def seed_of(region: WireRegion) -> RegionSeed:
 
 def first_frame_mask(clip: Path) -> Prompts:
     """The mask that a clip brings for its first picture, as data sets do: `masks/00000.png` beside
-    `frames/00000.webp`, in a folder or tar. Empty when there is none."""
+    `frames/00000.webp`, in a folder or tar. Empty when there is none.
+    """
     stored = _stored_mask(clip)
-    picture = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE) if stored else None
+    picture = (
+        cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE) if stored else None
+    )
     if picture is None or not picture.any():
         return {}
     return {0: (RegionSeed(rid="object", mask=encode(np.asarray(picture > 0, np.bool_))),)}

@@ -1,8 +1,8 @@
 """Stamps events, sends them to subscribers, and remembers the last word on every live region.
 
-A late joiner gets those last words at its subscription. They are sent to everybody (XPUB cannot address one
-peer), under fresh `eseq`, so that numbers stay gapless and rising; consumers know a repeat by
-`(boot, rid, rev)` or `request_id`.
+A late joiner gets those last words at its subscription. They are sent to everybody (XPUB cannot
+address one peer), under fresh `eseq`, so that numbers stay gapless and rising; consumers know a
+repeat by `(boot, rid, rev)` or `request_id`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ Sink = Callable[[AnyEvent], None]
 
 
 class LastValues:
-    """The newest track event and caption of every region that has not ended; bounded by the tracker's limit."""
+    """The newest track event and caption of every region that has not ended; bounded by the
+    tracker's limit.
+    """
 
     def __init__(self) -> None:
         self._tracks: dict[tuple[str, str], AnyEvent] = {}

@@ -1,8 +1,9 @@
 """From what a sender or a prompt says (mask, box, point) to a mask of the frame.
 
-Masks are taken as they are. Boxes and points become masks by GrabCut, which is a first cut until there is a
-segmenter: a box that GrabCut cannot fill sensibly stays a filled rectangle, and a point is grown by flood fill
-over similar colours before GrabCut tidies it, so a point on a two-coloured object finds one of its colours.
+Masks are taken as they are. Boxes and points become masks by GrabCut, which is a first cut until
+there is a segmenter: a box that GrabCut cannot fill sensibly stays a filled rectangle, and a point
+is grown by flood fill over similar colours before GrabCut tidies it, so a point on a two-coloured
+object finds one of its colours.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ Box = tuple[int, int, int, int]
 
 _GRABCUT_ROUNDS = 3
 _WORK_SIDE_PX = 320
-"""GrabCut runs on a picture of at most this side: it costs ~20 ms there and seconds on a full frame."""
+"""GrabCut runs on a picture of at most this side: it costs ~20 ms there and seconds on a full
+frame."""
 _FLOOD_TOLERANCE = (14, 10, 10)
 _POINT_REACH = 0.3
 """A point grows at most this share of the shorter side away."""
 
 
 def seed_mask(seed: RegionSeed, image: Image) -> Mask:
-    """The mask bool [H, W] that `seed` means on `image`. Raises `RegionError` when there is none."""
+    """The mask bool [H, W] that `seed` means on `image`. Raises `RegionError` when there is
+    none.
+    """
     height, width = image.shape[:2]
     if seed.mask is not None:
         return _given(seed.mask, height, width)
@@ -40,7 +44,9 @@ def seed_mask(seed: RegionSeed, image: Image) -> Mask:
 
 def _given(rle: Rle, height: int, width: int) -> Mask:
     if rle.size != (height, width):
-        raise RegionError(f"the mask's size {list(rle.size)} is not the frame's [{height}, {width}]")
+        raise RegionError(
+            f"the mask's size {list(rle.size)} is not the frame's [{height}, {width}]"
+        )
     mask = decode(rle)
     if not mask.any():
         raise RegionError("the mask is empty: a region needs at least one pixel")
@@ -48,7 +54,9 @@ def _given(rle: Rle, height: int, width: int) -> Mask:
 
 
 def clip_box(box: tuple[float, float, float, float], height: int, width: int) -> Box:
-    """`box` (x0, y0, x1, y1) rounded outwards and cut to the frame. Raises `RegionError` when nothing is left."""
+    """`box` (x0, y0, x1, y1) rounded outwards and cut to the frame. Raises `RegionError` when
+    nothing is left.
+    """
     x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
     x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
     if x0 >= x1 or y0 >= y1:
@@ -104,7 +112,9 @@ def _flood(image: Image, x: int, y: int) -> Mask:
 
 
 def _part_at(mask: Mask, x: int, y: int) -> Mask:
-    """The connected part of `mask` at the point, or the 5x5 pixels around it when the mask missed it."""
+    """The connected part of `mask` at the point, or the 5x5 pixels around it when the mask missed
+    it.
+    """
     _, parts = cv2.connectedComponents(mask.astype(np.uint8))
     if parts[y, x]:
         return np.asarray(parts == parts[y, x], np.bool_)
@@ -114,7 +124,9 @@ def _part_at(mask: Mask, x: int, y: int) -> Mask:
 
 
 def _grabcut(image: Image, hints: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Mask:
-    """GrabCut from `hints` u8 [H, W] of cv2.GC_* values; an empty mask when OpenCV cannot fit its models."""
+    """GrabCut from `hints` u8 [H, W] of cv2.GC_* values; an empty mask when OpenCV cannot fit its
+    models.
+    """
     height, width = hints.shape
     scale = min(1.0, _WORK_SIDE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -123,7 +135,9 @@ def _grabcut(image: Image, hints: np.ndarray[tuple[int, ...], np.dtype[np.uint8]
     models = np.zeros((2, 1, 65), np.float64)
     cv2.setRNGSeed(0)  # GrabCut starts from k-means: the same prompt must give the same mask
     try:
-        cv2.grabCut(small, labels, None, models[0], models[1], _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+        cv2.grabCut(
+            small, labels, None, models[0], models[1], _GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK
+        )  # type: ignore[call-overload]
     except cv2.error:
         return np.zeros((height, width), np.bool_)
     inside = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)

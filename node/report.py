@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class RegionReport:
-    """One region's story: label, captions in order of publication, how often it was lost and found."""
+    """One region's story: label, captions in order of publication, how often it was lost and
+    found.
+    """
 
     rid: str
     label: str | None = None
@@ -69,20 +71,24 @@ class RunReport:
             if self.ages_ms
             else "no captions"
         )
+        frames_dropped = sum(balance.frames_dropped.values())
+        frames = f"{balance.frames_processed} processed + {frames_dropped} dropped"
+        fps = balance.frames_processed / max(seconds, 1e-9)
+        captions = len(self.ages_ms)
         lines = [
-            f"frames    {balance.frames_in} in = {balance.frames_processed} processed + "
-            f"{sum(balance.frames_dropped.values())} dropped ({dropped or 'none'}) + "
-            f"{balance.frames_in_flight} in flight",
-            f"captions  {balance.requests_in} asked = {ended or 'none'} + "
-            f"{balance.requests_in_flight} in flight",
-            f"age       {ages} (capture to publication, {len(self.ages_ms)} captions)",
-            f"time      {seconds:.1f} s, {balance.frames_processed / max(seconds, 1e-9):.1f} frames/s",
+            f"frames    {balance.frames_in} in = {frames} ({dropped or 'none'})",
+            f"captions  {balance.requests_in} asked = {ended or 'none'}",
+            f"age       {ages} (capture to publication, {captions} captions)",
+            f"time      {seconds:.1f} s, {fps:.1f} frames/s",
             f"books     {'balance' if balance.closed else 'DO NOT BALANCE'}",
         ]
-        if balance.regions_refused or balance.events_dropped:
-            lines.append(
-                f"refused   {balance.regions_refused} regions; {balance.events_dropped} events dropped"
-            )
+        if not balance.closed:
+            still = f"{balance.frames_in_flight} frames, {balance.requests_in_flight} captions"
+            lines.append(f"open      {still}")
+        if balance.regions_refused:
+            lines.append(f"refused   {balance.regions_refused} regions")
+        if balance.events_dropped:
+            lines.append(f"unsent    {balance.events_dropped} events")
         return "\n".join([*lines, *self._region_lines()])
 
     def _region_lines(self) -> list[str]:

@@ -1,8 +1,10 @@
-"""Which regions of one stream are captioned next. Pure: tracks, outcomes and `now_ns` in, requests out.
+"""Which regions of one stream are captioned next. Pure: tracks, outcomes and `now_ns` in, requests
+out.
 
-Order: new regions, then recovered ones, then changed ones, then those whose caption is oldest; a wish that has
-waited longer than `refresh_s` is overdue and goes before everything, oldest first, so that no region
-starves however lively the others are. (Direct requests are merged in by the pipeline, after `new`.)
+Order: new regions, then recovered ones, then changed ones, then those whose caption is oldest; a
+wish that has waited longer than `refresh_s` is overdue and goes before everything, oldest first, so
+that no region starves however lively the others are. (Direct requests are merged in by the
+pipeline, after `new`.)
 """
 
 from __future__ import annotations
@@ -84,12 +86,16 @@ class Scheduler:
         return min((self._key(m, now_ns) for m in self._waiting(now_ns)), default=None)
 
     def pick(self, tracks: TrackSet, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
-        """At most `room` requests, most urgent first. They are in flight until `ended` is told of each."""
+        """At most `room` requests, most urgent first. They are in flight until `ended` is told of
+        each.
+        """
         waiting = sorted(self._waiting(now_ns), key=lambda memory: self._key(memory, now_ns))
         return tuple(self._request(memory, tracks, now_ns) for memory in waiting[: max(0, room)])
 
     def ended(self, request: RegionRequest, *, has_caption: bool, now_ns: int) -> None:
-        """The terminal event of `request` was sent. Without a caption the region waits before it tries again."""
+        """The terminal event of `request` was sent. Without a caption the region waits before it
+        tries again.
+        """
         memory = self._regions.get(request.rid)
         if memory is None or memory.in_flight != request.request_id:
             return
@@ -131,7 +137,9 @@ class Scheduler:
         if memory.wish is None:
             memory.wish, memory.since_ns = trigger, now_ns
         elif _RANK[trigger] < _RANK[memory.wish]:
-            memory.wish = trigger  # it keeps its place in time: a promotion must not make it wait longer
+            memory.wish = (
+                trigger  # it keeps its place in time: a promotion must not make it wait longer
+            )
 
     def _trigger(self, memory: _Memory, now_ns: int) -> Trigger | None:
         if not memory.has_caption:
@@ -153,7 +161,8 @@ class Scheduler:
         return max(ratio, 1 / max(ratio, 1e-9)) > self._config.change_area_ratio
 
     def _request(self, memory: _Memory, tracks: TrackSet, now_ns: int) -> RegionRequest:
-        assert memory.wish is not None and memory.track.mask is not None
+        assert memory.wish is not None  # `_waiting` yields only those
+        assert memory.track.mask is not None
         memory.rev += 1
         request = RegionRequest(
             request_id=next(self._ids),

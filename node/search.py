@@ -1,7 +1,8 @@
-"""Finds a lost region again by its stored view: template correlation over scales, then a colour check.
+"""Finds a lost region again by its stored view: template correlation over scales, then a colour
+check.
 
-Strict on purpose: a wrong recovery puts words on the wrong thing, a missed one only waits. Work-sized
-pictures throughout.
+Strict on purpose: a wrong recovery puts words on the wrong thing, a missed one only waits.
+Work-sized pictures throughout.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Find:
 
 
 def view_of(picture: Picture, soft: F32) -> View | None:
-    """The view of the region `soft` on `picture`; None when it is too small or too flat to find again."""
+    """The view of the region `soft` on `picture`; None when it is too small or too flat to find
+    again.
+    """
     ys, xs = np.flatnonzero((soft > 0.5).any(axis=1)), np.flatnonzero((soft > 0.5).any(axis=0))
     if not len(ys):
         return None

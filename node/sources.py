@@ -1,7 +1,7 @@
 """Frames from recordings and from other processes, with every loss counted.
 
-A source counts each frame in (`Books.frame_in`) and each one that it cannot deliver; what it yields is counted
-by whoever takes it. Recordings are paced on the injected clock.
+A source counts each frame in (`Books.frame_in`) and each one that it cannot deliver; what it yields
+is counted by whoever takes it. Recordings are paced on the injected clock.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ class FrameSource(Protocol):
 
 
 class ClipPlayer:
-    """Plays a clip, at its own rate or as fast as it is taken. Each pass has a `boot` of its own."""
+    """Plays a clip, at its own rate or as fast as it is taken. Each pass has a `boot` of its
+    own.
+    """
 
-    def __init__(self, clip: Clip, config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> None:
+    def __init__(
+        self, clip: Clip, config: NodeConfig, *, clock: Clock, books: Books, wait: Wait
+    ) -> None:
         self._clip = clip
         self._source = config.source
         self._clock = clock
@@ -54,7 +58,9 @@ class ClipPlayer:
         return not self._source.realtime
 
     def frames(self) -> Iterator[Frame]:
-        """See `FrameSource`. In real time `captured_ns` is when the picture is due, else when it is read."""
+        """See `FrameSource`. In real time `captured_ns` is when the picture is due, else when it is
+        read.
+        """
         while True:
             yield from self._pass(uuid.uuid4().bytes)
             if self._stopped or not self._source.loop:
@@ -90,10 +96,14 @@ class ClipPlayer:
 
 
 def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-    """The source that `config.source.uri` names. Raises `SourceError` with the remedy when it cannot be opened."""
+    """The source that `config.source.uri` names. Raises `SourceError` with the remedy when it
+    cannot be opened.
+    """
     uri = config.source.uri
     if not uri:
-        raise SourceError("no source: give --source a video file, a folder, a tar or zmq+tcp://HOST:PORT")
+        raise SourceError(
+            "no source: give --source a video file, a folder, a tar or zmq+tcp://HOST:PORT"
+        )
     if uri.startswith(SCHEME):
         return ZmqFrames(uri, config, clock=clock, books=books, wait=wait)
     path = Path(uri.removeprefix("file://"))

@@ -1,4 +1,6 @@
-"""The live view of `ureca run`: regions with their captions as they are written, rates, ages and losses."""
+"""The live view of `ureca run`: regions with their captions as they are written, rates, ages and
+losses.
+"""
 
 from __future__ import annotations
 

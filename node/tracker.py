@@ -1,13 +1,14 @@
 """Keeps the identities of one stream's regions: who is new, followed, lost, found again or gone.
 
-Two kinds of region live side by side. *Given* regions come with every frame from a sender that has its own
-masks; their ids are the sender's and the masks pass through. *Carried* regions are given once (a prompt, or a
-describe-and-follow) and carried on by `carry.Carrier`.
+Two kinds of region live side by side. *Given* regions come with every frame from a sender that has
+its own masks; their ids are the sender's and the masks pass through. *Carried* regions are given
+once (a prompt, or a describe-and-follow) and carried on by `carry.Carrier`.
 
-Reasons for `lost`: `drift` (flow contradicts itself), `occluded` (most of it vanished inside the picture),
-`left_view` (it vanished at the border), `area_jump` (it grew or shrank as no motion does), `appearance` (its
-colours are no longer the region's), `absent` (the sender stopped listing it). Reasons for the end: `lost_ttl`,
-`restart` (the source began anew or changed its picture size), `source_end`. Ids are never used twice.
+Reasons for `lost`: `drift` (flow contradicts itself), `occluded` (most of it vanished inside the
+picture), `left_view` (it vanished at the border), `area_jump` (it grew or shrank as no motion
+does), `appearance` (its colours are no longer the region's), `absent` (the sender stopped listing
+it). Reasons for the end: `lost_ttl`, `restart` (the source began anew or changed its picture size),
+`source_end`. Ids are never used twice.
 
 Pure: frames and `now_ns` in, `TrackSet` out.
 """
@@ -75,7 +76,8 @@ class Tracker:
     def update(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> Update:
         """Follow all regions onto `frame` and start those of `prompts`.
 
-        Bad seeds are refused one by one, with the reason in `Update.refused`; they never stop the others.
+        Bad seeds are refused one by one, with the reason in `Update.refused`; they never stop the
+        others.
         """
         self._frames += 1
         ended = self._begin(frame)
@@ -152,7 +154,8 @@ class Tracker:
         region.view = view_of(picture, small)
 
     def _move(self, region: _Region, frame: Frame, flow: FlowField, now_ns: int) -> None:
-        assert region.carrier is not None and self._picture is not None
+        assert region.carrier is not None
+        assert self._picture is not None
         reason = region.carrier.move(self._picture, flow)
         mask = _full_size(region.carrier.soft, frame)
         if reason is None and not mask.any():
@@ -180,9 +183,13 @@ class Tracker:
             region.track = _seen(region.track, mask, TrackState.RECOVERED)
 
     def _taken(self, mask: Mask, seeker: _Region) -> bool:
-        """True when a region other than the seeker's parent or part is already there: twins are not swapped."""
+        """True when a region other than the seeker's parent or part is already there: twins are not
+        swapped.
+        """
         return any(
-            other is not seeker and other.track.mask is not None and iou(other.track.mask, mask) > 0.5
+            other is not seeker
+            and other.track.mask is not None
+            and iou(other.track.mask, mask) > 0.5
             for other in self._regions.values()
         )
 
@@ -251,7 +258,9 @@ class Tracker:
         return region
 
     def _new_rid(self, wanted: str | None) -> str:
-        """`wanted` when it was never used, else `wanted-2` and so on; `r1`, `r2` ... for the nameless."""
+        """`wanted` when it was never used, else `wanted-2` and so on; `r1`, `r2` ... for the
+        nameless.
+        """
         if wanted is not None and ID_PATTERN.fullmatch(wanted) is None:
             raise RegionError(f"a region id must match [a-z0-9_-]{{1,64}}, got {wanted!r}")
         self._count += wanted is None

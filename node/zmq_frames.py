@@ -1,8 +1,8 @@
 """Frames from other processes over ZeroMQ SUB.
 
-Whatever has arrived is drained and only the newest message of each topic is decoded: a small queue alone does
-not bound staleness (measured, `research/node-anchors.md` 7.1). Nothing a sender does ends the node: every
-message that cannot become a frame is a drop with a reason.
+Whatever has arrived is drained and only the newest message of each topic is decoded: a small queue
+alone does not bound staleness (measured, `research/node-anchors.md` 7.1). Nothing a sender does
+ends the node: every message that cannot become a frame is a drop with a reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class _Sender:
 
 
 class ZmqFrames:
-    """Subscribes to one endpoint, `zmq+tcp://host:port` or `zmq+ipc:///path`, and all of its streams."""
+    """Subscribes to one endpoint, `zmq+tcp://host:port` or `zmq+ipc:///path`, and all of its
+    streams.
+    """
 
     is_lossless = False
 
@@ -88,7 +90,9 @@ class ZmqFrames:
             raise SourceError(f"cannot connect to {self._endpoint}: {error}") from error
 
     def _drain(self, socket: zmq.Socket[bytes]) -> dict[bytes, list[bytes]]:
-        """The newest message of each topic among those that have arrived; the others are `superseded`."""
+        """The newest message of each topic among those that have arrived; the others are
+        `superseded`.
+        """
         newest: dict[bytes, list[bytes]] = {}
         for _ in range(_MAX_DRAIN):
             try:

@@ -1,0 +1,30 @@
+"""`ureca bench`: measurements that print a table and end with one JSON line. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+BENCHES = {"engine": "one encode and one batch for all regions, against region by region"}
+
+_EPILOG = """example:
+  ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
+
+`ureca bench NAME --help` explains one bench."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    benches = "\n".join(f"  {name:<8}{summary}" for name, summary in BENCHES.items())
+    parser = argparse.ArgumentParser(
+        prog="ureca bench",
+        description=f"benches:\n{benches}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bench", choices=sorted(BENCHES))
+    name = parser.parse_args(arguments[:1]).bench
+    return int(importlib.import_module(f"ureca.node.bench.{name}").main(arguments[1:]))

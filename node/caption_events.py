@@ -1,0 +1,82 @@
+"""The events of one caption request: built here, so that the captioner reads as what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ureca.datatypes import EngineInfo, Frame, RegionRequest, RowDelta, RowDone
+from ureca.events import CaptionAbort, CaptionDelta, CaptionError, CaptionFinal, CaptionStart
+from ureca.rle import encode
+from ureca.wire import to_wire_rle
+
+
+def start(request: RegionRequest, frame: Frame) -> CaptionStart:
+    """A caption of `request` on `frame` begins."""
+    return CaptionStart(
+        **_ids(request), trigger=request.trigger.value, seq=frame.seq, cap_ns=frame.captured_ns
+    )
+
+
+def delta(request: RegionRequest, gained: RowDelta) -> CaptionDelta:
+    """The caption gained text."""
+    return CaptionDelta(**_ids(request), offset=gained.offset, text=gained.text)
+
+
+def abort(request: RegionRequest, reason: str) -> CaptionAbort:
+    """The request lost its point."""
+    return CaptionAbort(**_ids(request), reason=reason)
+
+
+def error(request: RegionRequest, code: str, msg: str) -> CaptionError:
+    """The request failed."""
+    return CaptionError(**_ids(request), code=code, msg=msg)
+
+
+def final(
+    request: RegionRequest,
+    frame: Frame,
+    done: RowDone,
+    *,
+    info: EngineInfo,
+    ttl_ms: int,
+    durations_us: Mapping[str, int],
+    batch: Mapping[str, int],
+) -> CaptionFinal:
+    """The whole caption, with where it came from and what it took."""
+    return CaptionFinal(
+        **_ids(request),
+        text=done.text.strip(),
+        status="truncated" if done.stop == "length" else "ok",
+        n_tok=done.n_tok,
+        stop=done.stop,
+        score=done.score,
+        score_kind="token_geomean",
+        src_seqs=(frame.seq,),
+        cap_ns_first=frame.captured_ns,
+        cap_ns_last=frame.captured_ns,
+        clk=frame.clock,
+        cap_src=frame.cap_src,
+        box=request.box_xyxy_px,
+        mask=to_wire_rle(encode(request.mask)),
+        mask_seq=frame.seq,
+        trigger=request.trigger.value,
+        prompt_id=request.style,
+        model=info.model,
+        bundle_sha=info.bundle_sha,
+        precision=info.precision,
+        ttl_ms=ttl_ms,
+        t=dict(durations_us),
+        batch=dict(batch),
+        label=request.label,
+    )
+
+
+def _ids(request: RegionRequest) -> dict[str, Any]:
+    """What every event of a request carries; `Any` because the fields are of different types."""
+    return {
+        "stream": request.stream,
+        "rid": request.rid,
+        "rev": request.rev,
+        "request_id": request.request_id,
+    }

@@ -1,0 +1,137 @@
+"""`ureca describe`: caption regions of one picture, without a node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ureca import rle
+from ureca.datatypes import Image, RegionInput, RegionSeed, Rle, RowDone
+from ureca.engine import Engine
+from ureca.errors import ConfigError, EngineError, RegionError, SourceError
+from ureca.node.bundle_path import open_engine
+from ureca.node.config import CaptionConfig
+from ureca.node.gate import complaint
+from ureca.node.pictures import decode_picture
+from ureca.node.regions import seed_mask
+
+
+def main(
+    argv: Sequence[str] | None = None, *, engine_of: Callable[[str], Engine] = open_engine
+) -> int:
+    """Print one line per region; returns 1 when a caption failed. Raises deliberate errors."""
+    options = _parser().parse_args(argv)
+    if not options.region:
+        raise ConfigError("no region: give --mask FILE.png, --box x0,y0,x1,y1 or --point x,y")
+    image = _read_picture(Path(options.image))
+    seeds = [_seed(kind, text) for kind, text in options.region]
+    masks = [seed_mask(seed, image) for seed in seeds]
+    engine = engine_of(options.bundle or "")
+    limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
+    regions = [RegionInput(mask, style=options.style, max_new_tokens=limit) for mask in masks]
+    ends = _caption(engine, image, regions)
+    failed = False
+    for (kind, text), done in zip(options.region, ends, strict=True):
+        problem = complaint(done, CaptionConfig())
+        failed = failed or problem is not None
+        _show(f"{kind} {text}", done, problem, as_json=options.json)
+    return int(failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca describe",
+        description="Caption one or several regions of one picture.",
+        epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
+    for kind, metavar, text in (
+        ("mask", "FILE.png", "a mask of the picture's size; pixels above 0 belong to the region"),
+        ("box", "X0,Y0,X1,Y1", "a box in pixels, refined by GrabCut where that holds"),
+        ("point", "X,Y", "a point in pixels; similar colours around it are taken"),
+    ):
+        parser.add_argument(
+            f"--{kind}",
+            dest="region",
+            type=partial(_tagged, kind),
+            action="append",
+            default=[],
+            metavar=metavar,
+            help=f"{text}; repeatable",
+        )
+    parser.add_argument("--style", choices=("short", "long"), default="short")
+    parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
+    parser.add_argument("--json", action="store_true", help="one JSON object per region")
+    return parser
+
+
+def _tagged(kind: str, value: str) -> tuple[str, str]:
+    return kind, value
+
+
+def _read_picture(path: Path) -> Image:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read the picture {path}: {error.strerror}") from error
+    try:
+        return decode_picture(data)
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from error
+
+
+def _seed(kind: str, text: str) -> RegionSeed:
+    if kind == "mask":
+        return RegionSeed(mask=_read_mask(Path(text)))
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != (4 if kind == "box" else 2):
+        wanted = "x0,y0,x1,y1" if kind == "box" else "x,y"
+        raise RegionError(f"--{kind} expects {wanted} in pixels, got {text!r}")
+    if kind == "box":
+        return RegionSeed(box_xyxy_px=(numbers[0], numbers[1], numbers[2], numbers[3]))
+    return RegionSeed(point_xy_px=(numbers[0], numbers[1]))
+
+
+def _read_mask(path: Path) -> Rle:
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise SourceError(f"cannot read the mask {path}: {error.strerror}") from error
+    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    if picture is None:
+        raise SourceError(f"{path} is no readable picture; a mask is a PNG of the image's size")
+    return rle.encode(np.asarray(picture > 0, np.bool_))
+
+
+def _caption(engine: Engine, image: Image, regions: list[RegionInput]) -> list[RowDone]:
+    """One end per region, in the regions' order, in batches that the engine takes."""
+    frame = engine.encode(image)
+    ends: list[RowDone] = []
+    for first in range(0, len(regions), engine.info.max_regions):
+        batch = regions[first : first + engine.info.max_regions]
+        rows = {out.row: out for out in engine.caption(frame, batch) if isinstance(out, RowDone)}
+        if len(rows) != len(batch):
+            raise EngineError(f"the engine finished {len(rows)} of {len(batch)} regions")
+        ends += [rows[row] for row in range(len(batch))]
+    return ends
+
+
+def _show(region: str, done: RowDone, problem: str | None, *, as_json: bool) -> None:
+    if as_json:
+        text = None if problem else done.text.strip()
+        fields = {"region": region, "text": text, "error": problem}
+        print(json.dumps({**fields, "score": round(done.score, 4), "n_tok": done.n_tok}))
+    elif problem:
+        print(f"{region}: no caption: {problem}", file=sys.stderr)
+    else:
+        print(f"{region}: {done.text.strip()}")
