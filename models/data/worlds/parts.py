@@ -144,27 +144,24 @@ class Dice:
         return Look(name, rgb, textures.printed_label(self.rng, rgb, ink), gloss=0.1)
 
     def patterned(self, name: str) -> Look:
-        """Stripes, polka dots or checks of a colour on or beside white (or black on white)."""
-        base, other = (
-            draw_colour(name, self.rng),
-            "black" if name in ("white", "yellow") else "white",
-        )
-        second = draw_colour(other, self.rng)
+        """Stripes, polka dots or checks of a colour with white (or black, beside pale colours)."""
+        other = "black" if name in ("white", "yellow") else "white"
+        base, second = draw_colour(name, self.rng), draw_colour(other, self.rng)
         count = int(self.rng.integers(3, 6))
-        pattern = (
-            "zigzag"
-            if self.held_back and self.chance(0.4)
-            else self.choose(("striped", "dotted", "checkered"))
-        )
-        words = f"{name} and {other} {pattern}"
-        if pattern == "striped":
+        if self.held_back and self.chance(0.4):
+            # Zigzag bands: no training view has them, but people would call them stripes too.
             return Look(
-                words, base, textures.stripes(base, second, count=count, upright=self.chance(0.3))
+                f"{name} and {other} striped", base, textures.zigzag(base, second, count=count)
             )
+        pattern = self.choose(("striped", "dotted", "checkered"))
         if pattern == "dotted":
             return Look(f"{name} polka dot", base, textures.dots(base, second, count=count + 1))
-        painter = textures.zigzag if pattern == "zigzag" else textures.checks
-        return Look(words, base, painter(base, second, count=count))
+        if pattern == "checkered":
+            texture = textures.checks(base, second, count=count)
+        else:
+            upright = self.chance(0.3)
+            texture = textures.stripes(base, second, count=count, upright=upright)
+        return Look(f"{name} and {other} {pattern}", base, texture)
 
     def glazed(self, kind: str, *, pattern: float = 0.12) -> Look:
         """The usual look of a smooth item: plain paint, now and then with a pattern."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,41 +67,77 @@ def _options() -> mujoco.MjvOption:
     return options
 
 
+@lru_cache(maxsize=1)
+def _gl_context() -> mujoco.GLContext:
+    """The process's one OpenGL context; making a new one per scene would double the cost."""
+    return mujoco.GLContext(64, 64)
+
+
 class Painter:
-    """Draws one world at one size; use as a context manager, one at a time per thread."""
+    """Draws one world at one size (h, w); use as a context manager, in one thread only."""
 
     def __init__(self, world: World, size: tuple[int, int], *, ids: bool) -> None:
         self.world = world
-        self._options = _options()
-        samples = world.model.vis.quality.offsamples
-        if ids:
-            # Anti-aliasing would blend neighbouring ids into ones that do not exist.
-            world.model.vis.quality.offsamples = 0
-        self._renderer = mujoco.Renderer(world.model, size[0], size[1], max_geom=2000)
-        world.model.vis.quality.offsamples = samples
-        if ids:
-            self._renderer.enable_segmentation_rendering()
+        self._size = size
+        self._options, self._perturbation = _options(), mujoco.MjvPerturb()
+        _gl_context().make_current()
+        self._scene = mujoco.MjvScene(world.model, maxgeom=2000)
+        flags = (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR)
+        for flag in flags:
+            self._scene.flags[flag] = ids
+        self._buffers = _buffers(world.model, size, smooth=not ids)
 
     def __enter__(self) -> Painter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._renderer.close()
-
-    def _draw(self, camera: Camera) -> NDArray[np.generic]:
-        self.world.model.vis.global_.fovy = camera.field
-        self._renderer.update_scene(self.world.data, camera.as_mujoco(), self._options)
-        return np.asarray(self._renderer.render())
+        self._buffers.free()
 
     def picture(self, camera: Camera) -> Rgb8:
         """RGB of shape (h, w, 3)."""
-        return self._draw(camera).astype(np.uint8)
+        self.world.model.vis.global_.fovy = camera.field
+        mujoco.mjv_updateScene(
+            self.world.model,
+            self.world.data,
+            self._options,
+            self._perturbation,
+            camera.as_mujoco(),
+            mujoco.mjtCatBit.mjCAT_ALL,
+            self._scene,
+        )
+        pixels = np.zeros((*self._size, 3), dtype=np.uint8)
+        view = mujoco.MjrRect(0, 0, self._size[1], self._size[0])
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffers)
+        mujoco.mjr_render(view, self._scene, self._buffers)
+        mujoco.mjr_readPixels(pixels, None, view, self._buffers)
+        # OpenGL counts rows from the bottom.
+        return np.ascontiguousarray(pixels[::-1])
 
     def ids(self, camera: Camera) -> Ids:
         """Index into world.pieces for every pixel (h, w); NOTHING where there is none."""
-        drawn = self._draw(camera).astype(np.int64)
-        geoms = np.where(drawn[..., 1] == int(mujoco.mjtObj.mjOBJ_GEOM), drawn[..., 0], NOTHING)
-        return self.world.piece_of_geom[geoms]
+        colours = self.picture(camera).astype(np.int64)
+        # An id colour is one more than the drawn thing's number in the scene; 0 is nothing.
+        numbers = colours[..., 0] + (colours[..., 1] << 8) + (colours[..., 2] << 16)
+        return np.asarray(self._piece_of_number()[numbers], dtype=np.int16)
+
+    def _piece_of_number(self) -> Ids:
+        pieces = np.full(self._scene.ngeom + 1, NOTHING, dtype=np.int16)
+        for drawn in self._scene.geoms[: self._scene.ngeom]:
+            if drawn.objtype == mujoco.mjtObj.mjOBJ_GEOM and drawn.segid >= 0:
+                pieces[drawn.segid + 1] = self.world.piece_of_geom[drawn.objid]
+        return pieces
+
+
+def _buffers(model: mujoco.MjModel, size: tuple[int, int], *, smooth: bool) -> mujoco.MjrContext:
+    """Off-screen buffers of a size (h, w) and the model's meshes, uploaded."""
+    quality, samples = model.vis.quality, model.vis.quality.offsamples
+    model.vis.global_.offheight, model.vis.global_.offwidth = size
+    if not smooth:
+        # Anti-aliasing would blend neighbouring ids into ones that do not exist.
+        quality.offsamples = 0
+    buffers = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    quality.offsamples = samples
+    return buffers
 
 
 def paint_views(
