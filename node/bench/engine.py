@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(engine: Engine, frames: Sequence[Scene]) -> Row:
     """Run both arms on every frame, alternating which goes first."""
     shared(engine, frames[0])
-    shared_ms, naive_ms, tokens = [], [], 0
+    shared_ms: list[float] = []
+    naive_ms: list[float] = []
+    tokens = 0
     for index, scene in enumerate(frames):
         arms = [(shared, shared_ms), (naive, naive_ms)]
         for arm, times in arms if index % 2 == 0 else arms[::-1]:

@@ -1,0 +1,232 @@
+"""`ureca caption`: captions for a file of regions, written line by line for scoring.
+
+Regions are grouped by picture: each picture is encoded once and its regions decoded in one batch,
+as the node does. A region that cannot be captioned is counted and named on stderr; it never becomes
+text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+import numpy as np
+from tqdm import tqdm
+
+from ureca import rle
+from ureca.datatypes import Image, Mask, RegionInput, Rle, RowDone, Style
+from ureca.engine import Engine
+from ureca.errors import RegionError, SourceError, UrecaError
+from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
+from ureca.models.runtime.load import load_engine
+
+StyleChoice = Literal["auto", "short", "long"]
+Row = tuple[str, RegionInput]
+
+_EPILOG = """examples:
+  ureca caption regions.jsonl.gz --images images --bundle BUNDLE -o captions.jsonl
+  ureca caption regions.jsonl.gz --images a.tar b.tar --bundle BUNDLE -o out.jsonl \\
+      --held-out-every 20 --limit 1000 --style short
+
+Each line of the output is {"region_id": ..., "caption": ..., "score": ...}. A second run continues
+where the first one stopped. Exit status 1: some regions failed, see stderr."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """One region's caption; `score` is the geometric mean of its tokens' probabilities."""
+
+    region_id: str
+    caption: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One region that has no caption, and why."""
+
+    region_id: str
+    reason: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    options = _parser().parse_args(argv)
+    records = _selected(options.regions, every=options.held_out_every, limit=options.limit)
+    done = set() if options.overwrite else captioned_ids(options.out)
+    todo = [record for record in records if record.region_id not in done]
+    engine = load_engine(options.bundle, threads=options.threads)
+    store = ImageStore(options.images)
+    results = caption_records(
+        engine, store, todo, style=options.style, image_only=options.image_only
+    )
+    with options.out.open("w" if options.overwrite else "a", encoding="utf8") as out:
+        failed = _write(tqdm(results, total=len(todo), unit="region"), out)
+    sys.stderr.write(
+        f"{len(todo) - failed} captioned, {failed} failed, {len(done)} were there already\n"
+    )
+    return 1 if failed else 0
+
+
+def caption_records(
+    engine: Engine,
+    store: ImageStore,
+    records: Sequence[RegionRecord],
+    *,
+    style: StyleChoice = "auto",
+    image_only: bool = False,
+) -> Iterator[Captioned | Failed]:
+    """One result per record, picture by picture.
+
+    With `image_only` every region is given the full frame as its mask, so that nothing of the
+    region is left: the control that shows how much the region itself contributes.
+    """
+    for image_key, group in _by_picture(records).items():
+        try:
+            image = store.read(image_key)
+            frame = engine.encode(image)
+        except UrecaError as error:
+            yield from (Failed(record.region_id, str(error)) for record in group)
+            continue
+        made = [_row(record, image, engine, style, whole=image_only) for record in group]
+        yield from (row for row in made if isinstance(row, Failed))
+        rows = [row for row in made if not isinstance(row, Failed)]
+        for start in range(0, len(rows), engine.info.max_regions):
+            yield from _batch(engine, frame, rows[start : start + engine.info.max_regions])
+
+
+def chosen_style(record: RegionRecord, choice: StyleChoice) -> Style:
+    """`auto` says a sentence only where people wrote sentences and no phrase for the region."""
+    if choice != "auto":
+        return choice
+    return "long" if record.long and not record.short else "short"
+
+
+def captioned_ids(path: Path) -> set[str]:
+    """Ids in an output file; a last line that a kill cut short is removed from it.
+
+    Raises `SourceError` for a file that is not such an output.
+    """
+    if not path.is_file():
+        return set()
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        path.write_bytes(whole)
+    try:
+        return {json.loads(line)["region_id"] for line in whole.splitlines()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"{path} is not a file of captions ({error}): use --overwrite or another name"
+        ) from error
+
+
+def _batch(engine: Engine, frame: object, rows: Sequence[Row]) -> Iterator[Captioned | Failed]:
+    try:
+        ends = [e for e in engine.caption(frame, [r for _, r in rows]) if isinstance(e, RowDone)]
+    except UrecaError as error:
+        yield from (Failed(region_id, str(error)) for region_id, _ in rows)
+        return
+    for end in sorted(ends, key=lambda e: e.row):
+        region_id = rows[end.row][0]
+        if end.stop in ("eos", "length"):
+            yield Captioned(region_id, end.text, end.score)
+        else:
+            yield Failed(region_id, f"the caption ended with {end.stop!r}")
+
+
+def _row(
+    record: RegionRecord, image: Image, engine: Engine, style: StyleChoice, *, whole: bool
+) -> Row | Failed:
+    try:
+        mask = np.ones(image.shape[:2], np.bool_) if whole else _mask(record, image)
+    except RegionError as error:
+        return Failed(record.region_id, str(error))
+    region = RegionInput(
+        mask, style=chosen_style(record, style), max_new_tokens=engine.info.max_new_tokens
+    )
+    return record.region_id, region
+
+
+def _mask(record: RegionRecord, image: Image) -> Mask:
+    mask = rle.decode(Rle((record.height, record.width), record.counts))
+    if mask.shape != image.shape[:2]:
+        raise RegionError(
+            f"expected a mask of the picture's size {list(image.shape[:2])}, got {list(mask.shape)}"
+        )
+    if not mask.any():
+        raise RegionError("the mask is empty: a region needs at least one pixel")
+    return mask
+
+
+def _by_picture(records: Iterable[RegionRecord]) -> dict[str, list[RegionRecord]]:
+    groups: dict[str, list[RegionRecord]] = {}
+    for record in records:
+        groups.setdefault(record.image_key, []).append(record)
+    return groups
+
+
+def _selected(path: Path, *, every: int | None, limit: int | None) -> list[RegionRecord]:
+    records = [r for r in read_regions(path) if every is None or r.held_out(every)]
+    if not records:
+        raise SourceError(f"{path} has no regions to caption: check --held-out-every")
+    return records[:limit]
+
+
+def _write(results: Iterable[Captioned | Failed], out: TextIO) -> int:
+    """Write captions as they come and name failures on stderr; returns how many failed."""
+    failed = 0
+    for result in results:
+        if isinstance(result, Failed):
+            failed += 1
+            sys.stderr.write(f"{result.region_id}: {result.reason}\n")
+            continue
+        row = {
+            "region_id": result.region_id,
+            "caption": result.caption,
+            "score": round(result.score, 5),
+        }
+        out.write(json.dumps(row) + "\n")
+        out.flush()
+    return failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca caption",
+        description="Caption every region of a file.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("regions", type=Path, help="regions-*.jsonl or .jsonl.gz")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", required=True, help="folders or tars with the pictures"
+    )
+    parser.add_argument("--bundle", type=Path, required=True, help="folder written by ureca export")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="captions, one JSON a line")
+    parser.add_argument("--limit", type=_positive, help="at most this many regions")
+    parser.add_argument(
+        "--held-out-every",
+        type=_positive,
+        metavar="N",
+        help="only pictures whose hash is held out of training (one in N)",
+    )
+    parser.add_argument("--style", choices=("auto", "short", "long"), default="auto")
+    parser.add_argument(
+        "--image-only", action="store_true", help="control: full-frame masks, nothing of the region"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start the output anew")
+    parser.add_argument("--threads", type=_positive, help="threads of the float graphs")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
