@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ureca import __version__
@@ -69,11 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Deliberate errors are one line and exit 2; Ctrl-C exits 130."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(usage())
-        return 0 if arguments else 2
+        return _guarded(lambda: _say(usage(), 0 if arguments else 2))
     if arguments[0] in {"-V", "--version"}:
-        print(f"ureca {__version__}")
-        return 0
+        return _guarded(lambda: _say(f"ureca {__version__}", 0))
     if arguments[0] not in COMMANDS:
         print(f"ureca: unknown command {arguments[0]!r}; see: ureca --help", file=sys.stderr)
         return 2
@@ -87,8 +85,17 @@ def node() -> int:
 
 def guarded(module: str, argv: Sequence[str]) -> int:
     """Import a command's module and run it, turning the errors that we expect into exit codes."""
+    return _guarded(lambda: int(importlib.import_module(module).main(argv)))
+
+
+def _say(text: str, code: int) -> int:
+    print(text)
+    return code
+
+
+def _guarded(command: Callable[[], int]) -> int:
     try:
-        code = importlib.import_module(module).main(argv)
+        code = command()
         sys.stdout.flush()
     except UrecaError as error:
         print(f"ureca: {type(error).__name__}: {error}", file=sys.stderr)
@@ -99,7 +106,7 @@ def guarded(module: str, argv: Sequence[str]) -> int:
         # The reader has gone (`ureca watch | head`); python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return int(code)
+    return code
 
 
 def usage() -> str:
