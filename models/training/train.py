@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ureca import config as config_loader
+from ureca.config import load_config
 from ureca.extras import require
 from ureca.models.data.regions import ImageStore
 from ureca.models.nano.captioner import Captioner
@@ -108,10 +108,17 @@ def _models(config: TrainConfig) -> tuple[Captioner, Captioner]:
     )
     load_imagenet(model.trunk, head)
     if config.start_from:
-        model.load_state_dict(load_checkpoint(Path(config.start_from)).state_dict())
+        _start_from(model, load_checkpoint(Path(config.start_from)), config)
     model.trunk.requires_grad_(config.trunk == "trained")
     average.load_state_dict(model.state_dict())
     return model, average.requires_grad_(requires_grad=False)
+
+
+def _start_from(model: Captioner, start: Captioner, config: TrainConfig) -> None:
+    """Take a checkpoint's weights; a frozen trunk stays ImageNet's, unrounded, so its cache holds."""
+    skip = "trunk." if config.trunk == "frozen" else "\0"
+    kept = {name: t for name, t in start.state_dict().items() if not name.startswith(skip)}
+    model.load_state_dict(kept, strict=False)
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -195,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--stop-after", type=int, metavar="STEP", help="end this session at a step, ready to resume"
     )
     args = parser.parse_args(argv)
-    config = config_loader.load(TrainConfig, args.config, args.set)
+    config = load_config(TrainConfig, args.config, args.set)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     checkpoint = train(config, args.out, stop_after=args.stop_after)

@@ -1,4 +1,5 @@
 """The engine around a backend, over eager torch: checks, prompts, streaming, limits, timing."""
+# ruff: noqa: E402  (imports follow the checks for their extras)
 
 import math
 
@@ -7,13 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the reference engine needs the extra `train`")
 
-from ureca.datatypes import RegionInput, RowDelta, RowDone  # noqa: E402
-from ureca.errors import EngineError, RegionError  # noqa: E402
-from ureca.models.config import tiny_config  # noqa: E402
-from ureca.models.nano.captioner import Captioner  # noqa: E402
-from ureca.models.nano.generate import generate  # noqa: E402
-from ureca.models.runtime.eager import eager_engine  # noqa: E402
-from ureca.models.tokenizer import EOS_ID, LONG_ID, SHORT_ID, train_tokenizer  # noqa: E402
+from ureca.datatypes import RegionInput, RowDelta, RowDone
+from ureca.errors import EngineError, RegionError
+from ureca.models.config import tiny_config
+from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.generate import generate
+from ureca.models.runtime.eager import eager_engine
+from ureca.models.tokenizer import EOS_ID, LONG_ID, SHORT_ID, train_tokenizer
 
 TOKENIZER = train_tokenizer(["a red cup on the table", "the blue mug", "two dogs"] * 4, 512)
 SIZE = (60, 90)

