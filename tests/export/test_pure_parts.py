@@ -1,0 +1,139 @@
+"""The exporter's parts that need no network: interfaces, cases, small graphs."""
+# ruff: noqa: E402  (imports follow the checks for their extras)
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="exporting needs the extra `export`")
+pytest.importorskip("torch", reason="exporting needs the extra `export`")
+
+from dataclasses import replace
+
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from ureca.config import load_config
+from ureca.errors import ConfigError, SourceError
+from ureca.export.cases import prepared, real_cases, synthetic_cases
+from ureca.export.config import ExportConfig
+from ureca.export.interfaces import interfaces, max_positions, max_tiles
+from ureca.export.quantise import int8_products, quantised_int8, stored_as_f16
+from ureca.models.config import CaptionerConfig, tiny_config
+from ureca.models.tokenizer import LONG_ID, SHORT_ID
+
+
+def test_one_tile_fixes_every_size_but_regions_and_lengths():
+    lm = interfaces(CaptionerConfig())["lm"]
+    free = {d for spec in lm.inputs for d in spec.shape if isinstance(d, str)}
+    assert free == {"N", "Q", "P", "S"}
+    vision = interfaces(CaptionerConfig())["vision"]
+    assert not {d for spec in (*vision.inputs, *vision.outputs) for d in spec.shape} & {"T", "P"}
+
+
+def test_more_tiles_free_the_tile_count():
+    config = tiny_config()
+    tiled = replace(config, vision=replace(config.vision, max_tiles=4))
+    assert max_tiles(config) == 1
+    assert max_tiles(tiled) == 5
+    assert interfaces(tiled)["vision"].inputs[0].shape[0] == "T"
+    assert interfaces(tiled)["regions"].outputs[0].shape[1] == "K"
+    assert max_positions(tiled) > max_positions(config)
+
+
+@pytest.mark.parametrize("config", [CaptionerConfig(), tiny_config()])
+def test_the_position_table_covers_the_longest_call(config):
+    longest = config.vision.tokens_per_tile + config.regions.tokens(1) + 1
+    assert max_positions(config) >= longest + config.language.max_new_tokens
+    assert max_positions(config) % 32 == 0
+
+
+def test_names_are_unique_within_a_graph():
+    for interface in interfaces(tiny_config()).values():
+        names = interface.input_names + interface.output_names
+        assert len(set(names)) == len(names)
+
+
+def test_synthetic_cases_are_seeded_and_complete():
+    cases = synthetic_cases(limit=11, seed=4)
+    assert [len(case.masks) for case in cases] == [8, 3]
+    again = synthetic_cases(limit=11, seed=4)
+    np.testing.assert_array_equal(cases[1].image, again[1].image)
+    assert all(mask.any() for case in cases for mask in case.masks)
+    arrays = prepared(cases[1], tiny_config().vision)
+    assert arrays.masks.shape == (3, 1, 32, 32)
+    assert arrays.start_ids[:, 0].tolist() == [SHORT_ID, LONG_ID, SHORT_ID]
+
+
+@pytest.mark.data
+def test_real_cases_are_held_out_regions(data_root):
+    regions, images = data_root / "regions-train.jsonl.gz", data_root / "images"
+    if not regions.exists():
+        pytest.skip(f"no {regions.name} in {data_root}")
+    cases = real_cases(regions, images, limit=10)
+    assert sum(len(case.masks) for case in cases) == 10
+    assert all(m.shape == case.image.shape[:2] for case in cases for m in case.masks)
+
+
+def test_files_without_a_common_picture_are_refused(tmp_path):
+    (tmp_path / "r.jsonl").write_text("")
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(SourceError, match="no held-out picture"):
+        real_cases(tmp_path / "r.jsonl", tmp_path, limit=5)
+
+
+def graph(weight):
+    """y = x @ w with w [64, 32], and an addition of a table as large as a weight."""
+    table = np.linspace(0, 1, 32 * 16, dtype=np.float32).reshape(16, 32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["z"]),
+        helper.make_node("Add", ["z", "table"], ["y"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [16, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [16, 32])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(table, "table")],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def run(proto, x):
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.fixture
+def weight(rng):
+    return rng.normal(size=(64, 32)).astype(np.float32)
+
+
+def test_half_storage_rounds_weights_and_nothing_else(weight, rng):
+    x = rng.normal(size=(16, 64)).astype(np.float32)
+    rounded = weight.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(run(stored_as_f16(graph(weight)), x), run(graph(rounded), x))
+    assert stored_as_f16(graph(weight)).ByteSize() < graph(weight).ByteSize() - 64 * 32
+
+
+def test_int8_is_near_and_counted(weight, rng):
+    x = rng.normal(size=(16, 64)).astype(np.float32)
+    small = quantised_int8(graph(weight))
+    assert int8_products(graph(weight)) == 0
+    assert int8_products(small) == 1
+    exact = run(graph(weight), x)
+    error = np.abs(run(small, x) - exact).max()
+    assert 0 < error < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", ["nano", "exact"])
+def test_shipped_configurations_load(repository, name):
+    config = load_config(ExportConfig, repository / "configs" / "export" / f"{name}.yaml")
+    assert config.precision in {"int8", "fp32"}
+
+
+def test_an_unknown_option_names_the_nearest(tmp_path):
+    (tmp_path / "c.yaml").write_text("presicion: int8\n")
+    with pytest.raises(ConfigError, match="precision"):
+        load_config(ExportConfig, tmp_path / "c.yaml")

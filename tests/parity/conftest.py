@@ -1,0 +1,97 @@
+"""One tiny checkpoint and its float32 bundle, exported once per session by the command itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ureca.datatypes import RegionInput
+
+SIZE = (90, 120)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny matrices gain nothing from a second thread and lose much on a busy machine."""
+    torch = pytest.importorskip("torch", reason="exporting needs the extra `export`")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A seeded checkpoint whose captions differ from region to region."""
+    import torch
+
+    from ureca.models.config import tiny_config
+    from ureca.models.nano.captioner import Captioner
+    from ureca.models.nano.checkpoint import save_checkpoint
+    from ureca.models.tokenizer import train_tokenizer
+
+    torch.manual_seed(0)
+    model = Captioner(tiny_config())
+    with torch.no_grad():
+        for name, weight in model.language.named_parameters():
+            if weight.ndim == 2:
+                scale = 0.3 if "embedding" in name else 2 / weight.shape[1] ** 0.5
+                weight.normal_(std=scale)
+    words = ["a red cup on the table", "the blue mug of a man", "two dogs and a white plate"]
+    tokenizer = train_tokenizer(words * 4, 512)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer.save(folder / "given.json")
+    json = (folder / "given.json").read_text(encoding="utf8")
+    save_checkpoint(folder, model, tokenizer_json=json, half=True)
+    (folder / "MODEL_CARD.md").write_text("# tiny\n", encoding="utf8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint):
+    """The network of the checkpoint."""
+    from ureca.models.nano.checkpoint import load_checkpoint
+
+    return load_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_checkpoint, tmp_path_factory):
+    """(bundle folder, parity report) of the float32 export."""
+    from ureca.export.build import export_bundle
+    from ureca.export.cases import synthetic_cases
+    from ureca.export.config import ExportConfig
+
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    report = export_bundle(
+        tiny_checkpoint,
+        out,
+        config=ExportConfig(precision="fp32", parity_regions=12),
+        cases=synthetic_cases(limit=12),
+        source="synthetic",
+    )
+    return out, report
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_export) -> Path:
+    """The bundle folder."""
+    return tiny_export[0]
+
+
+@pytest.fixture
+def picture():
+    """A picture u8 [90, 120, 3] of noise."""
+    return np.random.default_rng(5).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+@pytest.fixture
+def regions():
+    """Five regions of the picture, both styles."""
+    rng, made = np.random.default_rng(6), []
+    for row in range(5):
+        mask = np.zeros(SIZE, np.bool_)
+        y, x = rng.integers(0, 50, 2)
+        mask[y : y + 15 + 5 * row, x : x + 40 - 5 * row] = True
+        made.append(RegionInput(mask, style="long" if row % 2 else "short"))
+    return made

@@ -1,0 +1,253 @@
+"""The exporter end to end on a tiny checkpoint: files, proof, int8, and exports that must fail."""
+# ruff: noqa: E402  (imports follow the checks for their extras)
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="exporting needs the extra `export`")
+onnx = pytest.importorskip("onnx", reason="exporting needs the extra `export`")
+pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
+
+import onnxruntime
+
+from ureca.bundle import load_manifest, verify_files
+from ureca.datatypes import RegionInput, RowDone
+from ureca.errors import SourceError, WeightsError
+from ureca.export.build import export_bundle, main
+from ureca.export.cases import prepared, synthetic_cases
+from ureca.export.config import ExportConfig, Tolerances
+from ureca.export.graphs import export_graph
+from ureca.export.interfaces import interfaces
+from ureca.export.parity import agreement, listen
+from ureca.export.prove import Proof, choose_int8, embedding_table, open_graphs
+from ureca.export.quantise import int8_products, stored_as_f16
+from ureca.export.report import Report
+from ureca.export.write import Files
+from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.checkpoint import save_checkpoint
+from ureca.models.runtime.eager import TorchBackend
+from ureca.models.runtime.graphs import GRAPHS
+from ureca.models.runtime.load import load_engine
+from ureca.models.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def masters(tiny_bundle):
+    return {name: onnx.load(str(tiny_bundle / f"{name}.onnx")) for name in GRAPHS}
+
+
+@pytest.fixture(scope="module")
+def proof(tiny_model):
+    cases = synthetic_cases(limit=6, seed=3)
+    return Proof(tiny_model, [prepared(case, tiny_model.config.vision) for case in cases])
+
+
+def test_the_bundle_is_whole_and_vouched_for(tiny_bundle):
+    manifest = load_manifest(tiny_bundle)
+    assert set(verify_files(tiny_bundle, manifest)) == {
+        *(f"{name}.onnx" for name in GRAPHS),
+        "embeddings.npy",
+        "tokenizer.json",
+        "parity.json",
+        "MODEL_CARD.md",
+    }
+    assert set(manifest.graphs) == set(GRAPHS)
+    assert {p.name for p in tiny_bundle.iterdir()} == {
+        *(spec.file for spec in manifest.files),
+        "manifest.json",
+    }
+
+
+def test_float32_graphs_say_exactly_what_torch_says(tiny_export):
+    report = tiny_export[1]
+    assert report.failures() == []
+    assert report.float32.regions == 12
+    assert report.float32.max_abs_logit_diff <= 1e-3
+    assert report.float32.teacher_forced == report.float32.free_running == 1.0
+    assert report.float32.caption_exact == 1.0
+    assert report.bundle.caption_exact == 1.0
+
+
+def test_zero_length_edges_and_the_whole_caption_cache_hold(tiny_export):
+    report = tiny_export[1]
+    assert report.edges_max_abs_logit_diff <= 1e-3
+    assert report.uncached_regions == report.uncached_equal == 12
+
+
+def test_weights_of_another_seed_are_told_apart(tiny_export):
+    control = tiny_export[1].control
+    assert control.max_abs_logit_diff > 0.1
+    assert control.teacher_forced < 0.9
+
+
+def test_the_report_travels_with_the_bundle(tiny_bundle):
+    report = json.loads((tiny_bundle / "parity.json").read_text())
+    assert report["failures"] == []
+    assert report["cases"] == "12 regions of 2 pictures, synthetic"
+    assert set(report["versions"]) == {"torch", "onnx", "onnxruntime"}
+
+
+def test_files_and_manifest_tell_the_same_interface(tiny_bundle, tiny_model):
+    manifest = load_manifest(tiny_bundle)
+    for name, interface in interfaces(tiny_model.config).items():
+        session = onnxruntime.InferenceSession(
+            str(tiny_bundle / f"{name}.onnx"), providers=["CPUExecutionProvider"]
+        )
+        told = [(i.name, tuple(i.shape)) for i in session.get_inputs()]
+        assert told == [(spec.name, spec.shape) for spec in interface.inputs]
+        assert manifest.graphs[name].inputs == interface.inputs
+        assert manifest.graphs[name].outputs == interface.outputs
+
+
+def test_gather_keeps_the_rows_asked_for(masters, tiny_model):
+    names = [value.name for value in masters["gather"].graph.input]
+    rng = np.random.default_rng(0)
+    own = {name: rng.normal(size=(2, 4, 3, 16)).astype(np.float32) for name in names[1:]}
+    session = onnxruntime.InferenceSession(
+        masters["gather"].SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    rows = np.array([0, 3], np.int64)
+    kept = session.run(None, {"rows": rows, **own})
+    for array, result in zip(own.values(), kept, strict=True):
+        np.testing.assert_array_equal(result, array[:, rows])
+
+
+def test_half_storage_is_exact_for_a_published_checkpoint(masters, proof):
+    halves = {name: stored_as_f16(proto) for name, proto in masters.items()}
+    assert halves["vision"].ByteSize() < 0.55 * masters["vision"].ByteSize()
+    table = embedding_table(proof.model)
+    result = proof.compare(open_graphs(halves, table, proof.model.config))
+    assert result.max_abs_logit_diff <= 1e-3
+    assert result.caption_exact == 1.0
+
+
+def test_int8_ships_only_where_it_agrees(masters, proof, tiny_checkpoint, tmp_path):
+    table = embedding_table(proof.model)
+    graphs, trials = choose_int8(proof, masters, table, minimum=0.0)
+    layers = proof.model.config.language.layers
+    assert int8_products(graphs["lm"]) == 4 * layers + 1
+    assert int8_products(graphs["regions"]) > 0
+    assert int8_products(graphs["vision"]) == 0
+    assert all(trial.agreement.teacher_forced > 0.5 for trial in trials.values())
+    kept, refused = choose_int8(proof, masters, table, minimum=1.01)
+    assert not any(trial.chosen for trial in refused.values())
+    assert int8_products(kept["lm"]) == 0
+    _write_and_run(graphs, proof, tiny_checkpoint, tmp_path)
+
+
+def _write_and_run(graphs, proof, checkpoint, folder):
+    """The int8 bundle as a node would load it."""
+    stage, out = folder / "stage", folder / "out"
+    stage.mkdir()
+    out.mkdir()
+    files = Files(stage, graphs, checkpoint=checkpoint, config=ExportConfig())
+    manifest = files.write(embedding_table(proof.model), proof.model.config)
+    files.publish(manifest, _report(proof), out)
+    engine = load_engine(out, threads=1)
+    assert engine.info.precision == "fp32/int8"
+    case = synthetic_cases(limit=3)[0]
+    stream = engine.caption(engine.encode(case.image), [RegionInput(m) for m in case.masks])
+    assert sum(isinstance(event, RowDone) for event in stream) == 3
+
+
+def _report(proof, **changes):
+    same = agreement(proof.reference, proof.reference)
+    fields = {
+        "checkpoint_sha256": "0" * 64,
+        "opset": 24,
+        "versions": {},
+        "cases": "test",
+        "tolerances": Tolerances(),
+        "float32": same,
+        "edges_max_abs_logit_diff": 0.0,
+        "uncached_regions": 1,
+        "uncached_equal": 1,
+        "control": replace(same, teacher_forced=0.0),
+        "bundle": same,
+        "alone_exact": 1.0,
+    }
+    return Report(**{**fields, **changes})
+
+
+def test_a_failed_proof_leaves_the_old_bundle_and_says_why(
+    proof, tiny_checkpoint, masters, tmp_path
+):
+    stage, out = tmp_path / "stage", tmp_path / "out"
+    stage.mkdir()
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+    files = Files(stage, masters, checkpoint=tiny_checkpoint, config=ExportConfig())
+    manifest = files.write(embedding_table(proof.model), proof.model.config)
+    bad = _report(proof, edges_max_abs_logit_diff=float("nan"), uncached_equal=0)
+    files.publish(manifest, bad, out)
+    assert (out / "manifest.json").read_text() == "old"
+    failed = json.loads((out / "parity.failed.json").read_text())
+    assert len(failed["failures"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"uncached_equal": 0},
+        {"edges_max_abs_logit_diff": 1.0},
+        {"edges_max_abs_logit_diff": float("nan")},
+    ],
+)
+def test_each_bound_can_fail_an_export(proof, change):
+    assert len(_report(proof, **change).failures()) == 1
+    assert "FAILED" in _report(proof, **change).table()
+
+
+def test_a_comparison_that_sees_nothing_fails(proof):
+    same = agreement(proof.reference, proof.reference)
+    assert "proves nothing" in _report(proof, control=same).failures()[0]
+    worse = replace(same, teacher_forced=0.9)
+    assert len(_report(proof, bundle=worse, float32=worse).failures()) == 2
+
+
+def test_tiles_can_stay_dynamic(tiny_model):
+    """With more than one tile T, P and K are free; only `vision` is traced: the quickest."""
+    config = tiny_model.config
+    vision = replace(config.vision, max_tiles=4)
+    model = Captioner(replace(config, vision=vision)).eval()
+    proto = export_graph(model, "vision", opset=24)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    pixels = torch.randn(5, 3, 64, 64)
+    tokens = session.run(["image_tokens"], {"pixel_values": pixels.numpy()})[0]
+    with torch.no_grad():
+        np.testing.assert_allclose(tokens, model.vision(pixels)[0].numpy(), atol=1e-4)
+
+
+def test_listening_to_the_same_network_twice_agrees(proof):
+    again = [
+        listen(TorchBackend(proof.model), arrays, max_new=proof.max_new) for arrays in proof.arrays
+    ]
+    same = agreement(proof.reference, again)
+    assert (same.max_abs_logit_diff, same.teacher_forced, same.caption_exact) == (0.0, 1.0, 1.0)
+
+
+def test_a_tokenizer_of_another_run_is_refused(tiny_model, tmp_path):
+    letters = [f"{a}{b}{c}" for a in "abcdefgh" for b in "ijklmnop" for c in "qrstuvwx"]
+    big = train_tokenizer(letters, 2000)
+    assert big.vocab_size > 512
+    big.save(tmp_path / "big.json")
+    json_text = (tmp_path / "big.json").read_text(encoding="utf8")
+    save_checkpoint(tmp_path, tiny_model, tokenizer_json=json_text)
+    with pytest.raises(WeightsError, match="same training run"):
+        export_bundle(tmp_path, tmp_path / "out", config=ExportConfig(), cases=(), source="")
+
+
+def test_regions_and_images_go_together(tiny_checkpoint, tmp_path):
+    arguments = [str(tiny_checkpoint), "-o", str(tmp_path / "out"), "--regions", "r.jsonl"]
+    with pytest.raises(SourceError, match="go together"):
+        main(arguments)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match="not a checkpoint"):
+        export_bundle(tmp_path, tmp_path / "out", config=ExportConfig(), cases=(), source="")
