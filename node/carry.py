@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ureca.datatypes import Mask
 from ureca.node.appearance import F32, I32, U8, evidence, histogram, similarity, surround
 from ureca.node.config import TrackerConfig
-from ureca.node.flow import FlowField, sample
+from ureca.node.flow import FlowField, rigid, sample
 
 LostReason = Literal["drift", "occluded", "left_view", "area_jump", "appearance"]
 
@@ -26,6 +26,11 @@ _RING_PX = 15
 _MAX_STEP_PX = 24
 """How far a region may move within one frame, in work pixels: only so much is looked at around
 it."""
+_SOUND_SHARE = 0.92
+_LEAKY = 0.5
+"""Colour similarity of a part to its surroundings above which colours cannot hold its outline."""
+_COVERED = -1.5
+"""Evidence below which a pixel of a rigid part belongs to something in front of it."""
 _ADAPT_AREA = 0.08
 """Share of the reference area that each frame replaces: slow enough to notice a leak, quick enough
 for zoom."""
@@ -56,7 +61,15 @@ class Carrier:
         self._around = histogram(picture.bins, surround(soft > 0.5, radius_px=_RING_PX))
         self._first_look = histogram(picture.bins, soft > 0.5)
         self._look = self._first_look
+        self._likeness = similarity(self._first_look, self._around)
         self._doubts = 0
+        self.is_part = False
+        """True when it lay inside another region at its start, such as a handle on its mug.
+
+        In the colour of the whole it would leak into it if colours corrected its outline: then it
+        moves as a rigid shape instead.
+        """
+        self._shape = soft
         self.soft = soft
         self.usual_area_px = max(1.0, float(_count(soft > 0.5)))
 
@@ -65,7 +78,9 @@ class Carrier:
         picture.
         """
         before_px = _count(self.soft > 0.5)
-        self.soft = self._corrected(flow, picture.bins)
+        leaks = self.is_part and self._likeness > _LEAKY
+        step = self._moved_rigidly if leaks else self._corrected
+        self.soft = step(flow, picture.bins)
         inside = self.soft > 0.5
         area_px = _count(inside)
         gone = self._gone(inside, area_px)
@@ -79,12 +94,12 @@ class Carrier:
 
     @property
     def is_sound(self) -> bool:
-        """True when the last frame raised no doubt and most of the region was visible."""
-        return self._doubts == 0 and _count(self.soft > 0.5) >= 0.75 * self.usual_area_px
+        """True when the last frame raised no doubt and the whole region was visible."""
+        return self._doubts == 0 and _count(self.soft > 0.5) >= _SOUND_SHARE * self.usual_area_px
 
     def place(self, soft: F32) -> None:
         """Take up the region again where it was found; its look and size are remembered."""
-        self.soft = soft
+        self.soft = self._shape = soft
         self._doubts = 0
 
     def looks_like(self, picture: Picture, where: Mask) -> float:
@@ -94,14 +109,6 @@ class Carrier:
     def _mixed_look(self) -> F32:
         return _REFERENCE_SHARE * self._first_look + (1 - _REFERENCE_SHARE) * self._look
 
-    @property
-    def _colour_trust(self) -> float:
-        """0..1: a part in the colour of its whole cannot be told apart by colour, and would leak
-        into it.
-        """
-        alike = similarity(self._mixed_look(), self._around)
-        return float(np.clip(2 - 2 * alike / self._config.max_likeness, 0, 1))
-
     def _corrected(self, flow: FlowField, bins: I32) -> F32:
         soft = np.zeros_like(self.soft)
         window = _reach(self.soft, margin=int(3 * self._config.edge_sigma_px) + _MAX_STEP_PX)
@@ -109,12 +116,19 @@ class Carrier:
             return soft
         predicted = sample(self.soft, flow.backward, window)
         blurred = cv2.GaussianBlur(predicted, (0, 0), self._config.edge_sigma_px)
-        trust = self._colour_trust
-        prior = (trust * blurred + (1 - trust) * predicted).clip(0.002, 0.998)
+        prior = blurred.clip(0.002, 0.998)
         colour = evidence(bins[window], self._mixed_look(), self._around)
-        logit = np.log(prior / (1 - prior)) + trust * self._config.colour_weight * colour
+        logit = np.log(prior / (1 - prior)) + self._config.colour_weight * colour
         soft[window] = _connected(1 / (1 + np.exp(-2 * logit.clip(-10, 10))), predicted)
         return soft
+
+    def _moved_rigidly(self, flow: FlowField, bins: I32) -> F32:
+        """The whole shape turned, scaled and shifted, less the pixels that something else
+        covers.
+        """
+        self._shape = rigid(self._shape, flow.backward)
+        colour = evidence(bins, self._mixed_look(), self._around)
+        return np.asarray(np.where(colour > _COVERED, self._shape, 0.0), np.float32)
 
     def _gone(self, inside: Mask, area_px: int) -> LostReason | None:
         if area_px >= max(_MIN_PIXELS, self._config.min_area_share * self.usual_area_px):

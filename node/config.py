@@ -59,9 +59,6 @@ class TrackerConfig:
     flow_preset: Preset = "medium"
     colour_weight: float = 0.8
     """How much the colours inside and around the region correct the outline that flow predicts."""
-    max_likeness: float = 0.7
-    """Colour similarity of a region to its surroundings at which its colours say nothing about its
-    outline."""
     edge_sigma_px: float = 3.5
     """Uncertainty of the predicted outline, in work pixels."""
     adapt_rate: float = 0.05
@@ -179,8 +176,9 @@ def _require_local(key: str, address: str) -> None:
     if not _LOCAL.fullmatch(address):
         raise ConfigError(
             f"publish.{key} must be a loopback or ipc address, got {address!r}: events and "
-            "requests are neither encrypted nor authenticated yet, so a node may not listen on the network. Use "
-            "tcp://127.0.0.1:PORT or ipc:///PATH (and an SSH tunnel to reach it from another host)."
+            "requests are neither encrypted nor authenticated yet, so a node may not listen on "
+            "the network. Use tcp://127.0.0.1:PORT or ipc:///PATH, and an SSH tunnel to reach it "
+            "from another host."
         )
 
 

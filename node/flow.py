@@ -82,6 +82,29 @@ def sample(values: F32, flow: F32, window: Window = EVERYWHERE) -> F32:
     return np.asarray(read, np.float32)
 
 
+_RIGID_POINTS = 300
+
+
+def rigid(soft: F32, backward: F32) -> F32:
+    """`soft` f32 [h, w] moved by the one rotation, scale and shift that fits `backward` inside it.
+
+    Where no such motion fits, it is moved pixel by pixel.
+    """
+    moved = sample(soft, backward)
+    ys, xs = np.nonzero(moved > 0.5)
+    if len(xs) < 3:
+        return moved
+    step = max(1, len(xs) // _RIGID_POINTS)
+    here = np.stack([xs[::step], ys[::step]], axis=1).astype(np.float32)
+    there = here + backward[ys[::step], xs[::step]]
+    found: object = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=1.0)[0]
+    if not isinstance(found, np.ndarray) or not np.isfinite(found).all():  # OpenCV says None
+        return moved
+    size = (soft.shape[1], soft.shape[0])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(soft, found, size, flags=flags), np.float32)
+
+
 @lru_cache(maxsize=8)
 def _grid(height: int, width: int) -> tuple[F32, F32]:
     xs, ys = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

@@ -60,13 +60,29 @@ def find(picture: Picture, view: View) -> Find | None:
         rgb, soft = _scaled(view, scale)
         if rgb.shape[0] > picture.size[0] or rgb.shape[1] > picture.size[1]:
             continue
-        scores = cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED)
-        _, score, _, (x, y) = cv2.minMaxLoc(scores)
-        if np.isfinite(score) and (best is None or score > best.score):
+        score, x, y = _match(picture, rgb, soft)
+        if best is None or score > best.score:
             placed = np.zeros(picture.size, np.float32)
             placed[y : y + soft.shape[0], x : x + soft.shape[1]] = soft
             best = Find(score=float(score), soft=placed)
     return best
+
+
+def _match(picture: Picture, rgb: U8, soft: F32) -> tuple[float, int, int]:
+    """The best correlation of `rgb` with the picture, and where.
+
+    What lay around the region is left out, since it may stand elsewhere now, unless the region is
+    so plain that only its outline can be found.
+    """
+    inside = soft > 0.5
+    if inside.any() and float(rgb[inside].std(axis=0).mean()) >= _MIN_CONTRAST:
+        mask = np.repeat(inside[..., None], 3, axis=2).astype(np.float32)
+        scores = cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)
+    else:
+        scores = cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED)
+    scores = np.where(np.isfinite(scores), scores, -1.0)
+    _, score, _, (x, y) = cv2.minMaxLoc(scores)
+    return float(score), int(x), int(y)
 
 
 def _scaled(view: View, scale: float) -> tuple[U8, F32]:

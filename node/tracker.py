@@ -31,6 +31,7 @@ from ureca.node.flow import FlowEstimator, FlowField, shrink, work_size
 from ureca.node.regions import box_of, iou, seed_mask
 from ureca.node.search import View, find, view_of
 
+_PART_SHARE = 0.8
 _SAME_REGION_IOU = 0.5
 """A given mask without an id continues the given region that it overlaps at least this much."""
 
@@ -88,6 +89,7 @@ class Tracker:
             self._take_given(frame, frame.regions, refused, now_ns)
         for prompt in prompts:
             self._try(partial(self._start_carried, frame, prompt), refused)
+        self._mark_parts()
         ended += self._expire(now_ns)
         tracks = (*(r.track for r in self._regions.values()), *ended)
         return Update(TrackSet(frame.stream, frame.seq, frame.captured_ns, tracks), tuple(refused))
@@ -193,6 +195,15 @@ class Tracker:
             for other in self._regions.values()
         )
 
+    def _mark_parts(self) -> None:
+        """Tell new regions that lie inside others: a part is carried with less trust in colour."""
+        for region in self._regions.values():
+            if region.track.state is TrackState.NEW and region.carrier is not None:
+                region.carrier.is_part = any(
+                    other is not region and _lies_inside(region.track.mask, other.track.mask)
+                    for other in self._regions.values()
+                )
+
     def _start_carried(self, frame: Frame, seed: RegionSeed) -> None:
         assert self._picture is not None
         mask = seed_mask(seed, frame.image)
@@ -285,6 +296,14 @@ class Tracker:
             start()
         except RegionError as error:
             refused.append(str(error))
+
+
+def _lies_inside(part: Mask | None, whole: Mask | None) -> bool:
+    if part is None or whole is None:
+        return False
+    area = np.count_nonzero(part)
+    covered = np.count_nonzero(part & whole)
+    return bool(covered >= _PART_SHARE * area and np.count_nonzero(whole) > area)
 
 
 def _full_size(soft: F32, frame: Frame) -> Mask:

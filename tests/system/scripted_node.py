@@ -1,4 +1,4 @@
-"""A whole node process with the scripted engine: the command line of `ureca run`, no weights needed.
+"""A node process with the scripted engine: the command line of `ureca run` without weights.
 
 `SCRIPTED_STEP_MS` makes every word take that long; `SCRIPTED_RAISE=1` makes every batch fail.
 """

@@ -1,0 +1,110 @@
+"""Parts of a node without sockets, threads or weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pytest
+
+from ureca.clock import ManualClock
+from ureca.datatypes import Frame, Image
+from ureca.events import AnyEvent
+from ureca.node.accounting import Books
+from ureca.node.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.config import NodeConfig
+from ureca.node.pipeline import Pipeline
+from ureca.node.prompts import Prompts
+from ureca.testing import EventCapture, ScriptedEngine
+
+BOOT = bytes(range(16))
+
+
+class Replay:
+    """A whole node as a function: frames in, events out."""
+
+    def __init__(
+        self,
+        config: NodeConfig | None = None,
+        engine: ScriptedEngine | None = None,
+        prompts: Prompts | None = None,
+    ) -> None:
+        self.config = config or NodeConfig()
+        self.engine = engine or ScriptedEngine()
+        self.clock = ManualClock(1_000_000_000)
+        self.books = Books()
+        self.events = EventCapture()
+        writer = CaptionWriter(self.engine, self.config.caption, self.clock)
+        self.pipeline = Pipeline(
+            self.config,
+            InlineCaptioner(writer),
+            clock=self.clock,
+            books=self.books,
+            prompts=prompts,
+        )
+
+    def play(self, frames: Iterable[Frame]) -> EventCapture:
+        for frame in frames:
+            self.clock.advance(ns=max(0, frame.captured_ns - self.clock.now_ns()))
+            self.books.frame_in()
+            self.events(self.pipeline.step(frame, self.clock.now_ns()))
+        return self.events
+
+    def close(self) -> list[AnyEvent]:
+        events = self.pipeline.close("source_end", self.clock.now_ns())
+        self.events(events)
+        return events
+
+
+@pytest.fixture
+def replay() -> Callable[..., Replay]:
+    return Replay
+
+
+def textured(height: int, width: int, *, seed: int, low: int, high: int) -> Image:
+    """A picture with structure at all scales, so that flow has something to hold on to."""
+    draw = np.random.default_rng(seed)
+    picture = np.zeros((height, width, 3))
+    for cells in (4, 8, 16, 32):
+        noise = draw.random((-(-height // cells), -(-width // cells), 3))
+        picture += noise.repeat(cells, 0).repeat(cells, 1)[:height, :width]
+    picture = (picture - picture.min()) / (picture.max() - picture.min())
+    return np.asarray(low + (high - low) * picture, np.uint8)
+
+
+class Scene:
+    """A textured disc that moves right over a textured ground; a wall may hide it."""
+
+    height, width, radius = 120, 160, 14
+
+    def __init__(self, *, wall: tuple[int, int] | None = None, step_px: float = 2.0) -> None:
+        self.ground = textured(self.height, self.width, seed=1, low=60, high=130)
+        self.disc = textured(2 * self.radius, 2 * self.radius, seed=2, low=0, high=120)
+        self.disc[..., 0] = np.maximum(self.disc[..., 0], 170)
+        self.wall_colour = textured(self.height, self.width, seed=3, low=0, high=60)
+        self.wall, self.step_px = wall, step_px
+
+    def x(self, seq: int) -> int:
+        return round(30 + self.step_px * seq)
+
+    def full_mask(self, seq: int) -> np.ndarray:
+        ys, xs = np.mgrid[: self.height, : self.width]
+        disc = (ys - 60) ** 2 + (xs - self.x(seq)) ** 2 < self.radius**2
+        return np.asarray(disc, np.bool_)
+
+    def mask(self, seq: int) -> np.ndarray:
+        mask = self.full_mask(seq)
+        if self.wall is not None:
+            mask[:, self.wall[0] : self.wall[1]] = False
+        return mask
+
+    def frame(self, seq: int) -> Frame:
+        image = self.ground.copy()
+        mask = self.full_mask(seq)
+        ys, xs = np.nonzero(mask)
+        image[mask] = self.disc[ys - 60 + self.radius, xs - self.x(seq) + self.radius]
+        if self.wall is not None:
+            walled = slice(self.wall[0], self.wall[1])
+            image[:, walled] = self.wall_colour[:, walled]
+        at_ns = 1_000_000_000 + seq * 40_000_000
+        return Frame("cam0", BOOT, seq, at_ns, image, received_ns=at_ns)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.node.conftest import Replay
+from ureca.datatypes import RegionSeed
+from ureca.errors import RequestError, UrecaError
+from ureca.events import AnyEvent, CaptionError, CaptionFinal, RegionEvent
+from ureca.node.asks import Ask
+from ureca.node.config import CaptionConfig, NodeConfig, SchedulerConfig
+from ureca.streams import TERMINALS, event_kind
+from ureca.testing import ScriptedEngine, Step, SyntheticSource
+
+
+def story(events: list[AnyEvent]) -> list[str]:
+    """Events as readable lines: what the golden comparison is about."""
+    lines = []
+    for event in events:
+        kind = event_kind(event)
+        if isinstance(event, RegionEvent) and kind not in ("trk.update", "cap.delta"):
+            text = (
+                f" {event.text} #{event.rev} {event.trigger}"
+                if isinstance(event, CaptionFinal)
+                else ""
+            )
+            lines.append(f"{event.rid} {kind}{text}")
+    return lines
+
+
+def test_replay_tells_the_golden_story() -> None:
+    node = Replay()
+    node.play(SyntheticSource(frames=45, things=2))
+    node.close()
+    assert story(node.events.events) == [
+        "red trk.new",
+        "green trk.new",
+        "red cap.start",
+        "green cap.start",
+        "red cap.final a red thing #1 new",
+        "green cap.final a green thing #1 new",
+        "red cap.start",
+        "red cap.final a red thing #2 change",
+        "green cap.start",
+        "green cap.final a green thing #2 change",
+        "red trk.end",
+        "green trk.end",
+    ]
+    assert node.books.balance().closed
+
+
+def test_replay_is_deterministic() -> None:
+    runs = []
+    for _ in range(2):
+        node = Replay()
+        node.play(SyntheticSource(frames=8, with_regions="first"))
+        node.close()
+        runs.append(msgspec.msgpack.encode(node.events.events))
+    assert runs[0] == runs[1]
+
+
+def test_all_regions_of_a_frame_are_captioned_in_one_batch() -> None:
+    node = Replay()
+    node.play(SyntheticSource(frames=1, things=6))
+    assert node.engine.batches == [6]
+    assert node.engine.encoded == 1
+
+
+def test_a_final_says_where_it_came_from() -> None:
+    node = Replay()
+    (final, *_) = node.play(SyntheticSource(frames=1)).of("cap.final")
+    assert isinstance(final, CaptionFinal)
+    assert final.src_seqs == (0,)
+    assert final.cap_ns_last == 1_000_000_000
+    assert final.cap_src == "driver"
+    assert final.mask is not None
+    assert final.mask.size == (120, 160)
+    assert {"trk", "wait", "prep", "vit", "prefill", "ttft", "gen"} <= final.t.keys()
+    assert final.batch == {"n": 3, "pos": 0}
+
+
+def test_a_failing_engine_ends_every_request_with_an_error_and_the_node_lives_on() -> None:
+    def fails_first(call: int, token: int) -> Step:
+        return "raise" if call == 0 and token == 1 else "ok"
+
+    node = Replay(engine=ScriptedEngine(hook=fails_first))
+    node.play(SyntheticSource(frames=60))
+    errors = node.events.of("cap.error")
+    assert len(errors) == 3
+    assert all(isinstance(e, CaptionError) and e.code == "ENGINE" for e in errors)
+    assert len(node.events.of("cap.final")) >= 3
+    node.close()
+    assert node.books.balance().closed
+
+
+@pytest.mark.parametrize(
+    ("hook", "config"),
+    [
+        (lambda call, token: "non_finite", CaptionConfig()),
+        (lambda call, token: "ok", CaptionConfig(min_score=0.9)),
+        (lambda call, token: "ok", CaptionConfig(max_chars=3)),
+    ],
+)
+def test_bad_output_is_an_error_and_never_text(hook: object, config: CaptionConfig) -> None:
+    node = Replay(replace(NodeConfig(), caption=config), ScriptedEngine(hook=hook))  # type: ignore[arg-type]
+    events = node.play(SyntheticSource(frames=1))
+    assert not events.of("cap.final")
+    assert {e.code for e in events.of("cap.error")} == {"BAD_OUTPUT"}  # type: ignore[union-attr]
+
+
+def test_a_cut_caption_says_that_it_is_cut() -> None:
+    node = Replay(replace(NodeConfig(), caption=CaptionConfig(max_new_tokens=2)))
+    finals = node.play(SyntheticSource(frames=1)).of("cap.final")
+    assert {(f.status, f.text) for f in finals} >= {("truncated", "a red")}  # type: ignore[union-attr]
+
+
+def test_prompts_start_regions_at_their_frame() -> None:
+    prompts = {2: (RegionSeed(rid="late", box_xyxy_px=(20, 20, 60, 60), label="box"),)}
+    node = Replay(prompts=prompts)
+    events = node.play(SyntheticSource(frames=4, with_regions="never"))
+    (born,) = events.of("trk.new")
+    assert (born.rid, born.seq, born.label) == ("late", 2, "box")  # type: ignore[union-attr]
+
+
+def answers(node: Replay, **fields: object) -> tuple[list[AnyEvent], list[UrecaError]]:
+    said: list[AnyEvent] = []
+    failed: list[UrecaError] = []
+    deadline_ns = node.clock.now_ns() + 1_000_000_000
+    ask = Ask(reply=said.append, fail=failed.append, deadline_ns=deadline_ns, **fields)  # type: ignore[arg-type]
+    node.pipeline.ask(ask)
+    return said, failed
+
+
+def test_a_direct_request_is_answered_to_the_asker_alone() -> None:
+    node = Replay()
+    node.play(SyntheticSource(frames=2))
+    said, failed = answers(node, stream="cam0", rid="blue", style="long")
+    events = node.pipeline.tick(node.clock.now_ns())
+    assert not failed
+    assert [event_kind(e) for e in said][-1] == "cap.final"
+    assert said[-1].text.startswith("a blue thing at the")  # type: ignore[union-attr]
+    assert not [e for e in events if event_kind(e) in TERMINALS]
+    assert node.books.balance().closed
+
+
+def test_direct_requests_that_cannot_be_answered_say_why() -> None:
+    node = Replay()
+    node.play(SyntheticSource(frames=2))
+    said, failed = answers(node, stream="cam0", rid="nobody")
+    node.pipeline.tick(node.clock.now_ns())
+    assert not said
+    assert failed[0].code == "NOT_FOUND"  # type: ignore[attr-defined]
+    with pytest.raises(RequestError, match="NO_STREAM"):
+        answers(node, stream="cam9", rid="red")
+    for _ in range(node.config.limits.max_asks):
+        answers(node, stream="cam0", rid="red")
+    with pytest.raises(RequestError, match="BUSY"):
+        answers(node, stream="cam0", rid="red")
+    node.clock.advance(ms=2000)
+    node.pipeline.tick(node.clock.now_ns())
+    node.close()
+    assert node.books.balance().closed
+
+
+@given(
+    things=st.integers(0, 5),
+    failing=st.sets(st.integers(0, 30), max_size=6),
+    hidden=st.sets(st.integers(0, 19), max_size=10),
+    max_batch=st.integers(1, 4),
+)
+def test_every_request_gets_exactly_one_terminal_and_the_books_balance(
+    things: int, failing: set[int], hidden: set[int], max_batch: int
+) -> None:
+    def hook(call: int, token: int) -> Step:
+        return "raise" if call in failing and token == 1 else "ok"
+
+    plan = SchedulerConfig(max_batch=max_batch, refresh_s=0.2, min_interval_s=0.1)
+    node = Replay(replace(NodeConfig(), scheduler=plan), ScriptedEngine(hook=hook))
+    source = SyntheticSource(frames=20, things=things, width_px=64, height_px=48)
+    node.play(replace(f, regions=()) if f.seq in hidden else f for f in source)
+    node.close()
+    started = Counter(e.request_id for e in node.events.of("cap.start"))  # type: ignore[union-attr]
+    terminals = node.events.terminals()
+    assert set(started) <= set(terminals)
+    assert all(len(kinds) == 1 for kinds in terminals.values())
+    balance = node.books.balance()
+    assert balance.closed
+    assert balance.requests_in == len(terminals)

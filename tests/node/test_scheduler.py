@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ureca.datatypes import Track, TrackSet, TrackState, Trigger
+from ureca.node.config import SchedulerConfig
+from ureca.node.scheduler import Scheduler
+
+MASK = np.ones((4, 4), np.bool_)
+S = 1_000_000_000
+
+
+def track(
+    rid: str, state: TrackState = TrackState.ALIVE, box: tuple[int, int, int, int] = (0, 0, 40, 40)
+) -> Track:
+    visible = state not in (TrackState.LOST, TrackState.ENDED)
+    return Track(rid, state, MASK if visible else None, box, 1, 0, 0)
+
+
+def tracks(*found: Track, seq: int = 0) -> TrackSet:
+    return TrackSet("cam0", seq, 0, found)
+
+
+def scheduler(**config: float) -> Scheduler:
+    return Scheduler(SchedulerConfig(**config), style="short", ids=itertools.count(1))  # type: ignore[arg-type]
+
+
+def test_new_regions_come_before_old_ones() -> None:
+    plan = scheduler(refresh_s=5)
+    plan.observe(tracks(track("old")), now_ns=0)
+    (request,) = plan.pick(tracks(track("old")), room=4, now_ns=0)
+    plan.ended(request, has_caption=True, now_ns=0)
+    now_ns = 6 * S
+    both = tracks(track("old"), track("fresh"))
+    plan.observe(both, now_ns=now_ns)
+    picked = plan.pick(both, room=4, now_ns=now_ns)
+    assert [(r.rid, r.trigger) for r in picked] == [
+        ("fresh", Trigger.NEW),
+        ("old", Trigger.REFRESH),
+    ]
+    assert [r.rev for r in picked] == [1, 2]
+
+
+def test_a_moved_or_found_region_is_captioned_again() -> None:
+    plan = scheduler(refresh_s=100, min_interval_s=1)
+    here = tracks(track("a"), track("b"))
+    plan.observe(here, now_ns=0)
+    for request in plan.pick(here, room=4, now_ns=0):
+        plan.ended(request, has_caption=True, now_ns=0)
+    there = tracks(track("a", box=(60, 0, 100, 40)), track("b", TrackState.RECOVERED))
+    plan.observe(there, now_ns=2 * S)
+    triggers = {r.rid: r.trigger for r in plan.pick(there, room=4, now_ns=2 * S)}
+    assert triggers == {"a": Trigger.CHANGE, "b": Trigger.RECOVERED}
+
+
+def test_requests_of_lost_and_ended_regions_are_aborted_with_a_reason() -> None:
+    plan = scheduler()
+    here = tracks(track("a"), track("b"))
+    plan.observe(here, now_ns=0)
+    ids = {r.rid: r.request_id for r in plan.pick(here, room=4, now_ns=0)}
+    gone = tracks(track("a", TrackState.LOST), track("b", TrackState.ENDED))
+    aborts = plan.observe(gone, now_ns=1)
+    assert {a.request_id: a.reason for a in aborts} == {
+        ids["a"]: "track_lost",
+        ids["b"]: "track_ended",
+    }
+    assert plan.pick(gone, room=4, now_ns=2) == ()
+
+
+def test_a_failed_region_waits_before_it_tries_again() -> None:
+    plan, here = scheduler(min_interval_s=1), tracks(track("a"))
+    plan.observe(here, now_ns=0)
+    (request,) = plan.pick(here, room=1, now_ns=0)
+    plan.ended(request, has_caption=False, now_ns=0)
+    plan.observe(here, now_ns=S // 2)
+    assert plan.pick(here, room=1, now_ns=S // 2) == ()
+    plan.observe(here, now_ns=2 * S)
+    assert len(plan.pick(here, room=1, now_ns=2 * S)) == 1
+
+
+@given(
+    regions=st.integers(1, 12),
+    room=st.integers(1, 4),
+    jumpy=st.sets(st.integers(0, 11), max_size=6),
+)
+def test_no_region_starves_however_lively_the_others_are(
+    regions: int, room: int, jumpy: set[int]
+) -> None:
+    """One batch per second; jumpy regions always want a CHANGE caption."""
+    plan = scheduler(refresh_s=4, min_interval_s=0.5)
+    captioned_s = dict.fromkeys(range(regions), 0)
+    for second in range(60):
+        found = [
+            track(
+                str(n), box=(0, 0, 40, 40) if n not in jumpy or second % 2 else (90, 90, 130, 130)
+            )
+            for n in range(regions)
+        ]
+        here = tracks(*found, seq=second)
+        plan.observe(here, now_ns=second * S)
+        picked = plan.pick(here, room=room, now_ns=second * S)
+        assert len({r.rid for r in picked}) == len(picked) <= room
+        for request in picked:
+            plan.ended(request, has_caption=True, now_ns=second * S)
+            captioned_s[int(request.rid)] = second
+        # A wish is overdue after refresh_s and then waits for at most all others once.
+        bound_s = 4 + 4 + 1 + -(-regions // room) * 2
+        assert all(second - last <= bound_s for last in captioned_s.values())
+    assert plan.in_flight == 0
