@@ -14,7 +14,7 @@ import torch
 from ureca.export.cases import F32, Arrays
 from ureca.export.graphs import save
 from ureca.export.parity import Agreement, Probe, agreement, listen, uncached
-from ureca.export.quantise import quantised_int8
+from ureca.export.quantise import SCHEMES, quantised_int8
 from ureca.export.report import Trial
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
@@ -81,14 +81,20 @@ class Proof:
 def choose_int8(
     proof: Proof, masters: Protos, table: F32, *, minimum: float
 ) -> tuple[dict[str, onnx.ModelProto], dict[str, Trial]]:
-    """Quantise `lm`, then `regions`; keep each only if forced choices still agree to `minimum`."""
+    """Quantise `lm`, then `regions`: the first scheme whose forced choices agree to `minimum`.
+
+    A graph for which none does stays float32. Trials are named `graph scheme`.
+    """
     graphs, trials = dict(masters), {}
     for name in (LM, REGIONS):
-        candidate = {**graphs, name: quantised_int8(masters[name])}
-        result = proof.compare(open_graphs(candidate, table, proof.model.config))
-        trials[name] = Trial(agreement=result, chosen=result.teacher_forced >= minimum)
-        if trials[name].chosen:
-            graphs = candidate
+        for scheme in SCHEMES:
+            candidate = {**graphs, name: quantised_int8(masters[name], scheme)}
+            result = proof.compare(open_graphs(candidate, table, proof.model.config))
+            chosen = result.teacher_forced >= minimum
+            trials[f"{name} {scheme}"] = Trial(agreement=result, chosen=chosen)
+            if chosen:
+                graphs = candidate
+                break
     return graphs, trials
 
 

@@ -44,9 +44,12 @@ class Report:
     def failures(self) -> list[str]:
         """Why the bundle may not be used; empty when it may."""
         t, bad = self.tolerances, []
-        worst = max(self.float32.max_abs_logit_diff, self.edges_max_abs_logit_diff)
-        if not worst <= t.max_abs_logit_diff:
-            bad.append(f"float32 logits differ by {worst:.2e}, allowed {t.max_abs_logit_diff:.0e}")
+        diffs = (self.float32.max_abs_logit_diff, self.edges_max_abs_logit_diff)
+        bad += [
+            f"float32 logits differ by {diff:.2e}, allowed {t.max_abs_logit_diff}"
+            for diff in diffs
+            if not diff <= t.max_abs_logit_diff  # NaN fails as well
+        ]
         if self.float32.teacher_forced < t.float_agreement:
             bad.append(f"float32 choices agree only to {self.float32.teacher_forced:.4f}")
         if self.uncached_equal < self.uncached_regions:

@@ -17,7 +17,7 @@ from ureca.errors import ConfigError, SourceError
 from ureca.export.cases import prepared, real_cases, synthetic_cases
 from ureca.export.config import ExportConfig
 from ureca.export.interfaces import interfaces, max_positions, max_tiles
-from ureca.export.quantise import int8_products, quantised_int8, stored_as_f16
+from ureca.export.quantise import SCHEMES, int8_products, quantised_int8, stored_as_f16
 from ureca.models.config import CaptionerConfig, tiny_config
 from ureca.models.tokenizer import LONG_ID, SHORT_ID
 
@@ -32,9 +32,9 @@ def test_one_tile_fixes_every_size_but_regions_and_lengths():
 
 def test_more_tiles_free_the_tile_count():
     config = tiny_config()
-    tiled = replace(config, vision=replace(config.vision, max_tiles=4))
+    tiled = replace(config, vision=replace(config.vision, max_tiles=8))
     assert max_tiles(config) == 1
-    assert max_tiles(tiled) == 5
+    assert max_tiles(tiled) == 9
     assert interfaces(tiled)["vision"].inputs[0].shape[0] == "T"
     assert interfaces(tiled)["regions"].outputs[0].shape[1] == "K"
     assert max_positions(tiled) > max_positions(config)
@@ -117,9 +117,10 @@ def test_half_storage_rounds_weights_and_nothing_else(weight, rng):
     assert stored_as_f16(graph(weight)).ByteSize() < graph(weight).ByteSize() - 64 * 32
 
 
-def test_int8_is_near_and_counted(weight, rng):
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_int8_is_near_on_every_processor_and_counted(weight, rng, scheme):
     x = rng.normal(size=(16, 64)).astype(np.float32)
-    small = quantised_int8(graph(weight))
+    small = quantised_int8(graph(weight), scheme)
     assert int8_products(graph(weight)) == 0
     assert int8_products(small) == 1
     exact = run(graph(weight), x)

@@ -1,6 +1,5 @@
 """The shipped runtime against eager torch on a tiny bundle: words, streams, limits, refusals."""
 
-
 import json
 import shutil
 import subprocess
