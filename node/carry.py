@@ -27,7 +27,7 @@ _MAX_STEP_PX = 24
 """How far a region may move within one frame, in work pixels: only so much is looked at around
 it."""
 _SOUND_SHARE = 0.92
-_LEAKY = 0.5
+_LEAKY = 0.4
 """Colour similarity of a part to its surroundings above which colours cannot hold its outline."""
 _COVERED = -1.5
 """Evidence below which a pixel of a rigid part belongs to something in front of it."""

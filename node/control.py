@@ -229,12 +229,12 @@ class Control:
 
 
 def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
-    if data is None:
-        raise WireError("'picture' describes a second message part, but there is none")
     if spec.w * spec.h > max_px:
         raise WireError(
             f"expected at most {max_px} pixels, got {spec.w}x{spec.h}", code="TOO_LARGE"
         )
+    if data is None:
+        raise WireError("'picture' describes a second message part, but there is none")
     if spec.enc == "rgb8":
         if len(data) != spec.w * spec.h * 3:
             raise WireError(f"expected {spec.w * spec.h * 3} bytes of rgb8, got {len(data)}")

@@ -151,7 +151,12 @@ class Node:
         self._mailbox.wake()
 
     def close(self) -> None:
-        """Stop if need be, join all threads, send the last events, close the sockets."""
+        """Stop if need be, join all threads, send the last events, close the sockets.
+
+        May be called more than once.
+        """
+        if self._state == "stopped":
+            return
         self._stop.set()
         self._mailbox.wake()
         for thread in (self._step_thread, self._source_thread):

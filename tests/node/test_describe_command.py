@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ureca.errors import ConfigError, RegionError, SourceError
+from ureca.node.describe import main
+from ureca.testing import ScriptedEngine, SyntheticSource
+
+SOURCE = SyntheticSource()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    cv2.imwrite(str(path), SOURCE.image(0)[..., ::-1])
+    cv2.imwrite(str(tmp_path / "mask.png"), SOURCE.masks(0)["red"].astype(np.uint8) * 255)
+    cv2.imwrite(str(tmp_path / "small.png"), np.full((4, 4), 255, np.uint8))
+    cv2.imwrite(str(tmp_path / "black.png"), np.zeros((120, 160), np.uint8))
+    return path
+
+
+def run(*argv: object) -> int:
+    return main([str(arg) for arg in argv], engine_of=lambda folder: ScriptedEngine(max_regions=2))
+
+
+def test_masks_boxes_and_points_are_captioned(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = ",".join(map(str, SOURCE.boxes_xyxy_px(0)["green"]))
+    x0, y0, x1, y1 = SOURCE.boxes_xyxy_px(0)["blue"]
+    point = f"{(x0 + x1) / 2},{(y0 + y1) / 2}"
+    mask = picture.with_name("mask.png")
+    assert run(picture, "--mask", mask, "--box", box, "--point", point, "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["a red thing", "a green thing", "a blue thing"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], ConfigError),
+        (["--box", "1,2,3"], RegionError),
+        (["--box", "a,b,c,d"], RegionError),
+        (["--box", "30,30,10,10"], RegionError),
+        (["--point", "900,900"], RegionError),
+        (["--mask", "small.png"], RegionError),
+        (["--mask", "black.png"], RegionError),
+        (["--mask", "missing.png"], SourceError),
+    ],
+)
+def test_bad_regions_are_typed_errors(
+    picture: Path, arguments: list[str], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(picture.parent)
+    with pytest.raises(error):
+        run(picture, *arguments)
+
+
+def test_a_bad_picture_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 cut off")
+    for name in ("bad.jpg", "missing.jpg"):
+        with pytest.raises(SourceError, match=name):
+            run(tmp_path / name, "--point", "1,1")

@@ -1,0 +1,147 @@
+"""The node as a process of its own, watched by clients in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ureca.client import Client
+from ureca.events import CaptionFinal, TrackNew
+from ureca.node.bundle_path import SHIPPED_BUNDLE, demo_clip
+
+HERE = Path(__file__).parent
+
+
+class Process:
+    """A node process with addresses of its own."""
+
+    def __init__(self, script: Path, tmp: Path, *options: object, **env: str) -> None:
+        self.events, self.requests = f"ipc://{tmp}/events", f"ipc://{tmp}/requests"
+        command = [sys.executable, script, "--set", f"publish.events={self.events}"]
+        command += ["--set", f"publish.requests={self.requests}", *options]
+        root = Path(__file__).resolve().parents[2]
+        self.child = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(root), **env},
+        )
+
+    def client(self) -> Client:
+        return Client.connect(self.events, self.requests, timeout_s=60)
+
+    def end(self, timeout_s: float = 60) -> tuple[int, str, str]:
+        out, err = self.child.communicate(timeout=timeout_s)
+        return self.child.returncode, out, err
+
+
+@pytest.fixture
+def demo() -> tuple[Path, Path]:
+    found = demo_clip()
+    if found is None:
+        pytest.skip("no demo clip in configs/demo")
+    return found
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    started: list[Process] = []
+    yield started
+    for process in started:
+        if process.child.poll() is None:
+            process.child.kill()
+        process.child.communicate()
+
+
+def finals(client: Client, count: int) -> list[CaptionFinal]:
+    found = []
+    for event in client.events(timeout_s=60):
+        if isinstance(event, CaptionFinal):
+            found.append(event)
+            if len(found) == count:
+                return found
+    raise AssertionError(f"only {len(found)} finals came")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_the_books_balance(
+    tmp_path: Path, processes: list[Process], stop: signal.Signals, demo: tuple[Path, Path]
+) -> None:
+    clip, prompts = demo
+    node = Process(
+        HERE / "scripted_node.py", tmp_path, "--source", clip, "--prompts", prompts, "--loop"
+    )
+    processes.append(node)
+    with node.client() as client:
+        assert client.hello().model == "scripted"
+        found = finals(client, 10)
+        assert [f.eseq for f in found] == sorted(f.eseq for f in found)
+        with node.client() as late:
+            assert any(isinstance(event, CaptionFinal) for event in late.snapshot())
+        node.child.send_signal(stop)
+        code, out, err = node.end()
+    assert code == 0, err
+    assert "books     balance" in out
+    assert "Traceback" not in err
+
+
+def test_every_frame_is_processed_without_realtime_and_events_are_written(
+    tmp_path: Path, processes: list[Process], data_root: Path
+) -> None:
+    small = tmp_path / "dog.tar"
+    names = {f"frames/{n:05}.webp" for n in range(10)} | {"masks/00000.png"}
+    with tarfile.open(data_root / "videos" / "dog.tar") as whole, tarfile.open(small, "w") as part:
+        for member in whole.getmembers():
+            if member.name in names:
+                part.addfile(member, whole.extractfile(member))
+    events = tmp_path / "events.jsonl"
+    node = Process(
+        HERE / "scripted_node.py", tmp_path, "--source", small, "--no-realtime", "--events", events
+    )
+    processes.append(node)
+    code, out, err = node.end()
+    assert code == 0, err
+    assert "frames    10 in = 10 processed + 0 dropped (none)" in out
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [line["eseq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert {"trk.new", "cap.final", "trk.end", "hb"} <= {line["ev"] for line in lines}
+
+
+def test_the_shipped_captioner_captions_the_demo(
+    tmp_path: Path, processes: list[Process], repository: Path
+) -> None:
+    if not (SHIPPED_BUNDLE / "manifest.json").is_file() or demo_clip() is None:
+        pytest.skip(f"no shipped bundle at {SHIPPED_BUNDLE}, or no demo clip")
+    node = Process(repository / "run_node.py", tmp_path, "--duration", "60", "--loop")
+    processes.append(node)
+    with node.client() as client:
+        seen = []
+        for event in client.events({"trk.new", "cap.delta", "cap.final"}, timeout_s=90):
+            seen.append(event)
+            if sum(isinstance(e, CaptionFinal) for e in seen) >= 8:
+                break
+        assert any(isinstance(e, TrackNew) for e in seen) or client.snapshot()
+        found = [e for e in seen if isinstance(e, CaptionFinal)]
+        assert all(f.text and f.model and f.bundle_sha and f.t["vit"] > 0 for f in found)
+        node.child.send_signal(signal.SIGINT)
+        code, out, err = node.end()
+    assert code == 0, err
+    assert "books     balance" in out
+
+
+def test_starting_the_node_imports_no_torch(repository: Path) -> None:
+    script = (
+        "import sys, ureca.node.main, ureca.node.describe; "
+        "sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=repository, check=False)
+    assert done.returncode == 0
