@@ -111,7 +111,7 @@ class SchedulerConfig:
     """CHANGE: the area grew or shrank by this factor since the last caption."""
     deadline_s: float = 5.0
     """A request that has no caption after this is aborted."""
-    max_batch: int = 8
+    max_batch: int = 16
 
     def __post_init__(self) -> None:
         _require(

@@ -234,9 +234,10 @@ class Node:
 
     def _work(self) -> None:
         try:
-            while not self._stop.is_set() and not self._is_finished():
+            finished = False
+            while not self._stop.is_set() and not (finished := self._is_finished()):
                 self._advance(self._mailbox.take(_TICK_S))
-            self._drain()
+            self._drain("source_end" if finished else "shutdown")
         finally:
             self._done.set()
 
@@ -257,8 +258,7 @@ class Node:
         ended = self._source_ended.is_set() and self._mailbox.is_empty()
         return ended and self._pipeline.is_idle()
 
-    def _drain(self) -> None:
-        reason = "source_end" if self._source_ended.is_set() else "shutdown"
+    def _drain(self, reason: str) -> None:
         self._state = "draining"
         self._stop.set()
         self._mailbox.close()

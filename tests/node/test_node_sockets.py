@@ -227,11 +227,11 @@ def test_nonsense_on_the_request_socket_is_answered_or_ignored(
 
 def test_a_vanished_subscriber_and_asker_do_no_harm(start: Callable[..., Running]) -> None:
     running = start()
+    with running.client() as client:
+        until_final(client)
     for _ in range(3):
-        gone = running.client()
-        with pytest.raises(RequestError, match="DEADLINE"):
+        with running.client() as gone, pytest.raises(RequestError, match="DEADLINE"):
             gone.request("describe", {"stream": "cam0", "rid": "red"}, 0.001)
-        gone.close()
     with running.client() as client:
         until_final(client)
         assert client.health().state == "running"
