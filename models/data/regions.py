@@ -43,7 +43,7 @@ class RegionRecord:
     types: tuple[str, ...] = ()
 
     @classmethod
-    def from_json(cls, row: dict[str, Any]) -> RegionRecord:
+    def from_json(cls, row: Any) -> RegionRecord:  # whatever the JSON line held
         """Read one line of `regions-*.jsonl`. Raises `SourceError` naming the missing field."""
         try:
             height, width = row["rle"]["size"]

@@ -115,7 +115,7 @@ def _models(config: TrainConfig) -> tuple[Captioner, Captioner]:
 
 
 def _start_from(model: Captioner, start: Captioner, config: TrainConfig) -> None:
-    """Take a checkpoint's weights; a frozen trunk stays ImageNet's, unrounded, so its cache holds."""
+    """Take a checkpoint's weights; a frozen trunk stays ImageNet's, so its cache holds."""
     skip = "trunk." if config.trunk == "frozen" else "\0"
     kept = {name: t for name, t in start.state_dict().items() if not name.startswith(skip)}
     model.load_state_dict(kept, strict=False)
