@@ -1,6 +1,5 @@
 """The bundle in the repository: whole, small, proven, quick with many regions, often right."""
 
-
 import json
 
 import numpy as np
