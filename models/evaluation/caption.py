@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = caption_records(
         engine, store, todo, style=options.style, image_only=options.image_only
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w" if options.overwrite else "a", encoding="utf8") as out:
         failed = _write(tqdm(results, total=len(todo), unit="region"), out)
     sys.stderr.write(

@@ -21,6 +21,10 @@ from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import LONG_ID, Tokenizer
 
 
+# The first test waits for the export of the session's bundle, half a minute on an idle machine.
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture(scope="module")
 def engine(tiny_bundle):
     return load_engine(tiny_bundle, threads=1)

@@ -34,6 +34,10 @@ from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import train_tokenizer
 
 
+# The first test waits for the export of the session's bundle, half a minute on an idle machine.
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture(scope="module")
 def masters(tiny_bundle):
     return {name: onnx.load(str(tiny_bundle / f"{name}.onnx")) for name in GRAPHS}
@@ -210,6 +214,7 @@ def test_a_comparison_that_sees_nothing_fails(proof):
     assert len(_report(proof, bundle=worse, float32=worse).failures()) == 2
 
 
+@pytest.mark.slow
 def test_tiles_can_stay_dynamic(tiny_model):
     """With more than one tile T, P and K are free; only `vision` is traced: the quickest."""
     config = tiny_model.config
