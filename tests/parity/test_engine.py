@@ -20,7 +20,6 @@ from ureca.models.runtime.graphs import LmNames
 from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import LONG_ID, Tokenizer
 
-
 # The first test waits for the export of the session's bundle, half a minute on an idle machine.
 pytestmark = pytest.mark.timeout(600)
 

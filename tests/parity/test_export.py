@@ -33,7 +33,6 @@ from ureca.models.runtime.graphs import GRAPHS
 from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import train_tokenizer
 
-
 # The first test waits for the export of the session's bundle, half a minute on an idle machine.
 pytestmark = pytest.mark.timeout(600)
 
