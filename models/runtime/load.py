@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ureca.bundle import BundleManifest, bundle_sha, load_manifest, verify_files
+from ureca.config import from_plain
 from ureca.datatypes import EngineInfo, RegionInput
-from ureca.errors import BundleError, UrecaError
+from ureca.errors import BundleError, ConfigError, UrecaError
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.engine import BatchEngine
 from ureca.models.runtime.graphs import GRAPHS, LM, REGIONS, VISION
@@ -70,9 +70,9 @@ def load_backend(
 def captioner_config(manifest: BundleManifest) -> CaptionerConfig:
     """The network's description from the manifest. Raises `BundleError` when it does not fit."""
     try:
-        return msgspec.convert(manifest.model, CaptionerConfig)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise BundleError(f"the manifest's model does not fit this version: {error}") from error
+        return from_plain(CaptionerConfig, manifest.model, where="manifest.json: model")
+    except ConfigError as error:
+        raise BundleError(f"the bundle's model does not fit this version: {error}") from error
 
 
 def _tokenizer(folder: Path, manifest: BundleManifest) -> Tokenizer:
