@@ -7,6 +7,7 @@ work-sized (`flow.work_size`). Pure: no clock, no frame, no ids.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,8 @@ _MAX_STEP_PX = 24
 """How far a region may move within one frame, in work pixels: only so much is looked at around
 it."""
 _SOUND_SHARE = 0.92
+_SIGMA_PER_SIDE = 0.25
+"""Small regions get a sharper prior: blurred by as much as they are wide, they would vanish."""
 _LEAKY = 0.4
 """Colour similarity of a part to its surroundings above which colours cannot hold its outline."""
 _COVERED = -1.5
@@ -111,11 +114,12 @@ class Carrier:
 
     def _corrected(self, flow: FlowField, bins: I32) -> F32:
         soft = np.zeros_like(self.soft)
-        window = _reach(self.soft, margin=int(3 * self._config.edge_sigma_px) + _MAX_STEP_PX)
+        sigma = min(self._config.edge_sigma_px, _SIGMA_PER_SIDE * math.sqrt(self.usual_area_px))
+        window = _reach(self.soft, margin=int(3 * sigma) + _MAX_STEP_PX)
         if window is None:
             return soft
         predicted = sample(self.soft, flow.backward, window)
-        blurred = cv2.GaussianBlur(predicted, (0, 0), self._config.edge_sigma_px)
+        blurred = cv2.GaussianBlur(predicted, (0, 0), sigma)
         prior = blurred.clip(0.002, 0.998)
         colour = evidence(bins[window], self._mixed_look(), self._around)
         logit = np.log(prior / (1 - prior)) + self._config.colour_weight * colour

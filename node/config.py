@@ -78,9 +78,9 @@ class TrackerConfig:
     bad_frames: int = 3
     """Consecutive doubtful frames before a region is declared lost."""
     border_px: int = 2
-    recover_score: float = 0.8
+    recover_score: float = 0.83
     """Normalised correlation that a stored view must reach to recover a lost region."""
-    recover_appearance: float = 0.7
+    recover_appearance: float = 0.85
     recover_every: int = 2
     """Lost regions are searched on every n-th frame."""
     lost_ttl_s: float = 10.0

@@ -1,4 +1,4 @@
-"""Finds a lost region again by its stored view: template correlation over scales, then a colour
+"""Finds a lost region by its stored view: template correlation over scales, then a colour check.
 check.
 
 Strict on purpose: a wrong recovery puts words on the wrong thing, a missed one only waits.
@@ -15,9 +15,11 @@ import numpy as np
 from ureca.node.appearance import F32, U8
 from ureca.node.carry import Picture
 
-_SCALES = (1.0, 0.85, 1.18)
+_SCALES = (1.0, 0.92, 1.09, 0.85, 1.19)
 _MARGIN_PX = 2
-_MIN_SIDE_PX = 6
+_MIN_SIDE_PX = 10
+_TEXTURED = 12.0
+"""Deviation of the colours inside a region above which they are also searched for alone."""
 _MIN_CONTRAST = 6.0
 """Grey-level deviation below which a view is too flat to correlate with anything."""
 
@@ -54,7 +56,7 @@ def view_of(picture: Picture, soft: F32) -> View | None:
 
 
 def find(picture: Picture, view: View) -> Find | None:
-    """The best place of `view` on `picture` over three scales; None when it fits nowhere."""
+    """The best place of `view` on `picture` over all scales; None when it fits nowhere."""
     best: Find | None = None
     for scale in _SCALES:
         rgb, soft = _scaled(view, scale)
@@ -71,17 +73,20 @@ def find(picture: Picture, view: View) -> Find | None:
 def _match(picture: Picture, rgb: U8, soft: F32) -> tuple[float, int, int]:
     """The best correlation of `rgb` with the picture, and where.
 
-    What lay around the region is left out, since it may stand elsewhere now, unless the region is
-    so plain that only its outline can be found.
+    Tried with what lay around the region, by which plain things are found, and without it, since
+    textured things may stand before something else now.
     """
+    found = [_peak(cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED))]
     inside = soft > 0.5
-    if inside.any() and float(rgb[inside].std(axis=0).mean()) >= _MIN_CONTRAST:
+    if inside.any() and float(rgb[inside].std(axis=0).mean()) >= _TEXTURED:
         mask = np.repeat(inside[..., None], 3, axis=2).astype(np.float32)
-        scores = cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)
-    else:
-        scores = cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED)
-    scores = np.where(np.isfinite(scores), scores, -1.0)
-    _, score, _, (x, y) = cv2.minMaxLoc(scores)
+        found.append(_peak(cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)))
+    return max(found)
+
+
+def _peak(scores: cv2.typing.MatLike) -> tuple[float, int, int]:
+    finite = np.where(np.isfinite(scores), scores, -1.0)
+    _, score, _, (x, y) = cv2.minMaxLoc(finite)
     return float(score), int(x), int(y)
 
 

@@ -32,6 +32,7 @@ from ureca.node.regions import box_of, iou, seed_mask
 from ureca.node.search import View, find, view_of
 
 _PART_SHARE = 0.8
+_MAX_BACKOFF = 6
 _SAME_REGION_IOU = 0.5
 """A given mask without an id continues the given region that it overlaps at least this much."""
 
@@ -46,6 +47,8 @@ class _Region:
     carrier: Carrier | None = None
     view: View | None = None
     lost_ns: int = 0
+    finds: int = 0
+    """Each recovery doubles the wait before the next search: what flaps is not worth believing."""
 
     @property
     def is_lost(self) -> bool:
@@ -127,10 +130,9 @@ class Tracker:
             flow = self._flow.between(before.gray, picture.gray)
             for region in moving:
                 self._move(region, frame, flow, now_ns)
-        if self._frames % self._config.recover_every == 0:
-            for region in carried:
-                if region.is_lost:
-                    self._search(region, frame)
+        for region in carried:
+            if region.is_lost and self._frames % (self._config.recover_every << region.finds) == 0:
+                self._search(region, frame)
 
     def _look_at(self, frame: Frame) -> Picture:
         size = work_size(frame.height, frame.width, work_width_px=self._config.work_width_px)
@@ -182,6 +184,7 @@ class Tracker:
         mask = _full_size(found.soft, frame)
         if mask.any() and not self._taken(mask, region):
             region.carrier.place(found.soft)
+            region.finds = min(region.finds + 1, _MAX_BACKOFF)
             region.track = _seen(region.track, mask, TrackState.RECOVERED)
 
     def _taken(self, mask: Mask, seeker: _Region) -> bool:
