@@ -44,7 +44,6 @@ class Job:
 
     frame: Frame
     rows: tuple[Row, ...]
-    submitted_ns: int
     track_us: int = 0
 
 
@@ -179,18 +178,21 @@ class CaptionWriter:
         return self._final(writing, row.request, done)
 
     def _final(self, writing: _Writing, request: RegionRequest, done: RowDone) -> CaptionFinal:
-        now_ns = self._clock.now_ns()
+        now_ns, frame = self._clock.now_ns(), writing.job.frame
         first_ns = writing.first_text_ns.get(done.row, now_ns)
+        since_receipt_us = (writing.started_ns - frame.received_ns) // 1000
         durations_us = {
             **writing.stage_us,
             "trk": writing.job.track_us,
-            "wait": (writing.started_ns - writing.job.submitted_ns) // 1000,
+            "wait": max(0, since_receipt_us - writing.job.track_us),
             "ttft": (first_ns - writing.started_ns) // 1000,
             "gen": (now_ns - writing.caption_ns) // 1000,
         }
+        if frame.clock == self._clock.name:
+            durations_us["link"] = max(0, frame.received_ns - frame.captured_ns) // 1000
         return final(
             request,
-            writing.job.frame,
+            frame,
             done,
             info=self.info,
             ttl_ms=self._config.ttl_ms,

@@ -220,7 +220,7 @@ class Pipeline:
         requests = stream.scheduler.pick(stream.tracks, room=room, now_ns=now_ns)
         for _ in requests:
             self._books.request_in()
-        self._submit(stream.frame, [Row(r) for r in requests], now_ns, stream.track_us)
+        self._submit(stream.frame, [Row(r) for r in requests], stream.track_us)
 
     def _start_asks(self, room: int, now_ns: int) -> None:
         """Direct requests about one picture; the picture's own regions fill the rest of the
@@ -242,7 +242,7 @@ class Pipeline:
                 self._books.request_in()
                 rows.append(Row(request))
         if frame is not None:
-            self._submit(frame, rows, now_ns, stream.track_us if stream else 0)
+            self._submit(frame, rows, stream.track_us if stream else 0)
 
     def _resolve(self, ask: Ask, frame: Frame, stream: _Stream | None) -> RegionRequest:
         request_id = next(self._ids)
@@ -267,10 +267,10 @@ class Pipeline:
             style=ask.style,
         )
 
-    def _submit(self, frame: Frame, rows: list[Row], now_ns: int, track_us: int) -> None:
+    def _submit(self, frame: Frame, rows: list[Row], track_us: int) -> None:
         if not rows:
             return
-        self._captioner.submit(Job(frame, tuple(rows), submitted_ns=now_ns, track_us=track_us))
+        self._captioner.submit(Job(frame, tuple(rows), track_us=track_us))
         self._absorb()  # an inline captioner is already done
 
     def _refuse(self, ask: Ask, error: UrecaError, end: End) -> None:

@@ -80,7 +80,7 @@ def test_a_final_says_where_it_came_from() -> None:
     assert final.cap_src == "driver"
     assert final.mask is not None
     assert final.mask.size == (120, 160)
-    assert {"trk", "wait", "prep", "vit", "prefill", "ttft", "gen"} <= final.t.keys()
+    assert {"link", "trk", "wait", "prep", "vit", "prefill", "ttft", "gen"} <= final.t.keys()
     assert final.batch == {"n": 3, "pos": 0}
 
 
