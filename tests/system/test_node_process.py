@@ -16,6 +16,7 @@ import pytest
 from ureca.client import Client
 from ureca.events import CaptionFinal, TrackNew
 from ureca.node.bundle_path import SHIPPED_BUNDLE, demo_clip
+from ureca.streams import event_kind
 
 HERE = Path(__file__).parent
 
@@ -136,6 +137,39 @@ def test_the_shipped_captioner_captions_the_demo(
         code, out, err = node.end()
     assert code == 0, err
     assert "books     balance" in out
+
+
+@pytest.mark.data
+def test_a_real_clip_is_captioned_at_its_frame_rate(
+    tmp_path: Path, processes: list[Process], repository: Path, data_root: Path
+) -> None:
+    """Life of a region, words as they grow, stamps, ages, and a late joiner, on a real clip."""
+    if not (SHIPPED_BUNDLE / "manifest.json").is_file():
+        pytest.skip(f"no shipped bundle at {SHIPPED_BUNDLE}")
+    clip = data_root / "videos" / "dog.tar"
+    node = Process(repository / "run_node.py", tmp_path, "--source", clip, "--fps", "24", "--loop")
+    processes.append(node)
+    with node.client() as client:
+        seen, kinds = [], set()
+        for event in client.events(timeout_s=60):
+            seen.append(event)
+            kinds.add(event_kind(event))
+            if {"trk.new", "cap.delta"} <= kinds and isinstance(event, CaptionFinal):
+                break
+        with node.client() as late:
+            known = {event_kind(e) for e in late.snapshot()}
+        client.shutdown()
+        code, out, err = node.end()
+    assert code == 0, err
+    assert "books     balance" in out
+    eseq = [event.eseq for event in seen]
+    assert eseq == sorted(set(eseq))
+    assert "cap.final" in known
+    final = seen[-1]
+    assert final.text
+    assert final.cap_ns_first <= final.cap_ns_last < final.pub_ns
+    assert final.age_at_pub_ms == pytest.approx((final.pub_ns - final.cap_ns_last) / 1e6, abs=50)
+    assert {"vit", "prefill", "region", "gen"} <= set(final.t)
 
 
 def test_starting_the_node_imports_no_torch(repository: Path) -> None:
