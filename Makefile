@@ -26,7 +26,7 @@ check: $(DEV)/.ready
 	$(DEV)/bin/python tools/sizes.py
 
 bench: $(DEMO)/.ready
-	$(DEMO)/bin/ureca bench
+	$(DEMO)/bin/ureca bench engine --bundle models/pretrained/ureca-nano
 
 # The node's environment: no torch.
 $(DEMO)/.ready: pyproject.toml

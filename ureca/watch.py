@@ -210,9 +210,10 @@ def table(board: Board, now_ns: int) -> Any:  # a rich.table.Table; rich is opti
     drawn = require("rich.table", extra="node").Table(title="ureca", expand=True)
     text = require("rich.text", extra="node").Text
     for heading in ("stream", "region", "caption", "age", "why", "score", "state"):
-        drawn.add_column(
-            heading, no_wrap=heading != "caption", ratio=1 if heading == "caption" else None
-        )
+        if heading == "caption":  # on a narrow terminal the other columns give way
+            drawn.add_column(heading, ratio=1, min_width=24)
+        else:
+            drawn.add_column(heading, no_wrap=True)
     for row in board.rows.values():
         age_s = row.age_s(now_ns)
         drawn.add_row(
