@@ -210,10 +210,10 @@ def table(board: Board, now_ns: int) -> Any:  # a rich.table.Table; rich is opti
     drawn = require("rich.table", extra="node").Table(title="ureca", expand=True)
     text = require("rich.text", extra="node").Text
     for heading in ("stream", "region", "caption", "age", "why", "score", "state"):
-        if heading == "caption":  # on a narrow terminal the other columns give way
-            drawn.add_column(heading, ratio=1, min_width=24)
-        else:
-            drawn.add_column(heading, no_wrap=True)
+        if heading == "caption":
+            drawn.add_column(heading, ratio=1)
+        else:  # a narrow terminal cuts long names, not the captions
+            drawn.add_column(heading, no_wrap=True, max_width=14)
     for row in board.rows.values():
         age_s = row.age_s(now_ns)
         drawn.add_row(
