@@ -118,6 +118,7 @@ class CaptionWriter:
         """Caption all rows of `job`. Never raises: a failing engine ends all open rows with
         `cap.error`.
         """
+        self._forget_ended(job)
         writing = _Writing(job=job, send=send, started_ns=self._clock.now_ns())
         for row in job.rows:
             reason = self._reason(row.request)
@@ -137,6 +138,12 @@ class CaptionWriter:
             self._end(writing, row, error(row.request, "ENGINE", failure))
         for row in job.rows:
             self._aborts.pop(row.request.request_id, None)
+
+    def _forget_ended(self, job: Job) -> None:
+        """Drop aborts that came after their request had ended: ids rise, one job at a time."""
+        oldest = min((row.request.request_id for row in job.rows), default=0)
+        for request_id in [known for known in tuple(self._aborts) if known < oldest]:
+            self._aborts.pop(request_id, None)
 
     def _run(self, writing: _Writing) -> None:
         rows = dict(writing.open_rows)

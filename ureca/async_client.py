@@ -34,9 +34,9 @@ from ureca.asking import (
 )
 from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
-from ureca.packing import LIMITS, WireLimits, subscription
+from ureca.packing import LIMITS, WireLimits
 from ureca.requests import Description, Health, Hello, Request, decode_reply, encode_request
-from ureca.sockets import EVENT_HWM, harden
+from ureca.sockets import connect_pair
 from ureca.streams import event_kind
 
 
@@ -48,15 +48,7 @@ class AsyncClient:
         self._reader = EventReader(limits)
         self._asking = asyncio.Lock()
         self._context = zmq.asyncio.Context()
-        self._sub = self._context.socket(zmq.SUB)
-        harden(self._sub, limits)
-        self._sub.set_hwm(EVENT_HWM)
-        self._sub.subscribe(subscription())
-        self._sub.connect(events)
-        self._dealer = self._context.socket(zmq.DEALER)
-        harden(self._dealer, limits)
-        self._dealer.setsockopt(zmq.IMMEDIATE, 1)
-        self._dealer.connect(requests)
+        self._sub, self._dealer = connect_pair(self._context, events, requests, limits)
 
     @classmethod
     def connect(

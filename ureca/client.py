@@ -34,11 +34,10 @@ from ureca.asking import (
 )
 from ureca.camera import FramePublisher
 from ureca.datatypes import Image, RegionSeed, Style
-from ureca.errors import RequestError
 from ureca.events import AnyEvent
-from ureca.packing import LIMITS, WireLimits, subscription
+from ureca.packing import LIMITS, WireLimits
 from ureca.requests import Description, Health, Hello, decode_reply, encode_request
-from ureca.sockets import EVENT_HWM, harden
+from ureca.sockets import connect_pair
 from ureca.streams import event_kind
 
 __all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "Client", "FramePublisher"]
@@ -51,21 +50,7 @@ class Client:
         self._timeout_s, self._limits, self._requests = timeout_s, limits, requests
         self._reader = EventReader(limits)
         self._context = zmq.Context()
-        try:
-            self._sub = self._context.socket(zmq.SUB)
-            harden(self._sub, limits)
-            self._sub.set_hwm(EVENT_HWM)
-            self._sub.subscribe(subscription())
-            self._sub.connect(events)
-            self._dealer = self._context.socket(zmq.DEALER)
-            harden(self._dealer, limits)
-            self._dealer.setsockopt(zmq.IMMEDIATE, 1)
-            self._dealer.connect(requests)
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise RequestError(
-                f"cannot connect to {events} and {requests}: {error}", code="NOT_FOUND"
-            ) from error
+        self._sub, self._dealer = connect_pair(self._context, events, requests, limits)
 
     @classmethod
     def connect(

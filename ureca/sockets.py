@@ -6,7 +6,8 @@ from typing import Any
 
 import zmq
 
-from ureca.packing import LIMITS, WireLimits
+from ureca.errors import RequestError
+from ureca.packing import LIMITS, WireLimits, subscription
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 5_000
@@ -28,6 +29,30 @@ def harden(socket: zmq.Socket[Any], limits: WireLimits = LIMITS) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+
+
+def connect_pair(
+    context: zmq.Context[Any], events: str, requests: str, limits: WireLimits
+) -> tuple[Any, Any]:  # zmq.Socket or zmq.asyncio.Socket, as the context makes them
+    """A client's subscriber (to everything) and dealer; the node may start later.
+
+    Destroys `context` and raises `RequestError` (NOT_FOUND) for an address that cannot be one.
+    """
+    try:
+        sub, dealer = context.socket(zmq.SUB), context.socket(zmq.DEALER)
+        for socket in (sub, dealer):
+            harden(socket, limits)
+        sub.set_hwm(EVENT_HWM)
+        sub.subscribe(subscription())
+        sub.connect(events)
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.connect(requests)
+    except zmq.ZMQError as error:
+        context.destroy(linger=0)
+        raise RequestError(
+            f"cannot connect to {events} and {requests}: {error}", code="NOT_FOUND"
+        ) from error
+    return sub, dealer
 
 
 def keep_frames_fresh(socket: zmq.Socket[bytes]) -> None:

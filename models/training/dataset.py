@@ -160,9 +160,17 @@ class Plan:
         yield from itertools.islice(enumerate(batches), start, stop)
 
     def epoch(self, epoch: int) -> list[list[Group]]:
-        """Batches of one epoch, a pure function of (seed, epoch)."""
+        """Batches of one epoch, a pure function of (seed, epoch).
+
+        Raises `ConfigError` when there is nothing to draw from.
+        """
         rng = random.Random(f"{self._config.seed}/{epoch}")
         groups = [g for key in self._visited(rng) for g in self._groups(key, rng)]
+        if not groups:
+            raise ConfigError(
+                f"an epoch over {len(self._by_image)} pictures is empty: give more data, a larger "
+                f"`share`, or another `held_out_every` (now {self._config.held_out_every})"
+            )
         rng.shuffle(groups)
         batches = _sorted_batches(groups, self._config.images_per_step)
         rng.shuffle(batches)
@@ -206,9 +214,12 @@ class Plan:
 
 
 def _sorted_batches(groups: list[Group], size: int) -> list[list[Group]]:
-    """Neighbouring lengths together within a window; a last incomplete batch is left out."""
+    """Neighbouring lengths together within a window.
+
+    A last incomplete batch is left out, unless it would be the only one.
+    """
     batches: list[list[Group]] = []
     for start in range(0, len(groups), size * _SORT_WINDOW):
         window = sorted(groups[start : start + size * _SORT_WINDOW], key=lambda g: g.length)
         batches += [window[i : i + size] for i in range(0, len(window) - size + 1, size)]
-    return batches
+    return batches or [groups]

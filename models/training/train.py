@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from ureca.config import load_config
+from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.models.data.regions import ImageStore
 from ureca.models.nano.captioner import Captioner
@@ -116,9 +117,15 @@ def _models(config: TrainConfig) -> tuple[Captioner, Captioner]:
 
 def _start_from(model: Captioner, start: Captioner, config: TrainConfig) -> None:
     """Take a checkpoint's weights; a frozen trunk stays ImageNet's, so its cache holds."""
-    skip = "trunk." if config.trunk == "frozen" else "\0"
-    kept = {name: t for name, t in start.state_dict().items() if not name.startswith(skip)}
-    model.load_state_dict(kept, strict=False)
+    if start.config != config.model:
+        raise ConfigError(
+            f"{config.start_from} holds {start.config}; this recipe trains {config.model}: "
+            "start from a checkpoint of the same sizes and switches"
+        )
+    state = start.state_dict()
+    if config.trunk == "frozen":
+        state.update({f"trunk.{name}": kept for name, kept in model.trunk.state_dict().items()})
+    model.load_state_dict(state)
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -128,13 +135,11 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 def _loop(run: Run, start: int, stop: int) -> None:
-    writer = require("torch.utils.tensorboard", extra="train").SummaryWriter(
-        str(run.out / "tensorboard")
-    )
     vision = run.config.model.vision
     held = [
         run.validation.collate(g, vision) for _, g in run.validation.steps(0, _VALIDATION_BATCHES)
     ]
+    board = require("torch.utils.tensorboard", extra="train")
     began, losses = time.monotonic(), []
     bar = tqdm(
         run.plan.steps(start, stop),
@@ -143,18 +148,18 @@ def _loop(run: Run, start: int, stop: int) -> None:
         desc="train",
         unit="step",
     )
-    for step, groups in bar:
-        batch = run.plan.collate(groups, vision)
-        losses.append(run.learner.learn(step, batch, run.maps(batch.image_keys)))
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-        if (step + 1) % run.config.save_every == 0 or step + 1 == stop:
-            save_state(run.out / "state", run.learner, step=step + 1)
-        if (step + 1) % run.config.evaluate_every == 0 or step + 1 == stop:
-            value = run.learner.validate([(b, run.maps(b.image_keys)) for b in held])
-            row = _row(run.config, step + 1, losses, value, seconds=time.monotonic() - began)
-            _log(run.out, writer, row)
-            losses.clear()
-    writer.close()
+    with board.SummaryWriter(str(run.out / "tensorboard")) as writer:
+        for step, groups in bar:
+            batch = run.plan.collate(groups, vision)
+            losses.append(run.learner.learn(step, batch, run.maps(batch.image_keys)))
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            if (step + 1) % run.config.save_every == 0 or step + 1 == stop:
+                save_state(run.out / "state", run.learner, step=step + 1)
+            if (step + 1) % run.config.evaluate_every == 0 or step + 1 == stop:
+                value = run.learner.validate([(b, run.maps(b.image_keys)) for b in held])
+                seconds = time.monotonic() - began
+                _log(run.out, writer, _row(run.config, step + 1, losses, value, seconds=seconds))
+                losses.clear()
 
 
 def _row(

@@ -205,6 +205,12 @@ def test_a_bad_address_is_a_typed_error():
     with pytest.raises(RequestError, match="cannot connect"):
         Client.connect("nonsense", "tcp://127.0.0.1:5602")
 
+    async def connect():
+        AsyncClient.connect("nonsense", "tcp://127.0.0.1:5602")
+
+    with pytest.raises(RequestError, match="cannot connect"):
+        asyncio.run(connect())
+
 
 def test_the_async_view_sees_the_same(every_event):
     async def use(node):

@@ -172,3 +172,18 @@ def test_wrong_data_is_named(world, tmp_path):
         list(read_regions(broken))
     with pytest.raises(SourceError, match="none of the given"):
         ImageStore([world / "images"]).read("absent")
+
+
+def test_less_data_than_a_batch_still_trains_and_none_is_named(world, tmp_path):
+    checkpoint = train(recipe(world, tmp_path, steps=2, images_per_step=999), tmp_path / "few")
+    assert (checkpoint / "model.safetensors").is_file()
+    with pytest.raises(ConfigError, match="held_out_every"):
+        train(recipe(world, tmp_path, steps=2, held_out_every=1), tmp_path / "none")
+
+
+def test_a_checkpoint_of_another_network_is_refused(world, tmp_path):
+    first = train(recipe(world, tmp_path, steps=1), tmp_path / "first")
+    other = recipe(world, tmp_path, steps=1, start_from=str(first))
+    other = replace(other, model=replace(other.model, name="another"))
+    with pytest.raises(ConfigError, match="same sizes and switches"):
+        train(other, tmp_path / "second")
