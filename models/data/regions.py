@@ -1,8 +1,8 @@
 """Region-caption records and the folders that hold them.
 
 One record type serves photographs and our own worlds. A folder has `regions-*.jsonl.gz`, one record
-a line, and `images/*.tar`, plain USTAR shards whose members are `<image_key>.<extension>`. Fields
-are described in the data set's own README; unknown fields are kept out of the record.
+a line, `images-*.jsonl.gz`, one picture a line, and `images/*.tar`, plain USTAR shards of
+`<image_key>.<extension>`. `docs/data.md` describes the fields; unknown ones are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import operator
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -41,31 +42,52 @@ class RegionRecord:
     short: tuple[str, ...] = ()
     long: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    part: bool = False
+    """A part of a thing: clothing, a body part, a handle."""
+    stuff: bool = False
+    """Background or scenery: water, grass, a wall."""
+    group: bool = False
+    """Several things in one mask."""
+    parent: str = ""
+    """Of a part: the `region_id` of the thing; our worlds only."""
+    expr_source: str = ""
+    """Whose words: `human_phrase`, `caption_np`, `image_caption`, `template` or `none`."""
+    split: str = ""
+    license: str = ""
 
     @classmethod
     def from_json(cls, row: Any) -> RegionRecord:  # whatever the JSON line held
         """Read one line of `regions-*.jsonl`. Raises `SourceError` naming the missing field."""
         try:
             height, width = row["rle"]["size"]
+            x, y, box_width, box_height = row["bbox"]
             return cls(
-                region_id=row["region_id"],
-                image_key=row["image_key"],
-                shard=row.get("shard", ""),
-                source=row.get("source", ""),
-                height=height,
-                width=width,
-                counts=row["rle"]["counts"],
-                box_xywh_px=tuple(row["bbox"]),
-                mask_source=row.get("mask_source", ""),
-                category=row.get("category") or "",
-                short=tuple(row.get("expressions") or ()),
-                long=tuple(row.get("expressions_long") or ()),
-                types=tuple(row.get("types") or ()),
+                region_id=_text(row["region_id"]),
+                image_key=_text(row["image_key"]),
+                height=operator.index(height),
+                width=operator.index(width),
+                counts=_text(row["rle"]["counts"]),
+                box_xywh_px=(float(x), float(y), float(box_width), float(box_height)),
+                short=tuple(map(_text, row.get("expressions") or ())),
+                long=tuple(map(_text, row.get("expressions_long") or ())),
+                types=tuple(map(_text, row.get("types") or ())),
+                part=bool(row.get("part")),
+                stuff=bool(row.get("stuff")),
+                group=bool(row.get("group")),
+                shard=_optional(row, "shard"),
+                source=_optional(row, "source"),
+                mask_source=_optional(row, "mask_source"),
+                category=_optional(row, "category"),
+                parent=_optional(row, "parent"),
+                expr_source=_optional(row, "expr_source"),
+                split=_optional(row, "split"),
+                license=_optional(row, "license"),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = row.get("region_id", "?") if isinstance(row, dict) else "?"
             raise SourceError(
-                f"region {name!r}: {error!r}; expected region_id, image_key, bbox, rle"
+                f"region {name!r}: {error!r}; expected region_id, image_key, bbox [x, y, w, h], "
+                "rle {size, counts}, and lists of texts"
             ) from error
 
     def held_out(self, every: int) -> bool:
@@ -75,6 +97,16 @@ class RegionRecord:
         return image_hash(self.image_key) % every == 0
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {value!r:.60}")
+    return value
+
+
+def _optional(row: dict[str, Any], name: str) -> str:
+    return _text(row.get(name) or "")
+
+
 def image_hash(image_key: str) -> int:
     """A stable number for a picture; the held-out split must never change."""
     return int(hashlib.md5(image_key.encode(), usedforsecurity=False).hexdigest(), 16)
@@ -82,21 +114,29 @@ def image_hash(image_key: str) -> int:
 
 def read_regions(path: Path) -> Iterator[RegionRecord]:
     """Records of a `.jsonl` or `.jsonl.gz` file. Raises `SourceError` naming file and line."""
+    yield from map(RegionRecord.from_json, read_rows(path))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of a `.jsonl` or `.jsonl.gz` file. Raises `SourceError` naming file and line."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield RegionRecord.from_json(_row(line, path, number))
-    except OSError as error:
+                    yield _row(line, path, number)
+    except (OSError, EOFError) as error:
         raise SourceError(f"cannot read {path}: {error}") from error
 
 
 def _row(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        return dict(json.loads(line))
+        row = json.loads(line)
     except ValueError as error:
         raise SourceError(f"{path}:{number}: not a JSON object ({error})") from error
+    if not isinstance(row, dict):
+        raise SourceError(f"{path}:{number}: not a JSON object (got {type(row).__name__})")
+    return row
 
 
 class ImageStore:
