@@ -1,49 +1,25 @@
-"""Names and sentences for what a view shows, all true of the pixels and checked for uniqueness.
+"""Names and sentences for what a view shows, all plainly true and checked for uniqueness.
 
-A sentence is built from clauses. Each clause knows for which other things it might also hold
-(counted generously), so a sentence is kept only if no look-alike could be meant by it.
+Sentences are tried in order of preference; the first that `judge.certain` accepts is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from ureca.models.data.worlds import words
+from ureca.models.data.worlds.facts import Sighting
+from ureca.models.data.worlds.judge import CLEAR_MARGIN, certain
 from ureca.models.data.worlds.parts import Item, Part
+from ureca.models.data.worlds.truth import NodeTruth, Relation, ViewTruth
 
-SIDE_MARGIN: Final = 0.08
-"""Least gap between two centres, in picture widths, for "left of" and "right of"."""
-DEPTH_MARGIN: Final = 0.07
-"""Least difference in distance (m) for "in front of" and "behind"."""
+MAX_WORDS: Final = 14
 
 _PLURAL: Final = frozenset({"handles", "tines", "pages", "buttons", "fingers"})
-_PART_PIXELS: Final = 120
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """One item as one view shows it.
-
-    centre is the mask's (x, y) in picture widths and heights, depth the distance in m, host the
-    index of the item it lies in or on, part_pixels the visible pixels of every part.
-    """
-
-    index: int
-    item: Item
-    pixels: int
-    centre: tuple[float, float]
-    depth: float
-    part_pixels: tuple[int, ...]
-    host: int | None = None
-
-
-@dataclass(frozen=True)
-class Clause:
-    """Words that tell a thing from its look-alikes, and the indices it might also hold for."""
-
-    text: str
-    also: frozenset[int]
+_NUMBERS: Final = {2: "two", 3: "three", 4: "four"}
+_FEATURE_PIXELS: Final = 200
+_ANCHORS: Final = 4
 
 
 def with_article(noun: str) -> str:
@@ -51,14 +27,9 @@ def with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def part_phrase(part: Part, *, look: bool) -> str:
-    """A part without its article: "handle" or "white handle"."""
-    return f"{part.look.word} {part.name}" if look else part.name
-
-
 def indefinite_part(part: Part) -> str:
     """A part as in "with ...": "a white handle", "black handles"."""
-    phrase = part_phrase(part, look=True)
+    phrase = f"{part.look.word} {part.name}"
     return phrase if part.name in _PLURAL else with_article(phrase)
 
 
@@ -71,145 +42,169 @@ def title(item: Item) -> str:
     return with_article(f"{item.look.word} {item.kind}")
 
 
-def short_names(item: Item) -> list[str]:
-    """Short names of an item, the canonical one first."""
-    return list(dict.fromkeys([title(item), with_article(item.kind)]))
-
-
 def part_names(item: Item, part: Part) -> list[str]:
     """Short names of a part, the canonical one first."""
-    owner = title(item)
     # "the handle of a hammer with a red handle" says it twice; the bare kind is plainer.
-    if item.titled_by_part and part is item.parts[item.title_part]:
-        owner = with_article(item.kind)
-    bare, full = f"the {part.name} of {owner}", f"the {part_phrase(part, look=True)} of {owner}"
-    return list(dict.fromkeys([bare, full, indefinite_part(part)]))
+    by_part = item.titled_by_part and part is item.parts[item.title_part]
+    owner = with_article(item.kind) if by_part else title(item)
+    return [f"the {part.name} of {owner}", f"the {part.look.word} {part.name} of {owner}"]
 
 
-def look_alikes(sighting: Sighting, others: Sequence[Sighting]) -> frozenset[int]:
-    """Indices of other items of the same kind that share a word of their looks."""
-    words = set(sighting.item.look.word.split())
-    return frozenset(
-        other.index
-        for other in others
-        if other.index != sighting.index
-        and other.item.kind == sighting.item.kind
-        and words & set(other.item.look.word.split())
-    )
+class Writer:
+    """Writes the captions of one view; seen are the items by node name."""
+
+    def __init__(self, view: ViewTruth, seen: Sequence[Sighting]) -> None:
+        self.view = view
+        self._seen = {one.node: one for one in seen}
+        self._titles = {one.node: _seen_title(one) for one in seen}
+        self._anchor: dict[str, bool] = {}
+
+    def short(self, node: NodeTruth) -> str:
+        """The shortest name with its colour; true, but not always unique."""
+        if node.type == "object":
+            return self._titles[node.node]
+        if node.type == "part":
+            return f"the {node.part} of {self._owner(node)}"
+        if node.type == "background":
+            return with_article(node.look)
+        return self._group_name(node)
+
+    def long(self, node: NodeTruth) -> str | None:
+        """One full sentence that fits only this node of the view; None if none is certain."""
+        options = (text for text in self._sentences(node) if len(text.split()) <= MAX_WORDS)
+        return next((text for text in options if certain(self.view, node, text)), None)
+
+    def _sentences(self, node: NodeTruth) -> Iterator[str]:
+        if node.type == "object":
+            yield from self._object_sentences(node)
+        elif node.type == "part":
+            yield from self._part_sentences(node)
+        elif node.type == "group":
+            yield from self._group_sentences(node)
+        else:
+            yield from self._backdrop_sentences(node)
+
+    def _object_sentences(self, node: NodeTruth) -> Iterator[str]:
+        base = self._titles[node.node]
+        feature = self._feature(node)
+        places = list(self._places(node))
+        bases = [f"{base} lying on its side"] if "lying" in node.states else []
+        bases += [base]
+        for name in bases:
+            yield from (f"{name} {place}" for place in places)
+        yield from bases
+        if feature:
+            yield f"{base}{feature}"
+            yield from (f"{base}{feature} {place}" for place in places)
+        yield f"{base} closest to the camera"
+        yield f"{base} farthest from the camera"
+
+    def _part_sentences(self, node: NodeTruth) -> Iterator[str]:
+        state = next(iter(node.states), "")
+        # "the white handle of a white mug" says it twice.
+        look = "" if node.look in self._owner(node).split(" with ")[0] else node.look
+        name = " ".join(word for word in (state, look, node.part) if word)
+        base = f"the {name} of {self._owner(node)}"
+        yield base
+        yield from (f"{base} {place}" for place in self._places(self.view.nodes[node.owner]))
+
+    def _group_sentences(self, node: NodeTruth) -> Iterator[str]:
+        base = self._group_name(node)
+        if node.group == "holding":
+            host = self.view.nodes[node.members[0]]
+            yield from (f"{base} {place}" for place in self._places(host))
+        else:
+            names = [self._titles[member] for member in node.members]
+            listed = " and ".join(names)
+            plain = all(self.view.nodes[member].look for member in node.members)
+            if len(set(names)) > 1 and plain:
+                yield f"a stack of {listed}" if node.group == "stack" else listed
+        yield base
+
+    def _backdrop_sentences(self, node: NodeTruth) -> Iterator[str]:
+        base = self.short(node)
+        table = self.view.nodes.get("table")
+        if node.node != "table":
+            verb = "behind" if node.node == "wall" else "under"
+            if table is not None:
+                yield f"{base} {verb} {self.short(table)}"
+        else:
+            on_it = [one for one in self.view.nodes.values() if one.host == "table"]
+            known = [self._titles[one.node] for one in on_it if self._is_anchor(one)]
+            known = [name for name in known if " with " not in name]
+            for count in (2, 1):
+                if len(known) >= count:
+                    yield f"{base} with {' and '.join(known[:count])} on it"
+        yield base
+
+    def _owner(self, node: NodeTruth) -> str:
+        """The item of a part; its own telling part is not said twice."""
+        item = self._seen[node.owner].item
+        by_part = item.titled_by_part and node.part == item.parts[item.title_part].name
+        return with_article(item.kind) if by_part else self._titles[node.owner]
+
+    def _feature(self, node: NodeTruth) -> str:
+        """The first visible part with a look of its own: " with a white handle", or nothing."""
+        one = self._seen[node.node]
+        for part, pixels in zip(one.item.parts, one.part_pixels, strict=True):
+            named = part.name in words.PART_NAMES and not one.item.titled_by_part
+            if named and pixels >= _FEATURE_PIXELS and part.look.word != one.item.look.word:
+                return f" with {indefinite_part(part)}"
+        return ""
+
+    def _is_anchor(self, node: NodeTruth) -> bool:
+        """Whether a thing's short name is enough to point at it."""
+        if node.node not in self._anchor:
+            name = self._titles[node.node]
+            self._anchor[node.node] = node.annotated and certain(self.view, node, name)
+        return self._anchor[node.node]
+
+    def _places(self, node: NodeTruth) -> Iterator[str]:
+        """All clear places of an item, the most telling first."""
+        yield from self._within(node)
+        clear = [one for one in node.relations if one.margin >= CLEAR_MARGIN]
+        anchored: dict[str, list[Relation]] = {}
+        for one in clear:
+            if one.anchor not in ("", "table", node.host):
+                anchored.setdefault(one.anchor, []).append(one)
+        anchors = [self.view.nodes[name] for name in anchored]
+        known = [anchor for anchor in anchors if self._is_anchor(anchor)]
+        for anchor in sorted(known, key=lambda other: _distance(node, other))[:_ANCHORS]:
+            for one in anchored[anchor.node]:
+                yield f"{_PREPOSITION.get(one.name, one.name)} {self._titles[anchor.node]}"
+        yield from (one.name for one in clear if not one.anchor)
+
+    def _within(self, node: NodeTruth) -> Iterator[str]:
+        host = self.view.nodes.get(node.host)
+        if host is not None and host.type == "object" and host.annotated:
+            yield f"{node.prep} {self._titles[host.node]}"
+
+    def _group_name(self, node: NodeTruth) -> str:
+        members = [self.view.nodes[name] for name in node.members]
+        if node.group == "holding":
+            guests = " and ".join(self._titles[one.node] for one in members[1:])
+            plain = " and ".join(with_article(one.kind) for one in members[1:])
+            prep, host = members[1].prep, self._titles[members[0].node]
+            full = f"{host} with {guests} {prep} it"
+            simple = len(full.split()) <= MAX_WORDS - 2 and " with " not in guests
+            return full if simple else f"{host} with {plain} {prep} it"
+        nouns = words.plural(node.kind)
+        looks = {one.look for one in members}
+        shared = looks.pop() if len(looks) == 1 else ""
+        if shared and shared != node.kind:
+            nouns = f"{shared} {nouns}"
+        count = f"{_NUMBERS[len(members)]} {nouns}"
+        return f"a stack of {count}" if node.group == "stack" else count
 
 
-def _containment(one: Sighting, others: Sequence[Sighting]) -> list[Clause]:
-    hosts = [other for other in others if other.index == one.host]
-    if not hosts:
-        return []
-    host = hosts[0]
-    guests = frozenset(other.index for other in others if other.host == host.index)
-    return [Clause(f"{host.item.contents} {title(host.item)}", guests)]
+_PREPOSITION: Final = {"left of": "to the left of", "right of": "to the right of"}
 
 
-def _beside(one: Sighting, anchor: Sighting, others: Sequence[Sighting]) -> list[Clause]:
-    """Left or right of an anchor, if both are about equally far and clearly apart."""
-    gap = one.centre[0] - anchor.centre[0]
-    if abs(gap) < SIDE_MARGIN or abs(one.centre[1] - anchor.centre[1]) > 0.25:
-        return []
-    left = gap < 0
-    also = frozenset(o.index for o in others if (o.centre[0] < anchor.centre[0]) == left)
-    return [Clause(f"to the {'left' if left else 'right'} of {title(anchor.item)}", also)]
+def _seen_title(one: Sighting) -> str:
+    """The short name, without a look that hardly shows."""
+    return with_article(one.item.kind) if one.plain_title else title(one.item)
 
 
-def _along(one: Sighting, anchor: Sighting, others: Sequence[Sighting]) -> list[Clause]:
-    """In front of or behind an anchor, if it is clearly nearer or farther and in line."""
-    gap = one.depth - anchor.depth
-    if abs(gap) < DEPTH_MARGIN or abs(one.centre[0] - anchor.centre[0]) > 0.1:
-        return []
-    near = gap < 0
-    also = frozenset(o.index for o in others if (o.depth < anchor.depth) == near)
-    return [Clause(f"{'in front of' if near else 'behind'} {title(anchor.item)}", also)]
-
-
-def _on_side(one: Sighting, others: Sequence[Sighting]) -> list[Clause]:
-    """Left or right in the picture; doubtful for everything up to near the middle."""
-    x = one.centre[0]
-    if x < 0.3:
-        return [Clause("on the left", frozenset(o.index for o in others if o.centre[0] < 0.42))]
-    if x > 0.7:
-        return [Clause("on the right", frozenset(o.index for o in others if o.centre[0] > 0.58))]
-    return []
-
-
-def _extreme(one: Sighting, others: Sequence[Sighting]) -> list[Clause]:
-    """Closest or farthest of its look-alikes, with a clear margin to the next one."""
-    gaps = {o.index: o.depth - one.depth for o in others if o.index in look_alikes(one, others)}
-    nearer = frozenset(index for index, gap in gaps.items() if gap < DEPTH_MARGIN)
-    farther = frozenset(index for index, gap in gaps.items() if gap > -DEPTH_MARGIN)
-    return [Clause("closest to the camera", nearer), Clause("farthest from the camera", farther)]
-
-
-def _distance(one: Sighting, other: Sighting) -> float:
+def _distance(one: NodeTruth, other: NodeTruth) -> float:
     across, up = one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]
     return across * across + up * up
-
-
-def clauses(one: Sighting, others: Sequence[Sighting]) -> list[Clause]:
-    """All clauses that hold for a sighting, the most telling first."""
-    anchors = [
-        other
-        for other in others
-        if other.index not in (one.index, one.host)
-        and not look_alikes(other, others)
-        # An anchor of the same kind and look would make the sentence chase its own tail.
-        and title(other.item) != title(one.item)
-    ]
-    found = _containment(one, others)
-    for anchor in sorted(anchors, key=lambda other: _distance(one, other))[:4]:
-        if anchor.host != one.index:
-            found += _beside(one, anchor, others) + _along(one, anchor, others)
-    return found + _on_side(one, others)
-
-
-def _feature(sighting: Sighting) -> str:
-    """The first visible part with a look of its own: " with a white handle", or nothing."""
-    item = sighting.item
-    if item.titled_by_part:
-        return ""
-    for part, pixels in zip(item.parts, sighting.part_pixels, strict=True):
-        if pixels >= _PART_PIXELS and part.look.word != item.look.word and part.name != "body":
-            return f" with {indefinite_part(part)}"
-    return ""
-
-
-def telling_clause(one: Sighting, others: Sequence[Sighting]) -> Clause | None:
-    """The first clause that rules out every look-alike, or None if there is no such clause."""
-    rivals = look_alikes(one, others)
-    options = clauses(one, others) + (_extreme(one, others) if rivals else [])
-    return next((clause for clause in options if not clause.also & rivals), None)
-
-
-def long_names(one: Sighting, others: Sequence[Sighting]) -> list[str]:
-    """One full sentence that fits only this item of the view; empty if none is certain."""
-    clause = telling_clause(one, others)
-    base = title(one.item) + _feature(one)
-    if clause is not None:
-        return [f"{base} {clause.text}"]
-    return [] if look_alikes(one, others) else [base]
-
-
-def long_part_names(part: Part, one: Sighting, others: Sequence[Sighting]) -> list[str]:
-    """One full sentence that fits only this part of the view; empty if none is certain."""
-    clause = telling_clause(one, others)
-    if clause is None and look_alikes(one, others):
-        return []
-    by_part = one.item.titled_by_part and part is one.item.parts[one.item.title_part]
-    owner = with_article(one.item.kind) if by_part else title(one.item)
-    base = f"the {part_phrase(part, look=True)} of {owner}"
-    return [f"{base} {clause.text}" if clause is not None else base]
-
-
-def long_backdrop(name: str, phrase: str, *, table: str, seen: Sequence[Sighting]) -> list[str]:
-    """A full sentence for table, floor or wall; phrase is its short caption."""
-    if name == "wall":
-        return [f"{phrase} behind {table}"]
-    if name == "floor":
-        return [f"{phrase} under {table}"]
-    known = [title(one.item) for one in seen if one.host is None and not look_alikes(one, seen)][:2]
-    return [f"{phrase} with {' and '.join(known)} on it"] if known else [phrase]

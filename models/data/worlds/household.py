@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ureca.models.data.worlds import shapes
+from ureca.models.data.worlds.palette import COLOURS
 from ureca.models.data.worlds.parts import Collider, Dice, Item, Look, Part, block, disc
 from ureca.models.data.worlds.shapes import Mesh, Point3
 
@@ -66,7 +67,7 @@ def drawer_cabinet(dice: Dice) -> Item:
         drawer = _drawer(width, y, tall, front=front, centre=centre, pulled=pulled)
         handle = _drawer_handle(dice.between(0.02, 0.035) * size, front, centre)
         parts += [
-            Part(f"{name} drawer", drawer, front_look),
+            Part(f"{name} drawer", drawer, front_look, ("open" if pulled else "closed",)),
             Part(f"{name} drawer handle", handle, handle_look),
         ]
         if pulled:
@@ -127,7 +128,7 @@ def carton(dice: Dice) -> Item:
     x, y, z = (
         edge * size
         for edge in dice.choose(
-            ((0.13, 0.06, 0.18), (0.1, 0.07, 0.14), (0.15, 0.11, 0.07), (0.1, 0.1, 0.1))
+            ((0.13, 0.06, 0.18), (0.1, 0.07, 0.14), (0.15, 0.11, 0.07), (0.12, 0.08, 0.1))
         )
     )
     name = dice.colour_for("box")
@@ -163,7 +164,9 @@ def ball(dice: Dice) -> Item:
     """A ball."""
     radius = dice.choose((0.026, 0.034, 0.045))
     mesh = shapes.ellipsoid((radius, radius, radius)).moved(z=radius)
-    part = Part("body", mesh, dice.glazed("ball", pattern=0.25))
+    # An orange ball and the fruit are hard to tell apart.
+    colours = tuple(name for name in COLOURS if name != "orange")
+    part = Part("body", mesh, dice.glazed("ball", pattern=0.25, options=colours))
     collider = Collider("ellipsoid", (radius, radius, radius), (0.0, 0.0, radius))
     return Item("ball", (part,), (collider,), radius, 2 * radius, small=True)
 

@@ -52,6 +52,35 @@ KINDS: Final = MappingProxyType[str, Recipe](
 BULKY: Final = frozenset({"drawer cabinet", "tray", "lamp", "robot gripper"})
 """Kinds of which a scene holds at most one."""
 
+TELLING: Final = MappingProxyType(
+    {
+        "mug": ("handle",),
+        "bottle": ("cap",),
+        "can": ("top",),
+        "pot": ("handles",),
+        "pan": ("handle",),
+        "teapot": ("spout", "handle"),
+        "spoon": ("bowl",),
+        "fork": ("tines",),
+        "knife": ("blade",),
+        "screwdriver": ("shaft",),
+        "hammer": ("head",),
+        "wrench": ("jaw",),
+        "lamp": ("shade",),
+        "book": ("pages",),
+        "sponge": ("scouring pad",),
+        "remote control": ("buttons",),
+        "robot gripper": ("fingers", "palm"),
+    }
+)
+"""Parts of which one must show for the kind to be plain (a mug without its handle is a pot)."""
+
+UPRIGHT: Final = frozenset({"bottle", "can"})
+"""Kinds that may lie or stand and look different then."""
+
+STACKABLE: Final = frozenset({"book", "plate", "cube", "box"})
+"""Kinds that are put on top of their like now and then."""
+
 
 def draw_item(kind: str, dice: Dice) -> Item:
     """Draw one item of a kind."""

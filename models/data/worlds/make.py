@@ -17,17 +17,22 @@ from tqdm import tqdm
 from ureca.models.data.worlds import store
 from ureca.models.data.worlds.render import Camera, Rgb8, paint_views
 from ureca.models.data.worlds.scene import draw_scene
+from ureca.models.data.worlds.shapes import FloatArray
 from ureca.models.data.worlds.store import Rendered, Row, Totals
-from ureca.models.data.worlds.views import LICENSE, SOURCE, View, region_row, regions_of
+from ureca.models.data.worlds.views import LICENSE, SOURCE, View, describe, region_row
 from ureca.models.data.worlds.world import World, build_world, settle
 
-Split = Literal["train", "test"]
+Split = Literal["train", "dev", "test"]
 
 PICTURE_SIZE: Final = (360, 480)
 """Height and width of a still in pixels."""
 SCENES_PER_SHARD: Final = 25
 WEBP_QUALITY: Final = 88
-_PREFIX: Final[dict[Split, str]] = {"train": "worlds", "test": "worlds-test"}
+_PREFIX: Final[dict[Split, str]] = {
+    "train": "worlds",
+    "dev": "worlds-dev",
+    "test": "worlds-test",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Job:
     @property
     def scene_seed(self) -> int:
         """A seed of its own for every scene, run and split."""
-        code = 0 if self.split == "train" else 1
+        code = {"train": 0, "test": 1, "dev": 2}[self.split]
         return int(np.random.SeedSequence([self.seed, code, self.scene]).generate_state(1)[0])
 
     def key(self, view: int) -> str:
@@ -51,15 +56,32 @@ class Job:
         return f"{_PREFIX[self.split]}-{self.seed}-{self.scene:05d}-{view}"
 
 
+_SHADOW_MAP: Final = 1024
+_SAMPLES: Final = 2
+"""Shadow map and anti-aliasing are most of a software renderer's time; keep them low."""
+_CLEARANCE: Final = 0.13
+"""Least distance (m) of a camera from anything on the table."""
+
+
+def _camera(rng: np.random.Generator, place: FloatArray, *, close: bool) -> Camera:
+    x, y = (float(place[k]) + float(rng.uniform(-0.04, 0.04)) for k in (0, 1))
+    distance = float(rng.uniform(0.3, 0.48) if close else rng.uniform(0.5, 0.8))
+    azimuth, elevation = 90.0 + float(rng.uniform(-55, 55)), -float(rng.uniform(14, 55))
+    return Camera((x, y, 0.05), distance, azimuth, elevation, float(rng.uniform(40, 48)))
+
+
 def draw_camera(rng: np.random.Generator, world: World, *, close: bool) -> Camera:
     """A camera on the room's open side; close ones look at one item from a hand's reach."""
-    places = [world.pose(i)[0] for i in range(len(world.bodies)) if world.on_table(i)]
+    standing = [i for i in range(len(world.bodies)) if world.on_table(i)]
+    places = [world.pose(i)[0] for i in standing]
+    points = np.concatenate([world.outline(i) for i in standing] or [np.zeros((1, 3))])
     middle = np.median(places, axis=0) if places else np.zeros(3)
-    target = places[int(rng.integers(len(places)))] if close and places else middle
-    x, y = (float(target[k]) + float(rng.uniform(-0.03, 0.03)) for k in (0, 1))
-    distance = float(rng.uniform(0.42, 0.56) if close else rng.uniform(0.6, 0.9))
-    azimuth, elevation = 90.0 + float(rng.uniform(-50, 50)), -float(rng.uniform(18, 52))
-    return Camera((x, y, 0.05), distance, azimuth, elevation, float(rng.uniform(40, 48)))
+    for _ in range(8):
+        target = places[int(rng.integers(len(places)))] if close and places else middle
+        camera = _camera(rng, target, close=close)
+        if float(np.linalg.norm(points - camera.position, axis=1).min()) >= _CLEARANCE:
+            return camera
+    return camera
 
 
 def _encode(picture: Rgb8) -> bytes:
@@ -89,17 +111,20 @@ def _image_row(job: Job, view: View, number: int) -> Row:
 
 def render_scene(job: Job) -> Rendered:
     """Draw, settle, paint and describe one scene; the same job always gives the same result."""
-    world = build_world(draw_scene(job.scene_seed, held_back=job.split == "test"))
+    scene = draw_scene(job.scene_seed, held_back=job.split == "test")
+    world = build_world(scene, shadow=_SHADOW_MAP, samples=_SAMPLES)
     settle(world)
     rng = np.random.default_rng([job.scene_seed, 1])
-    cameras = [draw_camera(rng, world, close=number % 4 == 3) for number in range(job.views)]
+    cameras = [draw_camera(rng, world, close=number % 2 == 1) for number in range(job.views)]
     rendered = Rendered(job.scene)
     painted = paint_views(world, cameras, PICTURE_SIZE)
     for number, (camera, (picture, ids)) in enumerate(zip(cameras, painted, strict=True)):
         view = View(job.key(number), f"{job.shard}.tar", job.split, ids, camera)
         rendered.pictures.append((f"{view.key}.webp", _encode(picture)))
         rendered.images.append(_image_row(job, view, number))
-        rendered.regions += [region_row(region, view) for region in regions_of(world, view)]
+        truth, regions = describe(world, view)
+        rendered.regions += [region_row(region, view) for region in regions]
+        rendered.truth.append(truth.to_json())
     return rendered
 
 
@@ -160,9 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     make.add_argument(
         "--split",
-        choices=("train", "test"),
+        choices=("train", "dev", "test"),
         default="train",
-        help="test scenes show colours and textures that train scenes never do",
+        help="dev: new scenes with looks of train; test: colours and textures train never shows",
     )
     demo = commands.add_parser("demo", help="render the robot clip with its prompts and truth")
     demo.add_argument("-o", "--out", type=Path, required=True, help="folder for the three files")

@@ -20,13 +20,17 @@ METAL_RGB: Rgb = (0.66, 0.67, 0.69)
 
 @dataclass(frozen=True)
 class Look:
-    """How a surface looks and the word people would use for it ("red", "wooden", "metal")."""
+    """How a surface looks and the word people would use for it ("red", "wooden", "metal").
+
+    held_back marks textures that no training view shows.
+    """
 
     word: str
     rgb: Rgb
     texture: NDArray[np.uint8] | None = None
     gloss: float = 0.4
     repeat: tuple[float, float] = (1.0, 1.0)
+    held_back: bool = False
 
     @property
     def colour(self) -> str:
@@ -36,11 +40,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Part:
-    """A named piece of an item."""
+    """A named piece of an item; states are words such as "open" that this draw shows."""
 
     name: str
     mesh: Mesh
     look: Look
+    states: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,8 @@ class Dice:
         count = int(self.rng.integers(3, 6))
         if self.held_back and self.chance(0.4):
             # Zigzag bands: no training view has them, but people would call them stripes too.
-            return Look(
-                f"{name} and {other} striped", base, textures.zigzag(base, second, count=count)
-            )
+            bands = textures.zigzag(base, second, count=count)
+            return Look(f"{name} and {other} striped", base, bands, held_back=True)
         pattern = self.choose(("striped", "dotted", "checkered"))
         if pattern == "dotted":
             return Look(f"{name} polka dot", base, textures.dots(base, second, count=count + 1))
@@ -163,9 +167,9 @@ class Dice:
             texture = textures.stripes(base, second, count=count, upright=upright)
         return Look(f"{name} and {other} {pattern}", base, texture)
 
-    def glazed(self, kind: str, *, pattern: float = 0.12) -> Look:
+    def glazed(self, kind: str, *, pattern: float = 0.12, options: Sequence[str] = COLOURS) -> Look:
         """The usual look of a smooth item: plain paint, now and then with a pattern."""
-        name = self.colour_for(kind)
+        name = self.colour_for(kind, options)
         plain = (
             kind in self.forced
             or not self.chance(pattern)

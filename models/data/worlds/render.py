@@ -39,10 +39,15 @@ class Camera:
         right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
         return np.stack([right, np.cross(forward, right), forward])
 
+    @property
+    def position(self) -> FloatArray:
+        """Where the camera is (3,)."""
+        return np.asarray(np.array(self.target) - self.distance * self.axes[2])
+
     def project(self, points: FloatArray, size: tuple[int, int]) -> FloatArray:
         """Project (n, 3) points to (n, 3): x and y in pixels, depth in m; size is (h, w)."""
         axes = self.axes
-        seen = (points - (np.array(self.target) - self.distance * axes[2])) @ axes.T
+        seen = (points - self.position) @ axes.T
         focal = size[0] / 2 / np.tan(np.radians(self.field) / 2)
         depth = np.maximum(seen[:, 2:], 1e-3)
         centre = np.array([size[1] / 2, size[0] / 2])

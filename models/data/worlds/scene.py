@@ -9,14 +9,16 @@ from typing import Final
 import numpy as np
 
 from ureca.models.data.worlds import textures
-from ureca.models.data.worlds.kinds import BULKY, KINDS, draw_item
+from ureca.models.data.worlds.kinds import BULKY, KINDS, STACKABLE, draw_item
 from ureca.models.data.worlds.palette import Rgb, draw_colour
 from ureca.models.data.worlds.parts import Dice, Item, Look
 
 CLUSTER: Final = (0.34, 0.24)
 """Half axes (m) of the oval about the table's centre that items are put into."""
 
-_REPEAT_KIND: Final = 0.2
+_REPEAT_KIND: Final = 0.3
+_FULL: Final = 3
+"""Most things that one other thing holds."""
 _ROOM_PAINT: Final = ("white", "gray", "light blue", "yellow", "green", "pink")
 _TABLE_PAINT: Final = ("white", "gray", "black", "brown", "blue", "green", "light blue")
 _CLOTH: Final = ("red", "blue", "green", "yellow", "purple", "pink")
@@ -76,13 +78,14 @@ class _Layout:
     """Places items one after the other so that they do not overlap."""
 
     dice: Dice
+    crowding: float = 1.0
     placed: list[Placement] = field(default_factory=list)
     guests: dict[int, int] = field(default_factory=dict)
 
     def add(self, item: Item) -> None:
         """Put the item on another one or on the table, or leave it out if there is no room."""
-        host = self._host_for(item) if self.dice.chance(0.4) else None
-        spot = self._beside(item) if host is None else self._upon(host)
+        host = self._host_for(item) if self.dice.chance(0.5) else None
+        spot = self._beside(item) if host is None else self._upon(item, host)
         if spot is None:
             return
         lying = host is None and self.dice.chance(item.lies_down)
@@ -93,21 +96,36 @@ class _Layout:
         self.placed.append(Placement(item, (spot[0], spot[1], z), yaw, lying, host))
 
     def _host_for(self, item: Item) -> int | None:
+        like = [
+            index
+            for index, other in enumerate(self.placed)
+            if item.kind == other.item.kind in STACKABLE
+            and item.radius <= other.item.radius
+            and not self.guests.get(index)
+            and not other.lying
+            and other.host is None
+        ]
+        if like:
+            return self.dice.choose(like)
         if not item.small:
             return None
         fits = [
             index
             for index, other in enumerate(self.placed)
             if other.item.inner > item.radius * 1.02
-            and self.guests.get(index, 0) < 3
+            and self.guests.get(index, 0) < _FULL
             and not other.lying
+            and other.host is None
         ]
         return self.dice.choose(fits) if fits else None
 
-    def _upon(self, host: int) -> tuple[float, float, float]:
+    def _upon(self, item: Item, host: int) -> tuple[float, float, float]:
         count = self.guests.get(host, 0)
         self.guests[host] = count + 1
         base = self.placed[host]
+        if item.kind == base.item.kind:
+            self.guests[host] = _FULL
+            return *base.position[:2], base.item.height + 0.004
         angle, reach = count * 2.1 + self.dice.between(0, 1), base.item.inner * 0.45
         x = base.position[0] + reach * float(np.cos(angle))
         y = base.position[1] + reach * float(np.sin(angle))
@@ -118,8 +136,8 @@ class _Layout:
         for _ in range(40):
             angle, share = self.dice.between(-np.pi, np.pi), self.dice.between(0, 1) ** 0.5
             x, y = (
-                CLUSTER[0] * share * float(np.cos(angle)),
-                CLUSTER[1] * share * float(np.sin(angle)),
+                CLUSTER[0] * self.crowding * share * float(np.cos(angle)),
+                CLUSTER[1] * self.crowding * share * float(np.sin(angle)),
             )
             if all(self._clear(x, y, reach, other) for other in self.placed if other.host is None):
                 return x, y, 0.003
@@ -146,7 +164,7 @@ def _kind_list(dice: Dice, count: int) -> list[str]:
 
 def arrange(dice: Dice, items: Sequence[Item]) -> tuple[Placement, ...]:
     """Place items, the widest first."""
-    layout = _Layout(dice)
+    layout = _Layout(dice, crowding=dice.choose((0.7, 0.85, 1.0)))
     for item in sorted(items, key=lambda one: -one.radius):
         layout.add(item)
     return tuple(layout.placed)
@@ -160,9 +178,12 @@ def _wood_tone(dice: Dice) -> str:
 
 def _wooden(dice: Dice, name: str, repeat: tuple[float, float]) -> Backdrop:
     planks = int(dice.rng.integers(1, 6)) if name == "table" else 6
-    texture = textures.wood(dice.rng, _wood_tone(dice), n=384, planks=planks)
+    tone = _wood_tone(dice)
+    texture = textures.wood(dice.rng, tone, n=384, planks=planks)
     rgb = tuple(float(channel) / 255.0 for channel in texture.mean(axis=(0, 1)))
-    look = Look("wooden", (rgb[0], rgb[1], rgb[2]), texture, 0.3, repeat)
+    look = Look(
+        "wooden", (rgb[0], rgb[1], rgb[2]), texture, 0.3, repeat, held_back=tone == "walnut"
+    )
     return Backdrop(name, look, f"a wooden {name}")
 
 
@@ -213,9 +234,8 @@ def draw_wall(dice: Dice) -> Backdrop:
     if dice.held_back and dice.chance(0.5):
         colour = dice.choose(("white", "light blue", "green"))
         rgb = draw_colour(colour, dice.rng)
-        return Backdrop(
-            "wall", Look(colour, rgb, textures.panels(rgb), 0.1, (4.0, 1.0)), f"a {colour} wall"
-        )
+        look = Look(colour, rgb, textures.panels(rgb), 0.1, (4.0, 1.0), held_back=True)
+        return Backdrop("wall", look, f"a {colour} wall")
     style = dice.choose(("paint", "paint", "paint", "brick", "tiles"))
     if style == "brick":
         look = Look("brick", (0.6, 0.33, 0.26), textures.bricks(dice.rng), 0.0, (5.0, 3.5))
@@ -241,7 +261,7 @@ def draw_lighting(dice: Dice) -> Lighting:
 def draw_scene(seed: int, *, held_back: bool = False) -> Scene:
     """Draw a whole scene from a seed; held_back scenes show combinations kept from training."""
     dice = Dice(np.random.default_rng(seed), held_back=held_back)
-    kinds = _kind_list(dice, int(dice.rng.integers(5, 11)))
+    kinds = _kind_list(dice, int(dice.rng.integers(6, 14)))
     placements = arrange(dice, [draw_item(kind, dice) for kind in kinds])
     size = (dice.between(0.95, 1.3), dice.between(0.75, 0.95))
     table, floor, wall = draw_table(dice), draw_floor(dice), draw_wall(dice)

@@ -1,7 +1,8 @@
 """Shards of rendered scenes on disk: pictures in a tar, records beside it, one joint index.
 
 Layout of a folder: `images/<shard>.tar`, `shards/<shard>.json.gz` (the shard's records, which
-make a run resumable) and the joint `images-<split>.jsonl.gz` and `regions-<split>.jsonl.gz`.
+make a run resumable) and the joint `images-<split>.jsonl.gz`, `regions-<split>.jsonl.gz` and
+`scenes-<split>.jsonl.gz` (the truth captions are judged by).
 Every file is written under another name first and then moved into place.
 """
 
@@ -28,6 +29,7 @@ class Rendered:
     pictures: list[tuple[str, bytes]] = field(default_factory=list)
     images: list[Row] = field(default_factory=list)
     regions: list[Row] = field(default_factory=list)
+    truth: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def write_shard(root: Path, shard: str, scenes: Iterable[Rendered]) -> None:
         "scenes": [one.scene for one in ordered],
         "images": [row for one in ordered for row in one.images],
         "regions": [row for one in ordered for row in one.regions],
+        "truth": [row for one in ordered for row in one.truth],
     }
     data = gzip.compress(json.dumps(records, separators=(",", ":")).encode(), 6, mtime=0)
     _replace(_records_path(root, shard), data)
@@ -95,14 +98,17 @@ def finished_scenes(root: Path, shard: str) -> list[int]:
 
 
 def write_index(root: Path, prefix: str, split: str) -> Totals:
-    """Join the records of all shards of a split into the two index files."""
+    """Join the records of all shards of a split into the three index files."""
     paths = sorted((root / "shards").glob(f"{prefix}-[0-9]*.json.gz"))
     images: list[Row] = []
     regions: list[Row] = []
+    truth: list[Row] = []
     for path in paths:
         records = json.loads(gzip.decompress(path.read_bytes()))
         images += records["images"]
         regions += records["regions"]
+        truth += records["truth"]
+    _replace(root / f"scenes-{split}.jsonl.gz", _lines(truth))
     _replace(root / f"regions-{split}.jsonl.gz", _lines(regions))
     _replace(root / f"images-{split}.jsonl.gz", _lines(images))
     return Totals(len(paths), len(images), len(regions))

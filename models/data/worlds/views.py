@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import cv2
@@ -11,22 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ureca.models.data.worlds import captions
-from ureca.models.data.worlds.captions import Sighting
+from ureca.models.data.worlds.captions import Writer
+from ureca.models.data.worlds.facts import Sighting, backdrop_node, nodes_of
+from ureca.models.data.worlds.judge import judge
 from ureca.models.data.worlds.render import Camera, Ids
+from ureca.models.data.worlds.truth import NodeTruth, ViewTruth
 from ureca.models.data.worlds.world import World
 
-MIN_PIXELS: Final = 120
-"""Regions with fewer visible pixels are left out."""
-MAX_REGIONS: Final = 24
+MIN_BACKDROP_PIXELS: Final = 1200
+MAX_REGIONS: Final = 28
 SOURCE: Final = "ureca-worlds"
 LICENSE: Final = "Apache-2.0"
 
-_MIN_SHOWN: Final = 0.22
-"""Least visible share of an item's outline; below it the name is a guess."""
-
-_MAX_PART_SHARE: Final = 0.9
-"""A part that covers more of its item's visible pixels cannot be told from the whole."""
+_LEAST_PIXELS: Final = 30
+"""Items with fewer visible pixels are as good as hidden."""
 
 Mask = NDArray[np.bool_]
 Row = dict[str, Any]
@@ -50,17 +47,13 @@ class View:
 
 @dataclass(frozen=True)
 class Region:
-    """One region before it becomes a record."""
+    """One region before it becomes a record: its node, mask (h, w) and captions."""
 
-    name: str
+    node: NodeTruth
     mask: Mask
-    category: str
-    type: str
-    kind: str
-    short: list[str]
-    long: list[str]
+    short: str
+    long: str | None
     unique: bool
-    parent: str | None = None
 
 
 def encode(mask: Mask) -> Row:
@@ -99,117 +92,122 @@ def _host(world: World, item: int) -> int | None:
     host = world.scene.placements[item].host
     if host is None:
         return None
+    base, guest = world.scene.placements[host].item, world.scene.placements[item].item
     offset = world.pose(item)[0] - world.pose(host)[0]
-    inside = float(np.hypot(offset[0], offset[1])) < world.scene.placements[host].item.inner * 1.1
-    return host if inside and offset[2] > 0.0 else None
+    away = float(np.hypot(offset[0], offset[1]))
+    if guest.kind == base.kind:
+        return host if away < base.radius * 0.5 and offset[2] > 0.6 * base.height else None
+    return host if away < base.inner * 1.1 and offset[2] > 0.0 else None
 
 
 def _sighting(world: World, item: int, pixels: tuple[int, ...], mask: Mask, view: View) -> Sighting:
-    rows, columns = np.nonzero(mask)
     height, width = view.size
-    centre = (float(columns.mean()) / width, float(rows.mean()) / height)
-    depth = float(view.camera.project(world.pose(item)[0][None], view.size)[0, 2])
-    placed = world.scene.placements[item].item
-    return Sighting(item, placed, int(mask.sum()), centre, depth, pixels, _host(world, item))
+    x, y = _centre(mask)
+    position, rotation = world.pose(item)
+    shown = int(mask.sum()) / max(_outline_area(world, item, view), 1.0)
+    return Sighting(
+        index=item,
+        item=world.scene.placements[item].item,
+        pixels=int(mask.sum()),
+        centre=(x / width, y / height),
+        depth=round(float(view.camera.project(position[None], view.size)[0, 2]), 4),
+        part_pixels=pixels,
+        shown=shown,
+        host=_host(world, item),
+        up=float(rotation[2, 2]),
+        on_table=world.on_table(item),
+    )
 
 
-def sightings(world: World, view: View) -> list[Sighting]:
+def _centre(mask: Mask) -> tuple[float, float]:
+    """Mean x and y in pixels of a mask that is not empty."""
+    rows, columns = np.nonzero(mask)
+    return round(float(columns.mean()), 1), round(float(rows.mean()), 1)
+
+
+def sightings(world: World, masks: dict[tuple[int, int], Mask], view: View) -> list[Sighting]:
     """All items that show any pixels worth speaking of, also those too hidden to be named."""
-    masks = part_masks(world, view.ids)
     found = []
     for index, placement in enumerate(world.scene.placements):
         parts = [masks.get((index, number)) for number in range(len(placement.item.parts))]
         shown = [part for part in parts if part is not None]
-        if shown and sum(int(part.sum()) for part in shown) >= MIN_PIXELS // 4:
-            pixels = tuple(0 if part is None else int(part.sum()) for part in parts)
+        pixels = tuple(0 if part is None else int(part.sum()) for part in parts)
+        if sum(pixels) >= _LEAST_PIXELS:
             mask = np.logical_or.reduce(shown)
             found.append(_sighting(world, index, pixels, mask, view))
     return found
 
 
-def nameable(world: World, view: View, sighting: Sighting) -> bool:
-    """Whether enough of an item shows for its kind to be plain."""
-    if sighting.pixels < MIN_PIXELS or not world.on_table(sighting.index):
-        return False
-    if sighting.part_pixels[sighting.item.title_part] < MIN_PIXELS // 3:
-        return False
-    if sighting.item.fixed:
-        # A robot arm leaves the picture; its outline says nothing about how much is seen.
-        return True
-    return sighting.pixels / max(_outline_area(world, sighting.index, view), 1.0) >= _MIN_SHOWN
-
-
-def _item_region(one: Sighting, others: list[Sighting], mask: Mask) -> Region:
-    unique = not captions.look_alikes(one, others)
-    kind = one.item.kind
-    short, long = captions.short_names(one.item), captions.long_names(one, others)
-    return Region(f"o{one.index}", mask, kind, "object", kind, short, long, unique)
-
-
-def _part_regions(
-    one: Sighting, others: list[Sighting], masks: dict[tuple[int, int], Mask]
-) -> list[Region]:
-    if len(one.item.parts) < 2:
-        return []
-    unique = not captions.look_alikes(one, others)
-    regions = []
-    for number, part in enumerate(one.item.parts):
-        if MIN_PIXELS <= one.part_pixels[number] <= _MAX_PART_SHARE * one.pixels:
-            short = captions.part_names(one.item, part)
-            long = captions.long_part_names(part, one, others)
-            name, mask = f"o{one.index}p{number}", masks[(one.index, number)]
-            region = Region(
-                name, mask, part.name, "part", one.item.kind, short, long, unique, f"o{one.index}"
-            )
-            regions.append(region)
-    return regions
-
-
-def _backdrop_regions(world: World, view: View, seen: list[Sighting]) -> list[Region]:
-    regions = []
-    table = world.scene.table.phrase
+def _backdrops(world: World, view: View) -> dict[str, Mask]:
+    """Masks of table, floor and wall as far as they are worth a region."""
+    masks = {}
     for index, piece in enumerate(world.pieces):
         mask = view.ids == index
-        if piece.item is None and int(mask.sum()) >= MIN_PIXELS * 8:
-            backdrop = world.scene.backdrops[piece.part]
-            name = backdrop.name
-            short = list(dict.fromkeys([backdrop.phrase, f"a {name}"]))
-            long = captions.long_backdrop(name, backdrop.phrase, table=table, seen=seen)
-            regions.append(Region(name, mask, name, "background", name, short, long, unique=True))
-    return regions
+        if piece.item is None and int(mask.sum()) >= MIN_BACKDROP_PIXELS:
+            masks[world.scene.backdrops[piece.part].name] = mask
+    return masks
 
 
-def _most_telling(regions: list[Region]) -> list[Region]:
-    """At most MAX_REGIONS: items and backdrops first, then the largest parts."""
-    whole = [region for region in regions if region.type != "part"]
-    parts = sorted((r for r in regions if r.type == "part"), key=lambda r: -int(r.mask.sum()))
-    return (whole + parts)[:MAX_REGIONS]
+def _backdrop_nodes(world: World, masks: dict[str, Mask], view: View) -> list[NodeTruth]:
+    height, width = view.size
+    nodes = []
+    for backdrop in world.scene.backdrops:
+        if backdrop.name in masks:
+            mask = masks[backdrop.name]
+            x, y = _centre(mask)
+            nodes.append(backdrop_node(backdrop, int(mask.sum()), (x / width, y / height)))
+    return nodes
 
 
-def regions_of(world: World, view: View) -> list[Region]:
-    """All regions of a view with their captions."""
-    seen = sightings(world, view)
-    masks = part_masks(world, view.ids)
-    named = [one for one in seen if nameable(world, view, one)]
-    regions: list[Region] = []
-    for one in named:
-        own = [mask for (item, _), mask in masks.items() if item == one.index]
-        regions.append(_item_region(one, seen, np.logical_or.reduce(own)))
-        regions += _part_regions(one, seen, masks)
-    return _most_telling(regions + _backdrop_regions(world, view, named))
+def _capped(nodes: dict[str, NodeTruth]) -> dict[str, NodeTruth]:
+    """At most MAX_REGIONS annotated nodes: of the parts only the largest."""
+    whole = sum(node.annotated for node in nodes.values() if node.type != "part")
+    parts = [node for node in nodes.values() if node.type == "part" and node.annotated]
+    ordered = sorted(parts, key=lambda node: -node.pixels)
+    cut = {node.node for node in ordered[max(0, MAX_REGIONS - whole) :]}
+    return {
+        name: replace(node, annotated=False) if name in cut else node
+        for name, node in nodes.items()
+    }
 
 
-_FLAGS: Final = MappingProxyType(
-    {"object": (False, False), "part": (True, False), "background": (False, True)}
-)
+def _masks_by_node(
+    nodes: dict[str, NodeTruth], parts: dict[tuple[int, int], Mask], backdrops: dict[str, Mask]
+) -> dict[str, Mask]:
+    """The mask of every node; items and groups are unions, so the tree nests exactly."""
+    masks = dict(backdrops)
+    for (item, part), mask in parts.items():
+        masks[f"o{item}p{part}"] = mask
+        name = f"o{item}"
+        masks[name] = masks[name] | mask if name in masks else mask
+    for node in nodes.values():
+        if node.type == "group":
+            masks[node.node] = np.logical_or.reduce([masks[name] for name in node.members])
+    return masks
+
+
+def describe(world: World, view: View) -> tuple[ViewTruth, list[Region]]:
+    """The truth of a view and its regions with their captions."""
+    parts, backdrops = part_masks(world, view.ids), _backdrops(world, view)
+    seen = sightings(world, parts, view)
+    nodes = _capped(nodes_of(seen, _backdrop_nodes(world, backdrops, view)))
+    truth = ViewTruth(view.key, view.split, nodes)
+    writer, masks = Writer(truth, seen), _masks_by_node(nodes, parts, backdrops)
+    regions = []
+    for node in nodes.values():
+        if node.annotated:
+            short = writer.short(node)
+            unique = judge(truth, node.node, short).unique
+            regions.append(Region(node, masks[node.node], short, writer.long(node), unique))
+    return truth, regions
 
 
 def region_row(region: Region, view: View) -> Row:
     """The record of a region in the project's common format (lengths in pixels)."""
     height, width = view.size
-    part, stuff = _FLAGS[region.type]
+    node = region.node
     row: Row = {
-        "region_id": f"{view.key}_{region.name}",
+        "region_id": f"{view.key}_{node.node}",
         "image_key": view.key,
         "shard": view.shard,
         "split": view.split,
@@ -221,17 +219,18 @@ def region_row(region: Region, view: View) -> Row:
         "rle": encode(region.mask),
         "mask_source": "gt:worlds",
         "area_frac": round(float(region.mask.mean()), 5),
-        "category": region.category,
-        "types": [region.type],
-        "part": part,
-        "stuff": stuff,
-        "group": False,
-        "expressions": region.short,
-        "expressions_long": region.long,
+        "category": node.part or node.kind,
+        "types": [node.type],
+        "part": node.type == "part",
+        "stuff": node.type == "background",
+        "group": node.type == "group",
+        "expressions": [region.short],
+        "expressions_long": [region.long] if region.long else [],
         "expr_source": "template",
         "unique_in_image": region.unique,
-        "kind": region.kind,
+        "kind": node.kind,
+        "held_back": node.held_back,
     }
-    if region.parent is not None:
-        row["parent"] = f"{view.key}_{region.parent}"
+    if node.owner:
+        row["parent"] = f"{view.key}_{node.owner}"
     return row

@@ -1,0 +1,274 @@
+"""Works out what is true of a rendered view: every visible node with its words and relations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from ureca.models.data.worlds import words
+from ureca.models.data.worlds.kinds import TELLING, UPRIGHT
+from ureca.models.data.worlds.palette import HELD_BACK_PAIRS
+from ureca.models.data.worlds.parts import Item, Look
+from ureca.models.data.worlds.scene import Backdrop
+from ureca.models.data.worlds.truth import GroupType, NodeTruth, Relation
+from ureca.models.data.worlds.words import PART_NAMES
+
+SIDE_MARGIN: Final = 0.08
+"""Clear gap between two centres, in picture widths, for "left of" and "right of"."""
+DEPTH_MARGIN: Final = 0.07
+"""Clear difference in distance (m) for "in front of" and "behind"."""
+MIN_OBJECT_PIXELS: Final = 300
+MIN_PART_PIXELS: Final = 170
+MIN_SHOWN: Final = 0.3
+"""Least visible share of an item's outline; below it the name is a guess."""
+MAX_PART_SHARE: Final = 0.75
+"""A part that covers more of its item's visible pixels cannot be told from the whole."""
+LEAST_LOOK_SHARE: Final = 0.25
+"""Share of an item's visible pixels that a look needs to be called the item's colour."""
+_TELLING_PIXELS: Final = 30
+_SPOKEN_PIXELS: Final = 60
+_DOUBTFUL_FLOOR: Final = -0.6
+_HIDDEN_PIXELS: Final = 30
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One item as one view shows it.
+
+    centre is the mask's (x, y) in picture widths and heights, depth the distance in m,
+    part_pixels the visible pixels of every part, shown the visible share of its outline, host
+    the index of the item it lies in or on, up the height of its own upward axis (1: upright,
+    0: lying), on_table False for what fell off.
+    """
+
+    index: int
+    item: Item
+    pixels: int
+    centre: tuple[float, float]
+    depth: float
+    part_pixels: tuple[int, ...]
+    shown: float = 1.0
+    host: int | None = None
+    up: float = 1.0
+    on_table: bool = True
+
+    @property
+    def node(self) -> str:
+        """The node's name."""
+        return f"o{self.index}"
+
+    @property
+    def plain_title(self) -> bool:
+        """Whether so little of the titular part shows that its look must not be named."""
+        part = self.part_pixels[self.item.title_part]
+        least = _SPOKEN_PIXELS if self.item.titled_by_part else LEAST_LOOK_SHARE * self.pixels
+        return part < least
+
+
+def nameable(seen: Sighting) -> bool:
+    """Whether enough of an item shows for its kind to be plain."""
+    item = seen.item
+    if seen.pixels < MIN_OBJECT_PIXELS or not seen.on_table:
+        return False
+    telling = TELLING.get(item.kind, ())
+    shown = {part.name: n for part, n in zip(item.parts, seen.part_pixels, strict=True)}
+    if telling and max(shown.get(name, 0) for name in telling) < _TELLING_PIXELS:
+        return False
+    # A robot arm leaves the picture; its outline says nothing about how much is seen.
+    return item.fixed or seen.shown >= MIN_SHOWN
+
+
+def _held_back(item: Item, looks: Sequence[Look]) -> bool:
+    pair = (item.look.colour, item.kind) in HELD_BACK_PAIRS
+    return pair or any(look.held_back for look in looks)
+
+
+def _states(seen: Sighting) -> frozenset[str]:
+    if seen.item.kind not in UPRIGHT:
+        return frozenset()
+    if abs(seen.up) < 0.35:
+        return frozenset({"lying"})
+    return frozenset({"standing"}) if seen.up > 0.9 else frozenset()
+
+
+def _object_node(seen: Sighting, relations: tuple[Relation, ...]) -> NodeTruth:
+    item = seen.item
+    looks = [
+        part.look
+        for part, pixels in zip(item.parts, seen.part_pixels, strict=True)
+        if pixels >= LEAST_LOOK_SHARE * seen.pixels or part.look is item.look
+    ]
+    said = frozenset().union(*(words.true_words(look.word) for look in looks))
+    doubtful = frozenset().union(*(words.doubtful_words(look.word) for look in looks))
+    on_table = "table" if seen.on_table else ""
+    return NodeTruth(
+        node=seen.node,
+        type="object",
+        kind=item.kind,
+        nouns=words.nouns_of(item.kind),
+        look="" if seen.plain_title or item.titled_by_part else item.look.word,
+        words=said,
+        doubtful=doubtful - said,
+        host=on_table if seen.host is None else f"o{seen.host}",
+        states=_states(seen),
+        relations=relations,
+        centre=seen.centre,
+        depth=seen.depth,
+        pixels=seen.pixels,
+        held_back=_held_back(item, [part.look for part in item.parts]),
+        annotated=nameable(seen),
+    )
+
+
+def _part_nodes(seen: Sighting) -> Iterator[NodeTruth]:
+    whole = nameable(seen)
+    for number, (part, pixels) in enumerate(zip(seen.item.parts, seen.part_pixels, strict=True)):
+        if part.name in PART_NAMES and pixels >= _HIDDEN_PIXELS:
+            plain = MIN_PART_PIXELS <= pixels <= MAX_PART_SHARE * seen.pixels
+            yield NodeTruth(
+                node=f"{seen.node}p{number}",
+                type="part",
+                kind=seen.item.kind,
+                nouns=words.nouns_of(seen.item.kind),
+                part=part.name,
+                part_nouns=words.part_nouns_of(part.name),
+                owner=seen.node,
+                look=part.look.word,
+                words=words.true_words(part.look.word),
+                doubtful=words.doubtful_words(part.look.word),
+                states=frozenset(part.states),
+                depth=seen.depth,
+                pixels=pixels,
+                held_back=_held_back(seen.item, [part.look]),
+                annotated=whole and plain,
+            )
+
+
+def _margin(gap: float, unit: float, *, aside: float, clear: float, near: float) -> float:
+    """A gap in units of its clear margin; less if the two are too far apart the other way."""
+    margin = gap / unit
+    if aside > near:
+        return min(margin, 0.2)
+    return min(margin, 0.9) if aside > clear else margin
+
+
+def _pair_relations(one: Sighting, anchor: Sighting) -> Iterator[Relation]:
+    across = one.centre[0] - anchor.centre[0]
+    up, deep = abs(one.centre[1] - anchor.centre[1]), one.depth - anchor.depth
+    for name, sign in (("left of", -1), ("right of", 1)):
+        gap = _margin(sign * across, SIDE_MARGIN, aside=up, clear=0.25, near=0.45)
+        yield Relation(name=name, anchor=anchor.node, margin=round(gap, 2))
+    for name, sign in (("in front of", -1), ("behind", 1)):
+        gap = _margin(sign * deep, DEPTH_MARGIN, aside=abs(across), clear=0.1, near=0.25)
+        yield Relation(name=name, anchor=anchor.node, margin=round(gap, 2))
+
+
+def _side_relations(one: Sighting) -> Iterator[Relation]:
+    """Left or right in the picture; doubtful for everything up to near the middle."""
+    x = one.centre[0]
+    yield Relation(name="on the left", anchor="", margin=round((0.42 - x) / 0.12, 2))
+    yield Relation(name="on the right", anchor="", margin=round((x - 0.58) / 0.12, 2))
+
+
+def relations_of(one: Sighting, seen: Sequence[Sighting]) -> tuple[Relation, ...]:
+    """All relations of an item that hold or nearly hold."""
+    found = list(_side_relations(one))
+    for other in seen:
+        if other.index not in (one.index, one.host) and other.host != one.index:
+            found += _pair_relations(one, other)
+        if other.index == one.host:
+            found.append(Relation(name=other.item.contents, anchor=other.node, margin=2.0))
+    if one.on_table:
+        margin = 2.0 if one.host is None else 0.5
+        found.append(Relation(name="on", anchor="table", margin=margin))
+    return tuple(relation for relation in found if relation.margin >= _DOUBTFUL_FLOOR)
+
+
+def _group(name: str, group: GroupType, members: Sequence[NodeTruth]) -> NodeTruth:
+    first = members[0]
+    return NodeTruth(
+        node=name,
+        type="group",
+        group=group,
+        kind=first.kind,
+        nouns=first.nouns,
+        look=first.look,
+        words=first.words if group == "holding" else frozenset(),
+        doubtful=first.doubtful if group == "holding" else frozenset(),
+        states=first.states if group == "holding" else frozenset(),
+        members=tuple(member.node for member in members),
+        relations=_side_by_all(members) if group != "holding" else (),
+        depth=float(np.mean([member.depth for member in members])),
+        pixels=sum(member.pixels for member in members),
+        held_back=any(member.held_back for member in members),
+    )
+
+
+def _side_by_all(members: Sequence[NodeTruth]) -> tuple[Relation, ...]:
+    """Relations that every member has, with the least margin of them."""
+    tables = [{(r.name, r.anchor): r.margin for r in member.relations} for member in members]
+    shared = set.intersection(*(set(table) for table in tables))
+    return tuple(
+        Relation(name=name, anchor=anchor, margin=min(table[name, anchor] for table in tables))
+        for name, anchor in sorted(shared)
+    )
+
+
+def _holding(objects: dict[str, NodeTruth]) -> Iterator[tuple[GroupType, list[NodeTruth]]]:
+    """Hosts with what lies in or on them; a thing on its like is a stack."""
+    for host in objects.values():
+        guests = [one for one in objects.values() if one.host == host.node]
+        if not 1 <= len(guests) <= 3 or not all(one.annotated for one in (host, *guests)):
+            continue
+        if len(guests) == 1 and guests[0].kind == host.kind:
+            yield "stack", [guests[0], host]
+        elif len(guests) <= 2:
+            yield "holding", [host, *guests]
+
+
+def groups_of(objects: dict[str, NodeTruth]) -> list[NodeTruth]:
+    """Groups of a view: things with their contents, stacks, and all things of one kind."""
+    found = list(_holding(objects))
+    stacked = {frozenset(m.node for m in members) for _, members in found}
+    for kind in dict.fromkeys(one.kind for one in objects.values()):
+        alike = [one for one in objects.values() if one.kind == kind]
+        names = frozenset(one.node for one in alike)
+        if 2 <= len(alike) <= 4 and all(one.annotated for one in alike) and names not in stacked:
+            found.append(("set", alike))
+    return [_group(f"g{number}", *one) for number, one in enumerate(found)]
+
+
+def backdrop_node(backdrop: Backdrop, pixels: int, centre: tuple[float, float]) -> NodeTruth:
+    """The node of table, floor or wall."""
+    kind = backdrop.phrase.split()[-1]
+    fixed = {"wall": "behind", "floor": "under"}
+    around = fixed.get(backdrop.name)
+    relations = (Relation(name=around, anchor="table", margin=2.0),) if around else ()
+    return NodeTruth(
+        node=backdrop.name,
+        type="background",
+        kind=backdrop.name,
+        nouns=words.nouns_of(kind),
+        look=backdrop.phrase.removeprefix("a "),
+        words=words.true_words(backdrop.phrase),
+        doubtful=words.doubtful_words(backdrop.phrase),
+        relations=relations,
+        centre=centre,
+        pixels=pixels,
+        held_back=backdrop.look.held_back,
+    )
+
+
+def nodes_of(seen: Sequence[Sighting], backdrops: Sequence[NodeTruth]) -> dict[str, NodeTruth]:
+    """All nodes of a view by name."""
+    objects = {}
+    for one in seen:
+        node = _object_node(one, relations_of(one, seen))
+        hosts = [other.item.contents for other in seen if other.index == one.host]
+        objects[one.node] = replace(node, prep=hosts[0] if hosts else "on")
+    parts = [part for one in seen for part in _part_nodes(one)]
+    nodes = [*objects.values(), *parts, *groups_of(objects), *backdrops]
+    return {node.node: node for node in nodes}
