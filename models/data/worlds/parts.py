@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ureca.models.data.worlds.shapes import Mesh, Point3
 Choice = TypeVar("Choice")
 Shape = Literal["box", "cylinder", "ellipsoid"]
 METAL_RGB: Rgb = (0.66, 0.67, 0.69)
+_STEEL: Final = textures.steel()
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ class Dice:
         return Look(name, rgb, textures.mottled(self.rng, rgb), gloss=0.1)
 
     def metal(self) -> Look:
-        """Bare metal: light gray with strong highlights."""
-        return Look("metal", METAL_RGB, gloss=1.0)
+        """Bare metal: light gray with reflections, which plain gray or white paint has not."""
+        return Look("metal", METAL_RGB, _STEEL, gloss=1.0)
 
     def wood(self, tone: str | None = None) -> Look:
         """Wood with visible grain; the held-back tone only where it is asked for."""

@@ -145,6 +145,15 @@ def panels(colour: Rgb, *, count: int = 8, n: int = 256) -> Texture:
     return _to_texture(picture)
 
 
+def steel(*, n: int = 128) -> Texture:
+    """Polished metal: soft bright and dark bands as of a reflected room, finely brushed."""
+    rng = np.random.default_rng(7)
+    rows, columns = noise(rng, n, cells=(5, 3), octaves=2), noise(rng, n, cells=(3, 5), octaves=2)
+    bands = np.clip((rows + columns - 1.0) * 1.6 + 0.5, 0, 1)
+    brushed = rng.normal(1.0, 0.03, (n, 1))
+    return _to_texture(_blend((0.24, 0.25, 0.27), (0.93, 0.94, 0.96), bands) * brushed[..., None])
+
+
 def marble(rng: Generator, *, n: int = 256) -> Texture:
     """White marble with gray veins."""
     wave = noise(rng, n, cells=(3, 3), octaves=6) * 4 + noise(rng, n, cells=(2, 2), octaves=2) * 2
