@@ -57,6 +57,11 @@ COMMANDS: dict[str, Command] = {
         "render synthetic training views and demo clips",
         "ureca worlds --help",
     ),
+    "data": Command(
+        "ureca.models.data.command",
+        "check training data: counts, faults, a contact sheet",
+        "ureca data check ../shared/data -o report",
+    ),
     "bench": Command(
         "ureca.node.bench",
         "measure captions per second and latency",

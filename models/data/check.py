@@ -1,0 +1,162 @@
+"""What can be wrong with a data set, found record by record and across its folders.
+
+A fault makes training or evaluation wrong (a mask that cannot be decoded, a picture in two splits);
+a note is worth knowing (texts that the captioner will cut). Everything here is data in, findings
+out; reading and printing are elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ureca import rle
+from ureca.datatypes import Rle
+from ureca.errors import RegionError
+from ureca.models.data.images import ImageRecord
+from ureca.models.data.regions import RegionRecord, image_hash
+
+Kind = Literal[
+    "unreadable record",
+    "bad mask",
+    "empty mask",
+    "box outside the picture",
+    "mask outside its box",
+    "empty text",
+    "duplicate region",
+    "duplicate picture",
+    "missing picture",
+    "undecodable picture",
+    "wrong picture size",
+    "leak between splits",
+    "leak of a photograph",
+    "unknown characters",
+    "too long",
+]
+NOTES: frozenset[Kind] = frozenset({"unknown characters", "too long"})
+"""Kinds that do not make a data set faulty."""
+
+_BOX_SLACK_PX = 2.0
+"""Boxes are rounded, and masks were resampled with their pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found: its kind, the region, picture or file, and what exactly."""
+
+    kind: Kind
+    where: str
+    what: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the data set is wrong because of it."""
+        return self.kind not in NOTES
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.what}"
+
+
+def check_record(record: RegionRecord) -> Iterator[Finding]:
+    """Faults of one region by itself: mask code, emptiness, box, texts."""
+    name = record.region_id
+    try:
+        runs = rle.check(Rle(size=(record.height, record.width), counts=record.counts))
+    except RegionError as error:
+        yield Finding("bad mask", name, str(error))
+        return
+    x, y, width, height = record.box_xywh_px
+    if not (width > 0 and height > 0 and x > -1 and y > -1) or (
+        x + width > record.width + 1 or y + height > record.height + 1
+    ):
+        what = f"[{x:g}, {y:g}, {width:g}, {height:g}] in {record.width}x{record.height}"
+        yield Finding("box outside the picture", name, what)
+    tight = tight_box(runs, record.height)
+    if tight is None:
+        yield Finding("empty mask", name, "no pixel is set")
+    elif _sticks_out(tight, (x, y, x + width, y + height)):
+        what = f"mask {list(tight)} against box {[x, y, x + width, y + height]} (x0 y0 x1 y1)"
+        yield Finding("mask outside its box", name, what)
+    for text in (*record.short, *record.long):
+        if not text.strip() or not text.isprintable():
+            yield Finding("empty text", name, f"{text!r} says nothing or holds control characters")
+
+
+def _sticks_out(tight: tuple[int, int, int, int], box: tuple[float, float, float, float]) -> bool:
+    low = any(t < b - _BOX_SLACK_PX for t, b in zip(tight[:2], box[:2], strict=True))
+    return low or any(t > b + _BOX_SLACK_PX for t, b in zip(tight[2:], box[2:], strict=True))
+
+
+def tight_box(runs: np.typing.NDArray[np.int64], height: int) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 (exclusive) of a mask from its column-major run lengths; None if empty."""
+    ends = np.cumsum(runs)
+    starts, ends = (ends - runs)[1::2], ends[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts] - 1
+    if not len(starts):
+        return None
+    # A run over several columns reaches the bottom of one and the top of the next.
+    crossing = bool((starts // height != ends // height).any())
+    top = 0 if crossing else int((starts % height).min())
+    bottom = height if crossing else int((ends % height).max()) + 1
+    return int(starts[0] // height), top, int(ends[-1] // height) + 1, bottom
+
+
+def check_ids(named: Iterable[str], kind: Kind) -> Iterator[Finding]:
+    """Ids that come more than once."""
+    seen: set[str] = set()
+    for name in named:
+        if name in seen:
+            yield Finding(kind, name, "comes more than once")
+        seen.add(name)
+
+
+def check_splits(rows: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    """Pictures (key, split) that stand in more than one split."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for key, split in rows:
+        splits[key].add(split)
+    for key, found in splits.items():
+        if len(found) > 1:
+            yield Finding("leak between splits", key, f"is in {sorted(found)}")
+
+
+def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[Finding]:
+    """Photographs that are held out under one key and trained on under another.
+
+    `every` is the divisor of the hash split. The same photograph comes in Flickr and in COCO.
+    """
+    keys: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        if image.photo_id:
+            keys[image.photo_id].add(image.image_key)
+    for photo, found in keys.items():
+        if len({image_hash(key) % every == 0 for key in found}) > 1:
+            yield Finding("leak of a photograph", photo, f"held out in part only: {sorted(found)}")
+
+
+def check_texts(
+    records: Iterable[RegionRecord], encode: Callable[[str], Sequence[int]], max_tokens: int
+) -> Iterator[Finding]:
+    """Texts with characters that `encode` leaves out, and texts that the captioner would cut.
+
+    `max_tokens` counts the end token.
+    """
+    known: dict[str, bool] = {" ": True}
+    done: set[str] = set()
+    for record in records:
+        for text in (*record.short, *record.long):
+            if text in done:
+                continue
+            done.add(text)
+            known |= {c: bool(encode(c)) for c in set(text) - known.keys()}
+            unknown = sorted({c for c in text if not known[c]})
+            if unknown:
+                yield Finding("unknown characters", record.region_id, f"{unknown} in {text!r}")
+            tokens = len(encode(text)) + 1
+            if tokens > max_tokens:
+                what = f"{tokens} tokens, {max_tokens} are kept: {text!r}"
+                yield Finding("too long", record.region_id, what)

@@ -1,0 +1,118 @@
+"""`ureca data check`: counts, faults and pictures of data folders before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ureca.models.data.check import Finding, check_texts
+from ureca.models.data.counts import Counts, count, table
+from ureca.models.data.folders import check_pictures, check_regions, read_folders
+from ureca.models.data.regions import ImageStore
+from ureca.models.data.sheet import choose, write_sheets
+from ureca.models.tokenizer import Tokenizer
+
+_SHIPPED_TOKENIZER = Path(__file__).parents[1] / "pretrained" / "ureca-nano" / "tokenizer.json"
+_NAMED = 10
+_EPILOG = """examples:
+  ureca data check ../shared/data -o report
+  ureca data check ../shared/data worlds worlds-test --json
+  ureca data check worlds --pictures 20 --sheet 100 --seed 1 -o report
+
+A folder holds regions-*.jsonl.gz, images-*.jsonl.gz and images/*.tar (docs/data.md). With -o DIR a
+contact sheet (PNG) and report.json are written into DIR. Exit status 1: there are faults, the first
+ten are named; 2: a folder cannot be read at all."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a check."""
+
+    counts: Counts
+    findings: tuple[Finding, ...]
+
+    @property
+    def faults(self) -> list[Finding]:
+        """Findings that make the data wrong."""
+        return [finding for finding in self.findings if finding.is_fault]
+
+    def as_json(self) -> dict[str, object]:
+        """For `--json` and `report.json`."""
+        return {
+            **self.counts.as_json(),
+            "faults": len(self.faults),
+            "findings": self._kinds(),
+            "first_faults": [str(fault) for fault in self.faults[:_NAMED]],
+            "first_notes": list(self._first_notes()),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield from table(self.counts)
+        yield f"  {len(self.faults)} faults; findings by kind: {self._kinds() or 'none'}"
+        yield from (f"  note   {text}" for text in self._first_notes())
+        yield from (f"  FAULT  {fault}" for fault in self.faults[:_NAMED])
+
+    def _kinds(self) -> dict[str, int]:
+        return dict(Counter(finding.kind for finding in self.findings))
+
+    def _first_notes(self) -> Iterable[str]:
+        """Three of every kind."""
+        seen: Counter[str] = Counter()
+        for finding in self.findings:
+            seen[finding.kind] += 1
+            if not finding.is_fault and seen[finding.kind] <= 3:
+                yield str(finding)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    options = _parser().parse_args(argv)
+    data = read_folders(options.roots)
+    store = ImageStore([root / "images" for root in options.roots])
+    tokenizer = Tokenizer.load(options.tokenizer)
+    findings = [*data.unreadable, *check_regions(data, options.held_out_every)]
+    texts = tqdm(data.records, desc="texts", unit="region", disable=None)
+    findings += check_texts(texts, tokenizer.encode, options.max_tokens)
+    findings += check_pictures(data, store, part=options.pictures, every=options.held_out_every)
+    report = Report(count(data.records, data.images, options.held_out_every), tuple(findings))
+    text = json.dumps(report.as_json(), indent=1) + "\n"
+    if options.out:
+        chosen = choose(data.records, options.sheet, options.seed)
+        for path in write_sheets(chosen, store, options.out):
+            sys.stderr.write(f"{path}\n")
+        (options.out / "report.json").write_text(text, encoding="utf8")
+    sys.stdout.write(text if options.json else "\n".join(report.lines()) + "\n")
+    return 1 if report.faults else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca data", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG
+    )
+    commands = parser.add_subparsers(required=True, metavar="check")
+    check = commands.add_parser(
+        "check",
+        help="count, validate and draw data folders",
+        description="Count, validate and draw data folders.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
+    )
+    add = check.add_argument
+    add("roots", nargs="+", type=Path, metavar="ROOT", help="data folders")
+    add("-o", "--out", type=Path, metavar="DIR", help="where the sheet and report.json go")
+    add("--sheet", type=int, default=60, metavar="N", help="regions on the sheet (60)")
+    add("--seed", type=int, default=0, help="of the sheet's choice (0)")
+    add("--pictures", type=int, default=1, metavar="N", help="decode one picture in N (1: all)")
+    add("--held-out-every", type=int, default=20, metavar="N", help="divisor of the split (20)")
+    add("--tokenizer", type=Path, default=_SHIPPED_TOKENIZER, help="tokenizer.json (the shipped)")
+    add("--max-tokens", type=int, default=32, help="of a caption, its end included (32)")
+    add("--json", action="store_true", help="one JSON object instead of tables")
+    return parser
