@@ -45,3 +45,13 @@ def small_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("worlds")
     make_worlds(out, scenes=2, views=2, seed=3, workers=1)
     return out
+
+
+@pytest.fixture(scope="session")
+def held_back_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two test scenes of one view."""
+    from ureca.models.data.worlds.make import make_worlds
+
+    out = tmp_path_factory.mktemp("worlds-test")
+    make_worlds(out, scenes=2, views=1, seed=3, workers=1, split="test")
+    return out

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ureca.models.data.worlds import captions, palette
-from ureca.models.data.worlds.captions import Sighting
+from ureca.models.data.worlds import captions, facts, palette
+from ureca.models.data.worlds.captions import Writer
+from ureca.models.data.worlds.facts import Sighting, nodes_of
 from ureca.models.data.worlds.kinds import KINDS, draw_item
 from ureca.models.data.worlds.parts import Dice, Item
 from ureca.models.data.worlds.scene import draw_scene
+from ureca.models.data.worlds.truth import ViewTruth
 
 
 def _item(kind: str, colour: str, seed: int = 0) -> Item:
@@ -22,7 +25,12 @@ def _seen(
     index: int, item: Item, x: float, depth: float = 0.8, host: int | None = None
 ) -> Sighting:
     pixels = tuple(500 for _ in item.parts)
-    return Sighting(index, item, 500 * len(pixels), (x, 0.5), depth, pixels, host)
+    return Sighting(index, item, 500 * len(pixels), (x, 0.5), depth, pixels, host=host)
+
+
+def _sentence(seen: list[Sighting], node: str) -> str | None:
+    nodes = nodes_of(seen, [])
+    return Writer(ViewTruth("v", "dev", nodes), seen).long(nodes[node])
 
 
 @pytest.mark.parametrize("name", palette.COLOURS)
@@ -68,7 +76,7 @@ def test_titles_read_like_people() -> None:
     assert captions.title(_item("mug", "orange")) == "an orange mug"
     fruit = draw_item("orange", Dice(np.random.default_rng(0)))
     assert captions.title(fruit) == "an orange"
-    assert captions.short_names(fruit) == ["an orange"]
+    assert captions.title(_item("screwdriver", "red")) == "a red screwdriver"
 
 
 def test_part_names_start_with_the_plain_one() -> None:
@@ -81,18 +89,50 @@ def test_part_names_start_with_the_plain_one() -> None:
 def test_a_sentence_singles_out_one_of_two_twins() -> None:
     twin, bottle = _item("mug", "blue"), _item("bottle", "white")
     scene = [_seen(0, twin, 0.2), _seen(1, twin, 0.8), _seen(2, bottle, 0.5)]
-    assert captions.long_names(scene[0], scene)[0].endswith("to the left of a white bottle")
-    assert captions.long_names(scene[1], scene)[0].endswith("to the right of a white bottle")
+    assert _sentence(scene, "o0") == "a blue mug to the left of a white bottle"
+    assert _sentence(scene, "o1") == "a blue mug to the right of a white bottle"
+    assert _sentence(scene, "g0") == "two blue mugs"
 
 
 def test_no_sentence_is_better_than_a_doubtful_one() -> None:
     twin = _item("cube", "blue")
     scene = [_seen(0, twin, 0.50), _seen(1, twin, 0.52, depth=0.82)]
-    assert captions.long_names(scene[0], scene) == []
+    assert _sentence(scene, "o0") is None
 
 
-def test_look_alikes_share_a_word() -> None:
-    light, dark = _seen(0, _item("mug", "light blue"), 0.2), _seen(1, _item("mug", "blue"), 0.8)
-    assert captions.look_alikes(light, [light, dark]) == frozenset({1})
-    other = replace(dark, item=_item("mug", "white"))
-    assert captions.look_alikes(light, [light, other]) == frozenset()
+def test_a_near_colour_counts_as_a_rival() -> None:
+    cubes = [_seen(0, _item("cube", "light blue"), 0.5), _seen(1, _item("cube", "blue"), 0.51)]
+    assert _sentence(cubes, "o0") is None
+    plain = [cubes[0], replace(cubes[1], item=_item("cube", "red"))]
+    assert _sentence(plain, "o0") == "a light blue cube"
+
+
+def test_a_colour_that_hardly_shows_is_not_said() -> None:
+    lamp = _item("lamp", "red")
+    seen = replace(_seen(0, lamp, 0.5), part_pixels=(900, 500, 100))
+    assert _sentence([seen], "o0") == "a lamp"
+    assert _sentence([_seen(0, lamp, 0.5)], "o0") == "a red lamp"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pixels": facts.MIN_OBJECT_PIXELS - 1},
+        {"shown": 0.2},
+        {"on_table": False},
+        {"part_pixels": (1000, 5)},
+    ],
+)
+def test_what_nobody_could_name_is_left_out(change: dict[str, Any]) -> None:
+    mug = _seen(0, _item("mug", "blue"), 0.5)
+    assert facts.nameable(mug)
+    assert not facts.nameable(replace(mug, **change))
+
+
+def test_contents_make_a_group() -> None:
+    bowl, apple = _item("bowl", "blue"), _item("apple", "green")
+    scene = [_seen(0, bowl, 0.5), _seen(1, apple, 0.5, host=0)]
+    assert _sentence(scene, "o1") == "a green apple in a blue bowl"
+    assert _sentence(scene, "g0") == "a blue bowl with a green apple in it"
+    books = [_seen(0, _item("book", "red"), 0.5), _seen(1, _item("book", "blue"), 0.5, host=0)]
+    assert _sentence(books, "g0") == "a stack of a blue book and a red book"

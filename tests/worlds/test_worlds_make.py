@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ureca.models.data.worlds import make, store, views
+from ureca.models.data.worlds import facts, make, store, views
+from ureca.models.data.worlds.captions import MAX_WORDS
 from ureca.models.data.worlds.make import Job, main, make_worlds, render_scene
+from ureca.models.data.worlds.truth import read_truth
 
 # pycocotools' decode is written for an older numpy; its result is right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 FIELDS = {
     "region_id", "image_key", "shard", "split", "source", "license", "width", "height", "bbox",
     "rle", "mask_source", "area_frac", "category", "types", "part", "stuff", "group",
-    "expressions", "expressions_long", "expr_source", "unique_in_image", "kind",
+    "expressions", "expressions_long", "expr_source", "unique_in_image", "kind", "held_back",
 }  # fmt: skip
 
 
@@ -52,15 +54,14 @@ def test_records_have_the_common_format(small_run: Path) -> None:
         mask = _decode(row)
         assert (row["height"], row["width"]) == make.PICTURE_SIZE
         assert mask.shape == make.PICTURE_SIZE
-        assert mask.sum() >= views.MIN_PIXELS
+        assert mask.sum() >= facts.MIN_PART_PIXELS
+        assert not row["held_back"]
         assert row["bbox"] == views.bounding_box(mask)
         assert row["area_frac"] == pytest.approx(mask.mean(), abs=1e-5)
         assert row["mask_source"] == "gt:worlds"
-        assert (row["types"], row["part"], row["stuff"]) in (
-            (["object"], False, False),
-            (["part"], True, False),
-            (["background"], False, True),
-        )
+        flags = {"part": row["part"], "background": row["stuff"], "group": row["group"]}
+        assert [name for name, flag in flags.items() if flag] in (row["types"], [])
+        assert any(flags.values()) == (row["types"] != ["object"])
 
 
 def test_parts_lie_inside_their_items_and_apart(small_run: Path) -> None:
@@ -80,7 +81,8 @@ def test_captions_are_clean_and_sentences_unique_in_a_view(small_run: Path) -> N
     sentences: Counter[tuple[str, str]] = Counter()
     for row in _regions(small_run):
         texts = row["expressions"] + row["expressions_long"]
-        assert 1 <= len(row["expressions"]) <= 3
+        assert len(row["expressions"]) == 1
+        assert all(len(text.split()) <= MAX_WORDS for text in texts)
         assert all(text == text.lower().strip() and not text.endswith(".") for text in texts)
         sentences.update((row["image_key"], text) for text in row["expressions_long"])
     assert sentences
@@ -147,8 +149,10 @@ def test_splits_share_a_folder_but_not_an_index(
     _count_scenes(monkeypatch)
     assert make_worlds(tmp_path, scenes=2, views=1, seed=0, workers=1).images == 2
     assert make_worlds(tmp_path, scenes=1, views=1, seed=0, workers=1, split="test").images == 1
+    assert make_worlds(tmp_path, scenes=3, views=1, seed=0, workers=1, split="dev").images == 3
     assert len(store.read_lines(tmp_path / "images-train.jsonl.gz")) == 2
     assert len(store.read_lines(tmp_path / "images-test.jsonl.gz")) == 1
+    assert len(store.read_lines(tmp_path / "images-dev.jsonl.gz")) == 3
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,3 +160,14 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stop.value.code == 0
     assert "ureca worlds make -o" in capsys.readouterr().out
+
+
+def test_a_group_is_the_union_of_its_members(small_run: Path) -> None:
+    rows = {row["region_id"]: row for row in _regions(small_run)}
+    groups = [row for row in rows.values() if row["group"]]
+    assert groups
+    for view in read_truth(small_run / "scenes-train.jsonl.gz"):
+        for node in (one for one in view.nodes.values() if one.type == "group"):
+            members = [_decode(rows[f"{view.image_key}_{name}"]) for name in node.members]
+            union = np.logical_or.reduce(members)
+            assert np.array_equal(_decode(rows[f"{view.image_key}_{node.node}"]), union)

@@ -26,8 +26,9 @@ Verdict = bool | None
 class Judgement:
     """What is right about a caption; None: the caption (or the region) has no such slot.
 
-    readable: the grammar covers the caption. true: readable, names the region's kind or part,
-    and everything said holds. unique: true, and true of no other annotated region of the view.
+    readable: the grammar covers the caption; if not, kind and part count as wrong. true: it is
+    readable, names the region's kind or part, and everything said holds. unique: true, and true
+    of no other annotated region of the view.
     """
 
     readable: bool
@@ -247,7 +248,8 @@ def judge(view: ViewTruth, node: str, caption: str) -> Judgement:
     try:
         phrase = parse(caption)
     except UnreadableError:
-        return Judgement(readable=False)
+        part = False if own.type == "part" else None
+        return Judgement(readable=False, kind_right=False, part_right=part)
     court = _Court(view, TRUE)
     found = court.slots(phrase, own)
     others = (other for other in rivals(view, own) if other.annotated)
