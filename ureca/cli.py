@@ -42,6 +42,11 @@ COMMANDS: dict[str, Command] = {
         "caption many regions of a data set",
         "ureca caption regions.jsonl.gz --images images --bundle BUNDLE -o captions.jsonl",
     ),
+    "eval": Command(
+        "ureca.models.evaluation.command",
+        "measure captions of held-out regions and write a report",
+        "ureca eval BUNDLE --data DATA -o report",
+    ),
     "train": Command(
         "ureca.models.training.train",
         "train a captioner",

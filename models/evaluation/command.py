@@ -1,0 +1,159 @@
+"""`ureca eval`: captions held-out regions, measures them, and writes a folder with the evidence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from tqdm import tqdm
+
+from ureca.datatypes import Style
+from ureca.engine import Engine
+from ureca.errors import ConfigError
+from ureca.models.evaluation import flicker, worlds
+from ureca.models.evaluation.baselines import Captioner, region_mask
+from ureca.models.evaluation.captioners import captioner_of
+from ureca.models.evaluation.cases import DataSet, limited, read_data
+from ureca.models.evaluation.compare import write_comparison
+from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.evaluate import (
+    Part,
+    Said,
+    captions_path,
+    cases_for,
+    failures,
+    judge,
+    part_json,
+    rounded,
+    write_captions,
+)
+from ureca.models.evaluation.masks import mask_edit, overlap
+from ureca.models.evaluation.options import Options, parse
+from ureca.models.evaluation.report import write_report
+from ureca.models.evaluation.scores import Tools, mean, open_tools
+from ureca.models.evaluation.similarity import Embedder, MiniLM
+from ureca.models.evaluation.tables import summary
+
+Json = dict[str, Any]  # JSON values
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    options = parse(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.compare:
+        print(write_comparison(options.compare, options.out, seed=options.seed))
+        return 0
+    with ExitStack() as stack:
+        tools = open_tools(stack, embedder=_embedder(options), meteor=options.meteor)
+        for name, remedy in tools.missing.items():
+            sys.stderr.write(f"no {name}: {remedy}\n")
+        parts, metrics = _evaluate(options, tools)
+    _write(options, parts, metrics)
+    failed = failures(parts)
+    for region_id, reason in failed.items():
+        sys.stderr.write(f"{region_id}: {reason}\n")
+    print(json.dumps(metrics) if options.json else summary(metrics))
+    return 1 if failed else 0
+
+
+def _embedder(options: Options) -> Callable[[], Embedder] | None:
+    return (lambda: MiniLM(vocab=options.vocab)) if options.similarity else None
+
+
+def _evaluate(options: Options, tools: Tools) -> tuple[list[Part], Json]:
+    engine = open_engine(options.model, threads=options.threads) if options.model else None
+    parts: list[Part] = []
+    for root in options.data:
+        learns = options.baseline in {"frequent", "neighbours"}
+        data = read_data(root, every=options.held_out_every, keep_training=learns)
+        captioner = captioner_of(data, options, engine)
+        made = [_part(data, style, captioner, tools, options.limit) for style in options.styles]
+        parts += [part for part in made if part is not None]
+    metrics = {
+        **_setting(options, engine),
+        "missing": tools.missing,
+        "parts": {part.name: part_json(part) for part in parts},
+        "worlds": {part.name: found for part in parts if (found := _slots(part))},
+        "mask_iou": _mask_iou(parts, options),
+        "flicker": _flicker(options, engine),
+    }
+    return parts, metrics
+
+
+def _part(
+    data: DataSet, style: Style, captioner: Captioner, tools: Tools, limit: int | None
+) -> Part | None:
+    cases = limited(cases_for(data, style), limit)
+    if not cases:
+        return None
+    results = captioner(cases, style)
+    bar = tqdm(results, total=len(cases), desc=f"{data.name} {style}", unit="region", disable=None)
+    return judge(data, style, Said.collect(bar), tools)
+
+
+def _setting(options: Options, engine: Engine | None) -> Json:
+    """What was evaluated, so that the folder explains itself."""
+    info = engine.info if engine is not None else None
+    return {
+        "model": info.model if info else options.baseline or str(options.captions),
+        "runtime": info.runtime if info else "",
+        "precision": info.precision if info else "",
+        "bundle_sha": info.bundle_sha if info else "",
+        "masks": options.masks,
+        "held_out_every": options.held_out_every,
+        "limit": options.limit,
+        "seed": options.seed,
+    }
+
+
+def _slots(part: Part) -> Json:
+    paths = worlds.scene_files(part.data.root)
+    if not paths:
+        return {}
+    views = worlds.read_views(paths, (item.case.image_key for item in part.scored))
+    cases = [item.case for item in part.scored]
+    judged = worlds.judge_all(cases, part.said.captions, views)
+    return {name: rounded(figures) for name, figures in worlds.slot_figures(judged).items()}
+
+
+def _mask_iou(parts: Sequence[Part], options: Options) -> float | None:
+    """Mean overlap of the masks that were shown with the true ones."""
+    if options.captions is not None:
+        return None
+    edit = mask_edit(options.masks, seed=options.seed)
+    cases = {item.case.region_id: item.case for part in parts for item in part.scored}
+    masks = ((key, region_mask(case.record)) for key, case in cases.items())
+    return mean([overlap(mask, edit(mask, key)) for key, mask in masks])
+
+
+def _flicker(options: Options, engine: Engine | None) -> Json:
+    if not options.video:
+        return {}
+    if engine is None:
+        raise ConfigError("--video needs a bundle or a checkpoint")
+    paths = flicker.clip_paths(options.data[0] / "videos")[: options.limit]
+    clips = []
+    for path in tqdm(paths, desc="clips", unit="clip", disable=None):
+        clip = flicker.Clip(path)
+        masks = flicker.masks_from(options.masks_from, clip.name) if options.masks_from else None
+        clips.append(
+            flicker.caption_clip(engine, clip, masks or clip.mask, every=options.video_every)
+        )
+    figures = {name: rounded(found) for name, found in flicker.flicker_figures(clips).items()}
+    said = {clip.clip: list(zip(clip.frames, clip.captions, strict=True)) for clip in clips}
+    return {"every": options.video_every, "figures": figures, "captions": said}
+
+
+def _write(options: Options, parts: Sequence[Part], metrics: Json) -> None:
+    several = len({part.data.root for part in parts}) > 1
+    for part in parts:
+        write_captions(captions_path(options.out, part, several=several), part)
+    text = json.dumps(metrics, indent=1) + "\n"
+    (options.out / "metrics.json").write_text(text, encoding="utf8")
+    if options.report:
+        edit = mask_edit(options.masks, seed=options.seed)
+        write_report(options.out, parts, metrics, edit, samples=options.samples, seed=options.seed)

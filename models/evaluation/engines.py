@@ -1,0 +1,42 @@
+"""Opens whatever can caption: an exported bundle, or a checkpoint folder through torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ureca.engine import Engine
+from ureca.errors import BundleError
+
+_BUNDLE = "manifest.json"
+_CHECKPOINT = ("config.json", "model.safetensors")
+
+
+def open_engine(folder: Path, *, threads: int | None = None) -> Engine:
+    """A bundle runs in ONNX Runtime; a checkpoint, or a run that holds one, in torch.
+
+    Raises `BundleError` for anything else, and what the loaders raise.
+    """
+    if (folder / _BUNDLE).is_file():
+        from ureca.models.runtime.load import load_engine
+
+        return load_engine(folder, threads=threads)
+    for place in (folder, folder / "checkpoint"):
+        if all((place / name).is_file() for name in _CHECKPOINT):
+            return _eager(place, threads)
+    raise BundleError(
+        f"{folder} is neither a bundle ({_BUNDLE}) nor a checkpoint ({', '.join(_CHECKPOINT)})"
+    )
+
+
+def _eager(folder: Path, threads: int | None) -> Engine:
+    from ureca.extras import require
+
+    torch = require("torch", extra="train")
+    if threads:
+        torch.set_num_threads(threads)
+
+    from ureca.models.nano.checkpoint import load_checkpoint
+    from ureca.models.runtime.eager import eager_engine
+    from ureca.models.tokenizer import Tokenizer
+
+    return eager_engine(load_checkpoint(folder), Tokenizer.load(folder / "tokenizer.json"))

@@ -1,0 +1,64 @@
+"""Uniqueness: is a caption nearer to its own region's references than to its neighbours'?
+
+Candidates are all regions of the same picture that have references, captioned or not. The score of
+a candidate is the largest cosine between the caption and its references; ties are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ureca.models.evaluation.cases import Case
+from ureca.models.evaluation.similarity import F32
+
+_TIE = 1e-6
+_VAGUE = frozenset({"object", "other"})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Whether the own region was found (1, 0, or the share of a tie), and what guessing gives."""
+
+    hit: float
+    chance: float
+
+
+def similarities(caption: F32, references: F32) -> tuple[float, float]:
+    """Largest and mean cosine of a caption f32 [D] with references f32 [R, D]."""
+    cosines = references @ caption
+    return float(cosines.max()), float(cosines.mean())
+
+
+def find_own(
+    caption: F32, own: str, candidates: Sequence[str], references: Mapping[str, F32]
+) -> Found | None:
+    """Retrieval among `candidates` (region ids, the own one included); None when it is alone."""
+    if len(candidates) < 2:
+        return None
+    best = {key: float((references[key] @ caption).max()) for key in candidates}
+    top = max(best.values())
+    winners = [key for key, value in best.items() if value >= top - _TIE]
+    return Found(1 / len(winners) if own in winners else 0.0, 1 / len(candidates))
+
+
+def of_same_type(case: Case, others: Sequence[Case]) -> list[str]:
+    """Ids of the own region and of those that share a type or the category with it."""
+    kind = _kind(case)
+    return [
+        other.region_id
+        for other in others
+        if other.region_id == case.region_id or (kind & _kind(other)) - _VAGUE
+    ]
+
+
+def _kind(case: Case) -> set[str | None]:
+    # No category at all is a kind of its own, as in the project's scorer.
+    return {*case.record.types, case.record.category or None}
+
+
+def stack(texts: Sequence[str], vectors: Mapping[str, F32]) -> F32:
+    """The vectors of some texts as f32 [R, D]."""
+    return np.stack([vectors[text] for text in texts])

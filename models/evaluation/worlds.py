@@ -1,0 +1,84 @@
+"""Captions of world pictures judged against the scene itself, slot by slot.
+
+A root made by `ureca worlds make` has `scenes-*.jsonl.gz` beside its regions. The judge is the one
+that the worlds' own captions are checked with: any true and unique phrase is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ureca.models.data.worlds.judge import Judgement, judge
+from ureca.models.data.worlds.truth import NodeTruth, ViewTruth, read_truth
+from ureca.models.evaluation.cases import Case
+from ureca.models.evaluation.scores import Figures, mean
+
+SLOTS: Final[dict[str, str]] = {
+    "kind": "kind_right",
+    "part": "part_right",
+    "colour": "colour_true",
+    "relation": "relation_true",
+    "containment": "containment_true",
+    "state": "state_true",
+}
+"""Names in the report, and the fields of `Judgement` behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A caption's region and what the judge says."""
+
+    region_id: str
+    node: NodeTruth
+    judgement: Judgement
+
+
+def scene_files(root: Path) -> list[Path]:
+    """The truth files of a root; empty for photographs."""
+    return sorted(root.glob("scenes-*.jsonl.gz"))
+
+
+def read_views(paths: Iterable[Path], wanted: Iterable[str]) -> dict[str, ViewTruth]:
+    """The views of the wanted pictures by `image_key`."""
+    keys = set(wanted)
+    views = (view for path in paths for view in read_truth(path))
+    return {view.image_key: view for view in views if view.image_key in keys}
+
+
+def judge_all(
+    cases: Sequence[Case], captions: Mapping[str, str], views: Mapping[str, ViewTruth]
+) -> list[Judged]:
+    """Every captioned region whose view and node are known."""
+    judged = []
+    for case in cases:
+        view, caption = views.get(case.image_key), captions.get(case.region_id)
+        name = case.region_id.removeprefix(f"{case.image_key}_")
+        if view is not None and caption is not None and name in view.nodes:
+            found = judge(view, name, caption)
+            judged.append(Judged(case.region_id, view.nodes[name], found))
+    return judged
+
+
+def slot_figures(judged: Sequence[Judged]) -> dict[str, Figures]:
+    """Slot accuracies of all regions, by node type, and of looks that training never showed."""
+    groups: dict[str, list[Judged]] = {"all": list(judged)}
+    for item in judged:
+        look = "held-back look" if item.node.held_back else "known look"
+        for name in (item.node.type, look):
+            groups.setdefault(name, []).append(item)
+    return {name: _figures(items) for name, items in groups.items()}
+
+
+def _figures(items: Sequence[Judged]) -> Figures:
+    figures: Figures = {"n": len(items)}
+    for slot, name in SLOTS.items():
+        said = (getattr(item.judgement, name) for item in items)
+        verdicts = [float(verdict) for verdict in said if verdict is not None]
+        figures[slot] = mean(verdicts)
+        figures[f"n_{slot}"] = len(verdicts)
+    for name in ("readable", "true", "unique"):
+        figures[name] = mean([float(getattr(item.judgement, name)) for item in items])
+    return figures
