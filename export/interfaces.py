@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ureca.bundle import TensorSpec
-from ureca.models.config import TRUNK_CHANNELS, CaptionerConfig
+from ureca.models.config import TRUNK_HEAD_CHANNELS, CaptionerConfig
 from ureca.models.runtime.graphs import GATHER, LM, MAPS, REGIONS, VISION, LmNames
 
 Dim = int | str
@@ -92,7 +92,9 @@ def _regions(config: CaptionerConfig) -> Interface:
 
 def _maps(config: CaptionerConfig) -> tuple[TensorSpec, ...]:
     side = config.vision.tile_px
-    strides = zip(MAPS, TRUNK_CHANNELS, (8, 16, 32), strict=True)
+    fused = config.regions.fused_channels
+    channels = (fused, fused, TRUNK_HEAD_CHANNELS, 3)
+    strides = zip(MAPS, channels, (8, 16, 32, 4), strict=True)
     return tuple(_f32(n, _tiles(config), c, side // s, side // s) for n, c, s in strides)
 
 

@@ -12,14 +12,14 @@ from ureca.models.nano.language import KV
 
 
 class Vision(nn.Module):
-    """`vision`: pixels [T, 3, S, S] -> image tokens [1, P, d] and three maps."""
+    """`vision`: pixels [T, 3, S, S] -> image tokens [1, P, d] and four maps."""
 
     def __init__(self, model: Captioner) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Flat outputs: tokens, fine, middle, coarse."""
+        """Flat outputs: tokens, fine, middle, coarse, colour."""
         tokens, maps = self.model.vision(pixel_values)
         return (tokens, *maps)
 
@@ -32,10 +32,16 @@ class Regions(nn.Module):
         self.model = model
 
     def forward(
-        self, masks: Tensor, boxes: Tensor, fine: Tensor, middle: Tensor, coarse: Tensor
+        self,
+        masks: Tensor,
+        boxes: Tensor,
+        fine: Tensor,
+        middle: Tensor,
+        coarse: Tensor,
+        colour: Tensor,
     ) -> Tensor:
-        """Maps as three inputs."""
-        return self.model.regions(masks, boxes, (fine, middle, coarse))
+        """Maps as four inputs."""
+        return self.model.regions(masks, boxes, (fine, middle, coarse, colour))
 
 
 class Lm(nn.Module):

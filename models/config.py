@@ -50,6 +50,10 @@ class VisionConfig:
         return (self.tile_px // (32 * self.pixel_shuffle)) ** 2
 
 
+CLASSES = 1000
+"""ImageNet classes that the trunk's classifier tells apart: a prior over names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegionConfig:
     """Which tokens describe one region. Every switch except the mask tokens is an addition to the
@@ -61,21 +65,31 @@ class RegionConfig:
     16).
     """
     pooled_features: bool = True
-    """Two tokens of image features averaged inside the mask: fine (strides 8-32) and semantic
-    (head).
+    """Two tokens of image features averaged inside the mask: fine (strides 4-16) and semantic
+    (the classifier's space).
     """
-    roi_tokens: int = 4
-    """Tokens of a small RoI grid sampled in the box: 4 (2x2 blocks of a 4x4 grid) or 0 for none."""
+    class_prior: bool = True
+    """Adds an embedding of the ImageNet classes that the region resembles to the semantic token."""
+    colour: bool = True
+    """Adds colour statistics of the region, and of the picture for its light, to the fine token."""
     box_geometry: bool = True
     """Adds the Fourier-coded box to the pooled tokens."""
-
-    def __post_init__(self) -> None:
-        if self.roi_tokens not in (0, 4):
-            raise ValueError(f"roi_tokens must be 0 or 4, got {self.roi_tokens}")
+    roi: bool = True
+    """Two tokens of what an 8x8 grid in the tight box sees: features, colour and mask."""
+    context: bool = True
+    """Two more from a box of twice the size, where the neighbours and the whole of a part are."""
+    fused_channels: int = 128
+    """Channels of the pyramid that regions are pooled and sampled from."""
 
     def tokens(self, tiles: int) -> int:
         """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
-        return self.num_mask_tokens * tiles + 2 * self.pooled_features + self.roi_tokens
+        grids = self.roi + self.context
+        return self.num_mask_tokens * tiles + 2 * self.pooled_features + 2 * grids
+
+    @property
+    def has_features(self) -> bool:
+        """Whether anything beside the mask is read."""
+        return self.pooled_features or self.roi or self.context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +129,7 @@ def tiny_config() -> CaptionerConfig:
     return CaptionerConfig(
         name="ureca-tiny",
         vision=VisionConfig(tile_px=64, mask_px=32),
+        regions=RegionConfig(fused_channels=16),
         language=LanguageConfig(
             vocab_size=512, width=32, layers=2, heads=2, ff_width=64, max_new_tokens=8
         ),

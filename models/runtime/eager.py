@@ -14,7 +14,7 @@ from torch import Tensor
 from ureca.datatypes import EngineInfo
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.language import KV
-from ureca.models.nano.regions import Maps
+from ureca.models.nano.pyramid import Maps
 from ureca.models.runtime.decode import F32, I64, Choice
 from ureca.models.runtime.engine import BatchEngine
 from ureca.models.tokenizer import Tokenizer

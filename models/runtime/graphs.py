@@ -7,7 +7,7 @@ from dataclasses import dataclass
 VISION, REGIONS, LM, GATHER = "vision", "regions", "lm", "gather"
 GRAPHS = (VISION, REGIONS, LM, GATHER)
 
-MAPS = ("map_fine", "map_middle", "map_coarse")
+MAPS = ("map_fine", "map_middle", "map_coarse", "map_colour")
 VISION_OUTPUTS = ("image_tokens", *MAPS)
 REGIONS_INPUTS = ("masks", "boxes", *MAPS)
 

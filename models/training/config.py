@@ -18,13 +18,21 @@ class DataConfig:
     shards: tuple[str, ...] = ()
     """Keep only records whose shard begins with one of these; empty keeps all."""
     share: float = 1.0
-    """Part of this folder's pictures that one epoch visits, 0..1; another part each epoch."""
+    """How often one epoch visits each picture: 0.25 is every fourth (others the next time), 3 is
+    three times.
+    """
     class_names: bool = True
     """Say "a <category>" for regions without human words (COCO classes)."""
+    mirror: bool = False
+    """Show every second visit in a mirror; "left" and "right" change places in the words."""
+    mask_noise: float = 0.0
+    """Part of the masks, 0..1, that are damaged as a tracker would."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must be in (0, 1], got {self.share}")
+        if self.share <= 0:
+            raise ValueError(f"share must be above 0, got {self.share}")
+        if not 0 <= self.mask_noise <= 1:
+            raise ValueError(f"mask_noise must be in 0..1, got {self.mask_noise}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,10 @@ class TrainConfig:
     """A checkpoint folder to start from instead of ImageNet alone; its tokenizer is kept. Empty:
     from scratch.
     """
+    tokenizer: str = ""
+    """A `tokenizer.json` to speak with, so that later data finds its words; empty: that of
+    `start_from`, or one learnt from this recipe's data.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     """CPU threads; 0 leaves torch's default."""
@@ -49,13 +61,25 @@ class TrainConfig:
     steps: int = 2000
     images_per_step: int = 24
     regions_per_image: int = 5
+    texts_per_image: int = 8
+    """Phrases that these regions are taught with; a region with several gets more than one."""
     long_share: float = 0.3
     """Part of the groups asked for a long caption."""
     learning_rate: float = 1e-3
     trunk_learning_rate: float = 1e-4
     warmup_steps: int = 100
+    decay_steps: int = 0
+    """The rate stays constant and falls to 2 % over this many last steps; 0 falls along a cosine
+    from the start.
+    """
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
+    margin: float = 0.0
+    """Nats per token by which a phrase must fit its own region better than another one of the
+    picture; below it the difference is added to the loss (arXiv 1511.02283's max-margin MMI).
+    """
+    margin_weight: float = 0.0
+    """Weight of that term; 0 leaves it out."""
     gradient_clip: float = 1.0
     ema: float = 0.998
     held_out_every: int = 20
@@ -64,7 +88,13 @@ class TrainConfig:
     save_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("steps", "images_per_step", "regions_per_image", "held_out_every"):
+        for name in (
+            "steps",
+            "images_per_step",
+            "regions_per_image",
+            "texts_per_image",
+            "held_out_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.data:
@@ -73,4 +103,4 @@ class TrainConfig:
     @property
     def rows_per_step(self) -> int:
         """Captions that one step learns from."""
-        return self.images_per_step * self.regions_per_image
+        return self.images_per_step * self.texts_per_image

@@ -6,42 +6,76 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ureca.models.nano.captioner import Captioner
-from ureca.models.nano.regions import Maps
+from ureca.models.nano.language import KV
+from ureca.models.nano.pyramid import Raw
 from ureca.models.tokenizer import PAD_ID
 from ureca.models.training.config import TrainConfig
-from ureca.models.training.dataset import Batch
+from ureca.models.training.plan import Batch
 
 
-class MapSource(Protocol):
-    """Where the feature maps of a batch's pictures come from: the cache, or the trunk itself."""
+class Told:
+    """A batch whose pictures and regions have been read: any of its texts can be scored now.
 
-    def __call__(self, image_keys: tuple[str, ...]) -> Maps:
-        """Maps [B, C, h, w] at strides 8, 16, 32 on the training device."""
+    The keys and values of a region's tokens are computed once; every text about it reads them.
+    """
+
+    def __init__(self, model: Captioner, batch: Batch, raw: Raw) -> None:
+        device = raw[0].device
+        self._model, self._device = model, device
+        masks, boxes = (torch.from_numpy(a).to(device) for a in (batch.masks, batch.boxes))
+        self._prefix = model.prefix(model.projector(raw[2]))
+        regions = model.regions(masks, boxes, model.pyramid(raw))
+        empty = model.language.empty(regions.shape[0])
+        self._own = model.language(regions, self._prefix, empty)[1]
+        ids = torch.from_numpy(batch.ids).to(device)
+        self._words, self.targets = ids[:, :-1], ids[:, 1:]
+        self.kept = self.targets != PAD_ID
+
+    def logits(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """The texts as if said of regions `rows` [B*K]: logits [kept tokens, V], padding left out.
+
+        Rows of one picture stay with that picture.
+        """
+        index = torch.from_numpy(rows).to(self._device)
+        own: tuple[KV, ...] = tuple((k[:, index], v[:, index]) for k, v in self._own)
+        hidden, _ = self._model.language(self._model.embed(self._words), self._prefix, own)
+        return self._model.language.logits(hidden[self.kept]).float()
 
 
-def caption_loss(model: Captioner, batch: Batch, maps: Maps, *, label_smoothing: float) -> Tensor:
-    """Next-token cross-entropy over the captions of B pictures x R regions."""
-    device = maps[0].device
-    masks, boxes = (torch.from_numpy(a).to(device) for a in (batch.masks, batch.boxes))
-    ids = torch.from_numpy(batch.ids).to(device)
-    prefix = model.prefix(model.projector(maps[2]))
-    regions = model.regions(masks, boxes, maps)
-    own = torch.cat([regions, model.embed(ids[:, :-1])], dim=1)
-    hidden, _ = model.language(own, prefix, model.language.empty(own.shape[0]))
-    logits = model.language.logits(hidden[:, regions.shape[1] :])
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        ids[:, 1:].flatten(),
-        ignore_index=PAD_ID,
-        label_smoothing=label_smoothing,
-    )
+def caption_loss(model: Captioner, batch: Batch, raw: Raw, *, config: TrainConfig) -> Tensor:
+    """Next-token cross-entropy, and the margin to the picture's other regions if it has weight."""
+    told = Told(model, batch, raw)
+    targets = told.targets[told.kept]
+    logits = told.logits(batch.about)
+    loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+    if config.margin_weight > 0:
+        fits = _fit(logits, told)
+        elsewhere = _fit(told.logits(batch.others), told)
+        rival = torch.from_numpy(batch.others != batch.about).to(fits.device)
+        short = F.relu(config.margin - (fits - elsewhere)) * rival
+        loss = loss + config.margin_weight * short.sum() / rival.sum().clamp_min(1)
+    return loss
+
+
+def plain_loss(model: Captioner, batch: Batch, raw: Raw) -> Tensor:
+    """Next-token cross-entropy alone, in nats per token."""
+    told = Told(model, batch, raw)
+    return F.cross_entropy(told.logits(batch.about), told.targets[told.kept])
+
+
+def _fit(logits: Tensor, told: Told) -> Tensor:
+    """Mean log-probability per token of every text [B*K]."""
+    chosen = -F.cross_entropy(logits, told.targets[told.kept], reduction="none")
+    total = torch.zeros_like(told.kept, dtype=chosen.dtype).masked_scatter(told.kept, chosen)
+    return total.sum(1) / told.kept.sum(1)
 
 
 def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, object]]:
@@ -69,8 +103,14 @@ def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, ob
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Rate factor 0..1: linear warm-up, then a cosine down to 2 %."""
+    """Rate factor 0..1: linear warm-up; then a cosine down to 2 %, or constant and a straight fall.
+
+    (The second: arXiv 2405.18392. Its length can be decided while it runs.)
+    """
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.decay_steps:
+        left = min(1.0, max(0, config.steps - step) / config.decay_steps)
+        return warm * (0.02 + 0.98 * left)
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps))))
 
 
@@ -83,7 +123,7 @@ class Learner:
             trainable_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98)
         )
 
-    def learn(self, step: int, batch: Batch, maps: Maps) -> float:
+    def learn(self, step: int, batch: Batch, raw: Raw) -> float:
         """One update; dropout is seeded by (seed, step). Returns the loss in nats per token."""
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.model.train()
@@ -91,10 +131,8 @@ class Learner:
             group["lr"] = group["rate"] * schedule(step, self.config)
         self.optimizer.zero_grad(set_to_none=True)
         with _plain_convolutions():
-            with torch.autocast(maps[0].device.type, torch.bfloat16, enabled=self._mixed(maps)):
-                loss = caption_loss(
-                    self.model, batch, maps, label_smoothing=self.config.label_smoothing
-                )
+            with torch.autocast(raw[0].device.type, torch.bfloat16, enabled=self._mixed(raw)):
+                loss = caption_loss(self.model, batch, raw, config=self.config)
             loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
@@ -102,8 +140,8 @@ class Learner:
         return float(loss.detach())
 
     @staticmethod
-    def _mixed(maps: Maps) -> bool:
-        return maps[0].device.type == "cuda"
+    def _mixed(raw: Raw) -> bool:
+        return raw[0].device.type == "cuda"
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -113,12 +151,10 @@ class Learner:
         )
 
     @torch.inference_mode()
-    def validate(self, batches: list[tuple[Batch, Maps]]) -> float:
+    def validate(self, batches: list[tuple[Batch, Raw]]) -> float:
         """Mean loss of the moving average, without smoothing or dropout."""
         self.average.eval()
-        losses = [
-            float(caption_loss(self.average, b, maps, label_smoothing=0.0)) for b, maps in batches
-        ]
+        losses = [float(plain_loss(self.average, batch, raw)) for batch, raw in batches]
         return sum(losses) / max(1, len(losses))
 
 

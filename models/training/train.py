@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,16 +24,16 @@ from tqdm import tqdm
 from ureca.config import load_config
 from ureca.errors import ConfigError
 from ureca.extras import require
-from ureca.models.data.regions import ImageStore
+from ureca.models.data.regions import ImageStore, RegionRecord
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, load_checkpoint, save_checkpoint
-from ureca.models.nano.trunk import head_conv, load_imagenet
 from ureca.models.tokenizer import Tokenizer, train_tokenizer
 from ureca.models.training.config import TrainConfig
-from ureca.models.training.dataset import Plan, Region, build_regions, load_records
-from ureca.models.training.maps import cached_maps, trunk_maps
+from ureca.models.training.dataset import Region, build_regions, load_records
+from ureca.models.training.maps import MapSource, cached_maps, trunk_maps
+from ureca.models.training.plan import Plan
 from ureca.models.training.state import resume_state, save_state
-from ureca.models.training.step import Learner, MapSource, schedule
+from ureca.models.training.step import Learner, schedule
 
 _VALIDATION_BATCHES = 6
 
@@ -78,9 +79,8 @@ def _build(config: TrainConfig, out: Path) -> Run:
     model, average = _models(config)
     device = _device(config)
     images = ImageStore(Path(d.root) / "images" for d in config.data)
-    keys = [sorted({r.image_key for s, r in records if s == i}) for i in range(len(config.data))]
     if config.trunk == "frozen":
-        maps = cached_maps(model, images, keys=keys, config=config, device=device)
+        maps = cached_maps(model, images, shards=_shards(records), config=config, device=device)
     else:
         maps = trunk_maps(model, images, config=config, device=device)
     learner = Learner(model.to(device), average.to(device), config)
@@ -89,10 +89,19 @@ def _build(config: TrainConfig, out: Path) -> Run:
     return Run(config, out, learner, Plan(seen, tokenizer, config), validation, maps, text)
 
 
+def _shards(records: Sequence[tuple[int, RegionRecord]]) -> dict[tuple[int, str], list[str]]:
+    """Picture keys of every (source, shard)."""
+    found: dict[tuple[int, str], set[str]] = defaultdict(set)
+    for source, record in records:
+        found[source, record.shard].add(record.image_key)
+    return {shard: sorted(keys) for shard, keys in found.items()}
+
+
 def _tokenizer(seen: Sequence[Region], config: TrainConfig, out: Path) -> Tokenizer:
     path = out / TOKENIZER
-    if config.start_from:
-        shutil.copyfile(Path(config.start_from) / TOKENIZER, path)
+    given = config.tokenizer or (config.start_from and str(Path(config.start_from) / TOKENIZER))
+    if given:
+        shutil.copyfile(given, path)
     if not path.exists():
         texts = (text for region in seen for text in (*region.short, *region.long))
         train_tokenizer(texts, config.model.language.vocab_size).save(path)
@@ -102,12 +111,7 @@ def _tokenizer(seen: Sequence[Region], config: TrainConfig, out: Path) -> Tokeni
 def _models(config: TrainConfig) -> tuple[Captioner, Captioner]:
     torch.manual_seed(config.seed)
     model, average = Captioner(config.model), Captioner(config.model)
-    head = (
-        model.features.head
-        if config.model.regions.pooled_features and model.features
-        else head_conv()
-    )
-    load_imagenet(model.trunk, head)
+    model.load_imagenet()
     if config.start_from:
         _start_from(model, load_checkpoint(Path(config.start_from)), config)
     model.trunk.requires_grad_(config.trunk == "trained")
@@ -151,12 +155,12 @@ def _loop(run: Run, start: int, stop: int) -> None:
     with board.SummaryWriter(str(run.out / "tensorboard")) as writer:
         for step, groups in bar:
             batch = run.plan.collate(groups, vision)
-            losses.append(run.learner.learn(step, batch, run.maps(batch.image_keys)))
+            losses.append(run.learner.learn(step, batch, run.maps(batch.pictures)))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if (step + 1) % run.config.save_every == 0 or step + 1 == stop:
                 save_state(run.out / "state", run.learner, step=step + 1)
             if (step + 1) % run.config.evaluate_every == 0 or step + 1 == stop:
-                value = run.learner.validate([(b, run.maps(b.image_keys)) for b in held])
+                value = run.learner.validate([(b, run.maps(b.pictures)) for b in held])
                 seconds = time.monotonic() - began
                 _log(run.out, writer, _row(run.config, step + 1, losses, value, seconds=seconds))
                 losses.clear()

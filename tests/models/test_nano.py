@@ -20,9 +20,12 @@ from ureca.models.nano.trunk import (  # noqa: E402
 
 SWITCHES = {
     "all": RegionConfig(),
-    "paper": RegionConfig(pooled_features=False, roi_tokens=0),
-    "no roi": RegionConfig(roi_tokens=0),
-    "no box": RegionConfig(box_geometry=False),
+    "paper": RegionConfig(pooled_features=False, roi=False, context=False),
+    "no roi": RegionConfig(roi=False),
+    "no context": RegionConfig(context=False, fused_channels=16),
+    "pooled only": RegionConfig(roi=False, context=False),
+    "no pooled": RegionConfig(pooled_features=False),
+    "no colour, classes or box": RegionConfig(colour=False, class_prior=False, box_geometry=False),
     "eight mask tokens": RegionConfig(num_mask_tokens=8),
 }
 
@@ -76,15 +79,16 @@ def test_a_batch_of_pictures_equals_each_picture_alone():
     torch.manual_seed(1)
     pixels, masks, boxes = inputs(model, rows=4)
     pixels = torch.cat([pixels, torch.randn_like(pixels)])
-    maps = model.trunk(pixels)
-    prefix = model.prefix(model.projector(maps[2]))
+    raw = model.see(pixels)
+    maps = model.pyramid(raw)
+    prefix = model.prefix(model.projector(raw[2]))
     together = model.regions(masks, boxes, maps)
     hidden, _ = model.language(together, prefix, model.language.empty(4))
     for picture in range(2):
         rows = slice(2 * picture, 2 * picture + 2)
         own_maps = tuple(m[picture : picture + 1] for m in maps)
         alone = model.regions(masks[rows], boxes[rows], own_maps)
-        own_prefix = model.prefix(model.projector(own_maps[2]))
+        own_prefix = model.prefix(model.projector(raw[2][picture : picture + 1]))
         expected, _ = model.language(alone, own_prefix, model.language.empty(2))
         assert torch.allclose(hidden[rows], expected, atol=1e-4)
 

@@ -21,7 +21,9 @@ from ureca.errors import ConfigError, SourceError  # noqa: E402
 from ureca.models.config import tiny_config  # noqa: E402
 from ureca.models.data.regions import ImageStore, read_regions  # noqa: E402
 from ureca.models.training.config import DataConfig, TrainConfig  # noqa: E402
-from ureca.models.training.dataset import Plan, build_regions, clean, load_records  # noqa: E402
+from ureca.models.training.dataset import build_regions, clean, load_records  # noqa: E402
+from ureca.models.training.plan import Plan  # noqa: E402
+from ureca.models.training.step import plain_loss, schedule  # noqa: E402
 from ureca.models.training.train import train  # noqa: E402
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
@@ -87,6 +89,7 @@ def recipe(world, tmp_path, **changes):
         steps=6,
         images_per_step=4,
         regions_per_image=2,
+        texts_per_image=3,
         warmup_steps=1,
         held_out_every=4,
         evaluate_every=3,
@@ -187,3 +190,75 @@ def test_a_checkpoint_of_another_network_is_refused(world, tmp_path):
     other = replace(other, model=replace(other.model, name="another"))
     with pytest.raises(ConfigError, match="same sizes and switches"):
         train(other, tmp_path / "second")
+
+
+def test_a_mirrored_and_damaged_epoch_keeps_words_true(tmp_path):
+    root = tmp_path / "world"
+    write_world(root)
+    rows = [json.loads(x) for x in gzip.open(root / "regions-train.jsonl.gz", "rt")]
+    for r in rows:
+        side = "left" if r["region_id"].endswith("0") else "right"
+        r["expressions"] = [f"a square on the {side}"]
+    with gzip.open(root / "regions-train.jsonl.gz", "wt") as out:
+        out.writelines(json.dumps(r) + "\n" for r in rows)
+    data = DataConfig(root=str(root), mirror=True, mask_noise=0.5)
+    config = recipe(root, tmp_path, data=(data,), long_share=0.0)
+    train(replace(config, steps=2), tmp_path / "run")
+    from ureca.models.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
+    regions = build_regions(load_records(config.data), config.model.vision)
+    plan = Plan(regions, tokenizer, config)
+    seen = set()
+    for _, groups in plan.steps(0, 12):
+        batch = plan.collate(groups, config.model.vision)
+        for ids, row in zip(batch.ids, batch.about, strict=True):
+            text = tokenizer.decode([int(i) for i in ids])
+            middle = batch.boxes[row, [0, 2]].mean()
+            assert ("left" in text) == (middle < 0.5), (text, middle)
+            seen.add((text, batch.pictures[row // 2][1]))
+        assert (batch.others // 2 == batch.about // 2).all(), "a rival is in the same picture"
+        assert (batch.others != batch.about).all()
+    assert len(seen) == 4, "both sides, in the mirror and not"
+
+
+def test_the_margin_asks_for_words_that_fit_one_region_only(world, tmp_path):
+    """Training with the margin alone must widen the gap between own and other regions."""
+    changes = {"steps": 30, "evaluate_every": 10, "learning_rate": 5e-3, "margin": 1.0}
+    plain = recipe(world, tmp_path, **changes)
+    train(plain, tmp_path / "plain")
+    train(replace(plain, margin_weight=1.0), tmp_path / "margin")
+    first = [logged(tmp_path / name)[0]["loss"] for name in ("plain", "margin")]
+    assert first[1] > first[0], "an unmet margin adds to the loss"
+
+
+def test_the_rate_is_constant_and_falls_at_the_end():
+    config = TrainConfig(data=(DataConfig(root="x"),), steps=100, decay_steps=20, warmup_steps=10)
+    rates = [schedule(step, config) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:80] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.51)
+    assert rates[100] == pytest.approx(0.02)
+
+
+def test_a_text_costs_the_same_whichever_texts_stand_beside_it(world, tmp_path):
+    """Texts about one region share its keys and values; they must not see each other."""
+    config = recipe(world, tmp_path)
+    checkpoint = train(replace(config, steps=1), tmp_path / "run")
+    from ureca.models.nano.checkpoint import load_checkpoint
+    from ureca.models.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
+    model = load_checkpoint(checkpoint)
+    plan = Plan(build_regions(load_records(config.data), config.model.vision), tokenizer, config)
+    (_, groups), = plan.steps(0, 1)
+    batch = plan.collate(groups, config.model.vision)
+    raw = tuple(torch.randn(4, c, 64 // s, 64 // s) for c, s in ((40, 8), (112, 16), (320, 32)))
+    raw = (*raw, torch.randn(4, 3, 16, 16))
+    with torch.no_grad():
+        whole = float(plain_loss(model, batch, raw))
+    parts = [replace(batch, ids=batch.ids[i::3], about=batch.about[i::3]) for i in range(3)]
+    kept = [int((p.ids[:, 1:] != 0).sum()) for p in parts]
+    with torch.no_grad():
+        losses = [float(plain_loss(model, p, raw)) for p in parts]
+    assert whole == pytest.approx(float(np.average(losses, weights=kept)), rel=1e-5)

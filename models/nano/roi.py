@@ -1,0 +1,65 @@
+"""What a grid laid over a region's box sees: tokens with a sense of place inside the region."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ureca.models.nano.pyramid import Maps
+
+_POINTS = 8
+_INNER = 128
+_CELL = 96
+_TOKENS = 2
+
+
+class RoiEncoder(nn.Module):
+    """8x8 bilinear samples of fine map, middle map, colour and mask -> two tokens a box.
+
+    One encoder reads the tight box and the wider one (`context`); an embedding says which.
+    """
+
+    def __init__(self, channels: int, *, width: int, grids: int) -> None:
+        super().__init__()
+        self.point = nn.Linear(2 * channels + 3 + 1, _INNER)
+        self.which = nn.Parameter(torch.randn(grids, _INNER) * 0.02)
+        self.conv = nn.Conv2d(_INNER, _CELL, 3, stride=2, padding=1)
+        self.out = nn.Linear(_CELL * (_POINTS // 2) ** 2, _TOKENS * width)
+
+    def forward(self, boxes: Tensor, mask: Tensor, maps: Maps, *, grid: int) -> Tensor:
+        """boxes [N, 4] normalised xyxy (may reach outside), mask [N, 1, M, M] and maps of the whole
+        picture -> [N, 2, d].
+        """
+        points = _points(boxes)
+        seen = F.grid_sample(mask, points, align_corners=False)
+        cells = torch.cat([*(_sample(maps[level], points) for level in (0, 1, 3)), seen], dim=1)
+        inner = F.gelu(self.point(cells.permute(0, 2, 3, 1)) + self.which[grid])
+        cells = F.gelu(self.conv(inner.permute(0, 3, 1, 2)))
+        return self.out(cells.flatten(1)).unflatten(1, (_TOKENS, -1))
+
+
+def widened(boxes: Tensor) -> Tensor:
+    """Boxes of twice the size around the same centres; they may reach outside the picture."""
+    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5
+    return torch.cat([boxes[:, :2] - half, boxes[:, 2:] + half], dim=1)
+
+
+def _points(boxes: Tensor) -> Tensor:
+    """Centres of an 8x8 grid in each box, in grid_sample's -1..1 -> [N, 8, 8, 2]."""
+    steps = (torch.arange(_POINTS, device=boxes.device, dtype=boxes.dtype) + 0.5) / _POINTS
+    low, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
+    line = (low + size * steps[None, :, None]) * 2 - 1  # [N, 8, (x, y)]
+    xs = line[:, None, :, 0].expand(-1, _POINTS, -1)
+    ys = line[:, :, None, 1].expand(-1, -1, _POINTS)
+    return torch.stack([xs, ys], dim=-1)
+
+
+def _sample(feature_map: Tensor, points: Tensor) -> Tensor:
+    """[B, C, h, w] at points [B*R, 8, 8, 2] -> [B*R, C, 8, 8] without copying a map per region."""
+    pictures, channels = feature_map.shape[:2]
+    regions = points.shape[0] // pictures
+    grid = points.reshape(pictures, regions * _POINTS, _POINTS, 2)
+    values = F.grid_sample(feature_map, grid, align_corners=False)
+    values = values.reshape(pictures, channels, regions, _POINTS, _POINTS)
+    return values.transpose(1, 2).reshape(points.shape[0], channels, _POINTS, _POINTS)
