@@ -36,8 +36,9 @@ Kind = Literal[
     "leak of a photograph",
     "unknown characters",
     "too long",
+    "long repeats short",
 ]
-NOTES: frozenset[Kind] = frozenset({"unknown characters", "too long"})
+NOTES: frozenset[Kind] = frozenset({"unknown characters", "too long", "long repeats short"})
 """Kinds that do not make a data set faulty."""
 
 _BOX_SLACK_PX = 2.0
@@ -84,6 +85,8 @@ def check_record(record: RegionRecord) -> Iterator[Finding]:
     for text in (*record.short, *record.long):
         if not text.strip() or not text.isprintable():
             yield Finding("empty text", name, f"{text!r} says nothing or holds control characters")
+    if set(record.long) & set(record.short):
+        yield Finding("long repeats short", name, repr(record.long[0]))
 
 
 def _sticks_out(tight: tuple[int, int, int, int], box: tuple[float, float, float, float]) -> bool:
