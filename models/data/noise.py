@@ -102,7 +102,8 @@ def _distorted(true: U8, wanted: float, rng: np.random.Generator) -> U8:
         # Never so little that nothing happens.
         made = _KINDS[kind](_Job(now, min(aim, 0.97), rng))
         reached = _iou(true, made)
-        if abs(reached - wanted) < abs(overlap - wanted):
+        # A region of a pixel or two can vanish, which is nearer to a low overlap than staying is.
+        if reached > 0 and abs(reached - wanted) < abs(overlap - wanted):
             now, overlap = made, reached
         if overlap - wanted < _NEAR_ENOUGH:
             break

@@ -18,6 +18,7 @@ from ureca.models.nano.language import KV
 from ureca.models.nano.pyramid import Raw
 from ureca.models.tokenizer import PAD_ID
 from ureca.models.training.config import TrainConfig
+from ureca.models.training.parallel import Worker
 from ureca.models.training.plan import Batch
 
 
@@ -117,15 +118,17 @@ def schedule(step: int, config: TrainConfig) -> float:
 class Learner:
     """Model, optimiser and moving average, advanced one batch at a time."""
 
-    def __init__(self, model: Captioner, average: Captioner, config: TrainConfig) -> None:
-        self.model, self.average, self.config = model, average, config
+    def __init__(
+        self, model: Captioner, average: Captioner, config: TrainConfig, *, worker: Worker
+    ) -> None:
+        self.model, self.average, self.config, self.worker = model, average, config, worker
         self.optimizer = torch.optim.AdamW(
             trainable_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98)
         )
 
     def learn(self, step: int, batch: Batch, raw: Raw) -> float:
         """One update; dropout is seeded by (seed, step). Returns the loss in nats per token."""
-        torch.manual_seed(self.config.seed * 1_000_003 + step)
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * 64 + self.worker.rank)
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * schedule(step, self.config)
@@ -134,6 +137,7 @@ class Learner:
             with torch.autocast(raw[0].device.type, torch.bfloat16, enabled=self._mixed(raw)):
                 loss = caption_loss(self.model, batch, raw, config=self.config)
             loss.backward()
+        self.worker.average_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self._follow(step)

@@ -31,7 +31,8 @@ from ureca.models.tokenizer import Tokenizer, train_tokenizer
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region, build_regions, load_records
 from ureca.models.training.maps import MapSource, cached_maps, trunk_maps
-from ureca.models.training.plan import Plan
+from ureca.models.training.parallel import Worker, join
+from ureca.models.training.plan import Group, Plan
 from ureca.models.training.state import resume_state, save_state
 from ureca.models.training.step import Learner, schedule
 
@@ -45,6 +46,7 @@ class Run:
     config: TrainConfig
     out: Path
     learner: Learner
+    worker: Worker
     plan: Plan
     validation: Plan
     maps: MapSource
@@ -60,17 +62,20 @@ def train(config: TrainConfig, out: Path, *, stop_after: int | None = None) -> P
     out.mkdir(parents=True, exist_ok=True)
     if config.threads:
         torch.set_num_threads(config.threads)
-    run = _build(config, out)
+    worker = join(_device(config))
+    run = worker.in_turn(lambda: _build(config, out, worker))
     start = resume_state(out / "state", run.learner)
     stop = min(config.steps, stop_after or config.steps)
     _loop(run, start, stop)
-    save_checkpoint(
-        out / "checkpoint", run.learner.average, tokenizer_json=run.tokenizer_json, half=True
-    )
+    if worker.leads:
+        save_checkpoint(
+            out / "checkpoint", run.learner.average, tokenizer_json=run.tokenizer_json, half=True
+        )
+    worker.wait()
     return out / "checkpoint"
 
 
-def _build(config: TrainConfig, out: Path) -> Run:
+def _build(config: TrainConfig, out: Path, worker: Worker) -> Run:
     records = load_records(config.data)
     regions = build_regions(records, config.model.vision)
     held = {r.image_key for _, r in records if r.held_out(config.held_out_every)}
@@ -83,10 +88,11 @@ def _build(config: TrainConfig, out: Path) -> Run:
         maps = cached_maps(model, images, shards=_shards(records), config=config, device=device)
     else:
         maps = trunk_maps(model, images, config=config, device=device)
-    learner = Learner(model.to(device), average.to(device), config)
+    learner = Learner(model.to(device), average.to(device), config, worker=worker)
     validation = Plan([r for r in regions if r.image_key in held], tokenizer, config)
     text = (out / TOKENIZER).read_text(encoding="utf8")
-    return Run(config, out, learner, Plan(seen, tokenizer, config), validation, maps, text)
+    plan = Plan(seen, tokenizer, config)
+    return Run(config, out, learner, worker, plan, validation, maps, text)
 
 
 def _shards(records: Sequence[tuple[int, RegionRecord]]) -> dict[tuple[int, str], list[str]]:
@@ -140,6 +146,10 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _loop(run: Run, start: int, stop: int) -> None:
     vision = run.config.model.vision
+    if not run.worker.leads:
+        for step, groups in run.plan.steps(start, stop):
+            _learn(run, step, groups)
+        return
     held = [
         run.validation.collate(g, vision) for _, g in run.validation.steps(0, _VALIDATION_BATCHES)
     ]
@@ -154,8 +164,7 @@ def _loop(run: Run, start: int, stop: int) -> None:
     )
     with board.SummaryWriter(str(run.out / "tensorboard")) as writer:
         for step, groups in bar:
-            batch = run.plan.collate(groups, vision)
-            losses.append(run.learner.learn(step, batch, run.maps(batch.pictures)))
+            losses.append(_learn(run, step, groups))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if (step + 1) % run.config.save_every == 0 or step + 1 == stop:
                 save_state(run.out / "state", run.learner, step=step + 1)
@@ -164,6 +173,12 @@ def _loop(run: Run, start: int, stop: int) -> None:
                 seconds = time.monotonic() - began
                 _log(run.out, writer, _row(run.config, step + 1, losses, value, seconds=seconds))
                 losses.clear()
+
+
+def _learn(run: Run, step: int, groups: Sequence[Group]) -> float:
+    """One step on this worker's part of the groups."""
+    batch = run.plan.collate(run.worker.part(groups), run.config.model.vision)
+    return run.learner.learn(step, batch, run.maps(batch.pictures))
 
 
 def _row(

@@ -3,6 +3,9 @@
 import gzip
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 
@@ -262,3 +265,52 @@ def test_a_text_costs_the_same_whichever_texts_stand_beside_it(world, tmp_path):
     with torch.no_grad():
         losses = [float(plain_loss(model, p, raw)) for p in parts]
     assert whole == pytest.approx(float(np.average(losses, weights=kept)), rel=1e-5)
+
+
+def test_two_processes_learn_what_they_agree_on(world, tmp_path):
+    """Under torchrun every worker sees its part and all keep the same weights (real processes)."""
+    script = tmp_path / "two.py"
+    script.write_text(_TWO_WORKERS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, env=environment, timeout=120)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    start = load_file(tmp_path / "start.safetensors")
+    assert torch.equal(first["weight"], second["weight"])
+    assert not torch.equal(first["weight"], start["weight"])
+    assert (tmp_path / "order.txt").read_text() == "leader follower "
+
+
+_TWO_WORKERS = '''
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ureca.models.training.parallel import join
+
+folder = Path(sys.argv[1])
+worker = join(torch.device("cpu"))
+
+
+def build():
+    with (folder / "order.txt").open("a") as order:
+        order.write("leader " if worker.leads else "follower ")
+    torch.manual_seed(0)
+    return torch.nn.Linear(3, 1, bias=False)
+
+
+layer = worker.in_turn(build)
+if worker.leads:
+    save_file({"weight": layer.weight.detach().clone()}, folder / "start.safetensors")
+data = worker.part(list(torch.eye(3)) + [torch.ones(3)])
+assert len(data) == 2
+torch.stack([layer(x).square() for x in data]).sum().backward()
+worker.average_gradients(layer.parameters())
+with torch.no_grad():
+    layer.weight -= 0.1 * layer.weight.grad
+save_file({"weight": layer.weight.detach()}, folder / f"{worker.rank}.safetensors")
+worker.wait()
+torch.distributed.destroy_process_group()
+'''
