@@ -111,7 +111,7 @@ def _distorted(true: U8, wanted: float, rng: np.random.Generator) -> U8:
 
 
 def _iou(true: U8, made: U8) -> float:
-    """Overlap of two 0/1 masks; 0 for an empty one, so that it is never chosen."""
+    """Overlap of two 0/1 masks, the first not empty; 0 when the second is."""
     common = cv2.countNonZero(cv2.bitwise_and(true, made))
     return common / cv2.countNonZero(cv2.bitwise_or(true, made))
 

@@ -61,6 +61,13 @@ def test_drift_gives_the_overlap_that_is_asked_for(wanted, rng):
     assert abs(np.mean(got) - wanted) < 0.05
 
 
+@pytest.mark.parametrize("pixels", [1, 2, 3, 5])
+def test_specks_never_vanish(pixels, rng):
+    mask = np.zeros((20, 20), np.bool_)
+    mask[7, 5 : 5 + pixels] = True
+    assert all(drift(mask, rng, iou=0.1).any() and noisy_mask(mask, rng).any() for _ in range(150))
+
+
 def test_part_of_a_larger_array_and_one_pixel_are_fine(rng):
     assert noisy_mask(np.ones((1, 1), np.bool_), rng).all()
     picture = np.zeros((60, 80), np.bool_)
