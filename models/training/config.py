@@ -80,6 +80,14 @@ class TrainConfig:
     """
     margin_weight: float = 0.0
     """Weight of that term; 0 leaves it out."""
+    reward_weight: float = 0.0
+    """Weight of the reward on sampled captions beside the cross-entropy; 0 leaves it out."""
+    reward_samples: int = 4
+    """Captions drawn for every region; at least 2."""
+    reward_tokens: int = 12
+    """The longest of them."""
+    neighbour_weight: float = 0.5
+    """How much of the likeness to the picture's other regions is taken off the reward."""
     gradient_clip: float = 1.0
     ema: float = 0.998
     held_out_every: int = 20
@@ -97,6 +105,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.reward_samples < 2:
+            raise ValueError(f"reward_samples must be at least 2, got {self.reward_samples}")
         if not self.data:
             raise ValueError("data must name at least one folder of regions")
 

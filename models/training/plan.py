@@ -60,7 +60,8 @@ class Batch:
     """B pictures x R regions and x K texts, rows ordered by picture.
 
     `masks` f32 [B*R, 1, M, M] of 0/1, `boxes` f32 [B*R, 4] normalised xyxy, `ids` i64 [B*K, L]:
-    style token, caption, `<eos>`, padding; `about` and `others` i64 [B*K]: rows of regions.
+    style token, caption, `<eos>`, padding; `about` and `others` i64 [B*K]: rows of regions;
+    `regions`: for each picture, its regions' places in the plan.
     """
 
     pictures: tuple[Picture, ...]
@@ -69,6 +70,7 @@ class Batch:
     ids: I64
     about: I64
     others: I64
+    regions: tuple[tuple[int, ...], ...]
 
 
 class Plan:
@@ -164,6 +166,7 @@ class Plan:
             ids,
             np.array(about),
             np.array(others),
+            tuple(g.regions for g in groups),
         )
 
 

@@ -7,76 +7,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ureca.models.nano.captioner import Captioner
-from ureca.models.nano.language import KV
 from ureca.models.nano.pyramid import Raw
-from ureca.models.tokenizer import PAD_ID
 from ureca.models.training.config import TrainConfig
+from ureca.models.training.losses import plain_loss, training_loss
 from ureca.models.training.parallel import Worker
 from ureca.models.training.plan import Batch
-
-
-class Told:
-    """A batch whose pictures and regions have been read: any of its texts can be scored now.
-
-    The keys and values of a region's tokens are computed once; every text about it reads them.
-    """
-
-    def __init__(self, model: Captioner, batch: Batch, raw: Raw) -> None:
-        device = raw[0].device
-        self._model, self._device = model, device
-        masks, boxes = (torch.from_numpy(a).to(device) for a in (batch.masks, batch.boxes))
-        self._prefix = model.prefix(model.projector(raw[2]))
-        regions = model.regions(masks, boxes, model.pyramid(raw))
-        empty = model.language.empty(regions.shape[0])
-        self._own = model.language(regions, self._prefix, empty)[1]
-        ids = torch.from_numpy(batch.ids).to(device)
-        self._words, self.targets = ids[:, :-1], ids[:, 1:]
-        self.kept = self.targets != PAD_ID
-
-    def logits(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """The texts as if said of regions `rows` [B*K]: logits [kept tokens, V], padding left out.
-
-        Rows of one picture stay with that picture.
-        """
-        index = torch.from_numpy(rows).to(self._device)
-        own: tuple[KV, ...] = tuple((k[:, index], v[:, index]) for k, v in self._own)
-        hidden, _ = self._model.language(self._model.embed(self._words), self._prefix, own)
-        return self._model.language.logits(hidden[self.kept]).float()
-
-
-def caption_loss(model: Captioner, batch: Batch, raw: Raw, *, config: TrainConfig) -> Tensor:
-    """Next-token cross-entropy, and the margin to the picture's other regions if it has weight."""
-    told = Told(model, batch, raw)
-    targets = told.targets[told.kept]
-    logits = told.logits(batch.about)
-    loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-    if config.margin_weight > 0:
-        fits = _fit(logits, told)
-        elsewhere = _fit(told.logits(batch.others), told)
-        rival = torch.from_numpy(batch.others != batch.about).to(fits.device)
-        short = F.relu(config.margin - (fits - elsewhere)) * rival
-        loss = loss + config.margin_weight * short.sum() / rival.sum().clamp_min(1)
-    return loss
-
-
-def plain_loss(model: Captioner, batch: Batch, raw: Raw) -> Tensor:
-    """Next-token cross-entropy alone, in nats per token."""
-    told = Told(model, batch, raw)
-    return F.cross_entropy(told.logits(batch.about), told.targets[told.kept])
-
-
-def _fit(logits: Tensor, told: Told) -> Tensor:
-    """Mean log-probability per token of every text [B*K]."""
-    chosen = -F.cross_entropy(logits, told.targets[told.kept], reduction="none")
-    total = torch.zeros_like(told.kept, dtype=chosen.dtype).masked_scatter(told.kept, chosen)
-    return total.sum(1) / told.kept.sum(1)
+from ureca.models.training.reward import Rewarder
 
 
 def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, object]]:
@@ -119,9 +59,16 @@ class Learner:
     """Model, optimiser and moving average, advanced one batch at a time."""
 
     def __init__(
-        self, model: Captioner, average: Captioner, config: TrainConfig, *, worker: Worker
+        self,
+        model: Captioner,
+        average: Captioner,
+        config: TrainConfig,
+        *,
+        worker: Worker,
+        rewarder: Rewarder | None = None,
     ) -> None:
-        self.model, self.average, self.config, self.worker = model, average, config, worker
+        self.model, self.average, self.config = model, average, config
+        self.worker, self.rewarder = worker, rewarder
         self.optimizer = torch.optim.AdamW(
             trainable_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98)
         )
@@ -135,7 +82,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with _plain_convolutions():
             with torch.autocast(raw[0].device.type, torch.bfloat16, enabled=self._mixed(raw)):
-                loss = caption_loss(self.model, batch, raw, config=self.config)
+                loss = training_loss(
+                    self.model, batch, raw, config=self.config, rewarder=self.rewarder
+                )
             loss.backward()
         self.worker.average_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)

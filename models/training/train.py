@@ -33,6 +33,7 @@ from ureca.models.training.dataset import Region, build_regions, load_records
 from ureca.models.training.maps import MapSource, cached_maps, trunk_maps
 from ureca.models.training.parallel import Worker, join
 from ureca.models.training.plan import Group, Plan
+from ureca.models.training.reward import Rewarder
 from ureca.models.training.state import resume_state, save_state
 from ureca.models.training.step import Learner, schedule
 
@@ -88,7 +89,9 @@ def _build(config: TrainConfig, out: Path, worker: Worker) -> Run:
         maps = cached_maps(model, images, shards=_shards(records), config=config, device=device)
     else:
         maps = trunk_maps(model, images, config=config, device=device)
-    learner = Learner(model.to(device), average.to(device), config, worker=worker)
+    rewarder = _rewarder(seen, tokenizer, config)
+    model, average = model.to(device), average.to(device)
+    learner = Learner(model, average, config, worker=worker, rewarder=rewarder)
     validation = Plan([r for r in regions if r.image_key in held], tokenizer, config)
     text = (out / TOKENIZER).read_text(encoding="utf8")
     plan = Plan(seen, tokenizer, config)
@@ -112,6 +115,13 @@ def _tokenizer(seen: Sequence[Region], config: TrainConfig, out: Path) -> Tokeni
         texts = (text for region in seen for text in (*region.short, *region.long))
         train_tokenizer(texts, config.model.language.vocab_size).save(path)
     return Tokenizer.load(path)
+
+
+def _rewarder(seen: Sequence[Region], tokenizer: Tokenizer, config: TrainConfig) -> Rewarder | None:
+    if config.reward_weight <= 0:
+        return None
+    phrases = [region.short or region.long for region in seen]
+    return Rewarder(phrases, decode=tokenizer.decode, neighbour_weight=config.neighbour_weight)
 
 
 def _models(config: TrainConfig) -> tuple[Captioner, Captioner]:
