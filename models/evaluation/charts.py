@@ -38,7 +38,7 @@ def bars(
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, limit)
-    axes.set_title(title, loc="left", fontsize=11)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
     _inked(axes)
@@ -46,7 +46,6 @@ def bars(
 
 
 def _inked(axes: Any) -> None:  # matplotlib's axes; the package is optional
-    axes.title.set_color(_INK)
     axes.tick_params(colors=_INK, labelsize=8)
     axes.grid(axis="x", color=_INK, alpha=0.15)
     axes.set_axisbelow(True)

@@ -95,7 +95,7 @@ def _charts(metrics: Json) -> str:
 
 def _drawn(metrics: Json) -> Iterator[str]:
     for name, part in metrics["parts"].items():
-        groups = {k: g for k, g in part["groups"].items() if g["n_head"] >= _LEAST}
+        groups = {k: g for k, g in part["groups"].items() if _charted(k, g)}
         yield _group_chart(f"{name}: right head noun", groups, ("head",))
         told = {k: g for k, g in groups.items() if (g["n_unique"] or 0) >= _LEAST}
         if told:
@@ -116,6 +116,11 @@ def _drawn(metrics: Json) -> Iterator[str]:
 
 
 _FLICKER = ("changed", "head_changed")
+
+
+def _charted(name: str, group: Json) -> bool:
+    """Groups of enough regions; sources and their masks are in the table, and mostly the same."""
+    return bool(group["n_head"] >= _LEAST) and not name.startswith("source=") and "|" not in name
 
 
 def _group_chart(title: str, groups: Mapping[str, Json], keys: Sequence[str]) -> str:

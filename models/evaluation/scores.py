@@ -166,12 +166,18 @@ def _score_meaning(
 
 
 def by_group(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """Scored regions by group name, "all" first."""
+    """Scored regions by group name, in the order of the report: "all" first."""
     groups: dict[str, list[Scored]] = {"all": []}
     for item in scored:
         for name in groups_of(item.case):
             groups.setdefault(name, []).append(item)
-    return groups
+    return {name: groups[name] for name in sorted(groups, key=_place)}
+
+
+def _place(group: str) -> tuple[int, str]:
+    kinds = ("all", "family=", "people", "non-people", "type=", "part", "stuff", "group", "mask=")
+    found = (i for i, kind in enumerate(kinds) if group.startswith(kind))
+    return next(found, len(kinds)), group
 
 
 def aggregate(items: Sequence[Scored], tools: Tools) -> Figures:

@@ -6,6 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 pytest.importorskip("pycocoevalcap", reason="ureca eval needs the extra `eval`")
 pytest.importorskip("matplotlib", reason="ureca eval needs the extra `eval`")
@@ -27,6 +28,12 @@ from ureca.testing import ScriptedEngine
 
 SIZE = (48, 64)
 CHEAP = ["--no-meteor", "--no-similarity", "--held-out-every", "2", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _no_monitor(monkeypatch):
+    """tqdm's monitor is one thread for the whole process, and meant to stay."""
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
 
 
 def keys(*, held_out, count):
@@ -94,6 +101,7 @@ def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.timeout(300)  # torch and matplotlib are imported here; machines may be busy
 def test_a_checkpoint_is_evaluated_and_reported(root, checkpoint, tmp_path, capsys):
     command = [str(checkpoint.parent), "--data", str(root), "-o", str(tmp_path), "--json"]
     assert main([*command, *CHEAP, "--samples", "2"]) == 0
