@@ -20,18 +20,17 @@ def _cabinet_frame(x: float, y: float, z: float, *, boards: list[float], wall: f
     return shapes.joined([*sides, *levels, back])
 
 
-def _drawer(x: float, y: float, z: float, *, front: float, centre: float, pulled: float) -> Mesh:
-    """A drawer front at y = front; when pulled out, also its floor and sides."""
+def _drawer(x: float, y: float, z: float, *, front: float, centre: float) -> Mesh:
+    """A drawer: its front at y = front, floor and sides behind it (unseen while it is shut)."""
     wall = 0.009
-    pieces = [shapes.box((x, wall, z), centre=(0.0, front + wall / 2, centre))]
-    if pulled > 0:
-        middle = front + y * 0.4
-        pieces.append(
-            shapes.box((x - 0.01, y * 0.8, 0.004), centre=(0.0, middle, centre - z * 0.4))
-        )
-        for side in (-1, 1):
-            at = (side * (x / 2 - 0.004), middle, centre - z * 0.1)
-            pieces.append(shapes.box((0.004, y * 0.8, z * 0.6), centre=at))
+    middle = front + y * 0.4
+    pieces = [
+        shapes.box((x, wall, z), centre=(0.0, front + wall / 2, centre)),
+        shapes.box((x - 0.01, y * 0.8, 0.004), centre=(0.0, middle, centre - z * 0.4)),
+    ]
+    for side in (-1, 1):
+        at = (side * (x / 2 - 0.004), middle, centre - z * 0.1)
+        pieces.append(shapes.box((0.004, y * 0.8, z * 0.6), centre=at))
     return shapes.joined(pieces)
 
 
@@ -64,7 +63,7 @@ def drawer_cabinet(dice: Dice) -> Item:
         pulled = dice.between(0.04, 0.08) * size if dice.chance(0.35) else 0.0
         front, centre = -y / 2 - pulled - 0.003, wall / 2 + step * (index + 0.5)
         width, tall = x - 2 * wall - 0.003, step - wall - 0.003
-        drawer = _drawer(width, y, tall, front=front, centre=centre, pulled=pulled)
+        drawer = _drawer(width, y, tall, front=front, centre=centre)
         handle = _drawer_handle(dice.between(0.02, 0.035) * size, front, centre)
         parts += [
             Part(f"{name} drawer", drawer, front_look, ("open" if pulled else "closed",)),

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ureca.models.data.worlds import store
+from ureca.models.data.worlds.look import trace_views
 from ureca.models.data.worlds.render import Camera, Rgb8, paint_views
 from ureca.models.data.worlds.scene import draw_scene
 from ureca.models.data.worlds.shapes import FloatArray
@@ -23,6 +24,7 @@ from ureca.models.data.worlds.views import LICENSE, SOURCE, View, describe, regi
 from ureca.models.data.worlds.world import World, build_world, settle
 
 Split = Literal["train", "dev", "test"]
+Paint = Literal["gl", "mitsuba"]
 
 PICTURE_SIZE: Final = (360, 480)
 """Height and width of a still in pixels."""
@@ -37,13 +39,14 @@ _PREFIX: Final[dict[Split, str]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One scene to make: its number, the run's seed, views per scene, split and shard name."""
+    """One scene to make: its number, the run's seed, views per scene, split, shard and look."""
 
     scene: int
     seed: int
     views: int
     split: Split
     shard: str
+    look: Paint = "gl"
 
     @property
     def scene_seed(self) -> int:
@@ -106,6 +109,7 @@ def _image_row(job: Job, view: View, number: int) -> Row:
         "file": f"{view.key}.webp",
         "split": view.split,
         "scene": job.scene,
+        "look": job.look,
     }
 
 
@@ -118,9 +122,13 @@ def render_scene(job: Job) -> Rendered:
     cameras = [draw_camera(rng, world, close=number % 2 == 1) for number in range(job.views)]
     rendered = Rendered(job.scene)
     painted = paint_views(world, cameras, PICTURE_SIZE)
-    for number, (camera, (picture, ids)) in enumerate(zip(cameras, painted, strict=True)):
+    pictures = [picture for picture, _ in painted]
+    if job.look == "mitsuba":
+        # The ids stay MuJoCo's: the two renderers agree to the pixel.
+        pictures = trace_views(world, cameras, PICTURE_SIZE)
+    for number, (camera, (_, ids)) in enumerate(zip(cameras, painted, strict=True)):
         view = View(job.key(number), f"{job.shard}.tar", job.split, ids, camera)
-        rendered.pictures.append((f"{view.key}.webp", _encode(picture)))
+        rendered.pictures.append((f"{view.key}.webp", _encode(pictures[number])))
         rendered.images.append(_image_row(job, view, number))
         truth, regions = describe(world, view)
         rendered.regions += [region_row(region, view) for region in regions]
@@ -128,11 +136,13 @@ def render_scene(job: Job) -> Rendered:
     return rendered
 
 
-def _batches(scenes: int, *, views: int, seed: int, split: Split) -> Iterator[list[Job]]:
+def _batches(
+    scenes: int, *, views: int, seed: int, split: Split, look: Paint
+) -> Iterator[list[Job]]:
     for first in range(0, scenes, SCENES_PER_SHARD):
         shard = f"{_PREFIX[split]}-{first // SCENES_PER_SHARD:03d}"
         numbers = range(first, min(first + SCENES_PER_SHARD, scenes))
-        yield [Job(number, seed, views, split, shard) for number in numbers]
+        yield [Job(number, seed, views, split, shard, look) for number in numbers]
 
 
 def _render_all(jobs: Sequence[Job], workers: int) -> Iterable[Rendered]:
@@ -146,7 +156,14 @@ def _render_all(jobs: Sequence[Job], workers: int) -> Iterable[Rendered]:
 
 
 def make_worlds(
-    out: Path, *, scenes: int, views: int, seed: int, workers: int, split: Split = "train"
+    out: Path,
+    *,
+    scenes: int,
+    views: int,
+    seed: int,
+    workers: int,
+    split: Split = "train",
+    look: Paint = "gl",
 ) -> Totals:
     """Fill a folder with rendered, captioned scenes and index them; finished shards are kept.
 
@@ -155,7 +172,7 @@ def make_worlds(
     """
     totals = Totals(0, 0, 0)
     with tqdm(total=scenes, unit="scene", desc="worlds") as progress:
-        for jobs in _batches(scenes, views=views, seed=seed, split=split):
+        for jobs in _batches(scenes, views=views, seed=seed, split=split, look=look):
             if store.finished_scenes(out, jobs[0].shard) != [job.scene for job in jobs]:
                 rendered = []
                 for one in _render_all(jobs, workers):
@@ -189,9 +206,19 @@ def _parser() -> argparse.ArgumentParser:
         default="train",
         help="dev: new scenes with looks of train; test: colours and textures train never shows",
     )
+    make.add_argument(
+        "--look",
+        choices=("gl", "mitsuba"),
+        default="gl",
+        help="gl: fast and plain (default); mitsuba: path-traced, needs mitsuba and pyoidn",
+    )
     demo = commands.add_parser("demo", help="render the robot clip with its prompts and truth")
     demo.add_argument("-o", "--out", type=Path, required=True, help="folder for the three files")
     demo.add_argument("--seed", type=int, default=0, help="seed of textures (default 0)")
+    change = commands.add_parser("change", help="render a clip in which one thing changes")
+    change.add_argument("change", choices=("swap", "move", "open", "tip"), help="what happens")
+    change.add_argument("-o", "--out", type=Path, required=True, help="folder for the three files")
+    change.add_argument("--seed", type=int, default=0, help="seed of the scene (default 0)")
     return parser
 
 
@@ -203,6 +230,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         make_demo(options.out, seed=options.seed)
         return 0
+    if options.command == "change":
+        from ureca.models.data.worlds.changes import make_change
+
+        make_change(options.out, options.change, seed=options.seed)
+        return 0
     totals = make_worlds(
         options.out,
         scenes=options.scenes,
@@ -210,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=options.seed,
         workers=options.workers,
         split=options.split,
+        look=options.look,
     )
     sys.stdout.write(
         f"{options.out}: {totals.images} pictures, {totals.regions} regions"

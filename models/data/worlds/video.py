@@ -6,32 +6,32 @@ never show. Written as `tabletop.mp4`, `prompts.json` (regions of frame 0) and `
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ureca.models.data.worlds import captions, textures
+from ureca.models.data.worlds.clip import (
+    FRAME_SIZE,
+    FRAMES_PER_SECOND,
+    Frame,
+    Prompt,
+    pieces_of,
+    write_clip,
+)
 from ureca.models.data.worlds.engine import mujoco
 from ureca.models.data.worlds.kinds import draw_item
 from ureca.models.data.worlds.palette import draw_colour
 from ureca.models.data.worlds.parts import Dice, Item, Look
-from ureca.models.data.worlds.render import Camera, Ids, Painter, Rgb8
+from ureca.models.data.worlds.render import Camera, Painter
 from ureca.models.data.worlds.scene import Backdrop, Lighting, Placement, Scene
-from ureca.models.data.worlds.views import bounding_box, encode
 from ureca.models.data.worlds.world import World, build_world, settle
 
-FRAME_SIZE: Final = (360, 640)
-FRAMES_PER_SECOND: Final = 15
 SECONDS: Final = 12.0
-MASK_EVERY: Final = 15
-"""truth.json holds whole masks for every so many frames, counts and boxes for all."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,6 @@ _PART_WORDS: Final = MappingProxyType(
         "fingers": ("fingers", "finger", "gripper"),
     }
 )
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A region to follow: the ids (indices into world.pieces) that make up its mask."""
-
-    rid: str
-    kind: str
-    part: str | None
-    label: str
-    accepted: tuple[str, ...]
-    pieces: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One frame of the clip: picture (h, w, 3) and ids (h, w)."""
-
-    number: int
-    picture: Rgb8
-    ids: Ids
 
 
 def _actor_item(actor: Actor, seed: int) -> Item:
@@ -168,14 +147,6 @@ def play(world: World) -> Iterator[Frame]:
             yield Frame(number, colour.picture(camera), masks.ids(camera))
 
 
-def _pieces(world: World, item: int, part: int | None = None) -> tuple[int, ...]:
-    return tuple(
-        index
-        for index, piece in enumerate(world.pieces)
-        if piece.item == item and part in (None, piece.part)
-    )
-
-
 def _part_prompts(world: World, index: int, actor: Actor) -> list[Prompt]:
     item = world.scene.placements[index].item
     prompts = []
@@ -184,7 +155,7 @@ def _part_prompts(world: World, index: int, actor: Actor) -> list[Prompt]:
             rid = f"{actor.rid}-{part.name.replace(' ', '-')}"
             words = _PART_WORDS.get(part.name, (part.name.split()[-1],))
             label = captions.part_names(item, part)[0]
-            pieces = _pieces(world, index, number)
+            pieces = pieces_of(world, index, number)
             prompts.append(Prompt(rid, actor.kind, part.name, label, words, pieces))
     return prompts
 
@@ -194,7 +165,7 @@ def prompts_of(world: World) -> list[Prompt]:
     prompts = []
     for index, actor in enumerate(CAST):
         label = captions.title(world.scene.placements[index].item)
-        pieces = _pieces(world, index)
+        pieces = pieces_of(world, index)
         prompts.append(Prompt(actor.rid, actor.kind, None, label, actor.accepted, pieces))
         prompts += _part_prompts(world, index, actor)
     table = tuple(
@@ -206,78 +177,8 @@ def prompts_of(world: World) -> list[Prompt]:
     return prompts
 
 
-def _mask(prompt: Prompt, frame: Frame) -> NDArray[np.bool_]:
-    return np.isin(frame.ids, prompt.pieces)
-
-
-def _prompt_rows(prompts: list[Prompt], frame: Frame) -> list[dict[str, Any]]:
-    return [
-        {
-            "frame": frame.number,
-            "rid": one.rid,
-            "mask": encode(_mask(one, frame)),
-            "label": one.label,
-        }
-        for one in prompts
-    ]
-
-
-class _Truth:
-    """Collects, frame by frame, what is to be seen of every region."""
-
-    def __init__(self, prompts: list[Prompt]) -> None:
-        self.prompts = prompts
-        self.pixels: dict[str, list[int]] = {one.rid: [] for one in prompts}
-        self.boxes: dict[str, list[list[int] | None]] = {one.rid: [] for one in prompts}
-        self.masks: dict[str, dict[str, str]] = {one.rid: {} for one in prompts}
-
-    def add(self, frame: Frame) -> None:
-        """Note counts and boxes of a frame, and whole masks of some."""
-        for one in self.prompts:
-            mask = _mask(one, frame)
-            count = int(mask.sum())
-            self.pixels[one.rid].append(count)
-            self.boxes[one.rid].append(bounding_box(mask) if count else None)
-            if frame.number % MASK_EVERY == 0:
-                self.masks[one.rid][str(frame.number)] = encode(mask)["counts"]
-
-    def document(self, frames: int) -> Mapping[str, Any]:
-        """Everything as one JSON object; masks are COCO RLE counts by frame number."""
-        regions = [
-            {
-                "rid": one.rid,
-                "kind": one.kind,
-                "part": one.part,
-                "label": one.label,
-                "accepted": list(one.accepted),
-                "pixels": self.pixels[one.rid],
-                "boxes": self.boxes[one.rid],
-                "masks": self.masks[one.rid],
-            }
-            for one in self.prompts
-        ]
-        size = list(FRAME_SIZE)
-        return {"fps": FRAMES_PER_SECOND, "size": size, "frames": frames, "regions": regions}
-
-
 def make_demo(out: Path, *, seed: int = 0) -> None:
     """Write `tabletop.mp4`, `prompts.json` and `truth.json` into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
     world = build_world(demo_scene(seed), shadow=4096, samples=8)
     settle(world)
-    prompts = prompts_of(world)
-    truth = _Truth(prompts)
-    size = (FRAME_SIZE[1], FRAME_SIZE[0])
-    codec = cv2.VideoWriter.fourcc(*"mp4v")
-    clip = cv2.VideoWriter(str(out / "tabletop.mp4"), codec, FRAMES_PER_SECOND, size)
-    first: list[dict[str, Any]] = []
-    frames = 0
-    for frame in play(world):
-        clip.write(np.ascontiguousarray(frame.picture[..., ::-1]))
-        truth.add(frame)
-        first = first or _prompt_rows(prompts, frame)
-        frames += 1
-    clip.release()
-    (out / "prompts.json").write_text(json.dumps(first, indent=1) + "\n", encoding="utf-8")
-    text = json.dumps(truth.document(frames), separators=(",", ":"))
-    (out / "truth.json").write_text(text + "\n", encoding="utf-8")
+    write_clip(out, "tabletop", play(world), prompts=prompts_of(world))

@@ -1,0 +1,34 @@
+"""The path-traced look; its packages are optional."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from ureca.errors import MissingExtraError
+from ureca.models.data.worlds import look
+from ureca.models.data.worlds.make import draw_camera
+from ureca.models.data.worlds.render import paint_views
+from ureca.models.data.worlds.scene import draw_scene
+from ureca.models.data.worlds.world import build_world
+
+
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mitsuba", None)
+    look.mitsuba.cache_clear()
+    with pytest.raises(MissingExtraError, match="pip install mitsuba pyoidn"):
+        look.mitsuba()
+
+
+def test_both_looks_show_the_same_things_in_the_same_places(gl: None) -> None:
+    pytest.importorskip("mitsuba", reason="the path-traced look needs mitsuba")
+    pytest.importorskip("pyoidn", reason="the path-traced look needs pyoidn")
+    world = build_world(draw_scene(3), shadow=512, samples=0)
+    camera = draw_camera(np.random.default_rng(0), world, close=False)
+    size = (45, 60)
+    plain = paint_views(world, [camera], size)[0][0].astype(np.float64).ravel()
+    traced = look.trace_views(world, [camera], size)[0]
+    assert traced.shape == (*size, 3)
+    assert np.corrcoef(plain, traced.astype(np.float64).ravel())[0, 1] > 0.7
