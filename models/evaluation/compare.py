@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from ureca.errors import SourceError
 from ureca.models.evaluation.cases import family
-from ureca.models.evaluation.tables import COLUMNS, HEADLINE, Table, cell, markdown
+from ureca.models.evaluation.compare_tables import figure_tables
+from ureca.models.evaluation.tables import Table, markdown
 
 COMPARED: Final = (
     "meteor_mean", "cider", "rouge_l", "sim_max", "head", "head_own", "unique", "unique_type",
@@ -61,20 +62,11 @@ def write_comparison(folders: Sequence[Path], out: Path, *, seed: int) -> str:
     (out / "compare.md").write_text(text, encoding="utf8")
     record = {
         "folders": [str(folder) for folder in folders],
-        "figures": {name: found["parts"] for name, found in metrics.items()},
-        "faults": {
-            name: {part: found["faults"] for part, found in metric["parts"].items()}
-            for name, metric in metrics.items()
-        },
+        "evaluations": metrics,
         "differences": {
-            file: {
-                name: {
-                    group: {key: _difference_json(d) for key, d in by_key.items()}
-                    for group, by_key in by_group.items()
-                }
-                for name, by_group in found.items()
-            }
+            f"{file}: {name}": _as_json(by_group)
             for file, found in differences.items()
+            for name, by_group in found.items()
         },
     }
     (out / "compare.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
@@ -82,12 +74,15 @@ def write_comparison(folders: Sequence[Path], out: Path, *, seed: int) -> str:
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' last names, with their parents' where two are alike."""
-    last = [folder.resolve().name for folder in folders]
-    return [
-        f"{folder.resolve().parent.name}/{name}" if last.count(name) > 1 else name
-        for folder, name in zip(folders, last, strict=True)
-    ]
+    """The folders' last names, with their parents' or a number where two are alike."""
+    places = [folder.resolve() for folder in folders]
+    last = [place.name for place in places]
+    names: list[str] = []
+    for place in places:
+        name = f"{place.parent.name}/{place.name}" if last.count(place.name) > 1 else place.name
+        alike = sum(known.split("#")[0] == name for known in names)
+        names.append(f"{name}#{alike + 1}" if alike else name)
+    return names
 
 
 def bootstrap(differences: F64, pictures: Sequence[str], *, seed: int) -> Difference:
@@ -101,44 +96,6 @@ def bootstrap(differences: F64, pictures: Sequence[str], *, seed: int) -> Differ
     low, high = np.quantile(means, (0.025, 0.975))
     average = float(differences.mean())
     return Difference(average, float(low), float(high), len(differences), len(keys))
-
-
-def figure_tables(metrics: Mapping[str, Json]) -> list[Table]:
-    """One table per part and headline group, a row per evaluation."""
-    parts = dict.fromkeys(part for found in metrics.values() for part in found["parts"])
-    tables = []
-    for part in parts:
-        for group in HEADLINE:
-            rows = _figure_rows(metrics, part, group)
-            if rows:
-                heading = ("evaluation", *COLUMNS.values())
-                tables.append(Table(f"{part}, {group}", heading, tuple(rows)))
-        tables += _fault_tables(metrics, part)
-    return tables
-
-
-def _figure_rows(metrics: Mapping[str, Json], part: str, group: str) -> list[tuple[str, ...]]:
-    rows = []
-    for name, found in metrics.items():
-        figures = found["parts"].get(part, {}).get("groups", {}).get(group)
-        if figures is not None:
-            rows.append((name, *(cell(figures.get(key)) for key in COLUMNS)))
-    return rows
-
-
-def _fault_tables(metrics: Mapping[str, Json], part: str) -> list[Table]:
-    tables = []
-    found = {name: m["parts"][part]["faults"] for name, m in metrics.items() if part in m["parts"]}
-    for group in dict.fromkeys(group for faults in found.values() for group in faults):
-        first = next(faults[group] for faults in found.values() if group in faults)
-        names = [name for name in first if not name.startswith("n_")]
-        rows = [
-            (name, *(cell(faults[group].get(key)) for key in names))
-            for name, faults in found.items()
-            if group in faults
-        ]
-        tables.append(Table(f"{part}, {group}: faults", ("evaluation", *names), tuple(rows)))
-    return tables
 
 
 Rows = Mapping[str, Json]  # region_id -> a line of captions.jsonl
@@ -195,14 +152,18 @@ def _shown(difference: Difference | None) -> str:
     return f"**{text}**" if difference.certain else text
 
 
-def _difference_json(difference: Difference) -> Json:
+def _as_json(by_group: ByGroup) -> Json:
     return {
-        "mean": round(difference.mean, 5),
-        "low": round(difference.low, 5),
-        "high": round(difference.high, 5),
-        "regions": difference.regions,
-        "pictures": difference.pictures,
+        group: {
+            key: {name: _short(value) for name, value in asdict(found).items()}
+            for key, found in by_key.items()
+        }
+        for group, by_key in by_group.items()
     }
+
+
+def _short(value: float) -> float:
+    return value if isinstance(value, int) else round(value, 5)
 
 
 def _shared_files(folders: Sequence[Path]) -> list[str]:
@@ -213,9 +174,12 @@ def _shared_files(folders: Sequence[Path]) -> list[str]:
 def _metrics(folder: Path) -> Json:
     path = folder / "metrics.json"
     try:
-        return {"parts": {}, **json.loads(path.read_text(encoding="utf8"))}
+        found = dict(json.loads(path.read_text(encoding="utf8")))
     except (OSError, ValueError, TypeError) as error:
         raise SourceError(f"{folder} is no finished evaluation ({error})") from error
+    # What every clip was called is of no use in a table.
+    flicker = {key: v for key, v in found.get("flicker", {}).items() if key != "captions"}
+    return {"parts": {}, "worlds": {}, **found, "flicker": flicker}
 
 
 def _rows(path: Path) -> dict[str, Json]:

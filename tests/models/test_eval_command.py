@@ -151,7 +151,7 @@ def test_a_baseline_a_file_and_their_comparison(root, tmp_path, capsys):
     assert main(["--compare", *folders, "-o", str(tmp_path / "table")]) == 0
     assert "| frequent |" in capsys.readouterr().out
     record = json.loads((tmp_path / "table" / "compare.json").read_text())
-    gap = record["differences"]["captions.jsonl"]["frequent"]["all"]["head"]
+    gap = record["differences"]["captions.jsonl: frequent"]["all"]["head"]
     assert (gap["mean"], gap["low"], gap["regions"], gap["pictures"]) == (1.0, 1.0, 6, 3)
 
 
@@ -273,11 +273,8 @@ def test_bootstrap_resamples_pictures_and_not_regions():
 
 
 def test_names_bars_and_charts_survive_odd_input(tmp_path):
-    assert unique_names([tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "y"]) == [
-        "a/x",
-        "b/x",
-        "y",
-    ]
+    folders = [tmp_path / name for name in ("a/x", "b/x", "y", "a/x")]
+    assert unique_names(folders) == ["a/x", "b/x", "y", "a/x#2"]
     assert "a\\|b" in markdown(Table("t", ("g",), (("a|b",),)))
     drawn = charts.bars("title", ["one", "two"], {"share": [0.5, None], "other": [0.1, 0.2]})
     assert drawn.startswith("<svg")
