@@ -80,8 +80,7 @@ class Captioner(nn.Module):
 
     def load_imagenet(self) -> None:
         """Start everything that came from ImageNet from there: trunk, head and classifier."""
-        with_classes = self.features is not None and self.config.regions.pooled_features
-        classifier = getattr(self.features, "classifier", None) if with_classes else None
+        classifier = getattr(self.features, "classifier", None)
         load_imagenet(self.trunk, self.pyramid.head, classifier)
 
     def embed(self, ids: Tensor) -> Tensor:

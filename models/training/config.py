@@ -80,6 +80,8 @@ class TrainConfig:
     """
     margin_weight: float = 0.0
     """Weight of that term; 0 leaves it out."""
+    phrase_weight: float = 1.0
+    """Weight of the cross-entropy on human (or rendered) phrases."""
     reward_weight: float = 0.0
     """Weight of the reward on sampled captions beside the cross-entropy; 0 leaves it out."""
     reward_samples: int = 4

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from ureca.datatypes import Style
 from ureca.errors import ConfigError
-from ureca.extras import require
 from ureca.models.config import VisionConfig
+from ureca.models.data.pack import packed_masks
 from ureca.models.data.regions import RegionRecord, read_regions
 from ureca.models.data.words import class_phrase
-from ureca.models.preprocess import Grid, box_norm_from_mask, mask_tiles
 from ureca.models.training.config import DataConfig
 
 _WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*|,")
@@ -71,35 +69,24 @@ def _wanted(record: RegionRecord, source: DataConfig) -> bool:
 
 
 def build_regions(
-    records: Iterable[tuple[int, RegionRecord]], vision: VisionConfig
+    records: Sequence[tuple[int, RegionRecord]], vision: VisionConfig, *, cache: Path
 ) -> list[Region]:
-    """Decode and pack all masks once, with progress; regions with an empty mask are left out."""
-    coco = require("pycocotools.mask", extra="train")
-    regions: list[Region] = []
-    for source, record in tqdm(list(records), desc="masks", unit="region"):
-        mask = coco.decode(
-            {"size": [record.height, record.width], "counts": record.counts.encode()}
-        )
-        if mask.any():
-            regions.append(_region(source, record, mask, vision))
-    return regions
+    """All regions, their masks packed under `cache` once; those with an empty mask are left out."""
+    packed = packed_masks([record for _, record in records], vision, cache / "masks")
+    rows = zip(records, packed.mask_bits, packed.box_norm, packed.ok, strict=True)
+    return [_region(*record, bits, box) for record, bits, box, ok in rows if ok]
 
 
 def _region(
-    source: int, record: RegionRecord, mask: npt.NDArray[np.uint8], vision: VisionConfig
+    source: int,
+    record: RegionRecord,
+    mask_bits: npt.NDArray[np.uint8],
+    box_norm: npt.NDArray[np.float32],
 ) -> Region:
-    tile = mask_tiles(mask, Grid(1, 1), vision)[0]
     short, long = _words(record.short), _words(record.long)
     if not short and not long:
         short = _words([class_phrase(record.category, record.source) or ""])
-    return Region(
-        record.image_key,
-        source,
-        short,
-        long,
-        np.packbits(tile.astype(bool)),
-        box_norm_from_mask(mask),
-    )
+    return Region(record.image_key, source, short, long, mask_bits, box_norm)
 
 
 def _words(phrases: Iterable[str]) -> tuple[str, ...]:

@@ -91,6 +91,7 @@ def training_loss(
     logits = told.logits(told.texts, batch.about)
     targets = told.texts.targets[told.texts.kept]
     loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+    loss = config.phrase_weight * loss
     if config.margin_weight > 0:
         loss = loss + config.margin_weight * margin_loss(told, batch, logits, config.margin)
     if rewarder is not None:

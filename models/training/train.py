@@ -78,7 +78,7 @@ def train(config: TrainConfig, out: Path, *, stop_after: int | None = None) -> P
 
 def _build(config: TrainConfig, out: Path, worker: Worker) -> Run:
     records = load_records(config.data)
-    regions = build_regions(records, config.model.vision)
+    regions = build_regions(records, config.model.vision, cache=Path(config.cache))
     held = {r.image_key for _, r in records if r.held_out(config.held_out_every)}
     seen = [r for r in regions if r.image_key not in held]
     tokenizer = _tokenizer(seen, config, out)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -103,6 +104,10 @@ def recipe(world, tmp_path, **changes):
     return replace(config, **changes)
 
 
+def regions_of(config):
+    return build_regions(load_records(config.data), config.model.vision, cache=Path(config.cache))
+
+
 def logged(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
@@ -149,7 +154,7 @@ def test_the_plan_is_a_function_of_seed_and_step(world, tmp_path):
     from ureca.models.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
-    regions = build_regions(load_records(config.data), config.model.vision)
+    regions = regions_of(config)
     one, two = Plan(regions, tokenizer, config), Plan(regions, tokenizer, config)
     straight = list(one.steps(0, 9))
     assert straight[5:] == list(two.steps(5, 9))
@@ -213,7 +218,7 @@ def test_a_mirrored_and_damaged_epoch_keeps_words_true(tmp_path):
     from ureca.models.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
-    regions = build_regions(load_records(config.data), config.model.vision)
+    regions = regions_of(config)
     plan = Plan(regions, tokenizer, config)
     seen = set()
     for _, groups in plan.steps(0, 12):
@@ -290,7 +295,7 @@ def test_a_text_costs_the_same_whichever_texts_stand_beside_it(world, tmp_path):
 
     tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
     model = load_checkpoint(checkpoint)
-    plan = Plan(build_regions(load_records(config.data), config.model.vision), tokenizer, config)
+    plan = Plan(regions_of(config), tokenizer, config)
     ((_, groups),) = plan.steps(0, 1)
     batch = plan.collate(groups, config.model.vision)
     raw = tuple(torch.randn(4, c, 64 // s, 64 // s) for c, s in ((40, 8), (112, 16), (320, 32)))
