@@ -6,6 +6,7 @@ kept, so that the corpus figure of any group costs one more line of text.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -24,18 +25,26 @@ class Meteor:
     """A running METEOR; use it in a `with` block, since a Java process stands behind it."""
 
     def __init__(self) -> None:
-        """Start Java. Raises `MissingExtraError` without `pycocoevalcap` or Java."""
+        """Start Java and try it. Raises `MissingExtraError` where it or the jar is missing."""
         folder = Path(next(iter(require("pycocoevalcap", extra=EXTRA).__path__))) / "meteor"
         command = [java_path(), "-Xmx2G", "-jar", _JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
-        self._process = subprocess.Popen(  # noqa: S603  (our own command line)
-            command,
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf8",
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  (our own command line)
+                command,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf8",
+            )
+        except OSError as error:
+            raise MissingExtraError(f"cannot start Java for METEOR: {error}") from error
+        try:
+            self.statistics("a word", ["a word"])
+        except MissingExtraError:
+            self.close()
+            raise
 
     def statistics(self, caption: str, references: Sequence[str]) -> str:
         """Match counts of one caption, to be handed to `evaluate`."""
@@ -51,7 +60,8 @@ class Meteor:
 
     def close(self) -> None:
         """End Java and wait for it."""
-        self._input.close()
+        with contextlib.suppress(OSError):  # a pipe to a dead process cannot be flushed
+            self._input.close()
         self._process.wait()
         self._output.close()
 

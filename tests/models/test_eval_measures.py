@@ -70,6 +70,7 @@ def java():
         pytest.skip(str(error))
 
 
+@pytest.mark.timeout(300)  # two Java machines that read 100 MB each
 def test_meteor_is_the_packages_own_and_of_any_group(coco, java, monkeypatch):
     from pycocoevalcap.meteor import meteor
 
@@ -90,6 +91,19 @@ def test_meteor_is_the_packages_own_and_of_any_group(coco, java, monkeypatch):
         assert ours.statistics("", ["a dog"])
 
 
+def test_a_java_that_dies_is_named(coco, tmp_path, monkeypatch):
+    broken = tmp_path / "java"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("ureca.models.evaluation.meteor.java_path", lambda: str(broken))
+    with pytest.raises(MissingExtraError, match="METEOR"):
+        Meteor()
+    broken.unlink()
+    with pytest.raises(MissingExtraError, match="cannot start Java"):
+        Meteor()
+
+
+@pytest.mark.timeout(300)  # loads 23 MB and ONNX Runtime; machines may be busy
 def test_minilm_knows_near_from_far():
     try:
         model_path(), vocab_path()
