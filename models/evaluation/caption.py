@@ -148,7 +148,7 @@ def _row(
     record: RegionRecord, image: Image, engine: Engine, style: StyleChoice, edit: MaskEdit
 ) -> Row | Failed:
     try:
-        mask = edit(_mask(record, image), record.region_id)
+        mask = _filled(edit(_filled(_mask(record, image)), record.region_id))
     except RegionError as error:
         return Failed(record.region_id, str(error))
     region = RegionInput(
@@ -163,7 +163,11 @@ def _mask(record: RegionRecord, image: Image) -> Mask:
         raise RegionError(
             f"expected a mask of the picture's size {list(image.shape[:2])}, got {list(mask.shape)}"
         )
-    if not mask.any():
+    return mask
+
+
+def _filled(mask: Mask) -> Mask:
+    if not mask.any():  # one such row would cost the whole batch
         raise RegionError("the mask is empty: a region needs at least one pixel")
     return mask
 
