@@ -25,10 +25,17 @@ class DataConfig:
     """Say "a <category>" for regions without human words (COCO classes)."""
     mirror: bool = False
     """Show every second visit in a mirror; "left" and "right" change places in the words."""
+    regions_per_image: int = 5
+    """Regions of one picture in one batch; those of a picture with fewer are repeated."""
+    texts_per_image: int = 8
+    """Phrases that these regions are taught with; a region with several gets more than one."""
     mask_noise: float = 0.0
     """Part of the masks, 0..1, that are damaged as a tracker would."""
 
     def __post_init__(self) -> None:
+        for name in ("regions_per_image", "texts_per_image"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.share <= 0:
             raise ValueError(f"share must be above 0, got {self.share}")
         if not 0 <= self.mask_noise <= 1:
@@ -60,9 +67,6 @@ class TrainConfig:
     seed: int = 0
     steps: int = 2000
     images_per_step: int = 24
-    regions_per_image: int = 5
-    texts_per_image: int = 8
-    """Phrases that these regions are taught with; a region with several gets more than one."""
     long_share: float = 0.3
     """Part of the groups asked for a long caption."""
     learning_rate: float = 1e-3
@@ -82,6 +86,8 @@ class TrainConfig:
     """Weight of that term; 0 leaves it out."""
     phrase_weight: float = 1.0
     """Weight of the cross-entropy on human (or rendered) phrases."""
+    bag_weight: float = 0.0
+    """Weight of naming a region's words straight from its tokens, without the language model."""
     reward_weight: float = 0.0
     """Weight of the reward on sampled captions beside the cross-entropy; 0 leaves it out."""
     reward_samples: int = 4
@@ -98,21 +104,10 @@ class TrainConfig:
     save_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "images_per_step",
-            "regions_per_image",
-            "texts_per_image",
-            "held_out_every",
-        ):
+        for name in ("steps", "images_per_step", "held_out_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.reward_samples < 2:
             raise ValueError(f"reward_samples must be at least 2, got {self.reward_samples}")
         if not self.data:
             raise ValueError("data must name at least one folder of regions")
-
-    @property
-    def rows_per_step(self) -> int:
-        """Captions that one step learns from."""
-        return self.images_per_step * self.texts_per_image

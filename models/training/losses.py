@@ -47,8 +47,10 @@ class Told:
         masks, boxes = (torch.from_numpy(a).to(device) for a in (batch.masks, batch.boxes))
         self._prefix = model.prefix(model.projector(raw[2]))
         regions = model.regions(masks, boxes, model.pyramid(raw))
-        empty = model.language.empty(regions.shape[0])
-        self._own = model.language(regions, self._prefix, empty)[1]
+        self._tokens = regions
+        told = regions.unflatten(0, (len(batch.pictures), -1))[:, : batch.told].flatten(0, 1)
+        empty = model.language.empty(told.shape[0])
+        self._own = model.language(told, self._prefix, empty)[1]
         self.texts = Texts.of(torch.from_numpy(batch.ids).to(device))
 
     def logits(self, texts: Texts, rows: I64) -> Tensor:
@@ -62,6 +64,15 @@ class Told:
         chosen = -F.cross_entropy(logits, texts.targets[texts.kept], reduction="none")
         total = torch.zeros_like(texts.kept, dtype=chosen.dtype)
         return total.masked_scatter(texts.kept, chosen).sum(1) / texts.kept.sum(1)
+
+    def words(self) -> Tensor:
+        """What the regions' tokens say by themselves: log-probabilities [N, V].
+
+        Their mean is read as if the language model had ended with it, so this needs no weights of
+        its own and pulls the tokens towards the words' own embeddings.
+        """
+        hidden = self._model.language.norm(self._tokens.mean(dim=1))
+        return torch.log_softmax(self._model.language.logits(hidden).float(), dim=-1)
 
     @torch.no_grad()
     def sample(self, rows: I64, *, max_new_tokens: int) -> Tensor:
@@ -94,6 +105,8 @@ def training_loss(
     loss = config.phrase_weight * loss
     if config.margin_weight > 0:
         loss = loss + config.margin_weight * margin_loss(told, batch, logits, config.margin)
+    if config.bag_weight > 0:
+        loss = loss + config.bag_weight * bag_loss(told, batch)
     if rewarder is not None:
         loss = loss + config.reward_weight * reward_loss(told, batch, config, rewarder)
     return loss
@@ -117,13 +130,26 @@ def margin_loss(told: Told, batch: Batch, logits: Tensor, margin: float) -> Tens
     return missing.sum() / rival.sum().clamp_min(1)
 
 
+def bag_loss(told: Told, batch: Batch) -> Tensor:
+    """Cross-entropy of a region's telling words under its tokens alone, all words alike.
+
+    (Bags of words as targets: arXiv 1511.02251.) It reaches the region's features directly, and
+    costs a fraction of a phrase.
+    """
+    said = told.words()
+    bags = torch.from_numpy(batch.bags).to(said.device)
+    kept = (bags != PAD_ID).to(said.dtype)
+    each = (said.gather(1, bags) * kept).sum(1) / kept.sum(1).clamp_min(1)
+    return -each.mean()
+
+
 def reward_loss(told: Told, batch: Batch, config: TrainConfig, rewarder: Rewarder) -> Tensor:
     """REINFORCE on sampled captions; a region's other samples are the baseline.
 
     (Self-critical training, arXiv 1612.00563, with the baseline of arXiv 2003.09971.)
     """
     samples = config.reward_samples
-    rows = np.arange(len(batch.masks)).repeat(samples)
+    rows = np.arange(len(batch.pictures) * batch.told).repeat(samples)
     ids = told.sample(rows, max_new_tokens=config.reward_tokens)
     rewards = torch.tensor(rewarder(ids.tolist(), batch.regions, samples), device=ids.device)
     by_region = rewards.reshape(-1, samples)

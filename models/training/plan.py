@@ -29,6 +29,8 @@ from ureca.models.training.maps import Picture
 
 _SORT_WINDOW = 16  # batches among which groups are sorted by length, to pad less
 _CLEAN = 0
+_BAG = 16
+_COMMON = frozenset("a an the of in on at to with and his her its their two some".split())  # noqa: SIM905
 Text = tuple[int, tuple[int, ...]]
 """The slot (region of its group) that a phrase is about, and its ids: style, words, `<eos>`."""
 F32 = npt.NDArray[np.float32]
@@ -50,6 +52,11 @@ class Group:
     others: tuple[int, ...]
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Regions and texts: one number each within a batch."""
+        return len(self.regions), len(self.texts)
+
+    @property
     def length(self) -> int:
         """The longest phrase, start and end tokens included."""
         return max(len(ids) for _, ids in self.texts)
@@ -61,7 +68,9 @@ class Batch:
 
     `masks` f32 [B*R, 1, M, M] of 0/1, `boxes` f32 [B*R, 4] normalised xyxy, `ids` i64 [B*K, L]:
     style token, caption, `<eos>`, padding; `about` and `others` i64 [B*K]: rows of regions;
-    `regions`: for each picture, its regions' places in the plan.
+    where only the first `told` regions of every picture count. `regions`: for each picture, those
+    regions' places in the plan; `bags` i64 [B*R, W]: ids of the
+    words that tell a region, padded.
     """
 
     pictures: tuple[Picture, ...]
@@ -71,6 +80,8 @@ class Batch:
     about: I64
     others: I64
     regions: tuple[tuple[int, ...], ...]
+    bags: I64
+    told: int
 
 
 class Plan:
@@ -113,8 +124,9 @@ class Plan:
             yield from itertools.repeat(key, int(share) + (rng.random() < share % 1))
 
     def _groups(self, key: str, rng: random.Random) -> Iterator[Group]:
-        size, rows = self._config.regions_per_image, list(self._by_image[key])
+        rows = list(self._by_image[key])
         source = self._config.data[self.regions[rows[0]].source]
+        size = source.regions_per_image
         rng.shuffle(rows)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
@@ -137,9 +149,11 @@ class Plan:
         said = [_phrases(self.regions[i], style, mirrored=picture[1]) for i in chosen]
         if not all(texts for _, texts in said):  # a phrase that cannot be said in a mirror
             return self._group((picture[0], False), chosen, style, noise=noise, rng=rng)
-        drawn = _draw([texts for _, texts in said], self._config.texts_per_image, rng)
+        source = self._config.data[self.regions[chosen[0]].source]
+        drawn = _draw([texts for _, texts in said], source.texts_per_image, rng)
         texts = tuple((slot, self._ids(said[slot][0], text)) for slot, text in drawn)
-        others = tuple(_other(slot, text, said, rng) for slot, text in drawn)
+        told = said[: len(drawn)]
+        others = tuple(_other(slot, text, told, rng) for slot, text in drawn)
         return Group(picture, tuple(chosen), noise, texts, others)
 
     def _ids(self, style: Style, text: str) -> tuple[int, ...]:
@@ -156,9 +170,9 @@ class Plan:
         ids = np.full((sum(len(g.texts) for g in groups), length), PAD_ID, np.int64)
         for row, (_, caption) in enumerate(t for g in groups for t in g.texts):
             ids[row, : len(caption)] = caption
-        size = self._config.regions_per_image
-        about = [n * size + slot for n, g in enumerate(groups) for slot, _ in g.texts]
-        others = [n * size + slot for n, g in enumerate(groups) for slot in g.others]
+        told = min(groups[0].shape)
+        about = [n * told + slot for n, g in enumerate(groups) for slot, _ in g.texts]
+        others = [n * told + slot for n, g in enumerate(groups) for slot in g.others]
         return Batch(
             tuple(g.picture for g in groups),
             np.stack(masks)[:, None].astype(np.float32),
@@ -166,8 +180,20 @@ class Plan:
             ids,
             np.array(about),
             np.array(others),
-            tuple(g.regions for g in groups),
+            tuple(g.regions[:told] for g in groups),
+            self._bags([self.regions[i] for g in groups for i in g.regions]),
+            told,
         )
+
+    def _bags(self, regions: Sequence[Region]) -> I64:
+        bags = np.full((len(regions), _BAG), PAD_ID, np.int64)
+        for row, region in enumerate(regions):
+            ids = [i for text in region.short or region.long for i in self._telling(text)][:_BAG]
+            bags[row, : len(ids)] = ids
+        return bags
+
+    def _telling(self, text: str) -> list[int]:
+        return self._tokenizer.encode(" ".join(w for w in text.split() if w not in _COMMON))
 
 
 def _rows(group: Group) -> Iterator[tuple[int, int]]:
@@ -215,12 +241,16 @@ def _shown(region: Region, seed: int, flip: bool, vision: VisionConfig) -> tuple
 
 
 def _sorted_batches(groups: list[Group], size: int) -> list[list[Group]]:
-    """Neighbouring lengths together within a window.
+    """Groups of one shape, neighbouring lengths together within a window.
 
-    A last incomplete batch is left out, unless it would be the only one.
+    A last incomplete batch of a shape is left out, unless it would be the only one.
     """
+    shapes: dict[tuple[int, int], list[Group]] = defaultdict(list)
+    for group in groups:
+        shapes[group.shape].append(group)
     batches: list[list[Group]] = []
-    for start in range(0, len(groups), size * _SORT_WINDOW):
-        window = sorted(groups[start : start + size * _SORT_WINDOW], key=lambda g: g.length)
-        batches += [window[i : i + size] for i in range(0, len(window) - size + 1, size)]
-    return batches or [groups]
+    for alike in shapes.values():
+        for start in range(0, len(alike), size * _SORT_WINDOW):
+            window = sorted(alike[start : start + size * _SORT_WINDOW], key=lambda g: g.length)
+            batches += [window[i : i + size] for i in range(0, len(window) - size + 1, size)]
+    return batches or [max(shapes.values(), key=len)]

@@ -199,7 +199,7 @@ def _row(
         "loss": round(sum(losses) / len(losses), 4),
         "held_out_loss": round(value, 4),
         "rate": config.learning_rate * schedule(step - 1, config),
-        "captions": step * config.rows_per_step,
+        "pictures": step * config.images_per_step,
         "session_s": round(seconds, 1),
     }
 

@@ -87,15 +87,13 @@ def recipe(world, tmp_path, **changes):
     model = tiny_config()
     model = replace(model, language=replace(model.language, vocab_size=64))
     config = TrainConfig(
-        data=(DataConfig(root=str(world)),),
+        data=(DataConfig(root=str(world), regions_per_image=2, texts_per_image=3),),
         model=model,
         cache=str(tmp_path / "features"),
         device="cpu",
         threads=1,
         steps=6,
         images_per_step=4,
-        regions_per_image=2,
-        texts_per_image=3,
         warmup_steps=1,
         held_out_every=4,
         evaluate_every=3,
@@ -212,7 +210,7 @@ def test_a_mirrored_and_damaged_epoch_keeps_words_true(tmp_path):
         r["expressions"] = [f"a square on the {side}"]
     with gzip.open(root / "regions-train.jsonl.gz", "wt") as out:
         out.writelines(json.dumps(r) + "\n" for r in rows)
-    data = DataConfig(root=str(root), mirror=True, mask_noise=0.5)
+    data = replace(recipe(root, tmp_path).data[0], mirror=True, mask_noise=0.5)
     config = recipe(root, tmp_path, data=(data,), long_share=0.0)
     train(replace(config, steps=2), tmp_path / "run")
     from ureca.models.tokenizer import Tokenizer
@@ -227,7 +225,7 @@ def test_a_mirrored_and_damaged_epoch_keeps_words_true(tmp_path):
             text = tokenizer.decode([int(i) for i in ids])
             middle = batch.boxes[row, [0, 2]].mean()
             assert ("left" in text) == (middle < 0.5), (text, middle)
-            seen.add((text, batch.pictures[row // 2][1]))
+            seen.add((text, batch.pictures[row // batch.told][1]))
         assert (batch.others // 2 == batch.about // 2).all(), "a rival is in the same picture"
         assert (batch.others != batch.about).all()
     assert len(seen) == 4, "both sides, in the mirror and not"
@@ -356,3 +354,27 @@ save_file({"weight": layer.weight.detach()}, folder / f"{worker.rank}.safetensor
 worker.wait()
 torch.distributed.destroy_process_group()
 """
+
+
+def test_words_are_learnt_from_the_tokens_alone(world, tmp_path):
+    changes = {"steps": 40, "evaluate_every": 20, "save_every": 40, "learning_rate": 5e-3}
+    config = recipe(world, tmp_path, **changes, bag_weight=1.0, phrase_weight=0.0)
+    train(config, tmp_path / "bags")
+    rows = logged(tmp_path / "bags")
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+
+
+def test_sources_may_give_another_number_of_regions(world, tmp_path):
+    config = recipe(world, tmp_path)
+    first, _ = config.data[0], train(replace(config, steps=1), tmp_path / "run")
+    second = replace(first, regions_per_image=1, texts_per_image=2, class_names=False)
+    config = replace(config, data=(first, second))
+    from ureca.models.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
+    regions = [replace(r, image_key=f"{r.source}/{r.image_key}") for r in regions_of(config)]
+    shapes = set()
+    for groups in Plan(regions, tokenizer, config).epoch(0):
+        assert len({g.shape for g in groups}) == 1
+        shapes.add(groups[0].shape)
+    assert shapes == {(2, 3), (1, 2)}
