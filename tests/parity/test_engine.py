@@ -99,17 +99,20 @@ def test_one_encoded_frame_serves_many_calls(engine, picture, regions):
     assert {r: d.text for r, d in first.items()} == {r: d.text for r, d in second.items()}
 
 
-def test_rows_with_numbers_that_are_not_finite_end_alone(copied, picture, regions):
+def test_rows_with_numbers_that_are_not_finite_end_alone(engine, copied, picture, regions):
     manifest = load_manifest(copied)
     table = np.load(copied / "embeddings.npy")
     table[LONG_ID] = np.nan
     np.save(copied / "embeddings.npy", table)
     spec = file_spec(copied, "embeddings.npy")
     write_manifest(copied, msgspec.structs.replace(manifest, embeddings=spec))
-    engine = load_engine(copied, threads=1)
-    done = ends(engine.caption(engine.encode(picture), regions))
+    broken = load_engine(copied, threads=1)
+    plain = ends(engine.caption(engine.encode(picture), regions))
+    done = ends(broken.caption(broken.encode(picture), regions))
     assert [done[row].stop for row in (1, 3)] == ["non_finite"] * 2
-    assert {done[row].stop for row in (0, 2, 4)} <= {"eos", "length"}
+    # (An untrained model may say `<long>` itself and end there; what it said before is the same.)
+    assert all(plain[row].text.startswith(done[row].text) for row in (0, 2, 4))
+    assert any(done[row].stop in {"eos", "length"} for row in (0, 2, 4))
 
 
 def test_limits_and_identity_come_from_the_manifest(engine, tiny_bundle, picture, regions):
