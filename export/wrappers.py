@@ -31,7 +31,7 @@ class Regions(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(  # noqa: PLR0913, PLR0917 - one per tensor of the graph
+    def forward(  # noqa: PLR0917 - one per tensor of the graph
         self,
         masks: Tensor,
         boxes: Tensor,

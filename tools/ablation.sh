@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The ablation table: one short training run per change, each on the same budget, all scored on the same held-out
+# pictures. Runs that are finished are kept, so it can be interrupted and started again.
+#   tools/ablation.sh DATA_ROOT [REGIONS]        writes runs/ablation/<name>/ and runs/ablation/table/compare.md
+set -euo pipefail
+data=${1:?the data folder, e.g. ../shared/data}
+limit=${2:-100000}
+out=runs/ablation
+off="model.regions.pooled_features=false model.regions.roi=false model.regions.context=false"
+plain="model.regions.class_prior=false model.regions.colour=false"
+
+run() {
+    local name=$1 config=$2
+    shift 2
+    local settings=()
+    for setting in "$@"; do settings+=(--set "$setting"); done
+    [ -d "$out/$name/checkpoint" ] || ureca train "configs/train/$config.yaml" --out "$out/$name" "${settings[@]}"
+    for masks in true noisy; do
+        local folder="$out/eval-$name"
+        [ $masks = true ] || folder="$folder-noisy"
+        [ -f "$folder/metrics.json" ] || ureca eval "$out/$name/checkpoint" --data "$data" --style short \
+            --masks $masks --limit "$limit" --no-report --no-meteor -o "$folder" || true
+    done
+}
+
+run mask-tokens ablation $off
+run pooled ablation $plain model.regions.roi=false model.regions.context=false
+run pooled-colour-classes ablation model.regions.roi=false model.regions.context=false
+run grid ablation model.regions.context=false
+run full ablation
+run full-bag ablation bag_weight=1.0
+run full-margin ablation margin_weight=1.0 margin=0.5
+run full-no-noise ablation-no-noise
+ureca eval --compare "$out"/eval-{mask-tokens,pooled,pooled-colour-classes,grid,full,full-bag,full-margin,full-no-noise} \
+    "$out"/eval-{full,full-no-noise}-noisy -o "$out/table"
