@@ -64,7 +64,7 @@ def quantised_int8(proto: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
     quantization = require("onnxruntime.quantization", extra="export")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(proto, str(source))
+        onnx.save(_unshared(proto), str(source))
         with _unadvised():
             quantization.quantize_dynamic(
                 str(source),
@@ -73,9 +73,31 @@ def quantised_int8(proto: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
                 per_channel=True,
                 weight_type=getattr(quantization.QuantType, _WEIGHT_TYPES[scheme]),
                 reduce_range=scheme == "s7",
-                extra_options={"MatMulConstBOnly": True},
+                # Our graphs are float32 throughout; type inference gives up behind free dimensions.
+                extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
             )
         return onnx.load(str(target))
+
+
+def _unshared(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every product has a weight of its own.
+
+    The quantiser turns a `Gemm`'s weight round in place, so a second product with the same weight
+    (one encoder that reads two boxes) would be left with it the wrong way about.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    weights = {tensor.name: tensor for tensor in result.graph.initializer}
+    seen: set[str] = set()
+    for node in result.graph.node:
+        if node.op_type in _PRODUCTS and node.input[1] in seen:
+            copy = result.graph.initializer.add()
+            copy.CopyFrom(weights[node.input[1]])
+            copy.name = f"{node.input[1]}.{node.name}"
+            node.input[1] = copy.name
+        elif node.op_type in _PRODUCTS and node.input[1] in weights:
+            seen.add(node.input[1])
+    return result
 
 
 @contextmanager

@@ -15,12 +15,13 @@ run() {
     local settings=()
     for setting in "$@"; do settings+=(--set "$setting"); done
     [ -d "$out/$name/checkpoint" ] || ureca train "configs/train/$config.yaml" --out "$out/$name" "${settings[@]}"
-    for masks in true noisy; do
-        local folder="$out/eval-$name"
-        [ $masks = true ] || folder="$folder-noisy"
-        [ -f "$folder/metrics.json" ] || ureca eval "$out/$name/checkpoint" --data "$data" --style short \
-            --masks $masks --limit "$limit" --no-report --no-meteor -o "$folder" || true
-    done
+    score "$name" true
+}
+
+score() {
+    local name=$1 masks=$2
+    [ -f "$out/eval-$name-$masks/metrics.json" ] || ureca eval "$out/$name/checkpoint" --data "$data" --style short \
+        --masks "$masks" --limit "$limit" --no-report --no-meteor -o "$out/eval-$name-$masks"
 }
 
 run mask-tokens ablation $off
@@ -31,5 +32,7 @@ run full ablation
 run full-bag ablation bag_weight=1.0
 run full-margin ablation margin_weight=1.0 margin=0.5
 run full-no-noise ablation-no-noise
-ureca eval --compare "$out"/eval-{mask-tokens,pooled,pooled-colour-classes,grid,full,full-bag,full-margin,full-no-noise} \
+score full noisy
+score full-no-noise noisy
+ureca eval --compare "$out"/eval-{mask-tokens,pooled,pooled-colour-classes,grid,full,full-bag,full-margin,full-no-noise}-true \
     "$out"/eval-{full,full-no-noise}-noisy -o "$out/table"

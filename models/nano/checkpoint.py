@@ -2,7 +2,8 @@
 JSON, no code.
 
 Published checkpoints hold float16 weights (half the size); they are always read back into float32,
-so whatever is exported from a checkpoint equals what is loaded from it.
+so whatever is exported from a checkpoint equals what is loaded from it. A trunk that was never
+trained is left out: it is read from its own package again.
 """
 
 from __future__ import annotations
@@ -19,20 +20,32 @@ from safetensors.torch import load_file, save_file
 from ureca.errors import WeightsError
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.trunk import head_conv, load_imagenet
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+_TRUNK = "trunk."
 
 
 def save_checkpoint(
-    folder: Path, model: Captioner, *, tokenizer_json: str, half: bool = False
+    folder: Path,
+    model: Captioner,
+    *,
+    tokenizer_json: str,
+    half: bool = False,
+    with_trunk: bool = True,
 ) -> None:
-    """Write a checkpoint; each file appears whole or not at all."""
+    """Write a checkpoint; each file appears whole or not at all.
+
+    `with_trunk=False` leaves a trunk out that is still exactly ImageNet's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float16 if half else torch.float32
     state = {
-        name: tensor.detach().to(kind).contiguous() for name, tensor in model.state_dict().items()
+        name: tensor.detach().to(kind).contiguous()
+        for name, tensor in model.state_dict().items()
+        if with_trunk or not name.startswith(_TRUNK)
     }
     save_file(state, folder / (WEIGHTS + ".part"), metadata={"format": "pt"})
     (folder / (WEIGHTS + ".part")).replace(folder / WEIGHTS)
@@ -43,7 +56,8 @@ def save_checkpoint(
 def load_checkpoint(folder: Path) -> Captioner:
     """Read a checkpoint into float32, in eval mode.
 
-    Raises `WeightsError` when a file is missing, damaged, or does not fit its configuration.
+    Raises `WeightsError` when a file is missing, damaged, or does not fit its configuration, and
+    `MissingExtraError` when it was saved without its trunk and that one's package is absent.
     """
     try:
         config = msgspec.convert(json.loads((folder / CONFIG).read_text()), CaptionerConfig)
@@ -53,6 +67,9 @@ def load_checkpoint(folder: Path) -> Captioner:
             f"{folder} is not a checkpoint ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
     model = Captioner(config)
+    if not any(name.startswith(_TRUNK) for name in state):
+        load_imagenet(model.trunk, head_conv())
+        state.update({f"{_TRUNK}{name}": t for name, t in model.trunk.state_dict().items()})
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:

