@@ -125,7 +125,10 @@ def int8_products(proto: onnx.ModelProto) -> int:
 
 
 def _large_floats(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    weights = {node.input[1] for node in graph.node if node.op_type in _PRODUCTS}
+    # A 1x1 convolution written as a product has its weight on the left, behind a reshape.
+    flat = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    products = (node for node in graph.node if node.op_type in _PRODUCTS)
+    weights = {flat.get(name, name) for node in products for name in node.input[:2]}
     for tensor in graph.initializer:
         large = int(np.prod(tensor.dims)) >= _SMALL
         if tensor.data_type == TensorProto.FLOAT and large and tensor.name in weights:
