@@ -44,7 +44,7 @@ def masters(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def proof(tiny_model):
-    cases = synthetic_cases(limit=6, seed=3)
+    cases = synthetic_cases(limit=24, seed=3)
     return Proof(tiny_model, [prepared(case, tiny_model.config.vision) for case in cases])
 
 
@@ -136,7 +136,7 @@ def test_int8_ships_only_where_it_agrees(masters, proof, tiny_checkpoint, tmp_pa
     assert int8_products(graphs["vision"]) == 0
     assert set(trials) == {"lm s7", "regions s7"}
     agreed = {name: trial.agreement.teacher_forced for name, trial in trials.items()}
-    assert min(agreed.values()) > 0.7, agreed  # untrained weights: near ties everywhere
+    assert min(agreed.values()) > 0.8, agreed
     kept, refused = choose_int8(proof, masters, table, minimum=1.01)
     assert len(refused) == 4
     assert not any(trial.chosen for trial in refused.values())

@@ -31,7 +31,7 @@ def engine(shipped):
 def test_it_is_whole_small_and_proven(shipped):
     manifest = load_manifest(shipped)
     paths = verify_files(shipped, manifest)
-    assert sum(path.stat().st_size for path in paths.values()) <= 21e6
+    assert sum(path.stat().st_size for path in paths.values()) <= 20e6
     assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) <= 40e6
     report = json.loads((shipped / "parity.json").read_text())
     assert report["failures"] == []
