@@ -78,18 +78,26 @@ class RegionConfig:
     """Two tokens of what an 8x8 grid in the tight box sees: features, colour and mask."""
     context: bool = True
     """Two more from a box of twice the size, where the neighbours and the whole of a part are."""
+    surroundings: bool = False
+    """Two more from a box of five times the size: what stands left and right, and on what."""
     fused_channels: int = 128
     """Channels of the pyramid that regions are pooled and sampled from."""
 
     def tokens(self, tiles: int) -> int:
         """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
-        grids = self.roi + self.context
+        grids = len(self.grids)
         return self.num_mask_tokens * tiles + 2 * self.pooled_features + 2 * grids
+
+    @property
+    def grids(self) -> tuple[float, ...]:
+        """How many times the region's box each grid is wide."""
+        sizes = ((self.roi, 1.0), (self.context, 2.0), (self.surroundings, 5.0))
+        return tuple(times for wanted, times in sizes if wanted)
 
     @property
     def has_features(self) -> bool:
         """Whether anything beside the mask is read."""
-        return self.pooled_features or self.roi or self.context
+        return self.pooled_features or bool(self.grids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +137,7 @@ def tiny_config() -> CaptionerConfig:
     return CaptionerConfig(
         name="ureca-tiny",
         vision=VisionConfig(tile_px=64, mask_px=32),
-        regions=RegionConfig(fused_channels=16),
+        regions=RegionConfig(fused_channels=16, surroundings=True),
         language=LanguageConfig(
             vocab_size=512, width=32, layers=2, heads=2, ff_width=64, max_new_tokens=8
         ),

@@ -9,6 +9,7 @@ trained is left out: it is read from its own package again.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,16 +17,15 @@ import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ureca.errors import WeightsError
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
-from ureca.models.nano.trunk import head_conv, load_imagenet
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
-_TRUNK = "trunk."
 
 
 def save_checkpoint(
@@ -34,18 +34,18 @@ def save_checkpoint(
     *,
     tokenizer_json: str,
     half: bool = False,
-    with_trunk: bool = True,
+    left_out: Collection[str] = (),
 ) -> None:
     """Write a checkpoint; each file appears whole or not at all.
 
-    `with_trunk=False` leaves a trunk out that is still exactly ImageNet's.
+    `left_out` names tensors that are still exactly ImageNet's and need not be stored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float16 if half else torch.float32
     state = {
         name: tensor.detach().to(kind).contiguous()
         for name, tensor in model.state_dict().items()
-        if with_trunk or not name.startswith(_TRUNK)
+        if name not in left_out
     }
     save_file(state, folder / (WEIGHTS + ".part"), metadata={"format": "pt"})
     (folder / (WEIGHTS + ".part")).replace(folder / WEIGHTS)
@@ -57,7 +57,7 @@ def load_checkpoint(folder: Path) -> Captioner:
     """Read a checkpoint into float32, in eval mode.
 
     Raises `WeightsError` when a file is missing, damaged, or does not fit its configuration, and
-    `MissingExtraError` when it was saved without its trunk and that one's package is absent.
+    `MissingExtraError` when ImageNet's part was left out and that one's package is absent.
     """
     try:
         config = msgspec.convert(json.loads((folder / CONFIG).read_text()), CaptionerConfig)
@@ -67,11 +67,17 @@ def load_checkpoint(folder: Path) -> Captioner:
             f"{folder} is not a checkpoint ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
     model = Captioner(config)
-    if not any(name.startswith(_TRUNK) for name in state):
-        load_imagenet(model.trunk, head_conv())
-        state.update({f"{_TRUNK}{name}": t for name, t in model.trunk.state_dict().items()})
+    if any(name.startswith("trunk.") and name not in state for name in model.state_dict()):
+        model.load_imagenet()
+        state = {**_imagenet(model), **state}
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:
         raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
     return model.eval()
+
+
+def _imagenet(model: Captioner) -> dict[str, Tensor]:
+    """What `save_checkpoint` may have left out: the trunk and the classifier over its classes."""
+    parts = ("trunk.", "features.classifier.")
+    return {name: t for name, t in model.state_dict().items() if name.startswith(parts)}

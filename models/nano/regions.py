@@ -72,8 +72,8 @@ class RegionFeatures(nn.Module):
         if config.pooled_features and config.class_prior:
             self.classifier = nn.Linear(TRUNK_HEAD_CHANNELS, CLASSES)
             self.names = nn.Linear(CLASSES, width, bias=False)
-        if config.roi or config.context:
-            self.roi = RoiEncoder(channels, width=width, grids=config.roi + config.context)
+        if config.grids:
+            self.roi = RoiEncoder(channels, width=width, grids=len(config.grids))
 
     def forward(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
         """masks [N, T, M, M], boxes [N, 4] normalised xyxy, maps of B pictures -> [N, K, d]."""
@@ -82,10 +82,8 @@ class RegionFeatures(nn.Module):
         tokens: list[Tensor] = []
         if config.pooled_features:
             tokens.append(self._pooled(masks, boxes, maps))
-        if config.roi:
-            tokens.append(self.roi(boxes, mask, whole, grid=0))
-        if config.context:
-            tokens.append(self.roi(widened(boxes), mask, whole, grid=int(config.roi)))
+        for grid, times in enumerate(config.grids):
+            tokens.append(self.roi(widened(boxes, times), mask, whole, grid=grid))
         return torch.cat(tokens, dim=1)
 
     def _pooled(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:

@@ -12,12 +12,13 @@ _POINTS = 8
 _INNER = 128
 _CELL = 96
 _TOKENS = 2
+_DROPOUT = 0.1
 
 
 class RoiEncoder(nn.Module):
     """8x8 bilinear samples of fine map, middle map, colour and mask -> two tokens a box.
 
-    One encoder reads the tight box and the wider one (`context`); an embedding says which.
+    One encoder reads the tight box and the wider ones; an embedding says which.
     """
 
     def __init__(self, channels: int, *, width: int, grids: int) -> None:
@@ -25,6 +26,7 @@ class RoiEncoder(nn.Module):
         self.point = nn.Linear(2 * channels + 3 + 1, _INNER)
         self.which = nn.Parameter(torch.randn(grids, _INNER) * 0.02)
         self.conv = nn.Conv2d(_INNER, _CELL, 3, stride=2, padding=1)
+        self.dropout = nn.Dropout(_DROPOUT)
         self.out = nn.Linear(_CELL * (_POINTS // 2) ** 2, _TOKENS * width)
 
     def forward(self, boxes: Tensor, mask: Tensor, maps: Maps, *, grid: int) -> Tensor:
@@ -36,13 +38,13 @@ class RoiEncoder(nn.Module):
         cells = torch.cat([*(_sample(maps[level], points) for level in (0, 1, 3)), seen], dim=1)
         inner = F.gelu(self.point(cells.permute(0, 2, 3, 1)) + self.which[grid])
         cells = F.gelu(self.conv(inner.permute(0, 3, 1, 2)))
-        return self.out(cells.flatten(1)).unflatten(1, (_TOKENS, -1))
+        return self.out(self.dropout(cells.flatten(1))).unflatten(1, (_TOKENS, -1))
 
 
-def widened(boxes: Tensor) -> Tensor:
-    """Boxes of twice the size around the same centres; they may reach outside the picture."""
-    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5
-    return torch.cat([boxes[:, :2] - half, boxes[:, 2:] + half], dim=1)
+def widened(boxes: Tensor, times: float) -> Tensor:
+    """Boxes `times` as wide and high around the same centres; may reach outside the picture."""
+    more = (boxes[:, 2:] - boxes[:, :2]) * ((times - 1) / 2)
+    return torch.cat([boxes[:, :2] - more, boxes[:, 2:] + more], dim=1)
 
 
 def _points(boxes: Tensor) -> Tensor:

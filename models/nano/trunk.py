@@ -27,7 +27,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_TAPS = {4: 0, 10: 1, 15: 2}  # block index -> pyramid level (strides 8, 16, 32)
+_FINE, _MIDDLE = 5, 11  # blocks before the maps at strides 8 and 16
 _BN_EPS = 1e-3
 
 
@@ -79,13 +79,24 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(_blocks())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = F.relu6(self.stem(pixels))
-        maps: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
-            if index in _TAPS:
-                maps.append(x)
-        return maps[0], maps[1], maps[2]
+        fine = F.relu6(self.stem(pixels))
+        for block in self.blocks[:_FINE]:
+            fine = block(fine)
+        middle = fine
+        for block in self.blocks[_FINE:_MIDDLE]:
+            middle = block(middle)
+        return fine, middle, self.tail(middle)
+
+    def tail(self, middle: Tensor) -> Tensor:
+        """The stride-16 map [T, 112, h, w] -> the stride-32 map [T, 320, h / 2, w / 2]."""
+        for block in self.tail_blocks:
+            middle = block(middle)
+        return middle
+
+    @property
+    def tail_blocks(self) -> nn.ModuleList:
+        """Most of the weights and a third of the work: what region captions can afford to train."""
+        return self.blocks[_MIDDLE:]
 
 
 def _blocks() -> list[MBConv]:

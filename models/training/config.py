@@ -50,8 +50,10 @@ class TrainConfig:
 
     data: tuple[DataConfig, ...]
     model: CaptionerConfig = field(default_factory=CaptionerConfig)
-    trunk: Literal["frozen", "trained"] = "frozen"
-    """`frozen` computes the trunk's maps once and keeps them on disk; `trained` is for a GPU."""
+    trunk: Literal["frozen", "tail", "trained"] = "frozen"
+    """`frozen` computes the trunk's maps once and keeps them on disk; `tail` does so up to stride
+    16 and trains the blocks behind; `trained` is for a GPU.
+    """
     cache: str = "runs/features"
     start_from: str = ""
     """A checkpoint folder to start from instead of ImageNet alone; its tokenizer is kept. Empty:

@@ -14,6 +14,7 @@ import torch
 from ureca.models.data.regions import ImageStore
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.pyramid import Raw
+from ureca.models.nano.trunk import Trunk
 from ureca.models.preprocess import Grid, pixel_tiles
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.features import FeatureCache, open_cache
@@ -30,7 +31,7 @@ class MapSource(Protocol):
 
 
 def cached_maps(
-    model: Captioner,
+    trunk: Trunk,
     images: ImageStore,
     *,
     shards: Mapping[tuple[int, str], Sequence[str]],
@@ -47,12 +48,12 @@ def cached_maps(
         for mirrored in (False, True) if config.data[source].mirror else (False,):
             cache = open_cache(
                 Path(config.cache),
-                trunk=model.trunk,
+                trunk=trunk,
                 vision=config.model.vision,
                 keys=names,
                 mirrored=mirrored,
             )
-            cache.fill(model.trunk, images)
+            cache.fill(trunk, images)
             home.update(((key, mirrored), cache) for key in cache.keys)
 
     def maps(pictures: Sequence[Picture]) -> Raw:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from tqdm import tqdm  # noqa: E402
 from ureca.errors import ConfigError, SourceError  # noqa: E402
 from ureca.models.config import tiny_config  # noqa: E402
 from ureca.models.data.regions import ImageStore, read_regions  # noqa: E402
+from ureca.models.nano.captioner import Captioner  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint  # noqa: E402
 from ureca.models.tokenizer import Tokenizer  # noqa: E402
 from ureca.models.training.config import DataConfig, TrainConfig  # noqa: E402
@@ -137,6 +139,30 @@ def test_a_trained_trunk_moves_and_a_frozen_one_does_not(world, tmp_path):
     assert name not in load_file(frozen / "model.safetensors")
     start = load_checkpoint(frozen).state_dict()[name]
     assert not torch.equal(start.half(), load_file(moved / "model.safetensors")[name])
+
+
+def test_a_trained_tail_moves_alone(world, tmp_path):
+    """The blocks behind stride 16 learn; what the cache on disk stands for stays ImageNet's."""
+    tail = train(recipe(world, tmp_path, steps=2, trunk="tail"), tmp_path / "tail")
+    stored = load_file(tail / "model.safetensors")
+    assert "trunk.blocks.15.project.weight" in stored
+    assert not any(name.startswith(("trunk.stem", "trunk.blocks.10.")) for name in stored)
+    assert not any(name.startswith("features.classifier.") for name in stored)
+    fresh, learnt = Captioner(tiny_config()), load_checkpoint(tail)
+    fresh.load_imagenet()
+    before, after = fresh.trunk.state_dict(), learnt.trunk.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    early = re.compile(r"stem|blocks\.(\d|10)\.")
+    assert same == {name for name in before if early.match(name)}
+
+
+def test_a_run_goes_on_from_a_trained_tail(world, tmp_path):
+    start = train(recipe(world, tmp_path, steps=2, trunk="tail"), tmp_path / "start")
+    more = recipe(world, tmp_path, steps=1, trunk="tail", start_from=str(start), learning_rate=0.0)
+    after = load_file(train(more, tmp_path / "more") / "model.safetensors")
+    name = "trunk.blocks.15.project.weight"
+    moved = (load_file(start / "model.safetensors")[name].float() - after[name].float()).abs().max()
+    assert 0 < float(moved) < 1e-3  # one step of the trunk's own small rate, from where it had been
 
 
 def test_a_run_can_start_from_a_checkpoint(world, tmp_path):
