@@ -14,7 +14,7 @@ from ureca import rle
 from ureca.datatypes import Image, Mask, Rle, Style
 from ureca.errors import RegionError, SourceError
 from ureca.models.config import VisionConfig
-from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
+from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore, RegionRecord, read_regions
 from ureca.models.preprocess import box_norm_from_mask, choose_grid, mask_tiles, pixel_tiles
 from ureca.models.tokenizer import Tokenizer
 
@@ -22,7 +22,6 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
 _PER_PICTURE = 8
-HELD_OUT_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def prepared(case: Case, vision: VisionConfig) -> Arrays:
 
 
 def real_cases(regions: Path, images: Path, *, limit: int) -> list[Case]:
-    """Up to `limit` regions of pictures that training never saw (one picture in 20 by its hash).
+    """Up to `limit` regions of pictures that training never saw (by the hash of their keys).
 
     Raises `SourceError` when there are none.
     """

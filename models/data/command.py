@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ureca.models.data.check import Finding, check_texts
 from ureca.models.data.counts import Counts, count, table
 from ureca.models.data.folders import check_pictures, check_regions, read_folders
-from ureca.models.data.regions import ImageStore
+from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore
 from ureca.models.data.sheet import choose, write_sheets
 from ureca.models.tokenizer import Tokenizer
 
@@ -111,7 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--sheet", type=int, default=60, metavar="N", help="regions on the sheet (60)")
     add("--seed", type=int, default=0, help="of the sheet's choice (0)")
     add("--pictures", type=int, default=1, metavar="N", help="decode one picture in N (1: all)")
-    add("--held-out-every", type=int, default=20, metavar="N", help="divisor of the split (20)")
+    add(
+        "--held-out-every",
+        type=int,
+        default=HELD_OUT_EVERY,
+        metavar="N",
+        help=f"divisor of the split ({HELD_OUT_EVERY})",
+    )
     add("--tokenizer", type=Path, default=_SHIPPED_TOKENIZER, help="tokenizer.json (the shipped)")
     add("--max-tokens", type=int, default=32, help="of a caption, its end included (32)")
     add("--json", action="store_true", help="one JSON object instead of tables")

@@ -23,6 +23,9 @@ import numpy.typing as npt
 
 from ureca.errors import SourceError
 
+HELD_OUT_EVERY = 16
+"""One picture in this many, by the hash of its key, is for development and never trained on."""
+
 
 @dataclass(frozen=True, slots=True)
 class RegionRecord:

@@ -31,7 +31,7 @@ Row = tuple[str, RegionInput]
 _EPILOG = """examples:
   ureca caption regions.jsonl.gz --images images --bundle BUNDLE -o captions.jsonl
   ureca caption regions.jsonl.gz --images a.tar b.tar --bundle BUNDLE -o out.jsonl \\
-      --held-out-every 20 --limit 1000 --style short
+      --held-out-every 16 --limit 1000 --style short
 
 Each line of the output is {"region_id": ..., "caption": ..., "score": ...}. A second run continues
 where the first one stopped. Exit status 1: some regions failed, see stderr."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from ureca.datatypes import Style
+from ureca.models.data.regions import HELD_OUT_EVERY
 from ureca.models.evaluation.masks import MASK_KINDS, MaskKind
 
 BaselineName = Literal["frequent", "neighbours", "imagenet"]
@@ -101,7 +102,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--baseline", choices=BASELINES, help="instead of a model")
     add("--captions", type=Path, metavar="FILE", help="score a file of captions instead")
     add("--compare", type=Path, nargs="+", default=[], metavar="DIR", help="finished evaluations")
-    add("--held-out-every", type=positive, default=20, metavar="N", help="one picture in N [20]")
+    add(
+        "--held-out-every",
+        type=positive,
+        default=HELD_OUT_EVERY,
+        metavar="N",
+        help=f"one picture in N [{HELD_OUT_EVERY}]",
+    )
     add("--limit", type=positive, help="at most this many regions of each data folder")
     add("--style", choices=("auto", "short", "long"), default="auto")
 

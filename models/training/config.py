@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ureca.models.config import CaptionerConfig
+from ureca.models.data.regions import HELD_OUT_EVERY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class TrainConfig:
     """How much of the likeness to the picture's other regions is taken off the reward."""
     gradient_clip: float = 1.0
     ema: float = 0.998
-    held_out_every: int = 20
+    held_out_every: int = HELD_OUT_EVERY
     """One picture in this many (by hash of its key) is never trained on."""
     evaluate_every: int = 250
     save_every: int = 250

@@ -9,7 +9,7 @@ pytest.importorskip("onnxruntime", reason="running a bundle needs the extra `nod
 
 from ureca.bundle import load_manifest, verify_files
 from ureca.datatypes import RegionInput, RowDone
-from ureca.models.data.regions import ImageStore, read_regions
+from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore, read_regions
 from ureca.models.evaluation.caption import Captioned, caption_records
 from ureca.models.runtime.load import load_engine
 from ureca.node.bench.engine import measure, scenes
@@ -64,7 +64,7 @@ def test_it_names_common_things_in_photographs_it_never_saw(engine, data_root):
     regions = data_root / "regions-train.jsonl.gz"
     if not regions.exists():
         pytest.skip(f"no {regions.name} in {data_root}")
-    held_out = (r for r in read_regions(regions) if r.held_out(20) and r.short and r.category)
+    held_out = (r for r in read_regions(regions) if r.held_out(HELD_OUT_EVERY) and r.short and r.category)
     records = [record for record, _ in zip(held_out, range(120), strict=False)]
     store = ImageStore([data_root / "images"])
     results = list(caption_records(engine, store, records, style="short"))
