@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,7 @@ from tqdm import tqdm
 
 from ureca.bundle import BundleManifest
 from ureca.config import load_config
-from ureca.errors import SourceError
-from ureca.export.cases import Case, prepared, real_cases, synthetic_cases
+from ureca.export.cases import Case, find_cases, prepared
 from ureca.export.config import ExportConfig
 from ureca.export.graphs import export_graph
 from ureca.export.parity import edge_diff
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(ExportConfig, options.config)
     given = {"precision": options.precision, "opset": options.opset}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
-    cases, source = _cases(options.regions, options.images, limit=config.parity_regions)
+    cases, source = find_cases(options.regions, options.images, limit=config.parity_regions)
     report = export_bundle(
         options.checkpoint, options.out, config=config, cases=cases, source=source
     )
@@ -151,17 +149,6 @@ def _progress(total: int) -> Iterator[Say]:
             bar.update()
 
         yield say
-
-
-def _cases(regions: Path | None, images: Path | None, *, limit: int) -> tuple[list[Case], str]:
-    """The files given, else the data folder if there is one, else synthetic pictures."""
-    if (regions is None) != (images is None):
-        raise SourceError("--regions and --images go together: give both or neither")
-    data = Path(os.environ.get("URECA_DATA", "../shared/data"))
-    regions, images = regions or data / "regions-train.jsonl.gz", images or data / "images"
-    if regions.exists() and images.exists():
-        return real_cases(regions, images, limit=limit), f"held out of {regions.name}"
-    return synthetic_cases(limit=limit), "synthetic: no data folder was found"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,11 +27,14 @@ _PER_PICTURE = 8
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One picture u8 [H, W, 3], masks bool [H, W] of some regions, and how to speak of each."""
+    """One picture u8 [H, W, 3], masks bool [H, W] of some regions, how to speak of each, and what
+    people said of it (nothing where nobody did).
+    """
 
     image: Image
     masks: tuple[Mask, ...]
     styles: tuple[Style, ...]
+    references: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,20 @@ def prepared(case: Case, vision: VisionConfig) -> Arrays:
         boxes=np.stack([box_norm_from_mask(mask) for mask in case.masks]),
         start_ids=np.array([[Tokenizer.start_id(style)] for style in case.styles], np.int64),
     )
+
+
+def find_cases(regions: Path | None, images: Path | None, *, limit: int) -> tuple[list[Case], str]:
+    """Cases and what they are: the files given, else the data folder if there is one, else noise.
+
+    The data folder is `URECA_DATA`, or `../shared/data`. Raises `SourceError`.
+    """
+    if (regions is None) != (images is None):
+        raise SourceError("--regions and --images go together: give both or neither")
+    data = Path(os.environ.get("URECA_DATA", "../shared/data"))
+    regions, images = regions or data / "regions-train.jsonl.gz", images or data / "images"
+    if regions.exists() and images.exists():
+        return real_cases(regions, images, limit=limit), f"held out of {regions.name}"
+    return synthetic_cases(limit=limit), "synthetic: no data folder was found"
 
 
 def real_cases(regions: Path, images: Path, *, limit: int) -> list[Case]:
@@ -90,13 +108,14 @@ def _held_out(path: Path) -> Iterator[RegionRecord]:
     return (record for record in read_regions(path) if record.held_out(HELD_OUT_EVERY))
 
 
-def _case(image: Image, records: Iterable[RegionRecord]) -> Case:
+def _case(image: Image, records: Sequence[RegionRecord]) -> Case:
     """Half of the regions are asked for sentences, so that both instructions are compared."""
     masks = [rle.decode(Rle((r.height, r.width), r.counts)) for r in records]
     for mask in masks:
         if mask.shape != image.shape[:2]:
             raise RegionError(f"a mask of {mask.shape} does not fit its picture {image.shape[:2]}")
-    return Case(image, tuple(masks), _styles(len(masks)))
+    told = tuple((*r.short, *r.long) for r in records)
+    return Case(image, tuple(masks), _styles(len(masks)), told)
 
 
 def _synthetic(rng: np.random.Generator, count: int) -> Case:
@@ -109,7 +128,7 @@ def _synthetic(rng: np.random.Generator, count: int) -> Case:
         centre_y, centre_x = rng.uniform(0.2, 0.8, 2) * (height_px, width_px)
         radius_y, radius_x = rng.uniform(0.1, 0.3, 2) * (height_px, width_px)
         masks.append(((ys - centre_y) / radius_y) ** 2 + ((xs - centre_x) / radius_x) ** 2 <= 1)
-    return Case(np.ascontiguousarray(image), tuple(masks), _styles(count))
+    return Case(np.ascontiguousarray(image), tuple(masks), _styles(count), ((),) * count)
 
 
 def _styles(count: int) -> tuple[Style, ...]:

@@ -18,6 +18,8 @@ class Tolerances:
     """Equal choices on forced captions that a graph must keep to ship as int8."""
     control_agreement: float = 0.9
     """Weights of another seed must stay below this, or the comparison sees nothing."""
+    meteor_drop: float = 0.003
+    """METEOR, 0..1, by which the bundle's captions may be worse than the checkpoint's."""
 
 
 @dataclass(frozen=True, kw_only=True)

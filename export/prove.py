@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from ureca.export.cases import F32, Arrays
 from ureca.export.graphs import save
-from ureca.export.parity import Agreement, Probe, agreement, listen, uncached
+from ureca.export.parity import Agreement, Probe, Said, agreement, listen, uncached
 from ureca.export.quantise import SCHEMES, quantised_int8
 from ureca.export.report import Trial
 from ureca.models.config import CaptionerConfig
@@ -40,12 +40,16 @@ class Proof:
 
     def compare(self, probe: Probe, *, pictures: int | None = None) -> Agreement:
         """Agreement of `probe` with the checkpoint over the first `pictures` (default: all)."""
-        reference = self.reference[:pictures]
-        heard = [
-            listen(probe, arrays, max_new=self.max_new, forced=said.captions)
-            for arrays, said in zip(self.arrays, reference, strict=False)
-        ]
-        return agreement(reference, heard)
+        return self.agreement(self.listen(self.arrays[:pictures], probe))
+
+    def listen(self, arrays: Iterable[Arrays], probe: Probe) -> list[Said]:
+        """What `probe` says of the first pictures, freely and forced to the checkpoint's words."""
+        pairs = zip(arrays, self.reference, strict=False)
+        return [listen(probe, a, max_new=self.max_new, forced=s.captions) for a, s in pairs]
+
+    def agreement(self, heard: Sequence[Said]) -> Agreement:
+        """How near that is to what the checkpoint said."""
+        return agreement(self.reference[: len(heard)], heard)
 
     def control(self) -> Agreement:
         """The same comparison with weights of another seed: it must fail."""

@@ -57,6 +57,11 @@ COMMANDS: dict[str, Command] = {
         "turn a checkpoint into a bundle that the node runs",
         "ureca export runs/nano -o bundle",
     ),
+    "verify": Command(
+        "ureca.export.verify",
+        "prove that a bundle still says what its checkpoint says",
+        "ureca verify models/pretrained/ureca-nano",
+    ),
     "worlds": Command(
         "ureca.models.data.worlds.make",
         "render synthetic training views and demo clips",

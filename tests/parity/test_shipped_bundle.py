@@ -64,7 +64,8 @@ def test_it_names_common_things_in_photographs_it_never_saw(engine, data_root):
     regions = data_root / "regions-train.jsonl.gz"
     if not regions.exists():
         pytest.skip(f"no {regions.name} in {data_root}")
-    held_out = (r for r in read_regions(regions) if r.held_out(HELD_OUT_EVERY) and r.short and r.category)
+    unseen = (r for r in read_regions(regions) if r.held_out(HELD_OUT_EVERY))
+    held_out = (r for r in unseen if r.short and r.category)
     records = [record for record, _ in zip(held_out, range(120), strict=False)]
     store = ImageStore([data_root / "images"])
     results = list(caption_records(engine, store, records, style="short"))

@@ -1,0 +1,241 @@
+"""`ureca verify`: does a bundle, on this machine and today, still say what its checkpoint says?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from tqdm import tqdm
+
+from ureca.bundle import BundleManifest, bundle_sha, load_manifest
+from ureca.bundle import file_spec as hashed
+from ureca.errors import BundleError, ConfigError, MissingExtraError
+from ureca.export.cases import Case, find_cases, prepared
+from ureca.export.config import Tolerances
+from ureca.export.parity import Agreement, Said
+from ureca.export.prove import Proof
+from ureca.export.words import Words, compare_words
+from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
+from ureca.models.runtime.load import load_backend
+from ureca.models.tokenizer import Tokenizer
+
+_NUMBER = re.compile(r"-?\d+(\.\d*)?([eE]-?\d+)?")
+
+_EPILOG = """examples:
+  ureca verify models/pretrained/ureca-nano
+  ureca verify bundle --checkpoint runs/nano/checkpoint --limit 1000 -o parity.json
+  ureca verify bundle --checkpoint runs/nano/checkpoint --tolerance int8_agreement=0.99
+
+exit status: 0 it says the same within the tolerances of its manifest; 1 it does not (the last
+lines say why); 2 it could not be tried: a file is missing or altered"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was compared, and what came out."""
+
+    bundle_sha256: str
+    checkpoint_sha256: str
+    proven_with: str
+    versions: dict[str, str]
+    cases: str
+    tolerances: Tolerances
+    quantised: bool
+    bundle: Agreement
+    alone_exact: float
+    control: Agreement
+    words: Words | None
+    not_proven: dict[str, str] = field(default_factory=dict)
+
+    def failures(self) -> list[str]:
+        """Why the bundle is not to be trusted; empty when it is."""
+        bounds, bad = self.tolerances, []
+        needed = bounds.int8_agreement if self.quantised else bounds.float_agreement
+        if not self.bundle.teacher_forced >= needed:
+            got = self.bundle.teacher_forced
+            bad.append(f"forced choices agree to {got:.4f}, the manifest asks for {needed}")
+        difference = self.bundle.max_abs_logit_diff
+        if not self.quantised and not difference <= bounds.max_abs_logit_diff:
+            bad.append(f"logits differ by {difference:.2e}, allowed {bounds.max_abs_logit_diff}")
+        if self.control.teacher_forced >= bounds.control_agreement:
+            bad.append("weights of another seed agree as well: the comparison proves nothing")
+        if self.words is not None and not self.words.meteor_drop <= bounds.meteor_drop:
+            lost = self.words.meteor_drop
+            bad.append(f"METEOR falls by {lost:.4f}, allowed {bounds.meteor_drop}")
+        return bad
+
+    def save(self, path: Path) -> None:
+        """Write the report as JSON."""
+        document = {**asdict(self), "failures": self.failures()}
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf8")
+
+    def table(self) -> str:
+        """The report for a terminal."""
+        head = f"{'against torch':<16}{'max|dlogit|':>12}{'forced':>9}{'free':>9}{'exact':>9}"
+        lines = [f"{self.cases}: {self.bundle.regions} regions, {self.bundle.tokens} tokens", head]
+        lines += [_row("bundle", self.bundle), _row("other seed", self.control)]
+        lines.append(f"alone as in batch: {self.alone_exact:.3f} of captions")
+        if self.words is not None:
+            lines.append(_words(self.words))
+        lines += [f"NOT PROVEN: {what}: {why}" for what, why in self.not_proven.items()]
+        lines += [f"FAILED: {reason}" for reason in self.failures()]
+        return "\n".join([*lines, *([] if self.failures() else ["verified"])])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    options = _parser().parse_args(argv)
+    manifest = load_manifest(options.bundle)
+    tolerances = _tolerances(manifest, options.tolerance)
+    if options.out is not None and options.out.resolve().parent == options.bundle.resolve():
+        raise ConfigError(
+            f"{options.out} lies in the bundle, whose files are fixed: write elsewhere"
+        )
+    checkpoint = _checkpoint(options.bundle, options.checkpoint, manifest)
+    cases, source = find_cases(options.regions, options.images, limit=options.limit)
+    report = verify(
+        options.bundle,
+        checkpoint,
+        manifest=manifest,
+        tolerances=tolerances,
+        cases=cases,
+        source=source,
+    )
+    sys.stdout.write(report.table() + "\n")
+    if options.out is not None:
+        report.save(options.out)
+    return 1 if report.failures() else 0
+
+
+def verify(
+    bundle: Path,
+    checkpoint: Path,
+    *,
+    manifest: BundleManifest,
+    tolerances: Tolerances,
+    cases: Sequence[Case],
+    source: str,
+) -> Verification:
+    """Open the bundle by its hashes and compare it with its checkpoint, in logits and in words.
+
+    Raises `BundleError` for an altered file.
+    """
+    candidate = load_backend(bundle, manifest)
+    model = load_checkpoint(checkpoint)
+    pictures = tqdm(cases, desc="the checkpoint's captions", unit="picture", disable=None)
+    proof = Proof(model, [prepared(case, model.config.vision) for case in pictures])
+    heard = proof.listen(tqdm(proof.arrays, desc="the bundle's", disable=None), candidate)
+    words, missing = _compared(proof.reference, heard, cases, checkpoint)
+    missing.update(_unproven(source))
+    return Verification(
+        bundle_sha256=bundle_sha(manifest),
+        checkpoint_sha256=manifest.checkpoint_sha256,
+        proven_with=f"{manifest.runtime} {manifest.runtime_version}",
+        versions={p.__name__: str(p.__version__) for p in (torch, onnxruntime, np)},
+        cases=source,
+        tolerances=tolerances,
+        quantised=any(g.precision in {"int8", "int4"} for g in manifest.graphs.values()),
+        bundle=proof.agreement(heard),
+        alone_exact=proof.alone_exact(candidate),
+        control=proof.control(),
+        words=words,
+        not_proven=missing,
+    )
+
+
+def _compared(
+    ours: Sequence[Said], theirs: Sequence[Said], cases: Sequence[Case], checkpoint: Path
+) -> tuple[Words | None, dict[str, str]]:
+    tokenizer = Tokenizer.load(checkpoint / TOKENIZER)
+    references = [texts for case in cases for texts in case.references]
+    if not any(references):
+        return None, {"METEOR, CIDEr": "nobody described these regions in words"}
+    texts = [[tokenizer.decode(ids) for s in side for ids in s.captions] for side in (ours, theirs)]
+    try:
+        return compare_words(texts[0], texts[1], references), {}
+    except MissingExtraError as error:
+        return None, {"METEOR, CIDEr": str(error)}
+
+
+def _unproven(source: str) -> dict[str, str]:
+    absent = {"GPU runtimes": "no CUDA device was used"}
+    if source.startswith("synthetic"):
+        absent["real pictures"] = source
+    return absent
+
+
+def _checkpoint(bundle: Path, given: Path | None, manifest: BundleManifest) -> Path:
+    """The checkpoint that the bundle was made from, by its sha256."""
+    folder = given or bundle / "checkpoint"
+    wanted = manifest.checkpoint_sha256
+    if not (folder / WEIGHTS).is_file():
+        raise BundleError(
+            f"expected the checkpoint of this bundle, but {folder / WEIGHTS} is missing: give "
+            f"--checkpoint DIR, whose {WEIGHTS} has sha256 {wanted}"
+        )
+    got = hashed(folder, WEIGHTS).sha256
+    if got != wanted:
+        raise BundleError(
+            f"{folder} is another checkpoint: its {WEIGHTS} has sha256 {got}, the bundle was made "
+            f"from {wanted}; give that one, or export this one: ureca export {folder} -o {bundle}"
+        )
+    return folder
+
+
+def _tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:
+    """The manifest's bounds, then those of the command line. Raises `ConfigError`."""
+    values = {**asdict(Tolerances()), **manifest.tolerances}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in values or not _NUMBER.fullmatch(number):
+            known = ", ".join(asdict(Tolerances()))
+            raise ConfigError(f"--tolerance expects NAME=X, NAME of {known}; got {text!r}")
+        values[name] = float(number)
+    return Tolerances(**{name: values[name] for name in asdict(Tolerances())})
+
+
+def _row(name: str, agreed: Agreement) -> str:
+    return (
+        f"{name:<16}{agreed.max_abs_logit_diff:>12.2e}{agreed.teacher_forced:>9.4f}"
+        f"{agreed.free_running:>9.4f}{agreed.caption_exact:>9.4f}"
+    )
+
+
+def _words(words: Words) -> str:
+    return (
+        f"checkpoint -> bundle on {words.regions} regions with human words: METEOR "
+        f"{words.meteor_checkpoint:.4f} -> {words.meteor_bundle:.4f}, CIDEr "
+        f"{words.cider_checkpoint:.3f} -> {words.cider_bundle:.3f}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca verify",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder with manifest.json")
+    add("--checkpoint", type=Path, help="what it was made from (default: BUNDLE/checkpoint)")
+    add("--regions", type=Path, help="regions-*.jsonl[.gz] with held-out pictures")
+    add("--images", type=Path, help="their pictures: a folder, or a tar")
+    add("--limit", type=int, default=200, metavar="N", help="regions to compare (%(default)s)")
+    add(
+        "--tolerance",
+        action="append",
+        default=[],
+        metavar="NAME=X",
+        help="a bound other than the manifest's; repeatable",
+    )
+    add("-o", "--out", type=Path, metavar="FILE", help="also write the report as JSON")
+    return parser

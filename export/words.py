@@ -1,0 +1,60 @@
+"""Is a bundle's caption worth as much to people as its checkpoint's? METEOR and CIDEr of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ureca.models.evaluation import ngrams
+from ureca.models.evaluation.meteor import Meteor
+from ureca.models.evaluation.words import normal
+
+References = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Scores against what people said of the same regions; METEOR 0..1, CIDEr 0..10."""
+
+    regions: int
+    meteor_checkpoint: float
+    meteor_bundle: float
+    cider_checkpoint: float
+    cider_bundle: float
+
+    @property
+    def meteor_drop(self) -> float:
+        """What the bundle loses; below 0 where it gained."""
+        return self.meteor_checkpoint - self.meteor_bundle
+
+
+def compare_words(ours: Sequence[str], theirs: Sequence[str], references: References) -> Words:
+    """Score the checkpoint's and the bundle's captions; regions without references are left out.
+
+    Raises `MissingExtraError` where a measure is not installed.
+    """
+    told = [i for i, texts in enumerate(references) if texts]
+    refs = [[normal(text) for text in references[i]] for i in told]
+    sides = [[normal(side[i]) for i in told] for side in (ours, theirs)]
+    with Meteor() as meteor:
+        meteors = [_meteor(meteor, side, refs) for side in sides]
+    ciders = [_cider(side, refs) for side in sides]
+    return Words(
+        regions=len(told),
+        meteor_checkpoint=meteors[0],
+        meteor_bundle=meteors[1],
+        cider_checkpoint=ciders[0],
+        cider_bundle=ciders[1],
+    )
+
+
+def _meteor(meteor: Meteor, captions: Sequence[str], references: References) -> float:
+    pairs = zip(captions, references, strict=True)
+    return meteor.evaluate([meteor.statistics(text, refs) for text, refs in pairs])[1]
+
+
+def _cider(captions: Sequence[str], references: References) -> float:
+    names = [str(i) for i in range(len(captions))]
+    refs = {name: list(texts) for name, texts in zip(names, references, strict=True)}
+    each = ngrams.cider(dict(zip(names, captions, strict=True)), refs)
+    return sum(each.values()) / len(each)
