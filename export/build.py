@@ -89,6 +89,7 @@ def export_bundle(
             config=config,
             source=source,
         )
+        files.remember(manifest)
         files.publish(manifest, report, out)
     return report
 

@@ -33,9 +33,18 @@ from ureca.export.quantise import int8_products
 from ureca.export.report import Report
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
+from ureca.models.runtime.golden import (
+    GOLDEN,
+    GOLDEN_PICTURE,
+    read_picture,
+    read_regions,
+    say,
+)
+from ureca.models.runtime.load import RUNTIME, untested_engine
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 EMBEDDINGS, PARITY, CARD = "embeddings.npy", "parity.json", "MODEL_CARD.md"
+_EXTRA = (PARITY, CARD, GOLDEN, GOLDEN_PICTURE)
 FAILED = "parity.failed.json"
 """Written instead of a bundle that failed its proof; what was there before stays."""
 
@@ -60,6 +69,17 @@ class Files:
             shutil.copyfile(self._checkpoint / CARD, stage / CARD)
         return self._manifest(model)
 
+    def remember(self, manifest: BundleManifest) -> None:
+        """Let the finished bundle caption the golden picture and keep what it said."""
+        source = Path(__file__).with_name("golden")
+        regions = read_regions(source / "regions.json")
+        engine = untested_engine(self._stage, manifest)
+        texts = say(engine, read_picture(source / GOLDEN_PICTURE), regions)
+        told = [msgspec.structs.replace(r, text=t) for r, t in zip(regions, texts, strict=True)]
+        document = msgspec.json.format(msgspec.json.encode(told), indent=1)
+        (self._stage / GOLDEN).write_bytes(document + b"\n")
+        shutil.copyfile(source / GOLDEN_PICTURE, self._stage / GOLDEN_PICTURE)
+
     def publish(self, manifest: BundleManifest, report: Report, out: Path) -> None:
         """Move everything to `out`, the manifest last; of a failed proof only its report."""
         if report.failures():
@@ -68,7 +88,7 @@ class Files:
         (out / FAILED).unlink(missing_ok=True)
         (out / MANIFEST_NAME).unlink(missing_ok=True)
         report.save(self._stage / PARITY)
-        names = [name for name in (PARITY, CARD) if (self._stage / name).is_file()]
+        names = [name for name in _EXTRA if (self._stage / name).is_file()]
         extra = tuple(file_spec(self._stage, name) for name in names)
         for path in self._stage.iterdir():
             shutil.move(path, out / path.name)
@@ -90,7 +110,7 @@ class Files:
                 max_regions=self._config.max_regions,
                 max_new_tokens=model.language.max_new_tokens,
             ),
-            runtime="onnxruntime",
+            runtime=RUNTIME,
             runtime_version=onnxruntime.__version__,
             tolerances=asdict(self._config.tolerances),
         )

@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
         "ureca data check ../shared/data -o report",
     ),
     "bench": Command(
-        "ureca.node.bench",
+        "ureca.models.bench",
         "measure captions per second and latency",
         "ureca bench --help",
     ),

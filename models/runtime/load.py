@@ -14,6 +14,7 @@ from ureca.datatypes import EngineInfo, RegionInput
 from ureca.errors import BundleError, ConfigError, UrecaError
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.engine import BatchEngine
+from ureca.models.runtime.golden import GOLDEN, self_test
 from ureca.models.runtime.graphs import GRAPHS, LM, REGIONS, VISION
 from ureca.models.runtime.ort import (
     OrtBackend,
@@ -24,27 +25,37 @@ from ureca.models.runtime.ort import (
 )
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
+RUNTIME = "onnxruntime"
 OrtEngine = BatchEngine[OrtPicture, Any]  # the own KV is a mapping of untyped OrtValues
 
 
 def load_engine(folder: Path | str, *, threads: int | None = None) -> OrtEngine:
-    """Verify the bundle in `folder`, open it with ONNX Runtime and warm it up.
+    """Verify the bundle in `folder`, open it with ONNX Runtime, warm it up and test it.
 
     `threads` is for the float graphs; by default the process's cores, at most 4. Raises
-    `BundleError` with the remedy when a file is missing or altered, or the bundle does not fit this
-    version.
+    `BundleError` with the remedy when a file is missing or altered, the bundle was made for another
+    runtime or device, it does not fit this version, or it says other words than when it was made.
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
-    backend = load_backend(folder, manifest, threads=threads)
-    engine = BatchEngine(
-        backend,
+    engine = untested_engine(folder, manifest, threads=threads)
+    _warm_up(engine, folder)
+    if any(spec.file == GOLDEN for spec in manifest.extra_files):
+        self_test(engine, folder)
+    return engine
+
+
+def untested_engine(
+    folder: Path, manifest: BundleManifest, *, threads: int | None = None
+) -> OrtEngine:
+    """The engine of verified files that nobody has asked anything yet: what export needs."""
+    _check_home(folder, manifest)
+    return BatchEngine(
+        load_backend(folder, manifest, threads=threads),
         config=captioner_config(manifest),
         tokenizer=_tokenizer(folder, manifest),
         info=_info(manifest),
     )
-    _warm_up(engine, folder)
-    return engine
 
 
 def load_backend(
@@ -73,6 +84,16 @@ def captioner_config(manifest: BundleManifest) -> CaptionerConfig:
         return from_plain(CaptionerConfig, manifest.model, where="manifest.json: model")
     except ConfigError as error:
         raise BundleError(f"the bundle's model does not fit this version: {error}") from error
+
+
+def _check_home(folder: Path, manifest: BundleManifest) -> None:
+    """Engines are built for one runtime and one device; graphs for ONNX Runtime run anywhere."""
+    if (manifest.runtime, manifest.target) != (RUNTIME, "any"):
+        raise BundleError(
+            f"{folder} was made for {manifest.runtime} {manifest.runtime_version} on "
+            f"{manifest.target}; this process has {RUNTIME} {runtime_version()} on the CPU. Make "
+            f"one for it: ureca export CHECKPOINT -o {folder} --runtime onnx"
+        )
 
 
 def _tokenizer(folder: Path, manifest: BundleManifest) -> Tokenizer:

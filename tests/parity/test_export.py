@@ -56,6 +56,8 @@ def test_the_bundle_is_whole_and_vouched_for(tiny_bundle):
         "tokenizer.json",
         "parity.json",
         "MODEL_CARD.md",
+        "golden.json",
+        "golden.png",
     }
     assert set(manifest.graphs) == set(GRAPHS)
     assert {p.name for p in tiny_bundle.iterdir()} == {

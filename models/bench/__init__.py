@@ -1,4 +1,4 @@
-"""`ureca bench`: measurements that print a table and end with one JSON line. Imports no torch."""
+"""`ureca bench`: measurements that print a table and end with one JSON line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-BENCHES = {"engine": "one encode and one batch for all regions, against region by region"}
+BENCHES = {"engine": "shared prefix against region by region, eager torch and transformers"}
 
 _EPILOG = """example:
   ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
@@ -27,4 +27,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bench", choices=sorted(BENCHES))
     name = parser.parse_args(arguments[:1]).bench
-    return int(importlib.import_module(f"ureca.node.bench.{name}").main(arguments[1:]))
+    return int(importlib.import_module(f"ureca.models.bench.{name}").main(arguments[1:]))
