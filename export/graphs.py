@@ -16,9 +16,10 @@ from torch import nn
 
 from ureca.bundle import TensorSpec
 from ureca.export.interfaces import Interface, interfaces, max_positions
+from ureca.export.static import LmStatic
 from ureca.export.wrappers import Lm, Regions, Vision
 from ureca.models.nano.captioner import Captioner
-from ureca.models.runtime.graphs import GATHER, LM, REGIONS, VISION
+from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, REGIONS, VISION
 
 _ONNX_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 _IR_VERSION = 10
@@ -50,7 +51,10 @@ def _traced(model: Captioner, name: str, interface: Interface, opset: int) -> on
         for s in interface.inputs
     ]
     examples = [
-        torch.zeros([_EXAMPLE[d] if isinstance(d, str) else d for d in s.shape])
+        torch.zeros(
+            [_EXAMPLE[d] if isinstance(d, str) else d for d in s.shape],
+            dtype=getattr(torch, s.dtype),
+        )
         for s in interface.inputs
     ]
     with torch.no_grad(), _quiet():
@@ -70,17 +74,19 @@ def _traced(model: Captioner, name: str, interface: Interface, opset: int) -> on
 
 
 def _module(model: Captioner, name: str) -> nn.Module:
-    if name == LM:
-        return Lm(model, positions=max_positions(model.config))
+    if name in {LM, LM_STATIC}:
+        kind = Lm if name == LM else LmStatic
+        return kind(model, positions=max_positions(model.config))
     return {VISION: Vision, REGIONS: Regions}[name](model)
 
 
 def _nested(name: str, flat: list[Any]) -> tuple[Any, ...]:
-    """The argument structure of a wrapper's `forward`: `lm` takes two lists of tensors."""
-    if name != LM:
+    """The argument structure of a wrapper's `forward`: both `lm` end in two lists of tensors."""
+    if name not in {LM, LM_STATIC}:
         return tuple(flat)
-    half = 1 + (len(flat) - 1) // 2
-    return (flat[0], flat[1:half], flat[half:])
+    alone = 1 if name == LM else 2
+    half = alone + (len(flat) - alone) // 2
+    return (*flat[:alone], flat[alone:half], flat[half:])
 
 
 def _gather(interface: Interface, opset: int) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ureca.bundle import TensorSpec
 from ureca.models.config import TRUNK_HEAD_CHANNELS, CaptionerConfig
-from ureca.models.runtime.graphs import GATHER, LM, MAPS, REGIONS, VISION, LmNames
+from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, MAPS, REGIONS, VISION, LmNames
 
 Dim = int | str
 
@@ -36,20 +36,22 @@ class Interface:
 
 
 def interfaces(config: CaptionerConfig) -> dict[str, Interface]:
-    """The four graphs of a captioner; T, and with it P and K, is free only if it may exceed 1."""
+    """The graphs of a captioner; T, and with it P and K, is free only if it may exceed 1."""
     names = LmNames.of(config.language.layers)
     own, grown = _kv(config, names.own, "N", "S"), _kv(config, names.grown, "N", "S + Q")
+    prefix, new = _kv(config, names.prefix, 1, "P"), _f32("x", "N", "Q", config.language.width)
+    slots = own_slots(config)
+    position = TensorSpec(name="position", dtype="int64", shape=(1,))
     return {
         VISION: _vision(config),
         REGIONS: _regions(config),
         LM: Interface(
-            (_f32("x", "N", "Q", config.language.width), *_kv(config, names.prefix, 1, "P"), *own),
-            (
-                _f32("logits", "N", config.language.vocab_size),
-                TensorSpec(name="argmax", dtype="int64", shape=("N", 1)),
-                _f32("logprob", "N", 1),
-                *grown,
-            ),
+            (new, *prefix, *own),
+            (*_choice(config), *grown),
+        ),
+        LM_STATIC: Interface(
+            (new, position, *prefix, *_kv(config, names.own, "N", slots)),
+            (*_choice(config), *_kv(config, names.grown, "N", slots)),
         ),
         GATHER: Interface(
             (TensorSpec(name="rows", dtype="int64", shape=("M",)), *own),
@@ -58,17 +60,29 @@ def interfaces(config: CaptionerConfig) -> dict[str, Interface]:
     }
 
 
+def own_slots(config: CaptionerConfig) -> int:
+    """Length of a fixed own cache: region tokens, the start token and the longest caption."""
+    return config.regions.tokens(max_tiles(config)) + 1 + config.language.max_new_tokens
+
+
 def max_positions(config: CaptionerConfig) -> int:
     """The longest sequence that the limits allow, rounded up: image, region, start and caption."""
     tiles = max_tiles(config)
     image = config.vision.tokens_per_tile * tiles
-    longest = image + config.regions.tokens(tiles) + 1 + config.language.max_new_tokens
-    return -(-longest // 32) * 32
+    return -(-(image + own_slots(config)) // 32) * 32
 
 
 def max_tiles(config: CaptionerConfig) -> int:
     """Tiles of the largest picture, its thumbnail included."""
     return config.vision.max_tiles + (config.vision.max_tiles > 1)
+
+
+def _choice(config: CaptionerConfig) -> tuple[TensorSpec, ...]:
+    return (
+        _f32("logits", "N", config.language.vocab_size),
+        TensorSpec(name="argmax", dtype="int64", shape=("N", 1)),
+        _f32("logprob", "N", 1),
+    )
 
 
 def _vision(config: CaptionerConfig) -> Interface:

@@ -57,14 +57,19 @@ class Lm(nn.Module):
 
     def forward(self, x: Tensor, prefix: list[Tensor], own: list[Tensor]) -> tuple[Tensor, ...]:
         """Keys of all layers come first, then their values."""
-        logits, grown = self.model.lm(x, _paired(prefix), _paired(own))
-        best = logits.amax(dim=-1, keepdim=True)
-        logprob = best - torch.logsumexp(logits, dim=-1, keepdim=True)
+        logits, grown = self.model.lm(x, paired(prefix), paired(own))
         keys, values = zip(*grown, strict=True)
-        return (logits, logits.argmax(dim=-1, keepdim=True), logprob, *keys, *values)
+        return (*chosen(logits), *keys, *values)
 
 
-def _paired(flat: list[Tensor]) -> tuple[KV, ...]:
+def chosen(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [N, V] -> themselves, argmax [N, 1] and its log-probability [N, 1]."""
+    best = logits.amax(dim=-1, keepdim=True)
+    logprob = best - torch.logsumexp(logits, dim=-1, keepdim=True)
+    return logits, logits.argmax(dim=-1, keepdim=True), logprob
+
+
+def paired(flat: list[Tensor]) -> tuple[KV, ...]:
     """Keys of all layers, then values of all layers -> (key, value) per layer."""
     layers = len(flat) // 2
     return tuple(zip(flat[:layers], flat[layers:], strict=True))

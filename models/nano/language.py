@@ -12,6 +12,8 @@ has one picture (B = 1); training has many.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ from ureca.models.config import LanguageConfig
 
 KV = tuple[Tensor, Tensor]
 """Keys and values of one layer. Prefix: [H, B, P, hd]; own: [H, N, S, hd]. P and S may be 0."""
+
+Grow = Callable[[Tensor, Tensor], Tensor]
+"""(cache [H, N, S, hd], new [H, N, T, hd]) -> the cache with the new positions in it."""
 
 _MAX_POSITIONS = 2048
 _ROPE_BASE = 10_000.0
@@ -46,16 +51,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV
+        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV, grow: Grow
     ) -> tuple[Tensor, KV]:
         """x [N, T, d] -> ([N, T, d], own KV grown by T)."""
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_dim).permute(2, 3, 0, 1, 4)
         query, key, value = rotate(qkv[0], rope), rotate(qkv[1], rope), qkv[2]
-        key = torch.cat([own[0], key], dim=2).contiguous()
-        value = torch.cat([own[1], value], dim=2).contiguous()
-        mixed = _attend(query * self.head_dim**-0.5, prefix, (key, value), bias)
-        return self.out(mixed.permute(1, 2, 0, 3).reshape(rows, steps, width)), (key, value)
+        grown = grow(own[0], key), grow(own[1], value)
+        mixed = _attend(query * self.head_dim**-0.5, prefix, grown, bias)
+        return self.out(mixed.permute(1, 2, 0, 3).reshape(rows, steps, width)), grown
 
 
 def _attend(query: Tensor, prefix: KV, own: KV, bias: Tensor) -> Tensor:
@@ -85,10 +89,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV
+        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV, grow: Grow
     ) -> tuple[Tensor, KV]:
         mixed, grown = self.attention(
-            self.norm_attention(x), rope=rope, bias=bias, prefix=prefix, own=own
+            self.norm_attention(x), rope=rope, bias=bias, prefix=prefix, own=own, grow=grow
         )
         x = x + self.dropout(mixed)
         gate, up = self.gate_up(self.norm_ff(x)).chunk(2, dim=-1)
@@ -127,15 +131,33 @@ class LanguageModel(nn.Module):
         keys = torch.arange(past + x.shape[1], device=x.device)
         visible = keys[None, :] <= steps[:, None] + past
         bias = torch.where(visible, 0.0, -1e9).to(x.dtype)
+        return self.run(x, prefix, own, rope=rope, bias=bias, grow=appended)
+
+    def run(
+        self,
+        x: Tensor,
+        prefix: tuple[KV, ...],
+        own: tuple[KV, ...],
+        *,
+        rope: Tensor,
+        bias: Tensor,
+        grow: Grow,
+    ) -> tuple[Tensor, tuple[KV, ...]]:
+        """The blocks at given positions; `grow` decides where new keys and values go."""
         grown: list[KV] = []
         for block, shared, mine in zip(self.blocks, prefix, own, strict=True):
-            x, kv = block(x, rope=rope, bias=bias, prefix=shared, own=mine)
+            x, kv = block(x, rope=rope, bias=bias, prefix=shared, own=mine, grow=grow)
             grown.append(kv)
         return self.norm(x), tuple(grown)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., d] -> [..., vocabulary] through the tied embedding."""
         return F.linear(hidden, self.embedding.weight)
+
+
+def appended(cache: Tensor, new: Tensor) -> Tensor:
+    """A cache that grows: [H, N, S + T, hd]."""
+    return torch.cat([cache, new], dim=2).contiguous()
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:

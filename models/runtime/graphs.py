@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 VISION, REGIONS, LM, GATHER = "vision", "regions", "lm", "gather"
 GRAPHS = (VISION, REGIONS, LM, GATHER)
+LM_STATIC = "lm_static"
+"""`lm` with a cache of fixed length that is written in place: for GPUs, whose graphs need fixed
+shapes and addresses. Not part of a bundle for the CPU, where it gains nothing.
+"""
 
 MAPS = ("map_fine", "map_middle", "map_coarse", "map_colour")
 VISION_OUTPUTS = ("image_tokens", *MAPS)
