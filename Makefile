@@ -1,6 +1,7 @@
 # make demo    caption the demo clip live in this terminal (set-up included)
 # make test    everything that CI runs: checks and tests (set-up included)
 # make check   lint, format, types, import laws, sizes; in the environment of `make test`
+# make test-engines    NVIDIA's parser and builder on every graph, without a GPU
 # make bench   captions per second and latency on this machine
 
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ DEMO := .venv
 DEV := .venv-dev
 PYTEST_ARGS ?=
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-engines check bench clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python run_node.py --source configs/demo/tabletop.mp4 --prompts configs/demo/prompts.json
@@ -24,6 +25,11 @@ check: $(DEV)/.ready
 	$(DEV)/bin/mypy -p ureca
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/python tools/sizes.py
+
+# NVIDIA's parser and builder on every graph; needs no GPU (238 MB of wheels).
+test-engines: $(DEV)/.ready
+	$(DEV)/bin/python -m pip install --quiet --editable '.[rtx]'
+	$(DEV)/bin/python -m pytest tests/engines $(PYTEST_ARGS)
 
 bench: $(DEMO)/.ready
 	$(DEMO)/bin/ureca bench engine --bundle models/pretrained/ureca-nano

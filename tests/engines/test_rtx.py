@@ -1,0 +1,78 @@
+"""Level 2 of the proof ladder: NVIDIA's own parser and builder take every graph, without a GPU."""
+# ruff: noqa: E402  (imports follow the checks for their extras)
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="exporting needs the extra `export`")
+pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
+pytest.importorskip(
+    "tensorrt_rtx", reason="tensorrt-rtx is not installed: NVIDIA compilation is NOT PROVEN here"
+)
+
+from tqdm import tqdm
+
+from ureca.errors import EngineError
+from ureca.export.graphs import export_graph, save
+from ureca.export.quantise import quantised_int8
+from ureca.export.rtx import build, profiles
+from ureca.models.config import CaptionerConfig
+from ureca.models.nano.captioner import Captioner
+from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, REGIONS, VISION
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(autouse=True)
+def _no_tqdm_thread(monkeypatch):
+    """tqdm's monitor is one thread for the whole process, and meant to stay."""
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Captioner(CaptionerConfig()).eval()
+
+
+@pytest.fixture(scope="module")
+def graphs(model, tmp_path_factory):
+    """Paths of the float graphs by name, each exported when first asked for."""
+    folder, made = tmp_path_factory.mktemp("graphs"), {}
+
+    def path(name):
+        if name not in made:
+            made[name] = folder / f"{name}.onnx"
+            save(export_graph(model, name, opset=24), made[name])
+        return made[name]
+
+    return path
+
+
+@pytest.mark.parametrize("name", [VISION, REGIONS, LM, GATHER])
+def test_nvidia_builds_the_graph_without_plugins(name, graphs, model):
+    built = build(graphs(name), name, model.config, max_regions=32)
+    assert len(built.plan) > 1000
+    assert built.count("PLUGIN") == 0
+
+
+def test_the_static_cache_is_updated_in_place(graphs, model):
+    built = build(graphs(LM_STATIC), LM_STATIC, model.config, max_regions=32)
+    assert built.count("KV") == 2 * model.config.language.layers
+    assert built.count("PLUGIN") == 0
+
+
+def test_the_processors_int8_is_refused_in_nvidias_own_words(graphs, model, tmp_path):
+    """Why CPU and NVIDIA need two quantised artefacts of one float graph."""
+    import onnx
+
+    path = tmp_path / "int8.onnx"
+    save(quantised_int8(onnx.load(str(graphs(LM))), "s7"), path)
+    with pytest.raises(EngineError, match="cannot parse"):
+        build(path, LM, model.config, max_regions=32)
+
+
+def test_the_prefix_pass_has_a_profile_of_its_own():
+    prefix, rest = profiles(LM, CaptionerConfig(), max_regions=32)
+    assert prefix["P"] == prefix["S"] == (0, 0, 0)
+    assert rest["N"] == (1, 8, 32)
+    assert len(profiles(VISION, CaptionerConfig(), max_regions=32)) == 1
