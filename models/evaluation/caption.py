@@ -11,10 +11,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO
 
+import numpy as np
 from tqdm import tqdm
 
 from ureca import rle
@@ -102,6 +103,29 @@ def caption_records(
         rows = [row for row in made if not isinstance(row, Failed)]
         for start in range(0, len(rows), engine.info.max_regions):
             yield from _batch(engine, frame, rows[start : start + engine.info.max_regions])
+
+
+def caption_crops(
+    engine: Engine, store: ImageStore, records: Sequence[RegionRecord], *, style: StyleChoice
+) -> Iterator[Captioned | Failed]:
+    """One result per record from the region's box cut out as a picture of its own, all of it asked
+    for: what a captioner of whole pictures can do, without any context.
+    """
+    for image_key, group in _by_picture(records).items():
+        try:
+            image = store.read(image_key)
+        except UrecaError as error:
+            yield from (Failed(record.region_id, str(error)) for record in group)
+            continue
+        for record in group:
+            row = _row(record, image, engine, style, mask_edit("box"))
+            if isinstance(row, Failed):
+                yield row
+                continue
+            box = row[1].mask
+            crop = image[np.ix_(box.any(axis=1), box.any(axis=0))]
+            whole = replace(row[1], mask=np.ones(crop.shape[:2], np.bool_))
+            yield from _batch(engine, engine.encode(crop), [(row[0], whole)])
 
 
 def chosen_style(record: RegionRecord, choice: StyleChoice) -> Style:

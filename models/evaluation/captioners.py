@@ -11,7 +11,7 @@ from ureca.engine import Engine
 from ureca.errors import SourceError
 from ureca.models.data.regions import ImageStore
 from ureca.models.evaluation.baselines import Captioner, baseline
-from ureca.models.evaluation.caption import Captioned, Failed, caption_records
+from ureca.models.evaluation.caption import Captioned, Failed, caption_crops, caption_records
 from ureca.models.evaluation.cases import Case, DataSet
 from ureca.models.evaluation.masks import mask_edit
 from ureca.models.evaluation.options import Options
@@ -28,6 +28,8 @@ def captioner_of(data: DataSet, options: Options, engine: Engine | None) -> Capt
 
     def caption(cases: Sequence[Case], style: Style) -> Iterator[Captioned | Failed]:
         records = [case.record for case in cases]
+        if options.masks == "crop":
+            return caption_crops(engine, store, records, style=style)
         return caption_records(engine, store, records, style=style, edit=edit)
 
     return caption

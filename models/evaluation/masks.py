@@ -15,7 +15,7 @@ import numpy as np
 from ureca.datatypes import Mask
 from ureca.models.data.noise import noisy_mask
 
-MaskKind = Literal["true", "noisy", "box", "image"]
+MaskKind = Literal["true", "noisy", "box", "crop", "image"]
 MASK_KINDS: Final[tuple[MaskKind, ...]] = get_args(MaskKind)
 
 MaskEdit = Callable[[Mask, str], Mask]
@@ -23,7 +23,10 @@ MaskEdit = Callable[[Mask, str], Mask]
 
 
 def mask_edit(kind: MaskKind, *, seed: int = 0) -> MaskEdit:
-    """The edit of a kind: the mask itself, a tracker's (IoU about 0.7), its box, the picture."""
+    """The edit of a kind: the mask itself, a tracker's (IoU about 0.7), its box, the picture.
+
+    A `crop` fills the box as well; that its surroundings are cut away is `caption_crops`' doing.
+    """
 
     def noisy(mask: Mask, region_id: str) -> Mask:
         return noisy_mask(mask, np.random.default_rng([seed, zlib.crc32(region_id.encode())]))
@@ -32,6 +35,7 @@ def mask_edit(kind: MaskKind, *, seed: int = 0) -> MaskEdit:
         "true": unchanged,
         "noisy": noisy,
         "box": lambda mask, _: box_mask(mask),
+        "crop": lambda mask, _: box_mask(mask),
         "image": lambda mask, _: np.ones_like(mask),
     }
     return edits[kind]

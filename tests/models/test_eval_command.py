@@ -15,13 +15,13 @@ from ureca import rle
 from ureca.errors import BundleError, ConfigError, SourceError
 from ureca.models.data.regions import ImageStore, image_hash
 from ureca.models.evaluation import charts
-from ureca.models.evaluation.baselines import frequent, voted
+from ureca.models.evaluation.baselines import frequent, region_mask, voted
 from ureca.models.evaluation.captioners import captioner_of, read_captions
 from ureca.models.evaluation.cases import by_picture, groups_of, limited, read_data
 from ureca.models.evaluation.command import main
 from ureca.models.evaluation.compare import bootstrap, unique_names
 from ureca.models.evaluation.engines import open_engine
-from ureca.models.evaluation.masks import MASK_KINDS, mask_edit, overlap
+from ureca.models.evaluation.masks import MASK_KINDS, box_mask, mask_edit, overlap
 from ureca.models.evaluation.options import parse
 from ureca.models.evaluation.tables import Table, markdown
 from ureca.testing import ScriptedEngine
@@ -181,16 +181,35 @@ def test_masks_are_edited_alike_for_every_model(root, kind, tmp_path):
     engine = ScriptedEngine()
     results = list(captioner_of(data, options, engine)(data.cases, "short"))
     assert len(results) == len(data.cases)
-    assert engine.encoded == len(HELD)
+    assert engine.encoded == (len(data.cases) if kind == "crop" else len(HELD))
     mask = np.zeros((60, 80), np.bool_)
     mask[10:40, 20:50] = True
     mask[10:20, 20:30] = False
     edit = mask_edit(kind, seed=3)
     assert np.array_equal(edit(mask, "a"), mask_edit(kind, seed=3)(mask, "a"))
-    known = {"true": 1.0, "box": 800 / 900, "image": 800 / 4800}
+    known = {"true": 1.0, "box": 800 / 900, "crop": 800 / 900, "image": 800 / 4800}
     assert overlap(mask, edit(mask, "a")) == pytest.approx(known.get(kind, 0.7), abs=0.3)
     if kind in known:
         assert overlap(mask, edit(mask, "a")) == pytest.approx(known[kind])
+
+
+def test_a_crop_is_a_picture_of_its_own(root, tmp_path):
+    """The captioner sees the box and nothing else: no mask, no neighbours."""
+    data, shown = read_data(root, every=2), []
+
+    class Watching(ScriptedEngine):
+        def encode(self, image):
+            shown.append(image.shape[:2])
+            return super().encode(image)
+
+        def caption(self, frame, regions, **rest):
+            assert all(region.mask.all() for region in regions)
+            return super().caption(frame, regions, **rest)
+
+    options = parse(["model", "--data", str(root), "-o", str(tmp_path), "--masks", "crop"])
+    list(captioner_of(data, options, Watching())(data.cases, "short"))
+    boxes = [box_mask(region_mask(case.record)) for case in data.cases]
+    assert sorted(shown) == sorted((b.any(axis=1).sum(), b.any(axis=0).sum()) for b in boxes)
 
 
 def test_a_vote_of_neighbours():
