@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -15,8 +16,10 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-from ureca.bundle import BundleManifest
+from ureca.bundle import BundleManifest, file_spec
 from ureca.config import load_config
+from ureca.errors import ConfigError
+from ureca.export.cache import cached_graph
 from ureca.export.cases import Case, find_cases, prepared
 from ureca.export.config import ExportConfig
 from ureca.export.graphs import export_graph
@@ -26,8 +29,8 @@ from ureca.export.quantise import stored_as_f16
 from ureca.export.report import Report, Trial
 from ureca.export.write import Files, check_checkpoint
 from ureca.models.nano.captioner import Captioner
-from ureca.models.nano.checkpoint import load_checkpoint
-from ureca.models.runtime.graphs import GRAPHS
+from ureca.models.nano.checkpoint import WEIGHTS, load_checkpoint
+from ureca.models.runtime.graphs import GRAPHS, LM_STATIC
 from ureca.models.runtime.load import load_backend
 from ureca.models.runtime.ort import OrtBackend
 
@@ -46,12 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
     options = _parser().parse_args(argv)
     config = load_config(ExportConfig, options.config)
-    given = {"precision": options.precision, "opset": options.opset}
+    names = ("precision", "opset", "max_regions", "static_cache")
+    given = {name: getattr(options, name) for name in names}
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
     cases, source = find_cases(options.regions, options.images, limit=config.parity_regions)
-    report = export_bundle(
-        options.checkpoint, options.out, config=config, cases=cases, source=source
-    )
+    try:
+        report = export_bundle(
+            options.checkpoint, options.out, config=config, cases=cases, source=source
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"the bundle could not be written to {options.out}: {error}; without its manifest.json "
+            "nothing there counts as a bundle. Free some space or choose another folder, and repeat"
+        ) from error
     sys.stdout.write(report.table() + "\n")
     return 1 if report.failures() else 0
 
@@ -71,7 +81,7 @@ def export_bundle(
         _progress(len(GRAPHS) + 3) as say,
         tempfile.TemporaryDirectory(dir=out.parent) as stage,
     ):
-        masters = {name: _master(model, name, config.opset, say) for name in GRAPHS}
+        masters = _masters(model, checkpoint, config, say)
         say("the checkpoint's captions")
         proof = Proof(model, [prepared(case, model.config.vision) for case in cases])
         say("precision per graph")
@@ -94,9 +104,16 @@ def export_bundle(
     return report
 
 
-def _master(model: Captioner, name: str, opset: int, say: Say) -> onnx.ModelProto:
-    say(f"graph {name}")
-    return export_graph(model, name, opset=opset)
+def _masters(
+    model: Captioner, checkpoint: Path, config: ExportConfig, say: Say
+) -> dict[str, onnx.ModelProto]:
+    """The float graphs, from the cache where they were exported before."""
+    sha256, masters = file_spec(checkpoint, WEIGHTS).sha256, {}
+    for name in (*GRAPHS, LM_STATIC) if config.static_cache else GRAPHS:
+        say(f"graph {name}")
+        make = partial(export_graph, model, name, opset=config.opset)
+        masters[name] = cached_graph(name, make, weights_sha256=sha256, opset=config.opset)
+    return masters
 
 
 def _graphs(proof: Proof, masters: Protos, config: ExportConfig) -> tuple[Protos, dict[str, Trial]]:
@@ -163,7 +180,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the bundle")
     parser.add_argument("--precision", choices=("int8", "fp32"), help="default: int8")
     parser.add_argument("--opset", type=int, help="ONNX opset (default: 24)")
+    parser.add_argument("--max-regions", type=_count, metavar="N", help="rows of a call (32)")
+    parser.add_argument(
+        "--static-cache", action="store_true", default=None, help="add lm_static, for GPU runtimes"
+    )
     parser.add_argument("--config", type=Path, help="configs/export/*.yaml")
     parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the proof")
     parser.add_argument("--images", type=Path, help="their pictures: a folder, or a tar")
     return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number

@@ -30,6 +30,13 @@ class ExportConfig:
     opset: int = 24
     max_regions: int = 32
     """Rows that one call of the bundle's engine accepts."""
+    static_cache: bool = False
+    """Also export `lm_static`, which GPU runtimes need; it holds the language model once more."""
     parity_regions: int = 200
     """Regions on which the bundle is compared with its checkpoint."""
     tolerances: Tolerances = field(default_factory=Tolerances)
+
+    def __post_init__(self) -> None:
+        for name in ("max_regions", "parity_regions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -74,6 +74,7 @@ def load_backend(
     sessions = {
         name: open_session(paths[graph.file], threads=_threads(graph.precision, threads))
         for name, graph in manifest.graphs.items()
+        if name in GRAPHS
     }
     return OrtBackend(sessions, embeddings=table, language=config.language)
 

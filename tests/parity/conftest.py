@@ -20,6 +20,14 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Graphs of earlier runs must not answer for today's exporter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("URECA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A seeded checkpoint whose captions differ from region to region."""

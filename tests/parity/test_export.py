@@ -2,6 +2,7 @@
 # ruff: noqa: E402  (imports follow the checks for their extras)
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnxruntime
 
 from ureca.bundle import load_manifest, verify_files
 from ureca.datatypes import RegionInput, RowDone
-from ureca.errors import SourceError, WeightsError
+from ureca.errors import ConfigError, SourceError, WeightsError
 from ureca.export.build import export_bundle, main
 from ureca.export.cases import prepared, synthetic_cases
 from ureca.export.config import ExportConfig, Tolerances
@@ -260,3 +261,20 @@ def test_regions_and_images_go_together(tiny_checkpoint, tmp_path):
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="not a checkpoint"):
         export_bundle(tmp_path, tmp_path / "out", config=ExportConfig(), cases=(), source="")
+
+
+@pytest.fixture
+def _full_disk():
+    """No file may grow beyond a megabyte, as on a disk that is almost full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("tiny_bundle", "_full_disk")
+def test_a_full_disk_leaves_no_bundle_and_a_remedy(tiny_checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="Free some space"):
+        main([str(tiny_checkpoint), "-o", str(tmp_path / "out"), "--precision", "fp32"])
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}  # the stage is cleared away

@@ -1,0 +1,63 @@
+"""The cache of exported graphs: right, or not used."""
+# ruff: noqa: E402  (imports follow the checks for their extras)
+
+import pytest
+
+pytest.importorskip("torch", reason="exporting needs the extra `export`")
+onnx = pytest.importorskip("onnx", reason="exporting needs the extra `export`")
+
+from onnx import TensorProto, helper
+
+from ureca.export.cache import cache_folder, cached_graph
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("URECA_CACHE", str(tmp_path / "cache"))
+
+
+class Maker:
+    """Counts how often a graph had to be made."""
+
+    calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+        node = helper.make_node("Identity", ["x"], ["y"])
+        other = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+        return helper.make_model(helper.make_graph([node], "g", [value], [other]))
+
+
+def test_a_graph_is_made_once(tmp_path):
+    make = Maker()
+    first = cached_graph("lm", make, weights_sha256="a", opset=24)
+    assert cached_graph("lm", make, weights_sha256="a", opset=24) == first
+    assert make.calls == 1
+    assert cache_folder() == tmp_path / "cache" / "graphs"
+
+
+def test_other_weights_opsets_and_names_are_other_graphs():
+    make = Maker()
+    for name, weights, opset in (("lm", "a", 24), ("lm", "b", 24), ("lm", "a", 23), ("v", "a", 24)):
+        cached_graph(name, make, weights_sha256=weights, opset=opset)
+    assert make.calls == 4
+
+
+def test_a_damaged_file_is_made_again():
+    make = Maker()
+    cached_graph("lm", make, weights_sha256="a", opset=24)
+    (path,) = cache_folder().iterdir()
+    path.write_bytes(b"\xff" * 30)
+    cached_graph("lm", make, weights_sha256="a", opset=24)
+    cached_graph("lm", make, weights_sha256="a", opset=24)
+    assert make.calls == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("URECA_CACHE", str(tmp_path / "file"))
+    make = Maker()
+    for _ in range(2):
+        cached_graph("lm", make, weights_sha256="a", opset=24)
+    assert make.calls == 2
