@@ -65,7 +65,8 @@ class Lm(nn.Module):
 def chosen(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [N, V] -> themselves, argmax [N, 1] and its log-probability [N, 1]."""
     best = logits.amax(dim=-1, keepdim=True)
-    logprob = best - torch.logsumexp(logits, dim=-1, keepdim=True)
+    # `logsumexp` would look for the largest once more, and slowly so in ONNX Runtime.
+    logprob = -torch.log(torch.exp(logits - best).sum(dim=-1, keepdim=True))
     return logits, logits.argmax(dim=-1, keepdim=True), logprob
 
 

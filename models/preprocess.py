@@ -92,8 +92,8 @@ def mask_tiles(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: VisionConfi
     """
     if mask.ndim != 2:
         raise RegionError(f"expected a mask [H, W], got {list(mask.shape)}")
-    binary = np.ascontiguousarray(mask != 0).view(np.uint8)
-    if not binary.any():
+    binary = _binary(mask)
+    if not cv2.countNonZero(binary):
         raise RegionError("the mask is empty: a region needs at least one pixel")
     side = vision.mask_px
     tiles = _cut(_nearest(binary, grid.cols * side, grid.rows * side), grid)
@@ -106,14 +106,17 @@ def box_norm_from_mask(mask: npt.NDArray[np.bool_] | U8) -> F32:
     """The tight box of a mask as f32 [4] = x0, y0, x1, y1 in 0..1 of the picture's width and
     height.
     """
-    ys = np.flatnonzero(mask.any(axis=1))
-    xs = np.flatnonzero(mask.any(axis=0))
-    if not len(ys):
+    x, y, across, down = cv2.boundingRect(_binary(mask))
+    if not across:
         raise RegionError("the mask is empty: a region needs at least one pixel")
     height, width = mask.shape
-    return np.array(
-        [xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height], np.float32
-    )
+    return np.array([x / width, y / height, (x + across) / width, (y + down) / height], np.float32)
+
+
+def _binary(mask: npt.NDArray[np.bool_] | U8) -> U8:
+    """0 and 1, without a copy where the mask is bool already."""
+    flags = mask if mask.dtype == np.bool_ else mask != 0
+    return np.ascontiguousarray(flags).view(np.uint8)
 
 
 def _cut(picture: U8, grid: Grid) -> list[U8]:

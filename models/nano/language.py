@@ -38,7 +38,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight
+        # `square` and `rsqrt` would be exported as a general power and a reciprocal: slow.
+        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5) * self.weight
 
 
 class Attention(nn.Module):

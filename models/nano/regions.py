@@ -87,10 +87,11 @@ class RegionFeatures(nn.Module):
         return torch.cat(tokens, dim=1)
 
     def _pooled(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
-        fine = [_mask_mean(masks, maps[0]), _mask_mean(masks, maps[1])]
+        shares = _shares(masks, maps)
+        fine = [_mask_mean(shares[0], maps[0]), _mask_mean(shares[1], maps[1])]
         if self.config.colour:
-            fine.append(self._colours(masks, maps[3]))
-        named = _mask_mean(masks, maps[2])
+            fine.append(self._colours(shares[3], maps[3]))
+        named = _mask_mean(shares[2], maps[2])
         semantic = self.semantic(named)
         if self.config.class_prior:
             semantic = semantic + self.names(torch.softmax(self.classifier(named), dim=-1))
@@ -101,17 +102,18 @@ class RegionFeatures(nn.Module):
             tokens = tokens + self.geometry(_fourier(shape))[:, None]
         return tokens
 
-    def _colours(self, masks: Tensor, colour: Tensor) -> Tensor:
+    def _colours(self, share: Tensor, colour: Tensor) -> Tensor:
         """A soft histogram (learnt bins), mean and mean square of the region; the last two also of
         its picture, since they tell the light: a white mug at dusk is grey by its pixels.
         """
         bins = F.relu(self.bins(colour.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         moments = torch.cat([colour, colour.square()], dim=1)
-        rows, tiles = masks.shape[:2]
+        rows, tiles = share.shape[:2]
         pictures = moments.shape[0] // tiles
         light = moments.mean(dim=(2, 3)).reshape(pictures, tiles, -1).mean(dim=1)
         light = light.repeat_interleave(rows // pictures, dim=0)
-        return torch.cat([_mask_mean(masks, bins), _mask_mean(masks, moments), light], dim=-1)
+        inside = _mask_mean(share, torch.cat([bins, moments], dim=1))
+        return torch.cat([inside, light], dim=-1)
 
 
 def _whole(maps: Maps, tiles: int) -> Maps:
@@ -132,12 +134,26 @@ def _mlp(width_in: int, width_out: int) -> nn.Sequential:
     )
 
 
-def _mask_mean(masks: Tensor, feature_map: Tensor) -> Tensor:
-    """Mean of [B*T, C, h, w] under masks [N, T, M, M] -> [N, C]; rows are ordered by picture."""
-    rows, tiles = masks.shape[:2]
-    channels, cell = feature_map.shape[1], masks.shape[2] // feature_map.shape[2]
+def _shares(masks: Tensor, maps: Maps) -> tuple[Tensor, ...]:
+    """How much of every cell of each map the masks [N, T, M, M] cover: [N, T, h, w] per map.
+
+    Finest first, each from the one before: the masks themselves are read once.
+    """
+    found: dict[int, Tensor] = {}
+    share = masks
+    for side in sorted({level.shape[2] for level in maps}, reverse=True):
+        if share.shape[2] != side:
+            share = F.avg_pool2d(share, share.shape[2] // side)
+        found[side] = share
+    return tuple(found[level.shape[2]] for level in maps)
+
+
+def _mask_mean(share: Tensor, feature_map: Tensor) -> Tensor:
+    """Mean of [B*T, C, h, w] weighed by [N, T, h, w] -> [N, C]; rows are ordered by picture."""
+    rows, tiles = share.shape[:2]
+    channels = feature_map.shape[1]
     pictures = feature_map.shape[0] // tiles
-    weight = F.avg_pool2d(masks, cell).reshape(pictures, rows // pictures, -1)
+    weight = share.reshape(pictures, rows // pictures, -1)
     weight = weight / weight.sum(-1, keepdim=True).clamp_min(1e-6)
     flat = (
         feature_map.reshape(pictures, tiles, channels, -1)
