@@ -57,7 +57,7 @@ class Attention(nn.Module):
         """x [N, T, d] -> ([N, T, d], own KV grown by T)."""
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_dim).permute(2, 3, 0, 1, 4)
-        query, key, value = rotate(qkv[0], rope), rotate(qkv[1], rope), qkv[2]
+        (query, key), value = rotate(qkv[:2], rope), qkv[2]
         grown = grow(own[0], key), grow(own[1], value)
         mixed = _attend(query * self.head_dim**-0.5, prefix, grown, bias)
         return self.out(mixed.permute(1, 2, 0, 3).reshape(rows, steps, width)), grown
