@@ -13,6 +13,7 @@ from ureca.models.config import RegionConfig, VisionConfig, tiny_config  # noqa:
 from ureca.models.nano.captioner import Captioner  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from ureca.models.nano.generate import generate, generate_uncached  # noqa: E402
+from ureca.models.nano.regions import _shares  # noqa: E402
 from ureca.models.nano.trunk import (  # noqa: E402
     Trunk,
     head_conv,
@@ -25,6 +26,7 @@ SWITCHES = {
     "paper": RegionConfig(pooled_features=False, roi=False, context=False),
     "no roi": RegionConfig(roi=False),
     "no context": RegionConfig(context=False, fused_channels=16),
+    "surroundings": RegionConfig(surroundings=True, fused_channels=16),
     "pooled only": RegionConfig(roi=False, context=False),
     "no pooled": RegionConfig(pooled_features=False),
     "no colour, classes or box": RegionConfig(colour=False, class_prior=False, box_geometry=False),
@@ -172,3 +174,12 @@ def test_a_damaged_checkpoint_says_so(tmp_path):
 def test_impossible_sizes_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         VisionConfig(**bad)
+
+
+def test_masks_cover_cells_of_every_map_as_if_each_were_averaged_alone():
+    torch.manual_seed(0)
+    masks = (torch.rand(3, 1, 32, 32) > 0.6).float()
+    maps = tuple(torch.zeros(1, 2, side, side) for side in (8, 4, 2, 16))
+    for share, level in zip(_shares(masks, maps), maps, strict=True):
+        alone = torch.nn.functional.avg_pool2d(masks, 32 // level.shape[2])
+        torch.testing.assert_close(share, alone)
