@@ -6,7 +6,7 @@ set -euo pipefail
 data=${1:?the data folder, e.g. ../shared/data}
 limit=${2:-100000}
 out=runs/ablation
-off="model.regions.pooled_features=false model.regions.roi=false model.regions.context=false"
+grids="model.regions.roi=false model.regions.context=false model.regions.surroundings=false"
 plain="model.regions.class_prior=false model.regions.colour=false"
 
 run() {
@@ -24,15 +24,19 @@ score() {
         --masks "$masks" --limit "$limit" --no-report --no-meteor -o "$out/eval-$name-$masks"
 }
 
-run mask-tokens ablation $off
-run pooled ablation $plain model.regions.roi=false model.regions.context=false
-run pooled-colour-classes ablation model.regions.roi=false model.regions.context=false
-run grid ablation model.regions.context=false
+run mask-tokens ablation model.regions.pooled_features=false $grids
+run pooled ablation $plain $grids
+run pooled-colour-classes ablation $grids
+run grid ablation model.regions.context=false model.regions.surroundings=false
+run context ablation model.regions.surroundings=false
 run full ablation
-run full-bag ablation bag_weight=1.0
+run full-tail ablation trunk=tail trunk_learning_rate=2e-4
+run full-bag ablation bag_weight=0.5
 run full-margin ablation margin_weight=1.0 margin=0.5
 run full-no-noise ablation-no-noise
 score full noisy
 score full-no-noise noisy
-ureca eval --compare "$out"/eval-{mask-tokens,pooled,pooled-colour-classes,grid,full,full-bag,full-margin,full-no-noise}-true \
-    "$out"/eval-{full,full-no-noise}-noisy -o "$out/table"
+names="mask-tokens pooled pooled-colour-classes grid context full full-tail full-bag full-margin full-no-noise"
+folders=()
+for name in $names; do folders+=("$out/eval-$name-true"); done
+ureca eval --compare "${folders[@]}" "$out"/eval-{full,full-no-noise}-noisy -o "$out/table"
