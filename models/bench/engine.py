@@ -81,7 +81,7 @@ def _line(row: Row) -> str:
 
 def _judged(row: Row, config: CaptionerConfig, peaks: Peaks, threads: int) -> Row:
     works = work(config, regions=row.regions, tokens=row.tokens_per_caption)
-    return with_roofline(row, works, peaks, 1 if "int8" in row.precision else threads)
+    return with_roofline(row, works, peaks, threads)
 
 
 def _report(
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--regions", type=_numbers, default=[1, 4, 8], help="regions a frame (1,4,8)")
     add("--frames", type=_number, default=20, help="frames a row (%(default)s)")
     add("--tokens", type=_number, default=8, help="longest caption, in tokens (%(default)s)")
-    add("--threads", type=_number, help="for float graphs and torch")
+    add("--threads", type=_number, help="of every graph, and of torch")
     add("--chart", type=Path, metavar="PNG", help="also draw the medians")
     return parser
 

@@ -32,7 +32,7 @@ OrtEngine = BatchEngine[OrtPicture, Any]  # the own KV is a mapping of untyped O
 def load_engine(folder: Path | str, *, threads: int | None = None) -> OrtEngine:
     """Verify the bundle in `folder`, open it with ONNX Runtime, warm it up and test it.
 
-    `threads` is for the float graphs; by default the process's cores, at most 4. Raises
+    `threads` is for every graph; by default the process's cores, at most 4. Raises
     `BundleError` with the remedy when a file is missing or altered, the bundle was made for another
     runtime or device, it does not fit this version, or it says other words than when it was made.
     """
@@ -72,7 +72,7 @@ def load_backend(
     if table.shape != expected:
         raise BundleError(f"{folder}: embeddings are {table.shape}, the model needs {expected}")
     sessions = {
-        name: open_session(paths[graph.file], threads=_threads(graph.precision, threads))
+        name: open_session(paths[graph.file], threads=threads or default_threads())
         for name, graph in manifest.graphs.items()
         if name in GRAPHS
     }
@@ -112,10 +112,6 @@ def _embeddings(path: Path) -> npt.NDArray[Any]:
     if table.dtype not in (np.float16, np.float32):
         raise BundleError(f"{path}: expected float16 or float32, got {table.dtype}")
     return np.asarray(table)
-
-
-def _threads(precision: str, threads: int | None) -> int:
-    return 1 if precision == "int8" else threads or default_threads()
 
 
 def _info(manifest: BundleManifest) -> EngineInfo:

@@ -1,7 +1,6 @@
 """ONNX Runtime: what ships and runs by default. KV caches stay in OrtValues.
 
-Sessions do not spin (a spinning pool costs a busy two-core board more than it gains). Int8 graphs
-get one thread, because their kernels are too small to share; float graphs get `threads`.
+Sessions do not spin (a spinning pool costs a busy two-core board more than it gains).
 """
 
 from __future__ import annotations
