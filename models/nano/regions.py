@@ -82,8 +82,9 @@ class RegionFeatures(nn.Module):
         tokens: list[Tensor] = []
         if config.pooled_features:
             tokens.append(self._pooled(masks, boxes, maps))
-        for grid, times in enumerate(config.grids):
-            tokens.append(self.roi(widened(boxes, times), mask, whole, grid=grid))
+        if config.grids:
+            wide = torch.stack([widened(boxes, times) for times in config.grids], dim=1)
+            tokens.append(self.roi(wide, mask, whole))
         return torch.cat(tokens, dim=1)
 
     def _pooled(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:

@@ -29,16 +29,21 @@ class RoiEncoder(nn.Module):
         self.dropout = nn.Dropout(_DROPOUT)
         self.out = nn.Linear(_CELL * (_POINTS // 2) ** 2, _TOKENS * width)
 
-    def forward(self, boxes: Tensor, mask: Tensor, maps: Maps, *, grid: int) -> Tensor:
-        """boxes [N, 4] normalised xyxy (may reach outside), mask [N, 1, M, M] and maps of the whole
-        picture -> [N, 2, d].
+    def forward(self, boxes: Tensor, mask: Tensor, maps: Maps) -> Tensor:
+        """boxes [N, G, 4] normalised xyxy, one for each grid (may reach outside), mask [N, 1, M, M]
+        and maps of the whole picture -> [N, G * 2, d].
         """
-        points = _points(boxes)
-        seen = F.grid_sample(mask, points, align_corners=False)
+        rows, grids = boxes.shape[:2]
+        points = _points(boxes.flatten(0, 1))  # all grids at once: each weight is used in one place
+        seen = F.grid_sample(
+            mask, points.unflatten(0, (rows, grids)).flatten(1, 2), align_corners=False
+        )
+        seen = seen.reshape(rows * grids, 1, _POINTS, _POINTS)
         cells = torch.cat([*(_sample(maps[level], points) for level in (0, 1, 3)), seen], dim=1)
-        inner = F.gelu(self.point(cells.permute(0, 2, 3, 1)) + self.which[grid])
+        inner = self.point(cells.permute(0, 2, 3, 1)).unflatten(0, (rows, grids))
+        inner = F.gelu(inner + self.which[None, :, None, None]).flatten(0, 1)
         cells = F.gelu(self.conv(inner.permute(0, 3, 1, 2)))
-        return self.out(self.dropout(cells.flatten(1))).unflatten(1, (_TOKENS, -1))
+        return self.out(self.dropout(cells.flatten(1))).reshape(rows, grids * _TOKENS, -1)
 
 
 def widened(boxes: Tensor, times: float) -> Tensor:

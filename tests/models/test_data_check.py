@@ -24,7 +24,7 @@ from ureca.models.data.check import (
 )
 from ureca.models.data.command import main
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.regions import RegionRecord, image_hash, read_regions
+from ureca.models.data.regions import HELD_OUT_EVERY, RegionRecord, image_hash, read_regions
 
 EMPTY = rle.encode(np.zeros((30, 40), np.bool_)).counts
 
@@ -143,8 +143,8 @@ def test_a_photograph_is_held_out_everywhere_or_nowhere():
 
 
 def test_the_same_pixels_under_two_keys_are_a_leak(tmp_path, capsys):
-    held = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % 20 == 0)
-    kept = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % 20)
+    held = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % HELD_OUT_EVERY == 0)
+    kept = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % HELD_OUT_EVERY)
     root = write(tmp_path / "a", [region(0, image_key=held)], tar=(held,))
     other = write(tmp_path / "b", [region(1, image_key=kept)], tar=(kept,))
     assert found(root, capsys, other)["findings"] == {"leak of a photograph": 1}
