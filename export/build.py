@@ -29,7 +29,7 @@ from ureca.export.quantise import stored_as_f16
 from ureca.export.report import Report, Trial
 from ureca.export.write import Files, check_checkpoint
 from ureca.models.nano.captioner import Captioner
-from ureca.models.nano.checkpoint import WEIGHTS, load_checkpoint
+from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
 from ureca.models.runtime.graphs import GRAPHS, LM_STATIC
 from ureca.models.runtime.load import load_backend
 from ureca.models.runtime.ort import OrtBackend
@@ -108,11 +108,12 @@ def _masters(
     model: Captioner, checkpoint: Path, config: ExportConfig, say: Say
 ) -> dict[str, onnx.ModelProto]:
     """The float graphs, from the cache where they were exported before."""
-    sha256, masters = file_spec(checkpoint, WEIGHTS).sha256, {}
+    sha256 = " ".join(file_spec(checkpoint, name).sha256 for name in (WEIGHTS, CONFIG))
+    masters = {}
     for name in (*GRAPHS, LM_STATIC) if config.static_cache else GRAPHS:
         say(f"graph {name}")
         make = partial(export_graph, model, name, opset=config.opset)
-        masters[name] = cached_graph(name, make, weights_sha256=sha256, opset=config.opset)
+        masters[name] = cached_graph(name, make, checkpoint_sha256=sha256, opset=config.opset)
     return masters
 
 

@@ -1,7 +1,8 @@
 """Float graphs that were exported before: tracing takes a minute, and only its inputs matter.
 
-A graph is kept under a key of everything that it depends on: the weights, the opset, the versions
-of torch and onnx, and our own source files. The folder (`URECA_CACHE`) can be deleted at any time.
+A graph is kept under a key of everything that it depends on: weights, configuration, opset, the
+versions of torch and onnx, and our own source files. The folder (`URECA_CACHE`) can be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ def cache_folder() -> Path:
 
 
 def cached_graph(
-    name: str, make: Callable[[], onnx.ModelProto], *, weights_sha256: str, opset: int
+    name: str, make: Callable[[], onnx.ModelProto], *, checkpoint_sha256: str, opset: int
 ) -> onnx.ModelProto:
     """The graph from the cache, else from `make`, and then in the cache.
 
+    `checkpoint_sha256` stands for its weights and its configuration, on which shapes depend.
+
     A folder that cannot be written costs only the next export's time.
     """
-    path = cache_folder() / f"{name}-{_key(weights_sha256, opset)}.onnx"
+    path = cache_folder() / f"{name}-{_key(checkpoint_sha256, opset)}.onnx"
     try:
         return onnx.load(str(path))
     except Exception:  # noqa: BLE001  (absent, cut short or damaged: make it again)
@@ -49,8 +52,8 @@ def cached_graph(
     return proto
 
 
-def _key(weights_sha256: str, opset: int) -> str:
-    digest = hashlib.sha256(f"{weights_sha256} {opset} {torch.__version__}".encode())
+def _key(checkpoint_sha256: str, opset: int) -> str:
+    digest = hashlib.sha256(f"{checkpoint_sha256} {opset} {torch.__version__}".encode())
     digest.update(onnx.__version__.encode())
     rooms = {"models": Path(ureca.models.__path__[0]), "export": Path(ureca.export.__path__[0])}
     for room, pattern in _SOURCES:

@@ -73,7 +73,7 @@ class Report:
         rows.append(("other seed", self.control))
         head = f"{'against torch':<16}{'max|dlogit|':>12}{'forced':>9}{'free':>9}{'exact':>9}"
         lines = [f"{self.cases}; {self.float32.tokens} tokens", head]
-        lines += [f"{name:<16}{_row(agreement)}" for name, agreement in rows]
+        lines += [f"{name:<16}{figures(agreement)}" for name, agreement in rows]
         lines.append(f"zero-length edges: max|dlogit| {self.edges_max_abs_logit_diff:.2e}")
         lines.append(f"without KV cache: {self.uncached_equal} of {self.uncached_regions} equal")
         lines.append(f"alone as in batch: {self.alone_exact:.3f} of captions")
@@ -83,7 +83,8 @@ class Report:
         return "\n".join([*lines, *(f"FAILED: {reason}" for reason in self.failures())])
 
 
-def _row(agreement: Agreement) -> str:
+def figures(agreement: Agreement) -> str:
+    """One line of a table, under max|dlogit|, forced, free and exact."""
     return (
         f"{agreement.max_abs_logit_diff:>12.2e}{agreement.teacher_forced:>9.4f}"
         f"{agreement.free_running:>9.4f}{agreement.caption_exact:>9.4f}"

@@ -22,6 +22,7 @@ from ureca.export.cases import Case, find_cases, prepared
 from ureca.export.config import Tolerances
 from ureca.export.parity import Agreement, Said
 from ureca.export.prove import Proof
+from ureca.export.report import figures
 from ureca.export.words import Words, compare_words
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
 from ureca.models.runtime.load import load_backend
@@ -81,7 +82,8 @@ class Verification:
         """The report for a terminal."""
         head = f"{'against torch':<16}{'max|dlogit|':>12}{'forced':>9}{'free':>9}{'exact':>9}"
         lines = [f"{self.cases}: {self.bundle.regions} regions, {self.bundle.tokens} tokens", head]
-        lines += [_row("bundle", self.bundle), _row("other seed", self.control)]
+        rows = (("bundle", self.bundle), ("other seed", self.control))
+        lines += [f"{name:<16}{figures(agreed)}" for name, agreed in rows]
         lines.append(f"alone as in batch: {self.alone_exact:.3f} of captions")
         if self.words is not None:
             lines.append(_words(self.words))
@@ -200,13 +202,6 @@ def _tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:
             raise ConfigError(f"--tolerance expects NAME=X, NAME of {known}; got {text!r}")
         values[name] = float(number)
     return Tolerances(**{name: values[name] for name in asdict(Tolerances())})
-
-
-def _row(name: str, agreed: Agreement) -> str:
-    return (
-        f"{name:<16}{agreed.max_abs_logit_diff:>12.2e}{agreed.teacher_forced:>9.4f}"
-        f"{agreed.free_running:>9.4f}{agreed.caption_exact:>9.4f}"
-    )
 
 
 def _words(words: Words) -> str:

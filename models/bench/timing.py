@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -64,8 +64,7 @@ def with_roofline(row: Row, works: Mapping[str, Work], peaks: Peaks, threads: in
         for name, work in works.items()
         if row.stages_ms.get(name)
     }
-    fields = {name: getattr(row, name) for name in Row.__dataclass_fields__}
-    return Row(**{**fields, "roofline": shares})
+    return replace(row, roofline=shares)
 
 
 def _run(arm: Arm, scene: Scene, lengths: Sequence[int]) -> tuple[float, Said]:

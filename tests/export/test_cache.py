@@ -31,8 +31,8 @@ class Maker:
 
 def test_a_graph_is_made_once(tmp_path):
     make = Maker()
-    first = cached_graph("lm", make, weights_sha256="a", opset=24)
-    assert cached_graph("lm", make, weights_sha256="a", opset=24) == first
+    first = cached_graph("lm", make, checkpoint_sha256="a", opset=24)
+    assert cached_graph("lm", make, checkpoint_sha256="a", opset=24) == first
     assert make.calls == 1
     assert cache_folder() == tmp_path / "cache" / "graphs"
 
@@ -40,17 +40,17 @@ def test_a_graph_is_made_once(tmp_path):
 def test_other_weights_opsets_and_names_are_other_graphs():
     make = Maker()
     for name, weights, opset in (("lm", "a", 24), ("lm", "b", 24), ("lm", "a", 23), ("v", "a", 24)):
-        cached_graph(name, make, weights_sha256=weights, opset=opset)
+        cached_graph(name, make, checkpoint_sha256=weights, opset=opset)
     assert make.calls == 4
 
 
 def test_a_damaged_file_is_made_again():
     make = Maker()
-    cached_graph("lm", make, weights_sha256="a", opset=24)
+    cached_graph("lm", make, checkpoint_sha256="a", opset=24)
     (path,) = cache_folder().iterdir()
     path.write_bytes(b"\xff" * 30)
-    cached_graph("lm", make, weights_sha256="a", opset=24)
-    cached_graph("lm", make, weights_sha256="a", opset=24)
+    cached_graph("lm", make, checkpoint_sha256="a", opset=24)
+    cached_graph("lm", make, checkpoint_sha256="a", opset=24)
     assert make.calls == 2
 
 
@@ -59,5 +59,5 @@ def test_a_folder_that_cannot_be_written_costs_only_time(monkeypatch, tmp_path):
     monkeypatch.setenv("URECA_CACHE", str(tmp_path / "file"))
     make = Maker()
     for _ in range(2):
-        cached_graph("lm", make, weights_sha256="a", opset=24)
+        cached_graph("lm", make, checkpoint_sha256="a", opset=24)
     assert make.calls == 2

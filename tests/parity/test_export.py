@@ -3,6 +3,7 @@
 
 import json
 import resource
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnxruntime
 from ureca.bundle import load_manifest, verify_files
 from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import ConfigError, SourceError, WeightsError
-from ureca.export.build import export_bundle, main
+from ureca.export.build import _masters, export_bundle, main
 from ureca.export.cases import prepared, synthetic_cases
 from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.graphs import export_graph
@@ -279,3 +280,19 @@ def test_a_full_disk_leaves_no_bundle_and_a_remedy(tiny_checkpoint, tmp_path):
         main([str(tiny_checkpoint), "-o", str(tmp_path / "out"), "--precision", "fp32"])
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out"}  # the stage is cleared away
+
+
+def test_another_configuration_is_another_graph(tiny_checkpoint, tiny_model, tmp_path, monkeypatch):
+    """The same weights with longer captions must not be answered from the cache."""
+    keys = set()
+    monkeypatch.setattr(
+        "ureca.export.build.cached_graph",
+        lambda name, make, *, checkpoint_sha256, opset: keys.add((name, checkpoint_sha256, opset)),
+    )
+    other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    config["language"]["max_new_tokens"] += 8
+    (other / "config.json").write_text(json.dumps(config))
+    for folder in (tiny_checkpoint, other):
+        _masters(tiny_model, folder, ExportConfig(), lambda _: None)
+    assert len(keys) == 2 * len(GRAPHS)
