@@ -32,6 +32,12 @@ class DataConfig:
     """Phrases that these regions are taught with; a region with several gets more than one."""
     mask_noise: float = 0.0
     """Part of the masks, 0..1, that are damaged as a tracker would."""
+    long_share: float | None = None
+    """Part of this source's groups asked for a long caption; None: as `TrainConfig.long_share`."""
+    in_prior: bool = True
+    """Whether its phrases count for `TrainConfig.prior_weight`; class names and rendered phrases
+    would pass for habits of speech.
+    """
 
     def __post_init__(self) -> None:
         for name in ("regions_per_image", "texts_per_image"):
@@ -89,6 +95,11 @@ class TrainConfig:
     """Weight of that term; 0 leaves it out."""
     phrase_weight: float = 1.0
     """Weight of the cross-entropy on human (or rendered) phrases."""
+    prior_weight: float = 0.0
+    """Logit adjustment (arXiv 2007.07314): the cross-entropy is taken with this many times the log
+    of each word's share of the training phrases added, so that the captions, chosen without it,
+    lean that much less on what is said often.
+    """
     bag_weight: float = 0.0
     """Weight of naming a region's words straight from its tokens, without the language model."""
     reward_weight: float = 0.0

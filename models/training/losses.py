@@ -94,29 +94,40 @@ class Told:
         return tuple((k[:, index], v[:, index]) for k, v in self._own)
 
 
+@dataclass(frozen=True)
+class Guides:
+    """What a run knows of its texts as a whole: the prior f32 [V] that the cross-entropy adds to
+    the logits (0 when there is no adjustment), and the judge of sampled captions if there is one.
+    """
+
+    prior: Tensor
+    rewarder: Rewarder | None = None
+
+
 def training_loss(
-    model: Captioner, batch: Batch, raw: Raw, *, config: TrainConfig, rewarder: Rewarder | None
+    model: Captioner, batch: Batch, raw: Raw, *, config: TrainConfig, guides: Guides
 ) -> Tensor:
     """Next-token cross-entropy, and with a weight: the margin to other regions, the reward."""
     told = Told(model, batch, raw)
     logits = told.logits(told.texts, batch.about)
     targets = told.texts.targets[told.texts.kept]
-    loss = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+    adjusted = logits + guides.prior
+    loss = F.cross_entropy(adjusted, targets, label_smoothing=config.label_smoothing)
     loss = config.phrase_weight * loss
     if config.margin_weight > 0:
         loss = loss + config.margin_weight * margin_loss(told, batch, logits, config.margin)
     if config.bag_weight > 0:
         loss = loss + config.bag_weight * bag_loss(told, batch)
-    if rewarder is not None:
-        loss = loss + config.reward_weight * reward_loss(told, batch, config, rewarder)
+    if guides.rewarder is not None:
+        loss = loss + config.reward_weight * reward_loss(told, batch, config, guides.rewarder)
     return loss
 
 
-def plain_loss(model: Captioner, batch: Batch, raw: Raw) -> Tensor:
+def plain_loss(model: Captioner, batch: Batch, raw: Raw, *, prior: Tensor | float = 0.0) -> Tensor:
     """Next-token cross-entropy alone, in nats per token."""
     told = Told(model, batch, raw)
     targets = told.texts.targets[told.texts.kept]
-    return F.cross_entropy(told.logits(told.texts, batch.about), targets)
+    return F.cross_entropy(told.logits(told.texts, batch.about) + prior, targets)
 
 
 def margin_loss(told: Told, batch: Batch, logits: Tensor, margin: float) -> Tensor:

@@ -26,11 +26,11 @@ from ureca.models.tokenizer import EOS_ID, PAD_ID, Tokenizer
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region
 from ureca.models.training.maps import Picture
+from ureca.models.training.prior import COMMON_WORDS
 
 _SORT_WINDOW = 16  # batches among which groups are sorted by length, to pad less
 _CLEAN = 0
 _BAG = 16
-_COMMON = frozenset("a an the of in on at to with and his her its their two some".split())  # noqa: SIM905
 Text = tuple[int, tuple[int, ...]]
 """The slot (region of its group) that a phrase is about, and its ids: style, words, `<eos>`."""
 F32 = npt.NDArray[np.float32]
@@ -131,7 +131,8 @@ class Plan:
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
             chosen += rng.choices(rows, k=size - len(chosen))
-            style: Style = "long" if rng.random() < self._config.long_share else "short"
+            long_share = self._config.long_share if source.long_share is None else source.long_share
+            style: Style = "long" if rng.random() < long_share else "short"
             damaged = [rng.random() < source.mask_noise for _ in chosen]
             noise = tuple(rng.getrandbits(32) | 1 if d else _CLEAN for d in damaged)
             mirrored = source.mirror and rng.random() < 0.5
@@ -193,7 +194,7 @@ class Plan:
         return bags
 
     def _telling(self, text: str) -> list[int]:
-        return self._tokenizer.encode(" ".join(w for w in text.split() if w not in _COMMON))
+        return self._tokenizer.encode(" ".join(w for w in text.split() if w not in COMMON_WORDS))
 
 
 def _rows(group: Group) -> Iterator[tuple[int, int]]:

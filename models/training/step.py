@@ -10,10 +10,9 @@ from torch import nn
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.pyramid import Raw
 from ureca.models.training.config import TrainConfig
-from ureca.models.training.losses import plain_loss, training_loss
+from ureca.models.training.losses import Guides, plain_loss, training_loss
 from ureca.models.training.parallel import Worker
 from ureca.models.training.plan import Batch
-from ureca.models.training.reward import Rewarder
 
 
 def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, object]]:
@@ -56,10 +55,10 @@ class Learner:
         config: TrainConfig,
         *,
         worker: Worker,
-        rewarder: Rewarder | None = None,
+        guides: Guides,
     ) -> None:
         self.model, self.average, self.config = model, average, config
-        self.worker, self.rewarder = worker, rewarder
+        self.worker, self.guides = worker, guides
         self.optimizer = torch.optim.AdamW(
             trainable_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98)
         )
@@ -73,9 +72,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(raw[0].device.type, torch.bfloat16, enabled=self._mixed(raw)):
             seen = self._seen(self.model, raw)
-            loss = training_loss(
-                self.model, batch, seen, config=self.config, rewarder=self.rewarder
-            )
+            loss = training_loss(self.model, batch, seen, config=self.config, guides=self.guides)
         loss.backward()
         self.worker.average_gradients(self.model.parameters())
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -106,8 +103,9 @@ class Learner:
     def validate(self, batches: list[tuple[Batch, Raw]]) -> float:
         """Mean loss of the moving average, without smoothing or dropout."""
         self.average.eval()
+        average, prior = self.average, self.guides.prior
         losses = [
-            float(plain_loss(self.average, batch, self._seen(self.average, raw)))
+            float(plain_loss(average, batch, self._seen(average, raw), prior=prior))
             for batch, raw in batches
         ]
         return sum(losses) / max(1, len(losses))

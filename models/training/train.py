@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,9 +31,11 @@ from ureca.models.nano.trunk import Trunk, head_conv, load_imagenet
 from ureca.models.tokenizer import Tokenizer, train_tokenizer
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region, build_regions, load_records
+from ureca.models.training.losses import Guides
 from ureca.models.training.maps import MapSource, cached_maps, trunk_maps
 from ureca.models.training.parallel import Worker, join
 from ureca.models.training.plan import Group, Plan
+from ureca.models.training.prior import log_prior
 from ureca.models.training.reward import Rewarder
 from ureca.models.training.state import resume_state, save_state
 from ureca.models.training.step import Learner, schedule
@@ -96,9 +98,9 @@ def _build(config: TrainConfig, out: Path, worker: Worker) -> Run:
         trunk = Trunk()
         load_imagenet(trunk, head_conv())
         maps = cached_maps(trunk, images, shards=_shards(records), config=config, device=device)
-    rewarder = _rewarder(seen, tokenizer, config)
+    guides = Guides(_prior(seen, tokenizer, config).to(device), _rewarder(seen, tokenizer, config))
     model, average = model.to(device), average.to(device)
-    learner = Learner(model, average, config, worker=worker, rewarder=rewarder)
+    learner = Learner(model, average, config, worker=worker, guides=guides)
     validation = Plan([r for r in regions if r.image_key in held], tokenizer, config)
     text = (out / TOKENIZER).read_text(encoding="utf8")
     plan = Plan(seen, tokenizer, config)
@@ -119,9 +121,20 @@ def _tokenizer(seen: Sequence[Region], config: TrainConfig, out: Path) -> Tokeni
     if given:
         shutil.copyfile(given, path)
     if not path.exists():
-        texts = (text for region in seen for text in (*region.short, *region.long))
-        train_tokenizer(texts, config.model.language.vocab_size).save(path)
+        train_tokenizer(_texts(seen), config.model.language.vocab_size).save(path)
     return Tokenizer.load(path)
+
+
+def _texts(seen: Sequence[Region]) -> Iterator[str]:
+    return (text for region in seen for text in (*region.short, *region.long))
+
+
+def _prior(seen: Sequence[Region], tokenizer: Tokenizer, config: TrainConfig) -> torch.Tensor:
+    size = config.model.language.vocab_size
+    if config.prior_weight == 0:
+        return torch.zeros(size)
+    counted = [region for region in seen if config.data[region.source].in_prior]
+    return config.prior_weight * log_prior(_texts(counted), tokenizer, size=size)
 
 
 def _rewarder(seen: Sequence[Region], tokenizer: Tokenizer, config: TrainConfig) -> Rewarder | None:

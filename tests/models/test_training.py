@@ -432,3 +432,36 @@ def test_sources_may_give_another_number_of_regions(world, tmp_path):
         assert len({g.shape for g in groups}) == 1
         shapes.add(groups[0].shape)
     assert shapes == {(2, 3), (1, 2)}
+
+
+def test_a_source_may_ask_for_long_captions_more_often(world, tmp_path):
+    config = recipe(world, tmp_path, long_share=0.0)
+    eager = replace(config, data=(replace(config.data[0], long_share=1.0),))
+    checkpoint = train(replace(config, steps=1), tmp_path / "run")
+    tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
+    for given, style in ((config, "short"), (eager, "long")):
+        groups = (g for batch in Plan(regions_of(given), tokenizer, given).epoch(0) for g in batch)
+        assert {ids[0] for g in groups for _, ids in g.texts} == {Tokenizer.start_id(style)}
+
+
+def lead(checkpoint, config, often, seldom):
+    """By how much the logits of `often` stand above those of `seldom`, over every told word."""
+    with torch.no_grad():
+        logits = [
+            read.logits(read.texts, batch.about) for read, batch, *_ in told(checkpoint, config)
+        ]
+    mean = torch.cat(logits).mean(dim=0)
+    return float(mean[often].mean() - mean[seldom].mean())
+
+
+def test_what_is_often_said_counts_for_less(world, tmp_path):
+    """All toy captions end in "square"; letters outside every caption are never said."""
+    changes = {"steps": 30, "evaluate_every": 30, "save_every": 30, "learning_rate": 5e-3}
+    leads = []
+    for weight in (0.0, 1.0):
+        config = recipe(world, tmp_path, **changes, prior_weight=weight)
+        checkpoint = train(config, tmp_path / f"run{weight}")
+        tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
+        often, seldom = tokenizer.encode("square"), tokenizer.encode("k")
+        leads.append(lead(checkpoint, config, often, seldom))
+    assert leads[1] < leads[0] - 1.0
