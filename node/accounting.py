@@ -21,7 +21,6 @@ DropReason = Literal[
     "decode_error",
     "bad_schema",
     "bad_version",
-    "bad_region",
     "too_large",
     "internal",
     "shutdown",

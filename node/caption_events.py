@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ureca.datatypes import EngineInfo, Frame, RegionRequest, RowDelta, RowDone
+from ureca.datatypes import EngineInfo, Frame, Refusal, RegionRequest, RowDelta, RowDone
 from ureca.events import CaptionAbort, CaptionDelta, CaptionError, CaptionFinal, CaptionStart
 from ureca.rle import encode
 from ureca.wire import to_wire_rle
+
+NO_REGION = "_"
+"""Stands for a region that has no usable id."""
 
 
 def start(request: RegionRequest, frame: Frame) -> CaptionStart:
@@ -31,6 +34,17 @@ def abort(request: RegionRequest, reason: str) -> CaptionAbort:
 def error(request: RegionRequest, code: str, msg: str) -> CaptionError:
     """The request failed."""
     return CaptionError(**_ids(request), code=code, msg=msg)
+
+
+def refused_region(refusal: Refusal, stream: str, request_id: int) -> CaptionError:
+    """A region that a sender or a prompt named cannot be taken."""
+    return CaptionError(
+        stream=stream,
+        rid=refusal.rid or NO_REGION,
+        request_id=request_id,
+        code="BAD_SCHEMA",
+        msg=refusal.reason,
+    )
 
 
 def final(

@@ -10,43 +10,27 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from ureca.clock import Clock
-from ureca.datatypes import Frame, RegionRequest, TrackSet, Trigger
+from ureca.datatypes import Frame, Refusal
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionSame
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, End
 from ureca.node.asks import Ask, AskQueue
+from ureca.node.caption_events import refused_region
 from ureca.node.captioner import Captioner, Job, Outcome, Row
 from ureca.node.config import NodeConfig
 from ureca.node.prompts import Prompts
-from ureca.node.regions import box_of, seed_mask
-from ureca.node.scheduler import Scheduler, Urgency
-from ureca.node.track_events import TrackReporter
-from ureca.node.tracker import Tracker, Update
+from ureca.node.scheduler import Urgency
+from ureca.node.stream import News, Stream, resolve
 
 Emit = Callable[[AnyEvent], None]
 
 
 def _nobody(event: AnyEvent) -> None:
     """The default receiver: events are only returned."""
-
-
-@dataclass(slots=True)
-class _Stream:
-    """What is kept per stream."""
-
-    tracker: Tracker
-    scheduler: Scheduler
-    reporter: TrackReporter
-    frame: Frame
-    tracks: TrackSet
-    track_us: int = 0
 
 
 class Pipeline:
@@ -70,7 +54,7 @@ class Pipeline:
         self._prompts = prompts or {}
         self._emit = emit
         self._wake = wake
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
         self._asks = AskQueue(config.limits.max_asks)
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
@@ -89,14 +73,13 @@ class Pipeline:
         if stream is None and len(self._streams) >= self._config.limits.max_streams:
             self._books.frame_dropped("busy")
             return self._events()
+        stream = stream or Stream(frame, self._config, self._ids)
         started_ns = self._clock.now_ns()
-        tracker = stream.tracker if stream else self._new_tracker()
-        seeds = self._prompts.get(frame.seq, ())
-        update = tracker.update(frame, seeds, now_ns=now_ns)
-        stream = self._remember(frame, tracker, update)
+        news = stream.follow(frame, self._prompts.get(frame.seq, ()), now_ns=now_ns)
         stream.track_us = (self._clock.now_ns() - started_ns) // 1000
-        self._report(stream, now_ns)
-        self._refused(update)
+        self._streams[frame.stream] = stream
+        self._tell(news)
+        self._refused(stream, news.refused, now_ns)
         self._schedule(now_ns)
         self._books.frame_processed()
         return self._events()
@@ -136,52 +119,32 @@ class Pipeline:
             self._refuse(ask, RequestError("the node is shutting down", code="GONE"), "abort")
         self._captioner.close()
         self._absorb()
-        for name, stream in self._streams.items():
-            ended = stream.tracker.close(reason)
-            stream.tracks = TrackSet(name, stream.frame.seq, stream.frame.captured_ns, ended)
-            self._report(stream, now_ns)
+        for stream in self._streams.values():
+            self._tell(stream.close(reason, now_ns=now_ns))
         return self._events()
 
     def streams(self) -> dict[str, dict[str, int]]:
         """Per stream what the heartbeat says about it; may be called from any thread."""
-        return {
-            name: {
-                "seq": stream.frame.seq,
-                "width": stream.frame.width,
-                "height": stream.frame.height,
-                "regions": len(stream.tracks.tracks),
-                "captured_ns": stream.frame.captured_ns,
-            }
-            for name, stream in list(self._streams.items())
-        }
+        return {name: stream.facts() for name, stream in list(self._streams.items())}
 
-    # --- tracking --------------------------------------------------------------------------------
+    # --- regions ---------------------------------------------------------------------------------
 
-    def _new_tracker(self) -> Tracker:
-        return Tracker(self._config.tracker, max_regions=self._config.limits.max_regions)
-
-    def _remember(self, frame: Frame, tracker: Tracker, update: Update) -> _Stream:
-        stream = self._streams.get(frame.stream)
-        if stream is None:
-            scheduler = Scheduler(
-                self._config.scheduler, style=self._config.caption.style, ids=self._ids
-            )
-            reporter = TrackReporter(update_hz=self._config.publish.update_hz)
-            stream = _Stream(tracker, scheduler, reporter, frame, update.tracks)
-            self._streams[frame.stream] = stream
-        stream.frame, stream.tracks = frame, update.tracks
-        return stream
-
-    def _report(self, stream: _Stream, now_ns: int) -> None:
-        for event in stream.reporter.events(stream.tracks, clock=stream.frame.clock, now_ns=now_ns):
+    def _tell(self, news: News) -> None:
+        for event in news.events:
             self._send(event)
-        for abort in stream.scheduler.observe(stream.tracks, now_ns=now_ns):
+        for abort in news.aborts:
             self._captioner.abort(abort.request_id, abort.reason)
 
-    def _refused(self, update: Update) -> None:
-        self._books.region_refused(len(update.refused))
-        for reason in update.refused:
-            self._log.warning(reason[:40], f"a region is not followed: {reason}")
+    def _refused(self, stream: Stream, refused: Sequence[Refusal], now_ns: int) -> None:
+        """A refused region is counted, and now and then told: it ends in an error, as every wish
+        does.
+        """
+        self._books.region_refused(len(refused))
+        for refusal in stream.refusals.due(refused, now_ns=now_ns):
+            self._log.warning(refusal.reason[:40], f"a region is refused: {refusal.reason}")
+            self._books.request_in()
+            self._books.request_ended("error")
+            self._send(refused_region(refusal, stream.frame.stream, next(self._ids)))
 
     # --- captions --------------------------------------------------------------------------------
 
@@ -216,7 +179,7 @@ class Pipeline:
         keys = [(s.scheduler.urgency(now_ns=now_ns), name) for name, s in self._streams.items()]
         return min(((key, name) for key, name in keys if key is not None), default=None)
 
-    def _start_batch(self, stream: _Stream, room: int, now_ns: int) -> None:
+    def _start_batch(self, stream: Stream, room: int, now_ns: int) -> None:
         requests = stream.scheduler.pick(stream.tracks, room=room, now_ns=now_ns)
         for _ in requests:
             self._books.request_in()
@@ -232,7 +195,9 @@ class Pipeline:
             frame = stream.frame if stream else ask.frame
             try:
                 assert frame is not None  # `ask` refused unknown streams
-                rows.append(Row(self._resolve(ask, frame, stream), ask.reply, ask.max_new_tokens))
+                tracks = stream.tracks if stream else None
+                request = resolve(ask, frame, tracks, request_id=next(self._ids))
+                rows.append(Row(request, ask.reply, ask.max_new_tokens))
             except UrecaError as error:
                 self._refuse(ask, error, "error")
         if stream is not None and rows:
@@ -243,29 +208,6 @@ class Pipeline:
                 rows.append(Row(request))
         if frame is not None:
             self._submit(frame, rows, stream.track_us if stream else 0)
-
-    def _resolve(self, ask: Ask, frame: Frame, stream: _Stream | None) -> RegionRequest:
-        request_id = next(self._ids)
-        if ask.seed is not None:
-            mask, rid = seed_mask(ask.seed, frame.image), f"ask-{request_id}"
-        else:
-            tracks = stream.tracks.tracks if stream else ()
-            found = next((t for t in tracks if t.rid == ask.rid and t.mask is not None), None)
-            if found is None or found.mask is None:
-                raise RequestError(f"no visible region {ask.rid!r}", code="NOT_FOUND")
-            mask, rid = np.asarray(found.mask, np.bool_), found.rid
-        return RegionRequest(
-            request_id=request_id,
-            stream=frame.stream,
-            rid=rid,
-            rev=0,
-            frame_seq=frame.seq,
-            mask=mask,
-            box_xyxy_px=box_of(mask),
-            trigger=Trigger.REQUEST,
-            deadline_ns=ask.deadline_ns,
-            style=ask.style,
-        )
 
     def _submit(self, frame: Frame, rows: list[Row], track_us: int) -> None:
         if not rows:

@@ -7,8 +7,9 @@ once (a prompt, or a describe-and-follow) and carried on by `carry.Carrier`.
 Reasons for `lost`: `drift` (flow contradicts itself), `occluded` (most of it vanished inside the
 picture), `left_view` (it vanished at the border), `area_jump` (it grew or shrank as no motion
 does), `appearance` (its colours are no longer the region's), `absent` (the sender stopped listing
-it). Reasons for the end: `lost_ttl`, `restart` (the source began anew or changed its picture size),
-`source_end`. Ids are never used twice.
+it), `bad_region` (what the sender says of it is no region of the frame). Reasons for the end:
+`lost_ttl`, `restart` (the source began anew or changed its picture size), `source_end`. Ids are
+never used twice.
 
 Pure: frames and `now_ns` in, `TrackSet` out.
 """
@@ -16,13 +17,13 @@ Pure: frames and `now_ns` in, `TrackSet` out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
 import numpy as np
 
-from ureca.datatypes import Frame, Mask, RegionSeed, Track, TrackSet, TrackState
+from ureca.datatypes import Frame, Mask, Refusal, RegionSeed, Track, TrackSet, TrackState
 from ureca.errors import RegionError
 from ureca.node.appearance import F32, colour_bins
 from ureca.node.carry import Carrier, Picture
@@ -60,7 +61,7 @@ class Update:
     """The outcome of one frame: all tracks, and why seeds were refused."""
 
     tracks: TrackSet
-    refused: tuple[str, ...] = field(default=())
+    refused: tuple[Refusal, ...] = ()
 
 
 class Tracker:
@@ -87,11 +88,11 @@ class Tracker:
         ended = self._begin(frame)
         self._forget_news()
         self._carry(frame, now_ns)
-        refused: list[str] = []
+        refused: list[Refusal] = []
         if frame.regions is not None:
             self._take_given(frame, frame.regions, refused, now_ns)
         for prompt in prompts:
-            self._try(partial(self._start_carried, frame, prompt), refused)
+            self._try(partial(self._start_carried, frame, prompt), prompt, refused)
         self._mark_parts()
         ended += self._expire(now_ns)
         tracks = (*(r.track for r in self._regions.values()), *ended)
@@ -215,18 +216,20 @@ class Tracker:
     # --- given regions ---------------------------------------------------------------------------
 
     def _take_given(
-        self, frame: Frame, seeds: Sequence[RegionSeed], refused: list[str], now_ns: int
+        self, frame: Frame, seeds: Sequence[RegionSeed], refused: list[Refusal], now_ns: int
     ) -> None:
         seen: set[str] = set()
         for seed in seeds:
-            self._try(partial(self._give, frame, seed, seen), refused)
+            self._try(partial(self._give, frame, seed, seen), seed, refused)
+        bad = {refusal.rid for refusal in (*frame.refused, *refused)}
         for rid, region in self._regions.items():
             if region.is_given and rid not in seen:
                 if region.is_lost:
                     missed = region.track.missed_frames + 1
                     region.track = replace(region.track, missed_frames=missed)
                 else:
-                    _lose(region, "absent", now_ns)
+                    is_bad = region.sender_rid is not None and region.sender_rid in bad
+                    _lose(region, "bad_region" if is_bad else "absent", now_ns)
 
     def _give(self, frame: Frame, seed: RegionSeed, seen: set[str]) -> None:
         mask = seed_mask(seed, frame.image)
@@ -294,11 +297,12 @@ class Tracker:
         return tuple(_ended(self._regions.pop(rid).track, "lost_ttl") for rid in late)
 
     @staticmethod
-    def _try(start: Callable[[], object], refused: list[str]) -> None:
+    def _try(start: Callable[[], object], seed: RegionSeed, refused: list[Refusal]) -> None:
         try:
             start()
         except RegionError as error:
-            refused.append(str(error))
+            rid = seed.rid if seed.rid and ID_PATTERN.fullmatch(seed.rid) else None
+            refused.append(Refusal(rid, str(error)))
 
 
 def _lies_inside(part: Mask | None, whole: Mask | None) -> bool:

@@ -15,7 +15,7 @@ import zmq
 
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Image
-from ureca.errors import RegionError, SourceError, WireError
+from ureca.errors import SourceError, WireError
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
@@ -121,8 +121,6 @@ class ZmqFrames:
     def _frame(self, parts: Sequence[bytes]) -> Frame | None:
         try:
             return decode_frame(parts, self._pixels, received_ns=self._clock.now_ns())
-        except RegionError as error:
-            self._drop("bad_region", str(error))
         except SourceError as error:
             self._drop("decode_error", str(error))
         except WireError as error:

@@ -66,13 +66,21 @@ def _ordered(box: tuple[float, float, float, float]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A region that could not be taken, and why. `rid` is None when it had no usable id."""
+
+    rid: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """One picture of one stream.
 
     `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a
     drop), and is compared within one `boot` (16 bytes, new for every publisher process).
     `captured_ns` is on `clock`. `regions` is None when the sender sends no masks, and a tuple
-    (maybe empty) when it does.
+    (maybe empty) when it does; `refused` are those of its regions that do not fit the picture.
     """
 
     stream: str
@@ -84,6 +92,7 @@ class Frame:
     cap_src: CaptureSource = "receive"
     received_ns: int = 0
     regions: tuple[RegionSeed, ...] | None = None
+    refused: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
-from ureca.errors import SourceError, WireError
+from ureca.datatypes import CaptureSource, Frame, Image, Refusal, RegionSeed
+from ureca.errors import RegionError, SourceError, WireError
 from ureca.events import PROTOCOL_VERSION
 from ureca.packing import (
     LIMITS,
@@ -24,6 +24,7 @@ from ureca.packing import (
     check_parts,
     check_version,
     convert,
+    is_id,
     or_unknown,
     pack,
     parse_topic,
@@ -88,11 +89,23 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
             **more,
         )
 
-    def seeds(self) -> tuple[RegionSeed, ...] | None:
-        """The regions, checked against the picture's size; None when the sender sends none."""
+    def seeds(self) -> tuple[tuple[RegionSeed, ...] | None, tuple[Refusal, ...]]:
+        """The regions that fit the picture (None when the sender sends none), and those that do
+        not.
+        """
         if isinstance(self.regions, UnsetType):
-            return None
-        return tuple(region.seed(self.w, self.h) for region in self.regions)
+            return None, ()
+        read = [_seed(region, self.w, self.h) for region in self.regions]
+        seeds = tuple(one for one in read if isinstance(one, RegionSeed))
+        return seeds, tuple(one for one in read if isinstance(one, Refusal))
+
+
+def _seed(region: WireRegion, width_px: int, height_px: int) -> RegionSeed | Refusal:
+    """One bad region costs that region, never the frame that it came with."""
+    try:
+        return region.seed(width_px, height_px)
+    except (RegionError, WireError) as error:
+        return Refusal(region.rid if is_id(region.rid) else None, str(error))
 
 
 PixelDecoder = Callable[[bytes, FrameHeader], Image]
@@ -134,11 +147,11 @@ def decode_frame(
     """Read a frame message.
 
     Raw `rgb8`, `bgr8` and `mono8` are read here, everything else by `decoder`. Raises `WireError`
-    for a broken message or picture and `RegionError` for a region that does not fit the picture.
+    for a broken message or picture; a region that does not fit the picture is in `Frame.refused`.
     """
     header = decode_frame_header(parts, limits)
     _check_payload(header, parts[2], limits)
-    regions = header.seeds()
+    regions, refused = header.seeds()
     image = (
         _raw_image(header, parts[2])
         if header.enc in _CHANNELS
@@ -154,6 +167,7 @@ def decode_frame(
         cap_src=header.cap_src,
         received_ns=received_ns,
         regions=regions,
+        refused=refused,
     )
 
 

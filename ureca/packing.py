@@ -137,6 +137,11 @@ def check_id(value: str, what: str) -> str:
     return value
 
 
+def is_id(value: str | None) -> bool:
+    """Whether `value` is an id that topics can carry."""
+    return value is not None and _ID.match(value) is not None
+
+
 def check_version(data: Mapping[str, Any]) -> None:
     """Every header carries `v` = [major, minor]; another major version is refused."""
     version = data.get("v")

@@ -9,7 +9,7 @@ import pytest
 
 from ureca import rle, wire
 from ureca.datatypes import RegionSeed
-from ureca.errors import RegionError, SourceError, VersionError, WireError
+from ureca.errors import SourceError, VersionError, WireError
 from ureca.picture_size import picture_size
 from ureca.testing import SyntheticSource
 
@@ -118,7 +118,6 @@ def test_a_decoder_that_fails_is_a_wire_error():
         ({"cap_ns": 1.5}, "BAD_SCHEMA"),
         ({"cap_ns": ...}, "BAD_SCHEMA"),
         ({"regions": [{"box": [0, 0, 1, 1]}] * 257}, "TOO_LARGE"),
-        ({"regions": [{"rid": "a b", "box": [0, 0, 1, 1]}]}, "BAD_SCHEMA"),
         ({"regions": [{"box": [0, 0, float("nan"), 1]}]}, "BAD_SCHEMA"),
         ({"regions": [{"label": "x" * 300, "box": [0, 0, 1, 1]}]}, "BAD_SCHEMA"),
     ],
@@ -141,11 +140,17 @@ def test_headers_that_are_refused(changes, code):
         ({"point": [8, 0]}, "outside"),
         ({}, "exactly one"),
         ({"point": [1, 1], "box": [0, 0, 1, 1]}, "exactly one"),
+        ({"rid": "Not An Id", "point": [1, 1]}, "region id"),
     ],
 )
-def test_regions_that_do_not_fit_are_region_errors(region, words):
-    with pytest.raises(RegionError, match=words):
-        wire.decode_frame(_message(regions=[region]), _no_decoder, received_ns=0)
+def test_a_region_that_does_not_fit_is_refused_by_name_and_stops_no_other(region, words):
+    good = {"rid": "good", "point": [1, 1]}
+    message = _message(regions=[{"rid": "bad", **region}, good])
+    read = wire.decode_frame(message, _no_decoder, received_ns=0)
+    assert [seed.rid for seed in read.regions] == ["good"]
+    (refusal,) = read.refused
+    assert words in refusal.reason
+    assert refusal.rid == (None if "rid" in region else "bad")
 
 
 def test_unknown_words_and_keys_of_a_later_minor_version():

@@ -4,12 +4,14 @@ from collections import Counter
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.node.conftest import Replay
-from ureca.datatypes import RegionSeed
+from ureca import rle
+from ureca.datatypes import Refusal, RegionSeed
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionError, CaptionFinal, RegionEvent
 from ureca.node.asks import Ask
@@ -191,3 +193,32 @@ def test_every_request_gets_exactly_one_terminal_and_the_books_balance(
     balance = node.books.balance()
     assert balance.closed
     assert balance.requests_in == len(terminals)
+
+
+def test_a_bad_region_ends_in_one_error_and_the_others_are_captioned() -> None:
+    """Refused by the wire or by the tracker: told once a second, counted always."""
+    node = Replay()
+    small = rle.encode(np.ones((4, 4), np.bool_))
+    for frame in SyntheticSource(frames=40, things=2):
+        seeds = (*(frame.regions or ()), RegionSeed(rid="small", mask=small))
+        node.play([replace(frame, regions=seeds, refused=(Refusal(None, "broken on the wire"),))])
+    errors = node.events.of("cap.error")
+    assert [(e.rid, e.code) for e in errors] == [("_", "BAD_SCHEMA"), ("small", "BAD_SCHEMA")] * 2  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("cap.final")} == {"red", "green"}  # type: ignore[union-attr]
+    node.close()
+    balance = node.books.balance()
+    assert balance.regions_refused == 80
+    assert balance.requests_ended["error"] == len(errors)
+    assert balance.closed
+
+
+def test_a_live_region_whose_mask_turns_bad_is_lost_for_that_reason() -> None:
+    node = Replay()
+    for frame in SyntheticSource(frames=4, things=2):
+        broken = frame.seq in (1, 2)
+        seeds = tuple(s for s in frame.regions or () if s.rid == "red" or not broken)
+        refused = (Refusal("green", "cut off"),) if broken else ()
+        node.play([replace(frame, regions=seeds, refused=refused)])
+    (lost,) = node.events.of("trk.lost")
+    assert (lost.rid, lost.reason) == ("green", "bad_region")  # type: ignore[union-attr]
+    assert [e.rid for e in node.events.of("trk.recovered")] == ["green"]  # type: ignore[union-attr]

@@ -240,29 +240,9 @@ BAD: dict[str, tuple[str, Callable[[Camera], list[bytes]]]] = {
         lambda c: [b"ureca9/camera/cam0/frame\0", *c.message(1000)[1:]],
     ),
     "oversize header": ("too_large", lambda c: c.message(1000, trace="x" * (3 << 20))),
-    "mask of another size": (
-        "bad_region",
-        lambda c: c.message(1000, **with_region(mask={"size": [4, 6], "counts": "65O5O5O5"})),
-    ),
-    "rle with a wrong sum": (
-        "bad_region",
-        lambda c: c.message(1000, **with_region(mask={"size": [120, 160], "counts": "65O5O5O5"})),
-    ),
     "nan box": (
         "bad_schema",
         lambda c: c.message(1000, **with_region(box=[1, 2, float("nan"), 4])),
-    ),
-    "empty mask": (
-        "bad_region",
-        lambda c: c.message(
-            1000,
-            **with_region(
-                mask={
-                    "size": [120, 160],
-                    "counts": rle.encode(np.zeros((120, 160), np.bool_)).counts,
-                }
-            ),
-        ),
     ),
     "late": ("expired", lambda c: c.message(1000, age_ns=20_000_000_000)),
 }
@@ -288,3 +268,24 @@ def test_masks_in_the_header_arrive_and_lost_numbers_are_counted(camera: Camera)
     frame = next(f for f in camera.frames if f.seq == 110)
     assert frame.regions == seeds
     assert camera.books.balance().frames_dropped["link_gap"] >= 9
+
+
+BAD_MASKS = {
+    "another size": {"size": [4, 6], "counts": "65O5O5O5"},
+    "a wrong sum": {"size": [120, 160], "counts": "65O5O5O5"},
+    "empty": {
+        "size": [120, 160],
+        "counts": rle.encode(np.zeros((120, 160), np.bool_)).counts,
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD_MASKS)
+def test_a_bad_mask_costs_its_region_and_never_the_frame(camera: Camera, name: str) -> None:
+    camera.joined()
+    regions = [{"rid": "bad", "mask": BAD_MASKS[name]}, {"rid": "good", "box": [1, 2, 30, 40]}]
+    camera.socket.send_multipart(camera.message(1000, regions=regions))
+    frame = next(f for f in camera.frames if f.seq == 1000)
+    assert [seed.rid for seed in frame.regions or ()] == ["good"]
+    assert [refusal.rid for refusal in frame.refused] == ["bad"]
+    assert not set(camera.books.balance().frames_dropped) - {"superseded", "link_gap"}

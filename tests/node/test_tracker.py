@@ -121,7 +121,7 @@ def test_a_bad_seed_is_refused_by_name_and_stops_no_other(seed: RegionSeed, word
     update = tracker().update(Scene().frame(0), [seed, good], now_ns=0)
     assert [t.rid for t in update.tracks.tracks] == ["good"]
     assert len(update.refused) == 1
-    assert words in update.refused[0]
+    assert words in update.refused[0].reason
 
 
 def test_boxes_and_points_become_masks_of_their_object() -> None:

@@ -1,0 +1,33 @@
+"""Which refused regions are worth an event: a sender that repeats a mistake 30 times a second is
+told once per interval and region, and every refusal is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ureca.datatypes import Refusal
+
+_MAX_REGIONS = 256
+
+
+class Refusals:
+    """What was last said about the refused regions of one stream; bounded."""
+
+    def __init__(self, *, interval_s: float) -> None:
+        self._interval_ns = int(interval_s * 1e9)
+        self._said_ns: dict[str | None, int] = {}
+
+    def due(self, refused: Iterable[Refusal], *, now_ns: int) -> list[Refusal]:
+        """Those of `refused` that were not spoken of within the interval."""
+        return [refusal for refusal in refused if self._is_due(refusal.rid, now_ns)]
+
+    def _is_due(self, rid: str | None, now_ns: int) -> bool:
+        said_ns = self._said_ns.get(rid)
+        if said_ns is not None and now_ns - said_ns < self._interval_ns:
+            return False
+        self._said_ns.pop(rid, None)
+        self._said_ns[rid] = now_ns
+        if len(self._said_ns) > _MAX_REGIONS:
+            del self._said_ns[next(iter(self._said_ns))]  # the one that was silent longest
+        return True

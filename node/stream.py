@@ -1,0 +1,96 @@
+"""One stream: its newest frame, its regions, and what they are due. Pure: no sockets, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ureca.datatypes import Frame, Refusal, RegionRequest, RegionSeed, TrackSet, Trigger
+from ureca.errors import RequestError
+from ureca.events import AnyEvent
+from ureca.node.asks import Ask
+from ureca.node.config import NodeConfig
+from ureca.node.refusals import Refusals
+from ureca.node.regions import box_of, seed_mask
+from ureca.node.scheduler import Abort, Scheduler
+from ureca.node.track_events import TrackReporter
+from ureca.node.tracker import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What one frame brought: events to send, captions in flight to stop, regions refused."""
+
+    events: list[AnyEvent]
+    aborts: tuple[Abort, ...]
+    refused: tuple[Refusal, ...] = ()
+
+
+class Stream:
+    """The regions of one stream: followed, scheduled, reported."""
+
+    def __init__(self, frame: Frame, config: NodeConfig, ids: Iterator[int]) -> None:
+        self.frame = frame
+        self.tracks = TrackSet(frame.stream, frame.seq, frame.captured_ns, ())
+        self.track_us = 0
+        """What following the regions onto `frame` took, told by the caller, who has the clock."""
+        self.scheduler = Scheduler(config.scheduler, style=config.caption.style, ids=ids)
+        self.refusals = Refusals(interval_s=config.scheduler.min_interval_s)
+        self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
+        self._reporter = TrackReporter(update_hz=config.publish.update_hz)
+
+    def follow(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> News:
+        """Follow all regions onto `frame` and begin those of `prompts`."""
+        update = self._tracker.update(frame, prompts, now_ns=now_ns)
+        self.frame, self.tracks = frame, update.tracks
+        news = self._news(now_ns)
+        return News(news.events, news.aborts, (*frame.refused, *update.refused))
+
+    def close(self, reason: str, *, now_ns: int) -> News:
+        """End all regions."""
+        ended = self._tracker.close(reason)
+        self.tracks = TrackSet(self.frame.stream, self.frame.seq, self.frame.captured_ns, ended)
+        return self._news(now_ns)
+
+    def facts(self) -> dict[str, int]:
+        """What the heartbeat says about the stream; may be called from any thread."""
+        frame, tracks = self.frame, self.tracks
+        return {
+            "seq": frame.seq,
+            "width": frame.width,
+            "height": frame.height,
+            "regions": len(tracks.tracks),
+            "captured_ns": frame.captured_ns,
+        }
+
+    def _news(self, now_ns: int) -> News:
+        events = self._reporter.events(self.tracks, clock=self.frame.clock, now_ns=now_ns)
+        return News(events, self.scheduler.observe(self.tracks, now_ns=now_ns))
+
+
+def resolve(ask: Ask, frame: Frame, tracks: TrackSet | None, *, request_id: int) -> RegionRequest:
+    """The request for a caption that `ask` means. Raises `RequestError` when its region is not to
+    be seen, `RegionError` when its seed is none of `frame`.
+    """
+    if ask.seed is not None:
+        mask, rid = seed_mask(ask.seed, frame.image), f"ask-{request_id}"
+    else:
+        seen = tracks.tracks if tracks else ()
+        found = next((t for t in seen if t.rid == ask.rid and t.mask is not None), None)
+        if found is None or found.mask is None:
+            raise RequestError(f"no visible region {ask.rid!r}", code="NOT_FOUND")
+        mask, rid = np.asarray(found.mask, np.bool_), found.rid
+    return RegionRequest(
+        request_id=request_id,
+        stream=frame.stream,
+        rid=rid,
+        rev=0,
+        frame_seq=frame.seq,
+        mask=mask,
+        box_xyxy_px=box_of(mask),
+        trigger=Trigger.REQUEST,
+        deadline_ns=ask.deadline_ns,
+        style=ask.style,
+    )
