@@ -33,10 +33,12 @@ run full ablation
 run full-tail ablation trunk=tail trunk_learning_rate=2e-4
 run full-bag ablation bag_weight=0.5
 run full-margin ablation margin_weight=1.0 margin=0.5
+run full-adjusted ablation prior_weight=0.35
 run full-no-noise ablation-no-noise
 score full noisy
 score full-no-noise noisy
-names="mask-tokens pooled pooled-colour-classes grid context full full-tail full-bag full-margin full-no-noise"
+names="mask-tokens pooled pooled-colour-classes grid context full"
+names+=" full-tail full-bag full-margin full-adjusted full-no-noise"
 folders=()
 for name in $names; do folders+=("$out/eval-$name-true"); done
 ureca eval --compare "${folders[@]}" "$out"/eval-{full,full-no-noise}-noisy -o "$out/table"
