@@ -89,9 +89,16 @@ def test_part_names_start_with_the_plain_one() -> None:
 def test_a_sentence_singles_out_one_of_two_twins() -> None:
     twin, bottle = _item("mug", "blue"), _item("bottle", "white")
     scene = [_seen(0, twin, 0.2), _seen(1, twin, 0.8), _seen(2, bottle, 0.5)]
+    assert _sentence(scene, "o0") == "a blue mug on the left"
+    assert _sentence(scene, "o1") == "a blue mug on the right"
+    assert _sentence(scene, "g0") == "two blue mugs"
+
+
+def test_a_neighbour_is_named_where_nothing_else_singles_out() -> None:
+    twin, bottle = _item("mug", "blue"), _item("bottle", "white")
+    scene = [_seen(0, twin, 0.39), _seen(1, twin, 0.61), _seen(2, bottle, 0.5)]
     assert _sentence(scene, "o0") == "a blue mug to the left of a white bottle"
     assert _sentence(scene, "o1") == "a blue mug to the right of a white bottle"
-    assert _sentence(scene, "g0") == "two blue mugs"
 
 
 def test_no_sentence_is_better_than_a_doubtful_one() -> None:

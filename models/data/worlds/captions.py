@@ -87,17 +87,17 @@ class Writer:
     def _object_sentences(self, node: NodeTruth) -> Iterator[str]:
         base = self._titles[node.node]
         feature = self._feature(node)
-        places = list(self._places(node))
         bases = [f"{base} lying on its side"] if "lying" in node.states else []
         bases += [base]
         for name in bases:
-            yield from (f"{name} {place}" for place in places)
+            yield from (f"{name} {place}" for place in self._own_places(node))
         yield from bases
         if feature:
             yield f"{base}{feature}"
-            yield from (f"{base}{feature} {place}" for place in places)
         yield f"{base} closest to the camera"
         yield f"{base} farthest from the camera"
+        for name in (base, f"{base}{feature}"):
+            yield from (f"{name} {place}" for place in self._beside(node))
 
     def _part_sentences(self, node: NodeTruth) -> Iterator[str]:
         state = next(iter(node.states), "")
@@ -160,11 +160,22 @@ class Writer:
         return self._anchor[node.node]
 
     def _places(self, node: NodeTruth) -> Iterator[str]:
-        """All clear places of an item, the most telling first."""
+        """All clear places of an item, the plainest first."""
+        yield from self._own_places(node)
+        yield from self._beside(node)
+
+    def _own_places(self, node: NodeTruth) -> Iterator[str]:
+        """What a thing lies in or on, and the side of the picture: told without a look around."""
         yield from self._within(node)
-        clear = [one for one in node.relations if one.margin >= CLEAR_MARGIN]
+        yield from (one.name for one in _clear(node) if not one.anchor)
+
+    def _beside(self, node: NodeTruth) -> Iterator[str]:
+        """Places beside other things, the nearest first.
+
+        The last resort: to say them, the thing beside must be found and named as well.
+        """
         anchored: dict[str, list[Relation]] = {}
-        for one in clear:
+        for one in _clear(node):
             if one.anchor not in ("", "table", node.host):
                 anchored.setdefault(one.anchor, []).append(one)
         anchors = [self.view.nodes[name] for name in anchored]
@@ -172,7 +183,6 @@ class Writer:
         for anchor in sorted(known, key=lambda other: _distance(node, other))[:_ANCHORS]:
             for one in anchored[anchor.node]:
                 yield f"{_PREPOSITION.get(one.name, one.name)} {self._titles[anchor.node]}"
-        yield from (one.name for one in clear if not one.anchor)
 
     def _within(self, node: NodeTruth) -> Iterator[str]:
         host = self.view.nodes.get(node.host)
@@ -203,6 +213,10 @@ _PREPOSITION: Final = {"left of": "to the left of", "right of": "to the right of
 def _seen_title(one: Sighting) -> str:
     """The short name, without a look that hardly shows."""
     return with_article(one.item.kind) if one.plain_title else title(one.item)
+
+
+def _clear(node: NodeTruth) -> list[Relation]:
+    return [one for one in node.relations if one.margin >= CLEAR_MARGIN]
 
 
 def _distance(one: NodeTruth, other: NodeTruth) -> float:
