@@ -7,10 +7,18 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-BENCHES = {"engine": "shared prefix against region by region, eager torch and transformers"}
+BENCHES = {
+    "engine": (
+        "ureca.models.bench.engine",
+        "shared prefix against region by region, eager torch and transformers",
+    ),
+    "node": ("ureca.node.bench.command", "a node under open-loop load, from capture to caption"),
+}
+"""Module and summary by name; modules are imported by name, so that no room knows another."""
 
 _EPILOG = """example:
   ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
+  ureca bench node --regions 8 --fps 30 --duration 20
 
 `ureca bench NAME --help` explains one bench."""
 
@@ -18,7 +26,7 @@ _EPILOG = """example:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    benches = "\n".join(f"  {name:<8}{summary}" for name, summary in BENCHES.items())
+    benches = "\n".join(f"  {name:<8}{summary}" for name, (_, summary) in BENCHES.items())
     parser = argparse.ArgumentParser(
         prog="ureca bench",
         description=f"benches:\n{benches}",
@@ -27,4 +35,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bench", choices=sorted(BENCHES))
     name = parser.parse_args(arguments[:1]).bench
-    return int(importlib.import_module(f"ureca.models.bench.{name}").main(arguments[1:]))
+    return int(importlib.import_module(BENCHES[name][0]).main(arguments[1:]))

@@ -1,0 +1,158 @@
+"""A node under open-loop load: from capture to caption, as a subscriber sees it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tqdm import tqdm
+
+from ureca.errors import ConfigError
+from ureca.node.bench.compare import compare, load_report
+from ureca.node.bench.figures import Row, row
+from ureca.node.bench.plan import SYNTHETIC, Plan
+from ureca.node.bench.run import Setup, run
+from ureca.node.bench.show import chart, table
+
+_EPILOG = """examples:
+  ureca bench node --regions 8 --fps 30 --duration 20
+  ureca bench node --regions 1,4,8,16,32 --fps 10,30 --chart node.png --out node.json
+  ureca bench node --source clip.mp4 --regions 4 --fps 15 --subscribers 3 -- --style long
+  ureca bench node --regions 8 --fps 30 --compare node.json     # exit 1 when it became worse
+
+What follows `--` goes to `ureca run`. Frames leave a sender process when they are due, whatever the
+node does; latencies count from that moment to the decoded event in a subscriber process. The last
+line is JSON without the raw samples; --out keeps them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`. Returns 1 when `--compare` finds a regression."""
+    options = _parser().parse_args(argv)
+    old = load_report(options.compare) if options.compare else None
+    plans, setup = _plans(options), _setup(options)
+    total = sum(plan.warm_up_s + plan.duration_s for plan in plans)
+    tqdm.monitor_interval = 0  # no thread of its own: the bar is told twice a second
+    with tqdm(total=round(total, 1), unit="s", disable=None, leave=False) as bar:
+        rows = [_measured(plan, setup, bar) for plan in plans]
+    print(table(rows))
+    report = {"bench": "node", "machine": _machine(), "rows": msgspec.to_builtins(rows)}
+    if options.chart is not None:
+        chart(rows, options.chart)
+    if options.out is not None:
+        _write(options.out, report)
+    worse = _judged(old, report, options.margin) if old is not None else []
+    print(json.dumps(_short(report, worse)))
+    return 1 if worse else 0
+
+
+def _measured(plan: Plan, setup: Setup, bar: Any) -> Row:  # a tqdm, which is generic in its stubs
+    bar.set_description(f"{plan.regions} regions, {plan.fps:g} fps")
+    return row(run(plan, setup, bar.update))
+
+
+def _plans(options: argparse.Namespace) -> list[Plan]:
+    return [
+        Plan(
+            frames="",
+            source=options.source,
+            regions=regions,
+            fps=fps,
+            warm_up_s=options.warm_up,
+            duration_s=options.duration,
+            masks=options.masks,
+            life_s=options.life,
+            enc=options.enc,
+            size=options.size,
+        )
+        for fps in options.fps
+        for regions in options.regions
+    ]
+
+
+def _setup(options: argparse.Namespace) -> Setup:
+    given = list(options.run)
+    if options.bundle:
+        given = ["--bundle", options.bundle, *given]
+    setup = Setup(options=tuple(given), subscribers=options.subscribers, startup_s=options.startup)
+    if not options.node:
+        return setup
+    return msgspec.structs.replace(setup, command=tuple(shlex.split(options.node)))
+
+
+def _judged(old: dict[str, Any], new: dict[str, Any], margin: float) -> list[str]:
+    verdicts = compare(old["rows"], new["rows"], margin=margin)
+    print("\nagainst the older report: new / old [95 % interval]")
+    for verdict in verdicts:
+        print(verdict.text())
+    return [verdict.what for verdict in verdicts if verdict.is_worse]
+
+
+def _short(report: dict[str, Any], worse: list[str]) -> dict[str, Any]:
+    rows = [{key: row[key] for key in row if key != "raw"} for row in report["rows"]]
+    return {**report, "rows": rows, "worse": worse}
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(report) + "\n", encoding="utf8")
+    except OSError as error:
+        raise ConfigError(f"--out {path}: {error.strerror}") from error
+
+
+def _machine() -> dict[str, Any]:
+    return {"system": platform.platform(), "python": platform.python_version()}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca bench node",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--source", default=SYNTHETIC, metavar="CLIP", help="video, folder or tar [drawn pictures]")
+    add("--regions", type=_numbers, default=[8], metavar="N[,N]", help="regions in view [8]")
+    add("--fps", type=_rates, default=[30.0], metavar="F[,F]", help="frames sent per second [30]")
+    add("--duration", type=float, default=20.0, metavar="S", help="seconds measured per row [20]")
+    add("--warm-up", type=float, default=3.0, metavar="S", help="seconds before that [3]")
+    add("--subscribers", type=_count, default=1, metavar="K", help="processes that listen [1]")
+    add(
+        "--masks",
+        choices=("every", "warm-up"),
+        default="every",
+        help="masks come with every frame, or the node's tracker carries them on [every]",
+    )
+    add("--life", type=float, default=5.0, metavar="S", help="a region is replaced after S s [5]")
+    add("--enc", choices=("jpeg", "png", "rgb8"), default="jpeg", help="of the frames [jpeg]")
+    add("--size", default="640x360", metavar="WxH", help="of drawn pictures [640x360]")
+    add("--bundle", metavar="DIR", help="the captioner [the shipped one]")
+    add("--node", metavar="COMMAND", help="what starts the node [python -m ureca run]")
+    add("--startup", type=float, default=60.0, metavar="S", help="wait this long for it [60]")
+    add("--chart", type=Path, metavar="PNG", help="draw the distributions")
+    add("--out", type=Path, metavar="JSON", help="keep everything, raw samples included")
+    add("--compare", type=Path, metavar="JSON", help="exit 1 when worse than this report")
+    add("--margin", type=float, default=0.1, help="share of change that is no regression [0.1]")
+    add("run", nargs="*", metavar="-- OPTIONS", help="for `ureca run`")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise argparse.ArgumentTypeError(f"expected 1 to 64, got {number}")
+    return number
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _rates(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]

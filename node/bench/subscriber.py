@@ -1,0 +1,118 @@
+"""A robot of the bench, a process of its own.
+
+    python -m ureca.node.bench.subscriber EVENTS REQUESTS FILE
+
+Stamps each event when its decoded form is in the subscriber's hands, and keeps what the figures
+need. Ends when its stdin is closed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ureca.client import Client
+from ureca.events import (
+    AnyEvent,
+    CaptionDelta,
+    CaptionFinal,
+    CaptionSame,
+    CaptionStart,
+    Heartbeat,
+    RegionEvent,
+    TrackEvent,
+)
+from ureca.streams import TERMINALS, event_kind
+
+_POLL_S = 0.2
+_KINDS = frozenset(
+    {"trk.new", "trk.lost", "trk.recovered", "trk.end", "cap.start", "cap.delta", "hb"} | TERMINALS
+)
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event as it was received at `at_ns` of the host's monotonic clock."""
+
+    kind: str
+    at_ns: int
+    rid: str = ""
+    request_id: int = 0
+    trigger: str = ""
+    cap_ns: int = 0
+    ttl_ms: int = 0
+    t: dict[str, int] = {}
+    counters: dict[str, int] = {}
+
+
+class Keeper:
+    """Events to samples; of the deltas of a caption only the first."""
+
+    def __init__(self) -> None:
+        self._begun: set[int] = set()
+
+    def sample(self, event: AnyEvent, at_ns: int) -> Sample | None:
+        """What is kept of an event, if anything."""
+        kind = event_kind(event)
+        if isinstance(event, Heartbeat):
+            return Sample(kind=kind, at_ns=at_ns, counters=event.counters)
+        if not isinstance(event, RegionEvent):
+            return None
+        request_id = int(getattr(event, "request_id", 0))
+        if isinstance(event, CaptionDelta):
+            if request_id in self._begun:
+                return None
+            self._begun.add(request_id)
+        elif kind in TERMINALS:
+            self._begun.discard(request_id)
+        seen = Sample(kind=kind, at_ns=at_ns, rid=event.rid, request_id=request_id)
+        return msgspec.structs.replace(seen, **_more(event))
+
+
+def _more(event: RegionEvent) -> dict[str, Any]:
+    """What only some kinds carry; `Any` because the fields are of different types."""
+    if isinstance(event, CaptionFinal):
+        return {
+            "trigger": event.trigger,
+            "cap_ns": event.cap_ns_last,
+            "ttl_ms": event.ttl_ms,
+            "t": event.t,
+        }
+    if isinstance(event, CaptionSame):
+        return {"cap_ns": event.cap_ns_last, "ttl_ms": event.ttl_ms}
+    if isinstance(event, CaptionStart):
+        return {"trigger": event.trigger, "cap_ns": event.cap_ns}
+    return {"cap_ns": event.cap_ns} if isinstance(event, TrackEvent) else {}
+
+
+def main() -> int:
+    """Listen until stdin is closed; the last line says how many events were missed."""
+    events, requests, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    ended = threading.Event()
+    threading.Thread(target=_until_closed, args=(ended,), daemon=True).start()
+    with Client.connect(events, requests) as client, path.open("wb") as file:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        keeper = Keeper()
+        while not ended.is_set():
+            for event in client.events(_KINDS, timeout_s=_POLL_S):
+                sample = keeper.sample(event, time.monotonic_ns())
+                if sample is not None:
+                    file.write(msgspec.json.encode(sample) + b"\n")
+                if ended.is_set():
+                    break
+        file.write(msgspec.json.encode({"missed": client.missed}) + b"\n")
+    return 0
+
+
+def _until_closed(ended: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    ended.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
