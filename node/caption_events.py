@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ureca.datatypes import EngineInfo, Frame, Refusal, RegionRequest, RowDelta, RowDone
-from ureca.events import CaptionAbort, CaptionDelta, CaptionError, CaptionFinal, CaptionStart
+from ureca.events import (
+    CaptionAbort,
+    CaptionDelta,
+    CaptionError,
+    CaptionFinal,
+    CaptionSame,
+    CaptionStart,
+)
+from ureca.node.scheduler import Renewal
 from ureca.rle import encode
 from ureca.wire import to_wire_rle
 
@@ -34,6 +42,19 @@ def abort(request: RegionRequest, reason: str) -> CaptionAbort:
 def error(request: RegionRequest, code: str, msg: str) -> CaptionError:
     """The request failed."""
     return CaptionError(**_ids(request), code=code, msg=msg)
+
+
+def same(renewal: Renewal, frame: Frame) -> CaptionSame:
+    """A caption still holds as of `frame`."""
+    return CaptionSame(
+        stream=frame.stream,
+        rid=renewal.rid,
+        rev=renewal.rev,
+        request_id=renewal.request_id,
+        same_rev=renewal.same_rev,
+        cap_ns_last=frame.captured_ns,
+        ttl_ms=renewal.ttl_ms,
+    )
 
 
 def refused_region(refusal: Refusal, stream: str, request_id: int) -> CaptionError:

@@ -35,7 +35,6 @@ class Row:
 
     request: RegionRequest
     reply: Send | None = None
-    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +164,7 @@ class CaptionWriter:
                 del writing.open_rows[out.row]
 
     def _input(self, row: Row) -> RegionInput:
-        wanted = row.max_new_tokens or self._config.max_new_tokens
+        wanted = row.request.max_new_tokens or self._config.max_new_tokens
         limit = min(wanted, self.info.max_new_tokens)
         return RegionInput(row.request.mask, style=row.request.style, max_new_tokens=limit)
 
@@ -202,7 +201,7 @@ class CaptionWriter:
             frame,
             done,
             info=self.info,
-            ttl_ms=self._config.ttl_ms,
+            ttl_ms=request.ttl_ms or self._config.ttl_ms,
             durations_us=durations_us,
             batch={"n": writing.size, "pos": done.row},
         )

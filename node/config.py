@@ -102,9 +102,20 @@ class SchedulerConfig:
     """Which regions are captioned when."""
 
     refresh_s: float = 5.0
-    """A caption older than this is written anew, when nothing more urgent waits."""
+    """A caption older than this is looked at again: renewed without decoding when the region looks
+    as it did, else written anew."""
     min_interval_s: float = 1.0
-    """A region is not re-captioned for CHANGE sooner than this."""
+    """A region is not re-captioned for CHANGE sooner than this, nor looked at more often."""
+    recheck: bool = True
+    """False writes every caption anew after `refresh_s`, whether or not anything changed."""
+    rewrite_s: float = 300.0
+    """A caption is written anew after this long however often it was renewed: it bounds what the
+    comparison may fail to see."""
+    change_look: float = 10.0
+    """CHANGE: the worst part of the region differs by this much in colour, on the 0..255 scale of
+    8-bit Lab. Camera noise of sigma 5 with JPEG stays below 8, an opened drawer gives 30."""
+    change_outline: float = 0.5
+    """CHANGE: this share of the outline's area is another."""
     change_shift: float = 0.6
     """CHANGE: the box centre moved by this share of the box diagonal since the last caption."""
     change_area_ratio: float = 1.6
@@ -119,6 +130,11 @@ class SchedulerConfig:
         )
         _require(
             self.deadline_s > 0, f"scheduler.deadline_s must be positive, got {self.deadline_s}"
+        )
+        _require(
+            0 <= self.min_interval_s <= self.refresh_s,
+            f"scheduler.min_interval_s must be 0..refresh_s, got {self.min_interval_s} "
+            f"and refresh_s {self.refresh_s}",
         )
         _require(
             self.change_area_ratio > 1,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Refusal
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionSame
+from ureca.events import AnyEvent, CaptionAbort, CaptionFinal
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, End
 from ureca.node.asks import Ask, AskQueue
@@ -80,6 +80,7 @@ class Pipeline:
         self._streams[frame.stream] = stream
         self._tell(news)
         self._refused(stream, news.refused, now_ns)
+        self._renew(stream, now_ns)
         self._schedule(now_ns)
         self._books.frame_processed()
         return self._events()
@@ -153,10 +154,17 @@ class Pipeline:
             self._books.request_ended(_end(outcome))
             stream = self._streams.get(outcome.row.request.stream)
             if stream is not None and outcome.row.reply is None:
-                has_caption = isinstance(outcome.event, CaptionFinal | CaptionSame)
+                has_caption = isinstance(outcome.event, CaptionFinal)
                 stream.scheduler.ended(
                     outcome.row.request, has_caption=has_caption, now_ns=outcome.ended_ns
                 )
+
+    def _renew(self, stream: Stream, now_ns: int) -> None:
+        """Only a new frame can say that a caption still holds: `tick` renews nothing."""
+        for event in stream.renew(now_ns=now_ns):
+            self._books.request_in()
+            self._books.request_ended("same")
+            self._send(event)
 
     def _schedule(self, now_ns: int) -> None:
         for ask in self._asks.take_late(now_ns):
@@ -180,7 +188,7 @@ class Pipeline:
         return min(((key, name) for key, name in keys if key is not None), default=None)
 
     def _start_batch(self, stream: Stream, room: int, now_ns: int) -> None:
-        requests = stream.scheduler.pick(stream.tracks, room=room, now_ns=now_ns)
+        requests = stream.pick(room=room, now_ns=now_ns)
         for _ in requests:
             self._books.request_in()
         self._submit(stream.frame, [Row(r) for r in requests], stream.track_us)
@@ -197,13 +205,11 @@ class Pipeline:
                 assert frame is not None  # `ask` refused unknown streams
                 tracks = stream.tracks if stream else None
                 request = resolve(ask, frame, tracks, request_id=next(self._ids))
-                rows.append(Row(request, ask.reply, ask.max_new_tokens))
+                rows.append(Row(request, ask.reply))
             except UrecaError as error:
                 self._refuse(ask, error, "error")
         if stream is not None and rows:
-            for request in stream.scheduler.pick(
-                stream.tracks, room=room - len(rows), now_ns=now_ns
-            ):
+            for request in stream.pick(room=room - len(rows), now_ns=now_ns):
                 self._books.request_in()
                 rows.append(Row(request))
         if frame is not None:
@@ -232,6 +238,4 @@ class Pipeline:
 def _end(outcome: Outcome) -> End:
     if isinstance(outcome.event, CaptionFinal):
         return "final"
-    if isinstance(outcome.event, CaptionSame):
-        return "same"
     return "abort" if isinstance(outcome.event, CaptionAbort) else "error"

@@ -58,8 +58,9 @@ class LastValues:
         elif isinstance(event, CaptionFinal) and key in self._tracks:
             self._captions[key] = event
         elif isinstance(event, CaptionSame) and isinstance(self._captions.get(key), CaptionFinal):
-            last = event.cap_ns_last
-            self._captions[key] = msgspec.structs.replace(self._captions[key], cap_ns_last=last)
+            self._captions[key] = msgspec.structs.replace(
+                self._captions[key], cap_ns_last=event.cap_ns_last, ttl_ms=event.ttl_ms
+            )
 
     def events(self) -> list[AnyEvent]:
         """Per region its track event and then its caption."""

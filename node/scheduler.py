@@ -1,22 +1,28 @@
-"""Which regions of one stream are captioned next. Pure: tracks, outcomes and `now_ns` in, requests
-out.
+"""Which regions of one stream are captioned next, and which captions still hold. Pure: tracks,
+outcomes and `now_ns` in, requests and renewals out.
 
 Order: new regions, then recovered ones, then changed ones, then those whose caption is oldest; a
-wish that has waited longer than `refresh_s` is overdue and goes before everything, oldest first, so
-that no region starves however lively the others are. (Direct requests are merged in by the
-pipeline, after `new`.)
+wish that has waited longer than the region's `max_interval_ms` is overdue and goes before
+everything, oldest first, so that no region starves however lively the others are. (Direct requests
+are merged in by the pipeline, after `new`.)
+
+A caption is looked at again (`due`, `checked`) every `min_interval_ms`. What has changed is written
+anew; what has not, and was not renewed for `max_interval_ms`, is renewed without decoding, but for
+no longer than `rewrite_s` in all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ureca.datatypes import RegionRequest, Style, Track, TrackSet, TrackState, Trigger
+from ureca.datatypes import RegionRequest, Track, TrackSet, TrackState, Trigger
+from ureca.node.change import Look
 from ureca.node.config import SchedulerConfig
+from ureca.node.policy import Policy
 
 _RANK = {
     Trigger.NEW: 0,
@@ -37,18 +43,48 @@ class Abort:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A captioned region that is due to be compared with how it looked then."""
+
+    track: Track
+    look: Look
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Caption `same_rev` of a region still holds."""
+
+    request_id: int
+    rid: str
+    rev: int
+    same_rev: int
+    ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A region as it was when caption `rev` was asked for; `look` is None where none was taken."""
+
+    rev: int
+    box_xyxy_px: tuple[int, int, int, int]
+    area_px: int
+    look: Look | None = None
+
+
 @dataclass(slots=True)
 class _Memory:
     """What is remembered about one region's captions."""
 
     track: Track
+    policy: Policy
     rev: int = 0
-    has_caption: bool = False
-    captioned_ns: int = 0
-    box_xyxy_px: tuple[int, int, int, int] = (0, 0, 0, 0)
-    area_px: int = 0
-    asked_box: tuple[int, int, int, int] = (0, 0, 0, 0)
-    asked_area: int = 0
+    captioned: _Seen | None = None
+    written_ns: int = 0
+    renewed_ns: int = 0
+    """When the caption was last known to hold: written, or found to be the same."""
+    checked_ns: int = 0
+    asked: _Seen | None = None
     in_flight: int | None = None
     wish: Trigger | None = None
     since_ns: int = 0
@@ -58,9 +94,9 @@ class _Memory:
 class Scheduler:
     """The wishes of one stream's regions."""
 
-    def __init__(self, config: SchedulerConfig, *, style: Style, ids: Iterator[int]) -> None:
+    def __init__(self, config: SchedulerConfig, *, policy: Policy, ids: Iterator[int]) -> None:
         self._config = config
-        self._style: Style = style
+        self._policy = policy
         self._ids = ids
         self._regions: dict[str, _Memory] = {}
 
@@ -68,7 +104,7 @@ class Scheduler:
         """Take note of where the regions are now; returns the requests in flight to abort."""
         aborts = []
         for track in tracks.tracks:
-            memory = self._regions.setdefault(track.rid, _Memory(track=track))
+            memory = self._regions.setdefault(track.rid, _Memory(track, self._policy))
             memory.track = track
             if track.mask is None:
                 memory.wish = None
@@ -76,21 +112,27 @@ class Scheduler:
                     state = "ended" if track.state is TrackState.ENDED else "lost"
                     aborts.append(Abort(memory.in_flight, f"track_{state}"))
             else:
-                self._wish(memory, now_ns)
+                _wish(memory, self._trigger(memory, now_ns), now_ns)
             if track.state is TrackState.ENDED:
                 del self._regions[track.rid]
         return tuple(aborts)
 
     def urgency(self, *, now_ns: int) -> Urgency | None:
         """How urgent the most urgent wish is; None when there is none."""
-        return min((self._key(m, now_ns) for m in self._waiting(now_ns)), default=None)
+        return min((_key(m, now_ns) for m in self._waiting(now_ns)), default=None)
 
     def pick(self, tracks: TrackSet, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
         """At most `room` requests, most urgent first. They are in flight until `ended` is told of
         each.
         """
-        waiting = sorted(self._waiting(now_ns), key=lambda memory: self._key(memory, now_ns))
+        waiting = sorted(self._waiting(now_ns), key=lambda memory: _key(memory, now_ns))
         return tuple(self._request(memory, tracks, now_ns) for memory in waiting[: max(0, room)])
+
+    def remember(self, request: RegionRequest, look: Look) -> None:
+        """Note how the region of a request in flight looks on the frame of its caption."""
+        memory = self._regions[request.rid]
+        if memory.asked is not None:
+            memory.asked = replace(memory.asked, look=look)
 
     def ended(self, request: RegionRequest, *, has_caption: bool, now_ns: int) -> None:
         """The terminal event of `request` was sent. Without a caption the region waits before it
@@ -101,11 +143,49 @@ class Scheduler:
             return
         memory.in_flight = None
         if has_caption:
-            memory.has_caption = True
-            memory.captioned_ns = now_ns
-            memory.box_xyxy_px, memory.area_px = memory.asked_box, memory.asked_area
+            memory.captioned = memory.asked
+            memory.written_ns = memory.renewed_ns = memory.checked_ns = now_ns
         else:
-            memory.not_before_ns = now_ns + int(self._config.min_interval_s * 1e9)
+            memory.not_before_ns = now_ns + memory.policy.min_interval_ns
+
+    # --- captions that may still hold ------------------------------------------------------------
+
+    def due(self, *, now_ns: int) -> list[Check]:
+        """The captioned regions that should be compared with how they looked; tell `checked`."""
+        return [
+            Check(memory.track, memory.captioned.look)
+            for memory in self._regions.values()
+            if memory.captioned and memory.captioned.look and self._is_due(memory, now_ns)
+        ]
+
+    def checked(self, rid: str, *, amount: float, now_ns: int) -> Renewal | None:
+        """A region has changed by `amount`, where 1 is a change. Returns the renewal when its
+        caption still holds and is old enough to say so.
+        """
+        memory = self._regions[rid]
+        assert memory.captioned is not None  # `due` yields only those
+        memory.checked_ns = now_ns
+        changed, triggers = amount >= 1, memory.policy.triggers
+        if changed and Trigger.CHANGE in triggers:
+            _wish(memory, Trigger.CHANGE, now_ns)
+            return None
+        if Trigger.REFRESH not in triggers or not _is_old(memory, now_ns):
+            return None
+        if changed or now_ns - memory.written_ns >= self._config.rewrite_s * 1e9:
+            _wish(memory, Trigger.REFRESH, now_ns)
+            return None
+        memory.renewed_ns = now_ns
+        memory.rev += 1
+        same_rev, ttl_ms = memory.captioned.rev, memory.policy.ttl_ms
+        return Renewal(next(self._ids), rid, memory.rev, same_rev, ttl_ms)
+
+    def _is_due(self, memory: _Memory, now_ns: int) -> bool:
+        if memory.track.mask is None or memory.in_flight is not None or memory.wish is not None:
+            return False
+        is_next = now_ns - memory.checked_ns >= memory.policy.min_interval_ns
+        return (is_next or _is_old(memory, now_ns)) and now_ns >= memory.not_before_ns
+
+    # --- how much there is to do -----------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
@@ -114,9 +194,12 @@ class Scheduler:
 
     @property
     def uncaptioned(self) -> int:
-        """Visible regions that never had a caption and were not refused one yet."""
+        """Visible regions that are to have a first caption and were not refused one yet."""
         return sum(
-            m.track.mask is not None and not m.has_caption and m.not_before_ns == 0
+            m.track.mask is not None
+            and m.captioned is None
+            and m.not_before_ns == 0
+            and Trigger.NEW in m.policy.triggers
             for m in self._regions.values()
         )
 
@@ -125,61 +208,76 @@ class Scheduler:
             if memory.wish and memory.in_flight is None and now_ns >= memory.not_before_ns:
                 yield memory
 
-    def _key(self, memory: _Memory, now_ns: int) -> Urgency:
-        assert memory.wish is not None
-        overdue = now_ns - memory.since_ns > self._config.refresh_s * 1e9
-        return (0 if overdue else 1, 0 if overdue else _RANK[memory.wish], memory.since_ns)
-
-    def _wish(self, memory: _Memory, now_ns: int) -> None:
-        trigger = self._trigger(memory, now_ns)
-        if trigger is None or memory.in_flight is not None:
-            return
-        if memory.wish is None:
-            memory.wish, memory.since_ns = trigger, now_ns
-        elif _RANK[trigger] < _RANK[memory.wish]:
-            memory.wish = (
-                trigger  # it keeps its place in time: a promotion must not make it wait longer
-            )
+    # --- wishes ----------------------------------------------------------------------------------
 
     def _trigger(self, memory: _Memory, now_ns: int) -> Trigger | None:
-        if not memory.has_caption:
+        found = self._reason(memory, now_ns)
+        return found if found in memory.policy.triggers else None
+
+    def _reason(self, memory: _Memory, now_ns: int) -> Trigger | None:
+        """Why the region should be captioned, as far as tracks alone can tell."""
+        if memory.captioned is None:
             return Trigger.NEW
         if memory.track.state is TrackState.RECOVERED:
             return Trigger.RECOVERED
-        age_s = (now_ns - memory.captioned_ns) / 1e9
-        if age_s >= self._config.min_interval_s and self._changed(memory):
+        is_free = now_ns - memory.written_ns >= memory.policy.min_interval_ns
+        if is_free and self._moved(memory.captioned, memory.track):
             return Trigger.CHANGE
-        return Trigger.REFRESH if age_s >= self._config.refresh_s else None
+        blind = memory.captioned.look is None
+        return Trigger.REFRESH if blind and _is_old(memory, now_ns) else None
 
-    def _changed(self, memory: _Memory) -> bool:
-        x0, y0, x1, y1 = memory.box_xyxy_px
-        u0, v0, u1, v1 = memory.track.box_xyxy_px
+    def _moved(self, then: _Seen, track: Track) -> bool:
+        x0, y0, x1, y1 = then.box_xyxy_px
+        u0, v0, u1, v1 = track.box_xyxy_px
         shift_px = math.hypot(u0 + u1 - x0 - x1, v0 + v1 - y0 - y1) / 2
         if shift_px > self._config.change_shift * math.hypot(x1 - x0, y1 - y0):
             return True
-        ratio = _area(memory.track) / max(1, memory.area_px)
+        ratio = _area(track) / max(1, then.area_px)
         return max(ratio, 1 / max(ratio, 1e-9)) > self._config.change_area_ratio
 
     def _request(self, memory: _Memory, tracks: TrackSet, now_ns: int) -> RegionRequest:
+        track, policy = memory.track, memory.policy
         assert memory.wish is not None  # `_waiting` yields only those
-        assert memory.track.mask is not None
+        assert track.mask is not None
         memory.rev += 1
         request = RegionRequest(
             request_id=next(self._ids),
             stream=tracks.stream,
-            rid=memory.track.rid,
+            rid=track.rid,
             rev=memory.rev,
             frame_seq=tracks.frame_seq,
-            mask=memory.track.mask,
-            box_xyxy_px=memory.track.box_xyxy_px,
+            mask=track.mask,
+            box_xyxy_px=track.box_xyxy_px,
             trigger=memory.wish,
             deadline_ns=now_ns + int(self._config.deadline_s * 1e9),
-            style=self._style,
-            label=memory.track.label,
+            style=policy.style,
+            label=track.label,
+            ttl_ms=policy.ttl_ms,
+            max_new_tokens=policy.max_new_tokens,
         )
         memory.in_flight, memory.wish = request.request_id, None
-        memory.asked_box, memory.asked_area = memory.track.box_xyxy_px, _area(memory.track)
+        memory.asked = _Seen(memory.rev, track.box_xyxy_px, _area(track))
         return request
+
+
+def _wish(memory: _Memory, trigger: Trigger | None, now_ns: int) -> None:
+    """A promoted wish keeps its place in time: it must not wait longer for being more urgent."""
+    if trigger is None or memory.in_flight is not None:
+        return
+    if memory.wish is None:
+        memory.wish, memory.since_ns = trigger, now_ns
+    elif _RANK[trigger] < _RANK[memory.wish]:
+        memory.wish = trigger
+
+
+def _key(memory: _Memory, now_ns: int) -> Urgency:
+    assert memory.wish is not None
+    overdue = now_ns - memory.since_ns > memory.policy.max_interval_ns
+    return (0 if overdue else 1, 0 if overdue else _RANK[memory.wish], memory.since_ns)
+
+
+def _is_old(memory: _Memory, now_ns: int) -> bool:
+    return now_ns - memory.renewed_ns >= memory.policy.max_interval_ns
 
 
 def _area(track: Track) -> int:

@@ -9,12 +9,15 @@ import numpy as np
 
 from ureca.datatypes import Frame, Refusal, RegionRequest, RegionSeed, TrackSet, Trigger
 from ureca.errors import RequestError
-from ureca.events import AnyEvent
+from ureca.events import AnyEvent, CaptionSame
 from ureca.node.asks import Ask
+from ureca.node.caption_events import same
+from ureca.node.change import change, look_at
 from ureca.node.config import NodeConfig
+from ureca.node.policy import Policy
 from ureca.node.refusals import Refusals
 from ureca.node.regions import box_of, seed_mask
-from ureca.node.scheduler import Abort, Scheduler
+from ureca.node.scheduler import Abort, Check, Scheduler
 from ureca.node.track_events import TrackReporter
 from ureca.node.tracker import Tracker
 
@@ -36,8 +39,10 @@ class Stream:
         self.tracks = TrackSet(frame.stream, frame.seq, frame.captured_ns, ())
         self.track_us = 0
         """What following the regions onto `frame` took, told by the caller, who has the clock."""
-        self.scheduler = Scheduler(config.scheduler, style=config.caption.style, ids=ids)
+        policy = Policy.of(config.scheduler, config.caption)
+        self.scheduler = Scheduler(config.scheduler, policy=policy, ids=ids)
         self.refusals = Refusals(interval_s=config.scheduler.min_interval_s)
+        self._config = config.scheduler
         self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
 
@@ -47,6 +52,33 @@ class Stream:
         self.frame, self.tracks = frame, update.tracks
         news = self._news(now_ns)
         return News(news.events, news.aborts, (*frame.refused, *update.refused))
+
+    def pick(self, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
+        """At most `room` wishes for captions on the newest frame; see `Scheduler.pick`."""
+        requests = self.scheduler.pick(self.tracks, room=room, now_ns=now_ns)
+        for request in requests if self._config.recheck else ():
+            look = look_at(self.frame.image, request.mask, request.box_xyxy_px)
+            self.scheduler.remember(request, look)
+        return requests
+
+    def renew(self, *, now_ns: int) -> list[CaptionSame]:
+        """Look at the captioned regions again: those that still hold are renewed, what has changed
+        becomes a wish.
+        """
+        found = []
+        for check in self.scheduler.due(now_ns=now_ns):
+            amount = self._amount(check)
+            renewal = self.scheduler.checked(check.track.rid, amount=amount, now_ns=now_ns)
+            if renewal is not None:
+                found.append(same(renewal, self.frame))
+        return found
+
+    def _amount(self, check: Check) -> float:
+        assert check.track.mask is not None  # only what is visible is due
+        colours, outline = change(
+            check.look, self.frame.image, check.track.mask, check.track.box_xyxy_px
+        )
+        return max(colours / self._config.change_look, outline / self._config.change_outline)
 
     def close(self, reason: str, *, now_ns: int) -> News:
         """End all regions."""
@@ -93,4 +125,5 @@ def resolve(ask: Ask, frame: Frame, tracks: TrackSet | None, *, request_id: int)
         trigger=Trigger.REQUEST,
         deadline_ns=ask.deadline_ns,
         style=ask.style,
+        max_new_tokens=ask.max_new_tokens,
     )

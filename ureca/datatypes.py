@@ -171,7 +171,7 @@ Style = Literal["short", "long"]
 
 @dataclass(frozen=True, slots=True)
 class RegionRequest:
-    """A scheduled wish for one caption. `rev` counts the captions of its region, from 1."""
+    """A scheduled wish for one caption. `rev` counts the wishes of its region, from 1."""
 
     request_id: int
     stream: str
@@ -184,6 +184,9 @@ class RegionRequest:
     deadline_ns: int
     style: Style = "short"
     label: str | None = None
+    ttl_ms: int | None = None
+    max_new_tokens: int | None = None
+    """None, here and in `ttl_ms`: what the captioner is configured to."""
 
 
 # --- the captioner's side -------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ureca.datatypes import Track, TrackSet, TrackState, Trigger
-from ureca.node.config import SchedulerConfig
+from ureca.node.config import CaptionConfig, SchedulerConfig
+from ureca.node.policy import Policy
 from ureca.node.scheduler import Scheduler
 
 MASK = np.ones((4, 4), np.bool_)
@@ -26,7 +27,8 @@ def tracks(*found: Track, seq: int = 0) -> TrackSet:
 
 
 def scheduler(**config: float) -> Scheduler:
-    return Scheduler(SchedulerConfig(**config), style="short", ids=itertools.count(1))  # type: ignore[arg-type]
+    plan = SchedulerConfig(**config)  # type: ignore[arg-type]
+    return Scheduler(plan, policy=Policy.of(plan, CaptionConfig()), ids=itertools.count(1))
 
 
 def test_new_regions_come_before_old_ones() -> None:

@@ -1,0 +1,92 @@
+"""How much a region has changed since it was captioned, for a fraction of what a caption costs.
+
+A `Look` is what a caption was about, on a small grid: colours of the region and of a rim around
+it, and the outline. `change` compares it with a later frame, at the place where the region was and
+at the place where it is now, and takes the smaller difference: sensor noise, an outline that
+wobbles and a camera that drifts slowly are no change, while a thing put into a bowl is, however
+much of the bowl stays as it was. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ureca.datatypes import Image, Mask
+from ureca.node.regions import Box
+
+F32 = npt.NDArray[np.float32]
+
+_CELLS = 16
+_MIN_CELL_PX = 3
+"""A cell averages at least 3 x 3 pixels: the noise of single ones would be a change."""
+_RIM = 0.15
+"""How much wider than the box is looked at, on each side."""
+_RIM_WEIGHT = 0.5
+"""What happens beside a region counts half: captions name it less often."""
+_MAX_LIGHT = 15.0
+"""Lightness that a whole region may gain or lose (0..255 scale): exposure is no change."""
+_WORST_SHARE = 0.06
+"""The difference is the mean over this share of the cells, the worst ones: a part is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A region at one moment: `lab` f32 [g, g, 3] (OpenCV's 8-bit Lab scale), `inside` f32 [g, g]
+    (0..1, how much of each cell is the region), both over `box_xyxy_px` widened by a rim.
+    """
+
+    box_xyxy_px: Box
+    lab: F32
+    inside: F32
+
+
+def look_at(image: Image, mask: Mask, box: Box) -> Look:
+    """The look of a region: `image` u8 [H, W, 3] RGB, `mask` bool [H, W], `box` its tight box."""
+    cells = max(2, min(_CELLS, min(box[2] - box[0], box[3] - box[1]) // _MIN_CELL_PX))
+    return Look(box, *_grids(image, mask, box, cells))
+
+
+def change(look: Look, image: Image, mask: Mask, box: Box) -> tuple[float, float]:
+    """How far `look` is from the region now: in colours (Lab units) and in outline (0..1)."""
+    cells = look.inside.shape[0]
+    lab, inside = _grids(image, mask, box, cells)
+    outline = float(np.abs(inside - look.inside).sum() / max(1.0, look.inside.sum()))
+    colours = _distance(look, lab)
+    if box != look.box_xyxy_px:
+        there, _ = _grids(image, mask, look.box_xyxy_px, cells)
+        colours = min(colours, _distance(look, there))
+    return colours, outline
+
+
+def _distance(look: Look, lab: F32) -> float:
+    gained = lab - look.lab
+    gained[..., 0] -= np.clip(np.median(gained[..., 0]), -_MAX_LIGHT, _MAX_LIGHT)
+    weight = _RIM_WEIGHT + (1 - _RIM_WEIGHT) * look.inside
+    distance = np.sort((np.linalg.norm(gained, axis=2) * weight).ravel())
+    worst = max(1, round(_WORST_SHARE * distance.size))
+    return float(distance[-worst:].mean())
+
+
+def _grids(image: Image, mask: Mask, box: Box, cells: int) -> tuple[F32, F32]:
+    """Colours f32 [g, g, 3] and share of the region f32 [g, g] over the widened box; what lies
+    outside the picture repeats its edge.
+    """
+    rows, columns = _window(box, mask.shape)
+    rgb = cv2.resize(image[rows, columns], (cells, cells), interpolation=cv2.INTER_AREA)
+    lab = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB), np.float32)
+    inside = np.ascontiguousarray(mask[rows, columns]).view(np.uint8)
+    share = cv2.resize(inside * 255, (cells, cells), interpolation=cv2.INTER_AREA)
+    return lab, np.asarray(share / np.float32(255), np.float32)
+
+
+def _window(box: Box, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    x0, y0, x1, y1 = box
+    rim_x, rim_y = round(_RIM * (x1 - x0)), round(_RIM * (y1 - y0))
+    return (
+        slice(max(0, y0 - rim_y), min(shape[0], y1 + rim_y)),
+        slice(max(0, x0 - rim_x), min(shape[1], x1 + rim_x)),
+    )
