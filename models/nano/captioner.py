@@ -93,7 +93,7 @@ class Captioner(nn.Module):
         """One step of N rows: x [N, T, d] -> (logits of the last position [N, V], own KV grown by
         T).
         """
-        hidden, grown = self.language(x, prefix, own)
+        hidden, grown = self.language(x, prefix, own, last=True)
         return self.language.logits(hidden[:, -1]), grown
 
     def prefix(self, image_tokens: Tensor) -> tuple[KV, ...]:

@@ -13,6 +13,7 @@ has one picture (B = 1); training has many.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        # `square` and `rsqrt` would be exported as a general power and a reciprocal: slow.
-        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1e-5) * self.weight
+        # In just this form ONNX Runtime knows the norm and runs it as one operator.
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight
 
 
 class Attention(nn.Module):
@@ -52,15 +53,25 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(
-        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV, grow: Grow
+        self,
+        x: Tensor,
+        *,
+        rope: Tensor,
+        bias: Tensor,
+        prefix: KV,
+        own: KV,
+        grow: Grow,
+        last: bool = False,
     ) -> tuple[Tensor, KV]:
-        """x [N, T, d] -> ([N, T, d], own KV grown by T)."""
+        """x [N, T, d] -> ([N, T, d], own KV grown by T); with `last` only [N, 1, d], the end's."""
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_dim).permute(2, 3, 0, 1, 4)
         (query, key), value = rotate(qkv[:2], rope), qkv[2]
         grown = grow(own[0], key), grow(own[1], value)
+        if last:
+            query, bias = query[:, :, -1:], bias[-1:]
         mixed = _attend(query * self.head_dim**-0.5, prefix, grown, bias)
-        return self.out(mixed.permute(1, 2, 0, 3).reshape(rows, steps, width)), grown
+        return self.out(mixed.permute(1, 2, 0, 3).reshape(rows, -1, width)), grown
 
 
 def _attend(query: Tensor, prefix: KV, own: KV, bias: Tensor) -> Tensor:
@@ -90,12 +101,26 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, *, rope: Tensor, bias: Tensor, prefix: KV, own: KV, grow: Grow
+        self,
+        x: Tensor,
+        *,
+        rope: Tensor,
+        bias: Tensor,
+        prefix: KV,
+        own: KV,
+        grow: Grow,
+        last: bool = False,
     ) -> tuple[Tensor, KV]:
         mixed, grown = self.attention(
-            self.norm_attention(x), rope=rope, bias=bias, prefix=prefix, own=own, grow=grow
+            self.norm_attention(x),
+            rope=rope,
+            bias=bias,
+            prefix=prefix,
+            own=own,
+            grow=grow,
+            last=last,
         )
-        x = x + self.dropout(mixed)
+        x = (x[:, -1:] if last else x) + self.dropout(mixed)
         gate, up = self.gate_up(self.norm_ff(x)).chunk(2, dim=-1)
         return x + self.dropout(self.down(F.silu(gate) * up)), grown
 
@@ -121,10 +146,10 @@ class LanguageModel(nn.Module):
         return tuple((zero, zero) for _ in self.blocks)
 
     def forward(
-        self, x: Tensor, prefix: tuple[KV, ...], own: tuple[KV, ...]
+        self, x: Tensor, prefix: tuple[KV, ...], own: tuple[KV, ...], *, last: bool = False
     ) -> tuple[Tensor, tuple[KV, ...]]:
         """x [N, T, d] at positions P + S + (0..T-1) -> (normed hidden [N, T, d], own KV of length S
-        + T).
+        + T); with `last` the hidden state of the last position only, [N, 1, d].
         """
         start, past = prefix[0][0].shape[2], own[0][0].shape[2]
         steps = torch.arange(x.shape[1], device=x.device)
@@ -132,7 +157,7 @@ class LanguageModel(nn.Module):
         keys = torch.arange(past + x.shape[1], device=x.device)
         visible = keys[None, :] <= steps[:, None] + past
         bias = torch.where(visible, 0.0, -1e9).to(x.dtype)
-        return self.run(x, prefix, own, rope=rope, bias=bias, grow=appended)
+        return self.run(x, prefix, own, rope=rope, bias=bias, grow=appended, last=last)
 
     def run(
         self,
@@ -143,11 +168,18 @@ class LanguageModel(nn.Module):
         rope: Tensor,
         bias: Tensor,
         grow: Grow,
+        last: bool = False,
     ) -> tuple[Tensor, tuple[KV, ...]]:
-        """The blocks at given positions; `grow` decides where new keys and values go."""
+        """The blocks at given positions; `grow` decides where new keys and values go.
+
+        With `last` the top block works out the last position alone: nobody reads its others but as
+        keys and values, which is a sixth of a prompt's products with four blocks.
+        """
         grown: list[KV] = []
-        for block, shared, mine in zip(self.blocks, prefix, own, strict=True):
-            x, kv = block(x, rope=rope, bias=bias, prefix=shared, own=mine, grow=grow)
+        given: dict[str, Any] = {"rope": rope, "bias": bias, "grow": grow}
+        for depth, (block, shared, mine) in enumerate(zip(self.blocks, prefix, own, strict=True)):
+            top = last and depth == len(self.blocks) - 1
+            x, kv = block(x, prefix=shared, own=mine, last=top, **given)
             grown.append(kv)
         return self.norm(x), tuple(grown)
 
@@ -164,14 +196,15 @@ def appended(cache: Tensor, new: Tensor) -> Tensor:
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864); x [..., T, hd], rope [T, 2, hd]."""
     first, second = x.chunk(2, dim=-1)
-    return x * rope[:, 0] + torch.cat([-second, first], dim=-1) * rope[:, 1]
+    return x * rope[:, 0] + torch.cat([second, first], dim=-1) * rope[:, 1]
 
 
 def _rope_table(head_dim: int) -> Tensor:
+    """Cosines and sines f32 [positions, 2, hd]; the first half of the sines has the sign in it."""
     frequency = _ROPE_BASE ** (-torch.arange(0, head_dim, 2).float() / head_dim)
     angle = torch.arange(_MAX_POSITIONS).float()[:, None] * frequency
-    angle = torch.cat([angle, angle], dim=-1)
-    return torch.stack([angle.cos(), angle.sin()], dim=1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)], dim=1)
 
 
 def _init(module: nn.Module) -> None:

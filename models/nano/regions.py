@@ -34,6 +34,10 @@ _HIDDEN = 512
 _DROPOUT = 0.1
 
 
+_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Where the outputs (row, column) of a 2x2 block lie that share one cell of half the size."""
+
+
 class MaskEncoder(nn.Module):
     """Mask tiles f32 [N, T, M, M] of 0/1 -> mask tokens [N, T * n, d], n = `num_mask_tokens`."""
 
@@ -48,9 +52,25 @@ class MaskEncoder(nn.Module):
 
     def forward(self, masks: Tensor) -> Tensor:
         rows, tiles, side, _ = masks.shape
-        x = F.relu(self.conv1(masks.reshape(rows * tiles, 1, side, side)))
-        tokens = self.linear(F.relu(self.conv2(x)).flatten(2))
+        x = F.relu(self._halved_twice(masks.reshape(rows * tiles, 1, side, side)))
+        tokens = self.linear(F.relu(self._halved(x)).flatten(2))
         return tokens.reshape(rows, tiles * tokens.shape[1], tokens.shape[2])
+
+    def _halved_twice(self, masks: Tensor) -> Tensor:
+        """`conv1`, its four neighbouring outputs as channels: [B, 1, M, M] -> [B, 4n, M/4, M/4].
+
+        The mask is read once, and few channels at a fine stride are what CPUs are slowest at.
+        """
+        weight = torch.cat([_shifted(self.conv1.weight, p) for p in _PHASES])
+        bias = self.conv1.bias
+        assert bias is not None
+        return F.conv2d(masks, weight, bias.repeat(len(_PHASES)), stride=4, padding=1)
+
+    def _halved(self, x: Tensor) -> Tensor:
+        """`conv2` over such channels: [B, 4n, h, w] -> [B, n, h, w]."""
+        weight = F.pad(self.conv2.weight, (1, 0, 1, 0)).unflatten(3, (2, 2)).unflatten(2, (2, 2))
+        weight = weight.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+        return F.conv2d(F.pad(x, (1, 0, 1, 0)), weight, self.conv2.bias)
 
 
 class RegionFeatures(nn.Module):
@@ -88,17 +108,17 @@ class RegionFeatures(nn.Module):
         return torch.cat(tokens, dim=1)
 
     def _pooled(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
-        shares = _shares(masks, maps)
+        shares = _shares(masks)
         fine = [_mask_mean(shares[0], maps[0]), _mask_mean(shares[1], maps[1])]
         if self.config.colour:
-            fine.append(self._colours(shares[3], maps[3]))
+            fine.append(self._colours(shares[3], _blocks(maps[3]).flatten(2)))
         named = _mask_mean(shares[2], maps[2])
         semantic = self.semantic(named)
         if self.config.class_prior:
             semantic = semantic + self.names(torch.softmax(self.classifier(named), dim=-1))
         tokens = torch.stack([self.fine(torch.cat(fine, dim=-1)), semantic], dim=1)
         if self.config.box_geometry:
-            area = masks.mean(dim=(1, 2, 3))[:, None]
+            area = shares[2].mean(dim=(1, 2, 3))[:, None]
             shape = torch.cat([boxes, boxes[:, 2:] - boxes[:, :2], area], dim=1)
             tokens = tokens + self.geometry(_fourier(shape))[:, None]
         return tokens
@@ -107,11 +127,11 @@ class RegionFeatures(nn.Module):
         """A soft histogram (learnt bins), mean and mean square of the region; the last two also of
         its picture, since they tell the light: a white mug at dusk is grey by its pixels.
         """
-        bins = F.relu(self.bins(colour.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        bins = F.relu(self.bins(colour.transpose(1, 2))).transpose(1, 2)
         moments = torch.cat([colour, colour.square()], dim=1)
         rows, tiles = share.shape[:2]
         pictures = moments.shape[0] // tiles
-        light = moments.mean(dim=(2, 3)).reshape(pictures, tiles, -1).mean(dim=1)
+        light = moments.mean(dim=2).reshape(pictures, tiles, -1).mean(dim=1)
         light = light.repeat_interleave(rows // pictures, dim=0)
         inside = _mask_mean(share, torch.cat([bins, moments], dim=1))
         return torch.cat([inside, light], dim=-1)
@@ -125,6 +145,12 @@ def _whole(maps: Maps, tiles: int) -> Maps:
     return fine, middle, coarse, colour
 
 
+def _shifted(kernel: Tensor, phase: tuple[int, int]) -> Tensor:
+    """A 3x3 kernel of stride 2 as the 5x5 kernel of stride 4 that gives one of its four phases."""
+    down, across = 2 * phase[0], 2 * phase[1]
+    return F.pad(kernel, (across, 2 - across, down, 2 - down))
+
+
 def _mlp(width_in: int, width_out: int) -> nn.Sequential:
     return nn.Sequential(
         nn.LayerNorm(width_in),
@@ -135,22 +161,34 @@ def _mlp(width_in: int, width_out: int) -> nn.Sequential:
     )
 
 
-def _shares(masks: Tensor, maps: Maps) -> tuple[Tensor, ...]:
-    """How much of every cell of each map the masks [N, T, M, M] cover: [N, T, h, w] per map.
+def _shares(masks: Tensor) -> tuple[Tensor, ...]:
+    """How much of every cell the masks [N, T, M, M] cover: [N, T, h, w] at strides 8, 16 and 32 of
+    the picture, and [N, T, 4, h, w] at stride 4, in the order of `_blocks`.
 
-    Finest first, each from the one before: the masks themselves are read once.
+    One convolution reads the masks, and few channels at a fine stride are what CPUs are slowest at.
     """
-    found: dict[int, Tensor] = {}
-    share = masks
-    for side in sorted({level.shape[2] for level in maps}, reverse=True):
-        if share.shape[2] != side:
-            share = F.avg_pool2d(share, share.shape[2] // side)
-        found[side] = share
-    return tuple(found[level.shape[2]] for level in maps)
+    rows, tiles, side, _ = masks.shape
+    shares = F.conv2d(masks.reshape(rows * tiles, 1, side, side), _quarters(masks), stride=4)
+    shares = shares.unflatten(0, (rows, tiles))
+    fine = shares[:, :, 4]
+    middle = F.avg_pool2d(fine, 2)
+    return fine, middle, F.avg_pool2d(middle, 2), shares[:, :, :4]
+
+
+def _quarters(like: Tensor) -> Tensor:
+    """Kernels [5, 1, 4, 4]: the mean of each quarter of a 4x4 block, then of all of it."""
+    quarters = torch.eye(4, dtype=like.dtype, device=like.device).reshape(4, 1, 2, 2) / 4
+    quarters = quarters.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return torch.cat([quarters, quarters.mean(dim=0, keepdim=True)])
+
+
+def _blocks(colour: Tensor) -> Tensor:
+    """[B, C, 2h, 2w] -> [B, C, 4, h, w]: cells of one 2x2 block apart, blocks in order."""
+    return F.pixel_unshuffle(colour, 2).unflatten(1, (-1, 4))
 
 
 def _mask_mean(share: Tensor, feature_map: Tensor) -> Tensor:
-    """Mean of [B*T, C, h, w] weighed by [N, T, h, w] -> [N, C]; rows are ordered by picture."""
+    """Mean of [B*T, C, ...] weighed by [N, T, ...] -> [N, C]; rows are ordered by picture."""
     rows, tiles = share.shape[:2]
     channels = feature_map.shape[1]
     pictures = feature_map.shape[0] // tiles

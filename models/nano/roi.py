@@ -12,6 +12,7 @@ _POINTS = 8
 _INNER = 128
 _CELL = 96
 _TOKENS = 2
+_PLAIN = 3 + 1  # colour and mask
 _DROPOUT = 0.1
 
 
@@ -23,7 +24,7 @@ class RoiEncoder(nn.Module):
 
     def __init__(self, channels: int, *, width: int, grids: int) -> None:
         super().__init__()
-        self.point = nn.Linear(2 * channels + 3 + 1, _INNER)
+        self.point = nn.Linear(2 * channels + _PLAIN, _INNER)
         self.which = nn.Parameter(torch.randn(grids, _INNER) * 0.02)
         self.conv = nn.Conv2d(_INNER, _CELL, 3, stride=2, padding=1)
         self.dropout = nn.Dropout(_DROPOUT)
@@ -31,19 +32,33 @@ class RoiEncoder(nn.Module):
 
     def forward(self, boxes: Tensor, mask: Tensor, maps: Maps) -> Tensor:
         """boxes [N, G, 4] normalised xyxy, one for each grid (may reach outside), mask [N, 1, M, M]
-        and maps of the whole picture -> [N, G * 2, d].
+        and maps of B whole pictures -> [N, G * 2, d].
         """
         rows, grids = boxes.shape[:2]
         points = _points(boxes.flatten(0, 1))  # all grids at once: each weight is used in one place
-        seen = F.grid_sample(
-            mask, points.unflatten(0, (rows, grids)).flatten(1, 2), align_corners=False
-        )
-        seen = seen.reshape(rows * grids, 1, _POINTS, _POINTS)
-        cells = torch.cat([*(_sample(maps[level], points) for level in (0, 1, 3)), seen], dim=1)
-        inner = self.point(cells.permute(0, 2, 3, 1)).unflatten(0, (rows, grids))
-        inner = F.gelu(inner + self.which[None, :, None, None]).flatten(0, 1)
-        cells = F.gelu(self.conv(inner.permute(0, 3, 1, 2)))
+        inner = self._inner(points, mask, maps).unflatten(2, (-1, grids, _POINTS**2))
+        inner = F.gelu(inner + (self.which + self.point.bias).T[:, None, :, None])
+        inner = inner.flatten(2, 3).transpose(1, 2).flatten(0, 1)
+        cells = F.gelu(self.conv(inner.unflatten(2, (_POINTS, _POINTS))))
         return self.out(self.dropout(cells.flatten(1))).reshape(rows, grids * _TOKENS, -1)
+
+    def _inner(self, points: Tensor, mask: Tensor, maps: Maps) -> Tensor:
+        """`point` without its bias at all points: [B, inner, N / B * G * 64].
+
+        A bilinear sample is linear, so whole maps go through the layer before they are sampled:
+        regions share that, and 128 channels come back where 256 would be sampled and joined.
+        """
+        channels = maps[0].shape[1]
+        fine, middle, rest = self.point.weight.split([channels, channels, _PLAIN], dim=1)
+        seen = F.grid_sample(
+            mask, points.reshape(mask.shape[0], -1, _POINTS, 2), align_corners=False
+        )
+        plain = [_sample(maps[3], points), seen.reshape(maps[3].shape[0], 1, -1)]
+        return (
+            _sample(_mixed(fine, maps[0]), points)
+            + _sample(_mixed(middle, maps[1]), points)
+            + rest @ torch.cat(plain, dim=1)
+        )
 
 
 def widened(boxes: Tensor, times: float) -> Tensor:
@@ -63,10 +78,11 @@ def _points(boxes: Tensor) -> Tensor:
 
 
 def _sample(feature_map: Tensor, points: Tensor) -> Tensor:
-    """[B, C, h, w] at points [B*R, 8, 8, 2] -> [B*R, C, 8, 8] without copying a map per region."""
-    pictures, channels = feature_map.shape[:2]
-    regions = points.shape[0] // pictures
-    grid = points.reshape(pictures, regions * _POINTS, _POINTS, 2)
-    values = F.grid_sample(feature_map, grid, align_corners=False)
-    values = values.reshape(pictures, channels, regions, _POINTS, _POINTS)
-    return values.transpose(1, 2).reshape(points.shape[0], channels, _POINTS, _POINTS)
+    """[B, C, h, w] at points [B*R, 8, 8, 2] -> [B, C, R*64] without copying a map per region."""
+    grid = points.reshape(feature_map.shape[0], -1, _POINTS, 2)
+    return F.grid_sample(feature_map, grid, align_corners=False).flatten(2)
+
+
+def _mixed(weight: Tensor, feature_map: Tensor) -> Tensor:
+    """weight [D, C] over the channels of [B, C, h, w] -> [B, D, h, w]."""
+    return (weight @ feature_map.flatten(2)).unflatten(2, feature_map.shape[2:])

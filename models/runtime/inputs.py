@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ureca.datatypes import RegionInput
 from ureca.errors import EngineError, RegionError
 from ureca.models.config import VisionConfig
-from ureca.models.preprocess import Grid, box_norm_from_mask, mask_tiles
+from ureca.models.preprocess import Grid, box_norm_from_mask, masks_tiles
 
 F32 = npt.NDArray[np.float32]
 
@@ -50,6 +50,6 @@ def region_arrays(
     regions: Sequence[RegionInput], *, grid: Grid, vision: VisionConfig
 ) -> RegionArrays:
     """Tile the masks with the picture's own grid and find their boxes."""
-    masks = np.stack([mask_tiles(region.mask, grid, vision) for region in regions])
+    masks = masks_tiles([region.mask for region in regions], grid, vision)
     boxes = np.stack([box_norm_from_mask(region.mask) for region in regions])
     return RegionArrays(masks, boxes)

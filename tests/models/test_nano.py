@@ -13,7 +13,7 @@ from ureca.models.config import RegionConfig, VisionConfig, tiny_config  # noqa:
 from ureca.models.nano.captioner import Captioner  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from ureca.models.nano.generate import generate, generate_uncached  # noqa: E402
-from ureca.models.nano.regions import _shares  # noqa: E402
+from ureca.models.nano.regions import _blocks, _shares  # noqa: E402
 from ureca.models.nano.trunk import (  # noqa: E402
     Trunk,
     head_conv,
@@ -178,8 +178,43 @@ def test_impossible_sizes_are_refused(bad):
 
 def test_masks_cover_cells_of_every_map_as_if_each_were_averaged_alone():
     torch.manual_seed(0)
-    masks = (torch.rand(3, 1, 32, 32) > 0.6).float()
-    maps = tuple(torch.zeros(1, 2, side, side) for side in (8, 4, 2, 16))
-    for share, level in zip(_shares(masks, maps), maps, strict=True):
-        alone = torch.nn.functional.avg_pool2d(masks, 32 // level.shape[2])
-        torch.testing.assert_close(share, alone)
+    masks = (torch.rand(3, 2, 32, 32) > 0.6).float()
+    *coarse, finest = _shares(masks)
+    for share, side in zip(coarse, (4, 8, 16), strict=True):
+        torch.testing.assert_close(share, torch.nn.functional.avg_pool2d(masks, side))
+    torch.testing.assert_close(finest, _blocks(torch.nn.functional.avg_pool2d(masks, 2)))
+
+
+def test_mask_tokens_are_those_of_two_strided_convolutions():
+    """The encoder packs neighbours into channels for speed; this is what it stands for."""
+    encoder, config = build().mask_encoder, tiny_config()
+    masks = (torch.rand(3, 2, 32, 32) > 0.5).float()
+    plain = torch.relu(encoder.conv1(masks.flatten(0, 1)[:, None]))
+    plain = encoder.linear(torch.relu(encoder.conv2(plain)).flatten(2))
+    tokens = 2 * config.regions.num_mask_tokens
+    torch.testing.assert_close(encoder(masks), plain.reshape(3, tokens, config.language.width))
+
+
+def test_maps_projected_before_sampling_equal_samples_projected():
+    roi = build().features.roi
+    maps = tuple(torch.randn(2, c, side, side) for c, side in ((16, 8), (16, 4), (4, 2), (3, 16)))
+    points = torch.rand(2 * 3, 8, 8, 2) * 2.4 - 1.2  # some outside
+    mask = torch.ones(2, 1, 32, 32)
+
+    def sampled(level):
+        per_row = level.repeat_interleave(len(points) // len(level), dim=0)
+        return torch.nn.functional.grid_sample(per_row, points, align_corners=False)
+
+    cells = torch.cat([*(sampled(maps[level]) for level in (0, 1, 3)), sampled(mask)], dim=1)
+    expected = torch.einsum("rchw,oc->rohw", cells, roi.point.weight)
+    found = roi._inner(points, mask, maps).unflatten(2, (3, 8, 8)).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_last_position_alone_is_the_last_of_all():
+    model = build()
+    x, prefix = torch.randn(3, 5, 32), model.prefix(torch.randn(1, 4, 32))
+    every, grown = model.language(x, prefix, model.language.empty(3))
+    last, own = model.language(x, prefix, model.language.empty(3), last=True)
+    torch.testing.assert_close(last, every[:, -1:])
+    torch.testing.assert_close(own, grown)
