@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ureca.extras import require
-from ureca.models.bench.arms import EXTRA
+from ureca.models.bench.stock import EXTRA
 from ureca.models.bench.timing import Row
 
 

@@ -29,7 +29,7 @@ from ureca.models.runtime.ort import default_threads
 _EPILOG = """examples:
   ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
   ureca bench engine --bundle int8 --bundle fp32 --regions 8,32 --chart speed.png \\
-      --against naive,eager,transformers
+      --against naive,eager,transformers,transformers-cached
 
 The last line is JSON: {"rows": [{"arm": "shared", "regions": 8, "ms_median": ...}, ...], ...}."""
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table(rows: Sequence[Row]) -> str:
     """The rows for a terminal, each speed beside what it says."""
     head = (
-        f"{'regions':>7} {'arm':<13}{'precision':<11}{'ms p50':>9}{'p95':>9}{'x shared':>9}"
+        f"{'regions':>7} {'arm':<20}{'precision':<11}{'ms p50':>9}{'p95':>9}{'x shared':>9}"
         f"{'capt/s':>8}{'tokens':>7}{'same':>7}  stages ms (share of the float32 roofline)"
     )
     return "\n".join([head, *map(_line, rows)])
@@ -71,11 +71,10 @@ def _line(row: Row) -> str:
         f"{name} {ms:.1f}" + (f" ({row.roofline[name]:.2f})" if name in row.roofline else "")
         for name, ms in row.stages_ms.items()
     )
-    same = "-" if row.same_captions is None else f"{row.same_captions:.3f}"
     return (
-        f"{row.regions:>7} {row.arm:<13}{row.precision:<11}{row.ms_median:>9.1f}{row.ms_p95:>9.1f}"
+        f"{row.regions:>7} {row.arm:<20}{row.precision:<11}{row.ms_median:>9.1f}{row.ms_p95:>9.1f}"
         f"{row.times_shared:>9.2f}{row.captions_per_s:>8.1f}{row.tokens_per_caption:>7.1f}"
-        f"{same:>7}  {stages}"
+        f"{row.same_captions:>7.3f}  {stages}"
     )
 
 
@@ -129,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--bundle", type=Path, action="append", required=True, help="repeatable; first = reference")
-    add("--checkpoint", type=Path, help="for eager and transformers (default: BUNDLE/checkpoint)")
+    add("--checkpoint", type=Path, help="for arms in torch (default: BUNDLE/checkpoint)")
     add("--against", type=_names, default=["naive"], help=f"of {','.join(AGAINST)} (naive)")
     add("--regions", type=_numbers, default=[1, 4, 8], help="regions a frame (1,4,8)")
     add("--frames", type=_number, default=20, help="frames a row (%(default)s)")

@@ -67,11 +67,17 @@ def work(config: CaptionerConfig, *, regions: int, tokens: float) -> dict[str, W
     steps = max(0.0, tokens - 1)
     said = prompt + steps
     looked = 2 * language.layers * language.width * (image + said / 2)
-    decode = regions * (said * (weights + looked) + (1 + steps) * words)
+    unread = float(
+        language.width**2 + 3 * language.width * language.ff_width
+    )  # `LanguageModel.run`
+    decode = regions * (said * (weights + looked) - (prompt - 1) * unread + (1 + steps) * words)
     return {
         "vision": Work(2 * _vision_macs(config), 4 * 5e6),
-        "prefix": Work(2 * image * weights, 4 * weights),
-        "regions": Work(2 * regions * _region_macs(config), 4 * _region_weights(config)),
+        "prefix": Work(2 * (image * weights - (image - 1) * unread), 4 * weights),
+        "regions": Work(
+            2 * (_projected_macs(config) + regions * _region_macs(config)),
+            4 * _region_weights(config),
+        ),
         "decode": Work(2 * decode, 4 * (weights + words) * (1 + steps)),
     }
 
@@ -93,11 +99,18 @@ def _region_weights(config: CaptionerConfig) -> float:
     return float(mask + pooled * config.regions.pooled_features + grid)
 
 
+def _projected_macs(config: CaptionerConfig) -> float:
+    """Of both pyramid maps before grids are laid over them, once for all regions."""
+    fused = config.regions.fused_channels
+    cells = sum((config.vision.tile_px // stride) ** 2 for stride in (8, 16))
+    return float(cells * fused * 128 * bool(config.regions.grids))
+
+
 def _region_macs(config: CaptionerConfig) -> float:
     width, fused = config.language.width, config.regions.fused_channels
     cells = [(config.vision.tile_px // stride) ** 2 for stride in (8, 16, 32)]
     pooled = cells[0] * fused + cells[1] * fused + cells[2] * 1280
-    grid = 64 * 128 * (2 * fused + 4) + 16 * 9 * 128 * 96 + 96 * 16 * 2 * width
+    grid = 64 * 128 * 4 + 16 * 9 * 128 * 96 + 96 * 16 * 2 * width
     mask = config.regions.num_mask_tokens * (config.vision.mask_px // 4) ** 2 * width
     dense = 1280 * (1000 + 512) + 1000 * width + 512 * (2 * fused + 2 * width)
     return float(mask + pooled + dense + grid * len(config.regions.grids))

@@ -34,7 +34,7 @@ class Row:
     """Median over frames of this arm's time / that of the first `shared` arm: pairs run back to
     back, so trust this before the milliseconds.
     """
-    same_captions: float | None
+    same_captions: float
     """Share of its captions that equal the reference's: `eager` if it ran, else the first arm."""
     stages_ms: dict[str, float] = field(default_factory=dict)
     roofline: dict[str, float] = field(default_factory=dict)
@@ -43,16 +43,14 @@ class Row:
 
 def measure(arms: Sequence[Arm], frames: Sequence[Scene]) -> list[Row]:
     """Every arm on every frame, each frame beginning with another arm. One warm-up round."""
-    lengths = arms[0](frames[0], ()).tokens
-    for arm in arms[1:]:
-        arm(frames[0], lengths)
+    for arm in arms:
+        arm(frames[0])
     taken: list[list[tuple[float, Said]]] = [[] for _ in arms]
     for index, scene in enumerate(frames):
-        first = _run(arms[0], scene, ())
-        taken[0].append(first)
+        taken[0].append(_run(arms[0], scene))
         others = len(arms) - 1
         for number in (1 + (index + turn) % others for turn in range(others)):
-            taken[number].append(_run(arms[number], scene, first[1].tokens))
+            taken[number].append(_run(arms[number], scene))
     reference = _reference(arms, taken)
     return [_row(arm, runs, taken[0], reference) for arm, runs in zip(arms, taken, strict=True)]
 
@@ -67,9 +65,9 @@ def with_roofline(row: Row, works: Mapping[str, Work], peaks: Peaks, threads: in
     return replace(row, roofline=shares)
 
 
-def _run(arm: Arm, scene: Scene, lengths: Sequence[int]) -> tuple[float, Said]:
+def _run(arm: Arm, scene: Scene) -> tuple[float, Said]:
     began_ns = time.perf_counter_ns()
-    said = arm(scene, lengths)
+    said = arm(scene)
     return (time.perf_counter_ns() - began_ns) / 1e6, said
 
 
@@ -87,7 +85,6 @@ def _row(
     ms = np.array([elapsed for elapsed, _ in runs])
     base = np.array([elapsed for elapsed, _ in shared])
     captions = sum(len(said.tokens) for _, said in runs)
-    speaks = any(text for _, said in runs for text in said.texts)
     same = [same_texts(said, other) for (_, said), other in zip(runs, reference, strict=True)]
     return Row(
         arm=arm.name,
@@ -101,7 +98,7 @@ def _row(
         captions_per_s=round(captions / ms.sum() * 1e3, 1),
         tokens_per_caption=round(sum(sum(said.tokens) for _, said in runs) / captions, 2),
         times_shared=round(float(np.median(ms / base)), 2),
-        same_captions=round(float(np.mean(same)), 3) if speaks else None,
+        same_captions=round(float(np.mean(same)), 3),
         stages_ms=_stages([said.us for _, said in runs]),
     )
 
