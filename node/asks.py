@@ -4,14 +4,16 @@ along.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ureca.datatypes import Frame, RegionSeed, Style
-from ureca.errors import RequestError, UrecaError
+from ureca.errors import UrecaError
 from ureca.events import AnyEvent
+from ureca.node.waiting import Waiting
+
+Key = tuple[bytes, bytes]
+"""Who asked and under which id: what `cancel` goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,56 +32,25 @@ class Ask:
     seed: RegionSeed | None = None
     style: Style = "short"
     max_new_tokens: int | None = None
+    key: Key = (b"", b"")
 
 
-class AskQueue:
+class AskQueue(Waiting[Ask]):
     """What the control thread leaves for the step thread; bounded, and full means BUSY at once."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._asks: deque[Ask] = deque()
-        self._closed = False
-
-    def put(self, ask: Ask) -> None:
-        """Raises `RequestError` with BUSY when the queue is full, GONE when the node is
-        stopping.
-        """
-        with self._lock:
-            if self._closed:
-                raise RequestError("the node is shutting down", code="GONE")
-            if len(self._asks) >= self._limit:
-                raise RequestError(
-                    f"{self._limit} requests are waiting; try again soon",
-                    code="BUSY",
-                    retry_after_ms=500,
-                )
-            self._asks.append(ask)
 
     def take_late(self, now_ns: int) -> list[Ask]:
         """Remove and return the requests whose deadline has passed."""
-        with self._lock:
-            late = [ask for ask in self._asks if now_ns > ask.deadline_ns]
-            self._asks = deque(ask for ask in self._asks if now_ns <= ask.deadline_ns)
-            return late
+        return self.take(lambda ask: now_ns > ask.deadline_ns)
 
-    def take(self, room: int) -> list[Ask]:
+    def remove(self, key: Key) -> Ask | None:
+        """Remove and return the request of this key, if it still waits."""
+        return next(iter(self.take(lambda ask: ask.key == key, room=1)), None)
+
+    def take_alike(self, room: int) -> list[Ask]:
         """The oldest request and those behind it that share its picture, at most `room`."""
-        with self._lock:
-            if not self._asks or room < 1:
-                return []
-            first = self._asks[0]
-            alike = [a for a in self._asks if a.frame is first.frame and a.stream == first.stream]
-            taken = alike[:room]
-            self._asks = deque(a for a in self._asks if not any(a is t for t in taken))
-            return taken
-
-    def close(self) -> list[Ask]:
-        """Refuse further requests and return those that waited."""
-        with self._lock:
-            self._closed = True
-            waiting, self._asks = list(self._asks), deque()
-            return waiting
-
-    def __len__(self) -> int:
-        return len(self._asks)
+        first = self.first()
+        if first is None or room < 1:
+            return []
+        return self.take(
+            lambda ask: ask.frame is first.frame and ask.stream == first.stream, room=room
+        )

@@ -35,6 +35,8 @@ class Row:
 
     request: RegionRequest
     reply: Send | None = None
+    key: tuple[bytes, bytes] = (b"", b"")
+    """Who asked directly, and under which id."""
 
 
 @dataclass(frozen=True, slots=True)

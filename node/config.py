@@ -178,6 +178,9 @@ class PublishConfig:
     update_hz: float = 10.0
     """`trk.update` per region and second, at most."""
     heartbeat_s: float = 1.0
+    greet: bool = True
+    """Repeat the last word on every live region when somebody subscribes. All subscribers get it;
+    false leaves joiners to ask for a `snapshot`, which goes to them alone."""
 
     def __post_init__(self) -> None:
         _require(
@@ -205,6 +208,9 @@ class LimitsConfig:
     max_streams: int = 4
     max_regions: int = 32
     """Regions followed per stream; more are refused and counted."""
+    max_orders: int = 64
+    """Requests that change regions waiting for the next frame or tick; one more is answered
+    BUSY."""
     max_asks: int = 8
     """`describe` requests waiting; one more is answered BUSY."""
     outbox: int = 4096

@@ -7,10 +7,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
-import msgspec
 import numpy as np
 
 from ureca.clock import Clock
@@ -19,37 +18,29 @@ from ureca.errors import RequestError, SourceError, UrecaError, WireError
 from ureca.events import (
     PROTOCOL_VERSION,
     AnyEvent,
-    CaptionAbort,
-    CaptionDelta,
-    CaptionError,
-    CaptionFinal,
     Heartbeat,
 )
 from ureca.node.asks import Ask
 from ureca.node.config import NodeConfig
+from ureca.node.orders import Order
 from ureca.node.pictures import decode_picture
+from ureca.node.replies import Answer, Asker, Plain, plain, relay
 from ureca.packing import convert
 from ureca.picture_size import picture_size
+from ureca.region_requests import ORDERS
 from ureca.requests import (
     DescribeArgs,
-    Description,
-    ErrorBody,
     Health,
     Hello,
     PictureSpec,
-    Reply,
     Request,
     decode_request,
     salvage_request_id,
 )
 from ureca.wire import event_to_plain
 
-OFFERED = ("hello", "time", "snapshot", "describe", "stats", "health", "shutdown")
-_ABORT_CODES = {"deadline": "DEADLINE", "shutdown": "GONE"}
+OFFERED = ("hello", "time", "snapshot", "describe", "stats", "health", "shutdown", *ORDERS)
 _log = logging.getLogger(__name__)
-
-Answer = Callable[[bytes, Reply], None]
-Plain = dict[str, Any]
 
 
 class Facts(Protocol):
@@ -71,34 +62,11 @@ class Facts(Protocol):
     def ask(self, ask: Ask) -> None:
         """Queue a direct request; raises `RequestError`."""
 
+    def order(self, order: Order) -> None:
+        """Queue a request that changes regions; raises `RequestError`."""
+
     def stop(self) -> None:
         """Begin an orderly end."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asker:
-    """Who asked, and how to answer."""
-
-    client: bytes
-    request_id: bytes
-    answer: Answer
-
-    def say(self, state: str, result: Plain | None = None) -> None:
-        reply = Reply(
-            v=PROTOCOL_VERSION,
-            id=self.request_id,
-            st=state,  # type: ignore[arg-type]
-            result=result or {},
-        )
-        self.answer(self.client, reply)
-
-    def fail(self, error: Exception) -> None:
-        body = ErrorBody.of(error)
-        if isinstance(error, RequestError):
-            body = ErrorBody(code=error.code, msg=_bare(error), retry_after_ms=error.retry_after_ms)
-        self.answer(
-            self.client, Reply(v=PROTOCOL_VERSION, id=self.request_id, st="error", error=body)
-        )
 
 
 class Control:
@@ -123,11 +91,13 @@ class Control:
     def handle(self, client: bytes, parts: Sequence[bytes]) -> None:
         """Answer one message of `client`. Never raises for anything that a client sends."""
         received_ns = self._clock.now_ns()
-        asker = _Asker(client, salvage_request_id(parts) or b"\0", self._answer)
+        asker = Asker(client, salvage_request_id(parts) or b"\0", self._answer)
         try:
             request, picture = decode_request(parts)
             if request.op == "describe":
                 self._describe(request, picture, asker)
+            elif request.op in ORDERS:
+                self._order(request, asker)
             elif request.op == "time":
                 asker.say("result", {"recv_ns": received_ns, **self._time()})
             else:
@@ -166,7 +136,7 @@ class Control:
                 "max_new_tokens": info.max_new_tokens,
             },
         )
-        return _plain(hello)
+        return plain(hello)
 
     def _time(self) -> Plain:
         return {"clk": self._clock.name, "send_ns": self._clock.now_ns()}
@@ -183,7 +153,7 @@ class Control:
             counters=beat.counters,
             streams=beat.streams,
         )
-        return _plain(health)
+        return plain(health)
 
     def _stats(self) -> Plain:
         beat = self._facts.heartbeat()
@@ -193,7 +163,14 @@ class Control:
         self._facts.stop()
         return {"state": "draining"}
 
-    def _describe(self, request: Request, picture: bytes | None, asker: _Asker) -> None:
+    def _order(self, request: Request, asker: Asker) -> None:
+        """Leave it to the step thread, which owns the regions, and answer when it is done."""
+        args = convert(request.args, ORDERS[request.op], request.op)
+        deadline_ns = self._clock.now_ns() + request.deadline_ms * 1_000_000
+        reply = partial(asker.say, "result")
+        self._facts.order(Order(args, asker.client, reply, asker.fail, deadline_ns))
+
+    def _describe(self, request: Request, picture: bytes | None, asker: Asker) -> None:
         args = convert(request.args, DescribeArgs, "describe")
         now_ns = self._clock.now_ns()
         frame = None
@@ -206,7 +183,7 @@ class Control:
             seed = args.region.seed(*size)
         self._facts.ask(
             Ask(
-                reply=lambda event: _relay(event, asker),
+                reply=lambda event: relay(event, asker),
                 fail=asker.fail,
                 deadline_ns=now_ns + request.deadline_ms * 1_000_000,
                 stream=args.stream,
@@ -215,6 +192,7 @@ class Control:
                 seed=seed,
                 style=args.style,
                 max_new_tokens=args.max_new_tokens,
+                key=(asker.client, asker.request_id),
             )
         )
         asker.say("accepted")
@@ -245,44 +223,3 @@ def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
         return decode_picture(data, max_px=max_px)
     except SourceError as error:
         raise WireError(f"the picture cannot be decoded: {error}") from error
-
-
-def _relay(event: AnyEvent, asker: _Asker) -> None:
-    """A caption's events as replies to the one who asked."""
-    if isinstance(event, CaptionDelta):
-        asker.say("progress", {"offset": event.offset, "text": event.text})
-    elif isinstance(event, CaptionFinal):
-        asker.say("result", _plain(_description(event)))
-    elif isinstance(event, CaptionError):
-        asker.fail(RequestError(event.msg, code=event.code))
-    elif isinstance(event, CaptionAbort):
-        code = _ABORT_CODES.get(event.reason, "GONE")
-        asker.fail(RequestError(f"the caption was aborted: {event.reason}", code=code))
-
-
-def _description(event: CaptionFinal) -> Description:
-    return Description(
-        text=event.text,
-        status=event.status,
-        n_tok=event.n_tok,
-        stop=event.stop,
-        score=event.score,
-        score_kind=event.score_kind,
-        model=event.model,
-        bundle_sha=event.bundle_sha,
-        precision=event.precision,
-        stream=event.stream,
-        seq=event.src_seqs[-1],
-        cap_ns=event.cap_ns_last,
-        t=event.t,
-    )
-
-
-def _bare(error: RequestError) -> str:
-    """The message without the code that `RequestError` puts before it."""
-    return str(error).removeprefix(f"{error.code}: ")
-
-
-def _plain(struct: msgspec.Struct) -> Plain:
-    plain: Plain = msgspec.to_builtins(struct, builtin_types=(bytes,))
-    return plain

@@ -31,6 +31,7 @@ from ureca.node.config import NodeConfig
 from ureca.node.control import Control
 from ureca.node.io import IoThread, bind_router
 from ureca.node.mailbox import Mailbox
+from ureca.node.orders import Order
 from ureca.node.outbox import Outbox
 from ureca.node.pipeline import Pipeline
 from ureca.node.prompts import Prompts
@@ -215,12 +216,17 @@ class Node:
         """Queue a direct request."""
         self._pipeline.ask(ask)
 
+    def order(self, order: Order) -> None:
+        """Queue a request that changes regions."""
+        self._pipeline.order(order)
+
     # --- threads ---------------------------------------------------------------------------------
 
     def _feed(self) -> None:
         try:
             for frame in self._source.frames():
-                keep = frame.seq in self._prompts  # a prompt is drawn on this very picture
+                # A prompt is drawn on this very picture.
+                keep = frame.seq in self._prompts or bool(frame.prompts)
                 if not self._mailbox.put(frame, keep=keep, wait=self._source.is_lossless):
                     break
         except UrecaError as error:

@@ -18,13 +18,15 @@ from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionAbort, CaptionFinal
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, End
-from ureca.node.asks import Ask, AskQueue
+from ureca.node.asks import Ask, AskQueue, Key
 from ureca.node.caption_events import refused_region
 from ureca.node.captioner import Captioner, Job, Outcome, Row
 from ureca.node.config import NodeConfig
+from ureca.node.orders import Order, Orders
 from ureca.node.prompts import Prompts
 from ureca.node.scheduler import Urgency
 from ureca.node.stream import News, Stream, resolve
+from ureca.node.waiting import Waiting
 
 Emit = Callable[[AnyEvent], None]
 
@@ -56,6 +58,9 @@ class Pipeline:
         self._wake = wake
         self._streams: dict[str, Stream] = {}
         self._asks = AskQueue(config.limits.max_asks)
+        self._orders: Waiting[Order] = Waiting(config.limits.max_orders)
+        self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel)
+        self._direct: dict[Key, int] = {}
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
         self._asked_last = False
@@ -69,13 +74,15 @@ class Pipeline:
         call.
         """
         self._absorb()
+        self._carry_out(now_ns)
         stream = self._streams.get(frame.stream)
         if stream is None and len(self._streams) >= self._config.limits.max_streams:
             self._books.frame_dropped("busy")
             return self._events()
         stream = stream or Stream(frame, self._config, self._ids)
         started_ns = self._clock.now_ns()
-        news = stream.follow(frame, self._prompts.get(frame.seq, ()), now_ns=now_ns)
+        prompts = (*self._prompts.get(frame.seq, ()), *frame.prompts)
+        news = stream.follow(frame, prompts, now_ns=now_ns)
         stream.track_us = (self._clock.now_ns() - started_ns) // 1000
         self._streams[frame.stream] = stream
         self._tell(news)
@@ -88,6 +95,7 @@ class Pipeline:
     def tick(self, now_ns: int) -> list[AnyEvent]:
         """Go on without a new frame: take in finished captions and start the next batch."""
         self._absorb()
+        self._carry_out(now_ns)
         self._schedule(now_ns)
         return self._events()
 
@@ -100,6 +108,11 @@ class Pipeline:
             raise RequestError(f"no stream {ask.stream!r}; there are {known}", code="NO_STREAM")
         self._asks.put(ask)
         self._books.request_in()
+        self._wake()
+
+    def order(self, order: Order) -> None:
+        """Queue a request that changes regions; raises `RequestError` (BUSY, GONE) instead."""
+        self._orders.put(order)
         self._wake()
 
     def is_idle(self) -> bool:
@@ -118,6 +131,8 @@ class Pipeline:
         """End every request and every region; afterwards the books are closed."""
         for ask in self._asks.close():
             self._refuse(ask, RequestError("the node is shutting down", code="GONE"), "abort")
+        for order in self._orders.close():
+            order.fail(RequestError("the node is shutting down", code="GONE"))
         self._captioner.close()
         self._absorb()
         for stream in self._streams.values():
@@ -147,11 +162,27 @@ class Pipeline:
             self._books.request_ended("error")
             self._send(refused_region(refusal, stream.frame.stream, next(self._ids)))
 
+    # --- orders ----------------------------------------------------------------------------------
+
+    def _carry_out(self, now_ns: int) -> None:
+        for order in self._orders.take():
+            self._desk.carry_out(order, now_ns=now_ns)
+
+    def _cancel(self, key: Key) -> bool:
+        """Stop a direct request wherever it is; False when there is none (any more)."""
+        ask = self._asks.remove(key)
+        if ask is not None:
+            self._refuse(ask, RequestError("cancelled", code="GONE"), "abort")
+        elif key in self._direct:
+            self._captioner.abort(self._direct[key], "cancelled")
+        return ask is not None or key in self._direct
+
     # --- captions --------------------------------------------------------------------------------
 
     def _absorb(self) -> None:
         for outcome in self._captioner.outcomes():
             self._books.request_ended(_end(outcome))
+            self._direct.pop(outcome.row.key, None)
             stream = self._streams.get(outcome.row.request.stream)
             if stream is not None and outcome.row.reply is None:
                 has_caption = isinstance(outcome.event, CaptionFinal)
@@ -198,14 +229,15 @@ class Pipeline:
         batch.
         """
         rows, frame, stream = [], None, None
-        for ask in self._asks.take(room):
+        for ask in self._asks.take_alike(room):
             stream = self._streams.get(ask.stream) if ask.stream else None
             frame = stream.frame if stream else ask.frame
             try:
                 assert frame is not None  # `ask` refused unknown streams
                 tracks = stream.tracks if stream else None
                 request = resolve(ask, frame, tracks, request_id=next(self._ids))
-                rows.append(Row(request, ask.reply))
+                self._direct[ask.key] = request.request_id
+                rows.append(Row(request, ask.reply, ask.key))
             except UrecaError as error:
                 self._refuse(ask, error, "error")
         if stream is not None and rows:

@@ -1,8 +1,10 @@
 """Stamps events, sends them to subscribers, and remembers the last word on every live region.
 
-A late joiner gets those last words at its subscription. They are sent to everybody (XPUB cannot
-address one peer), under fresh `eseq`, so that numbers stay gapless and rising; consumers know a
-repeat by `(boot, rid, rev)` or `request_id`.
+A late joiner gets those last words at its subscription. They are sent to everybody, under fresh
+`eseq`, so that numbers stay gapless and rising; consumers know a repeat by `(boot, rid, rev)` or
+`request_id`. XPUB cannot address one peer: manual mode changes who subscribes to what, but prefixes
+match all the same, and the draft option for last values sends one message per subscription.
+`snapshot` over ROUTER goes to the asker alone.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ class Publisher:
         self.last = LastValues()
         self.boot = boot
         self._node = config.node
+        self._greets = config.greet
         self._clock = clock
         self._books = books
         self._sinks = tuple(sinks)
@@ -114,7 +117,7 @@ class Publisher:
         """Read new subscriptions and send the last values that they match."""
         while self.socket.poll(0):
             message = self.socket.recv()
-            if message[:1] == b"\x01":
+            if message[:1] == b"\x01" and self._greets:
                 self._owed.add(message[1:])
         now_ns = self._clock.now_ns()
         if self._owed and now_ns - self._greeted_ns >= _GREET_EVERY_NS:

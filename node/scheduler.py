@@ -22,7 +22,7 @@ import numpy as np
 from ureca.datatypes import RegionRequest, Track, TrackSet, TrackState, Trigger
 from ureca.node.change import Look
 from ureca.node.config import SchedulerConfig
-from ureca.node.policy import Policy
+from ureca.node.policy import Policies, Policy
 
 _RANK = {
     Trigger.NEW: 0,
@@ -94,9 +94,9 @@ class _Memory:
 class Scheduler:
     """The wishes of one stream's regions."""
 
-    def __init__(self, config: SchedulerConfig, *, policy: Policy, ids: Iterator[int]) -> None:
+    def __init__(self, config: SchedulerConfig, *, policies: Policies, ids: Iterator[int]) -> None:
         self._config = config
-        self._policy = policy
+        self._policies = policies
         self._ids = ids
         self._regions: dict[str, _Memory] = {}
 
@@ -104,7 +104,10 @@ class Scheduler:
         """Take note of where the regions are now; returns the requests in flight to abort."""
         aborts = []
         for track in tracks.tracks:
-            memory = self._regions.setdefault(track.rid, _Memory(track, self._policy))
+            memory = self._regions.get(track.rid)
+            if memory is None:
+                memory = _Memory(track, self._policies.of(track.rid))
+                self._regions[track.rid] = memory
             memory.track = track
             if track.mask is None:
                 memory.wish = None
@@ -115,6 +118,25 @@ class Scheduler:
                 _wish(memory, self._trigger(memory, now_ns), now_ns)
             if track.state is TrackState.ENDED:
                 del self._regions[track.rid]
+                self._policies.forget(track.rid)
+        return tuple(aborts)
+
+    def policies_changed(self, *, now_ns: int) -> tuple[Abort, ...]:
+        """Take over the policies as they are now. A region about which something else is asked now
+        is asked at once; what was being written of it is to be aborted.
+        """
+        aborts = []
+        for rid, memory in self._regions.items():
+            before, memory.policy = memory.policy, self._policies.of(rid)
+            if before.style == memory.policy.style:
+                continue
+            if memory.in_flight is not None:
+                aborts.append(Abort(memory.in_flight, "prompt_changed"))
+            if memory.captioned is not None:
+                memory.captioned = replace(memory.captioned, look=None)  # answers no longer
+            if memory.track.mask is not None:
+                memory.wish, memory.since_ns = Trigger.REQUEST, now_ns
+                memory.not_before_ns = 0
         return tuple(aborts)
 
     def urgency(self, *, now_ns: int) -> Urgency | None:
@@ -145,7 +167,7 @@ class Scheduler:
         if has_caption:
             memory.captioned = memory.asked
             memory.written_ns = memory.renewed_ns = memory.checked_ns = now_ns
-        else:
+        elif memory.wish is None:  # else it was aborted to ask something else
             memory.not_before_ns = now_ns + memory.policy.min_interval_ns
 
     # --- captions that may still hold ------------------------------------------------------------

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ureca.datatypes import Frame, Refusal, RegionRequest, RegionSeed, TrackSet, Trigger
+from ureca.datatypes import (
+    Frame,
+    Refusal,
+    RegionRequest,
+    RegionSeed,
+    Track,
+    TrackSet,
+    TrackState,
+    Trigger,
+)
 from ureca.errors import RequestError
 from ureca.events import AnyEvent, CaptionSame
 from ureca.node.asks import Ask
 from ureca.node.caption_events import same
 from ureca.node.change import change, look_at
 from ureca.node.config import NodeConfig
-from ureca.node.policy import Policy
+from ureca.node.policy import Policies, Policy
 from ureca.node.refusals import Refusals
 from ureca.node.regions import box_of, seed_mask
 from ureca.node.scheduler import Abort, Check, Scheduler
 from ureca.node.track_events import TrackReporter
 from ureca.node.tracker import Tracker
+from ureca.region_requests import PolicyPatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +49,11 @@ class Stream:
         self.tracks = TrackSet(frame.stream, frame.seq, frame.captured_ns, ())
         self.track_us = 0
         """What following the regions onto `frame` took, told by the caller, who has the clock."""
-        policy = Policy.of(config.scheduler, config.caption)
-        self.scheduler = Scheduler(config.scheduler, policy=policy, ids=ids)
+        self.policies = Policies(Policy.of(config.scheduler, config.caption))
+        self.scheduler = Scheduler(config.scheduler, policies=self.policies, ids=ids)
         self.refusals = Refusals(interval_s=config.scheduler.min_interval_s)
         self._config = config.scheduler
+        self._max_regions = config.limits.max_regions
         self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
 
@@ -50,7 +61,7 @@ class Stream:
         """Follow all regions onto `frame` and begin those of `prompts`."""
         update = self._tracker.update(frame, prompts, now_ns=now_ns)
         self.frame, self.tracks = frame, update.tracks
-        news = self._news(now_ns)
+        news = self._news(self.tracks, now_ns)
         return News(news.events, news.aborts, (*frame.refused, *update.refused))
 
     def pick(self, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
@@ -84,7 +95,45 @@ class Stream:
         """End all regions."""
         ended = self._tracker.close(reason)
         self.tracks = TrackSet(self.frame.stream, self.frame.seq, self.frame.captured_ns, ended)
-        return self._news(now_ns)
+        return self._news(self.tracks, now_ns)
+
+    # --- orders ----------------------------------------------------------------------------------
+
+    def add(self, seed: RegionSeed, policy: PolicyPatch, *, now_ns: int) -> tuple[str, News]:
+        """Follow one more region from the newest frame on; its id, and what to tell. Raises
+        `RequestError` (LIMIT) and `RegionError`.
+        """
+        if len(self.tracks.tracks) >= self._max_regions:
+            limit = f"{self._max_regions} regions are followed already; remove one first"
+            raise RequestError(limit, code="LIMIT")
+        merged = self.policies.check(policy)
+        track = self._tracker.add(self.frame, seed)
+        self.policies.put(track.rid, merged)
+        return track.rid, self._changed(track, now_ns)
+
+    def move(self, rid: str, seed: RegionSeed, *, now_ns: int) -> News:
+        """Say where a carried region is on the newest frame."""
+        return self._changed(self._tracker.move(rid, self.frame, seed), now_ns)
+
+    def remove(self, rid: str, *, now_ns: int) -> News:
+        """Follow a carried region no longer."""
+        return self._changed(self._tracker.remove(rid), now_ns)
+
+    def set_policy(self, rid: str | None, patch: PolicyPatch, *, now_ns: int) -> News:
+        """Change how a region is captioned, or all that have no value of their own."""
+        if rid is not None and all(track.rid != rid for track in self.tracks.tracks):
+            raise RequestError(f"no region {rid!r}", code="NOT_FOUND")
+        self.policies.set(rid, patch)
+        return News([], self.scheduler.policies_changed(now_ns=now_ns))
+
+    def _changed(self, track: Track, now_ns: int) -> News:
+        """One track was changed between frames: put it in its place and report it alone."""
+        others = tuple(one for one in self.tracks.tracks if one.rid != track.rid)
+        kept = others if track.state is TrackState.ENDED else (*others, track)
+        self.tracks = replace(self.tracks, tracks=kept)
+        return self._news(replace(self.tracks, tracks=(track,)), now_ns)
+
+    # --- facts -----------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, int]:
         """What the heartbeat says about the stream; may be called from any thread."""
@@ -97,9 +146,9 @@ class Stream:
             "captured_ns": frame.captured_ns,
         }
 
-    def _news(self, now_ns: int) -> News:
-        events = self._reporter.events(self.tracks, clock=self.frame.clock, now_ns=now_ns)
-        return News(events, self.scheduler.observe(self.tracks, now_ns=now_ns))
+    def _news(self, tracks: TrackSet, now_ns: int) -> News:
+        events = self._reporter.events(tracks, clock=self.frame.clock, now_ns=now_ns)
+        return News(events, self.scheduler.observe(tracks, now_ns=now_ns))
 
 
 def resolve(ask: Ask, frame: Frame, tracks: TrackSet | None, *, request_id: int) -> RegionRequest:

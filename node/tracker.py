@@ -8,8 +8,8 @@ Reasons for `lost`: `drift` (flow contradicts itself), `occluded` (most of it va
 picture), `left_view` (it vanished at the border), `area_jump` (it grew or shrank as no motion
 does), `appearance` (its colours are no longer the region's), `absent` (the sender stopped listing
 it), `bad_region` (what the sender says of it is no region of the frame). Reasons for the end:
-`lost_ttl`, `restart` (the source began anew or changed its picture size), `source_end`. Ids are
-never used twice.
+`lost_ttl`, `restart` (the source began anew or changed its picture size), `removed` (on request),
+`source_end`. Ids are never used twice.
 
 Pure: frames and `now_ns` in, `TrackSet` out.
 """
@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Frame, Mask, Refusal, RegionSeed, Track, TrackSet, TrackState
-from ureca.errors import RegionError
+from ureca.errors import RegionError, RequestError
 from ureca.node.appearance import F32, colour_bins
 from ureca.node.carry import Carrier, Picture
 from ureca.node.config import ID_PATTERN, TrackerConfig
@@ -97,6 +97,38 @@ class Tracker:
         ended += self._expire(now_ns)
         tracks = (*(r.track for r in self._regions.values()), *ended)
         return Update(TrackSet(frame.stream, frame.seq, frame.captured_ns, tracks), tuple(refused))
+
+    def add(self, frame: Frame, seed: RegionSeed) -> Track:
+        """Start a region on `frame`, the newest that `update` saw; raises `RegionError`."""
+        return self._start_carried(frame, seed)
+
+    def move(self, rid: str, frame: Frame, seed: RegionSeed) -> Track:
+        """Put a carried region where `seed` says it is on `frame`; raises `RegionError`, and
+        `RequestError` when there is none.
+        """
+        region = self._carried(rid)
+        assert self._picture is not None
+        mask = seed_mask(seed, frame.image)
+        self._carry_from(region, self._picture, mask)
+        state = TrackState.RECOVERED if region.is_lost else TrackState.ALIVE
+        region.track = replace(
+            _seen(region.track, mask, state), label=seed.label or region.track.label
+        )
+        return region.track
+
+    def remove(self, rid: str) -> Track:
+        """End a carried region; raises `RequestError` when there is none."""
+        region = self._carried(rid)
+        del self._regions[rid]
+        return _ended(region.track, "removed")
+
+    def _carried(self, rid: str) -> _Region:
+        region = self._regions.get(rid)
+        if region is None:
+            raise RequestError(f"no region {rid!r}", code="NOT_FOUND")
+        if region.is_given:
+            raise RequestError(f"region {rid!r} is the sender's to change", code="FORBIDDEN")
+        return region
 
     def close(self, reason: str) -> tuple[Track, ...]:
         """End all regions."""
@@ -208,10 +240,13 @@ class Tracker:
                     for other in self._regions.values()
                 )
 
-    def _start_carried(self, frame: Frame, seed: RegionSeed) -> None:
+    def _start_carried(self, frame: Frame, seed: RegionSeed) -> Track:
         assert self._picture is not None
+        self._check_room()  # before a mask is made: that is what a flood of prompts would cost
         mask = seed_mask(seed, frame.image)
-        self._carry_from(self._start(frame, seed, mask), self._picture, mask)
+        region = self._start(frame, seed, mask)
+        self._carry_from(region, self._picture, mask)
+        return region.track
 
     # --- given regions ---------------------------------------------------------------------------
 
@@ -256,9 +291,12 @@ class Tracker:
 
     # --- identities ------------------------------------------------------------------------------
 
-    def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> _Region:
+    def _check_room(self) -> None:
         if len(self._regions) >= self._max_regions:
             raise RegionError(f"the limit of {self._max_regions} regions per stream is reached")
+
+    def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> _Region:
+        self._check_room()
         track = Track(
             rid=self._new_rid(seed.rid),
             state=TrackState.NEW,

@@ -80,7 +80,8 @@ class Frame:
     `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a
     drop), and is compared within one `boot` (16 bytes, new for every publisher process).
     `captured_ns` is on `clock`. `regions` is None when the sender sends no masks, and a tuple
-    (maybe empty) when it does; `refused` are those of its regions that do not fit the picture.
+    (maybe empty) when it does. `prompts` are regions to start here and carry on. `refused` are
+    those of either that do not fit the picture.
     """
 
     stream: str
@@ -92,6 +93,7 @@ class Frame:
     cap_src: CaptureSource = "receive"
     received_ns: int = 0
     regions: tuple[RegionSeed, ...] | None = None
+    prompts: tuple[RegionSeed, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:

@@ -96,8 +96,25 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
         if isinstance(self.regions, UnsetType):
             return None, ()
         read = [_seed(region, self.w, self.h) for region in self.regions]
-        seeds = tuple(one for one in read if isinstance(one, RegionSeed))
-        return seeds, tuple(one for one in read if isinstance(one, Refusal))
+        return _parted(read)
+
+    def prompt_seeds(self) -> tuple[tuple[RegionSeed, ...], tuple[Refusal, ...]]:
+        """The regions to start, and the prompts that start none."""
+        return _parted([_prompt(prompt, self.w, self.h) for prompt in self.prompts])
+
+
+def _parted(
+    read: Sequence[RegionSeed | Refusal],
+) -> tuple[tuple[RegionSeed, ...], tuple[Refusal, ...]]:
+    seeds = tuple(one for one in read if isinstance(one, RegionSeed))
+    return seeds, tuple(one for one in read if isinstance(one, Refusal))
+
+
+def _prompt(prompt: WirePrompt, width_px: int, height_px: int) -> RegionSeed | Refusal:
+    if prompt.text is not None:
+        return Refusal(None, "a text prompt needs a detector, which no node has yet; send a box")
+    region = WireRegion(box=prompt.box, point=prompt.point, label=prompt.label)
+    return _seed(region, width_px, height_px)
 
 
 def _seed(region: WireRegion, width_px: int, height_px: int) -> RegionSeed | Refusal:
@@ -152,6 +169,7 @@ def decode_frame(
     header = decode_frame_header(parts, limits)
     _check_payload(header, parts[2], limits)
     regions, refused = header.seeds()
+    prompts, hopeless = header.prompt_seeds()
     image = (
         _raw_image(header, parts[2])
         if header.enc in _CHANNELS
@@ -167,7 +185,8 @@ def decode_frame(
         cap_src=header.cap_src,
         received_ns=received_ns,
         regions=regions,
-        refused=refused,
+        prompts=prompts,
+        refused=(*refused, *hopeless),
     )
 
 

@@ -28,9 +28,12 @@ from ureca.packing import (
     pack,
     unpack,
 )
+from ureca.region_requests import ORDERS
 from ureca.wire_regions import WireRegion
 
-OPS = frozenset({"hello", "time", "snapshot", "describe", "stats", "health", "cancel", "shutdown"})
+OPS = frozenset(
+    {"hello", "time", "snapshot", "describe", "stats", "health", "shutdown"} | ORDERS.keys()
+)
 """Operations of this version; the reply to `hello` lists the ones that a node offers."""
 
 TERMINAL_STATES = frozenset({"result", "error"})

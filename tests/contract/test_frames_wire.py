@@ -164,6 +164,13 @@ def test_prompts_travel_in_the_header():
     assert header.prompts[1].point == (1, 2)
 
 
+def test_prompts_become_seeds_or_refusals():
+    prompts = [{"text": "the cup"}, {"point": [1, 2], "label": "cup"}, {"box": [50, 50, 60, 60]}]
+    frame = wire.decode_frame(_message(prompts=prompts), _no_decoder, received_ns=0)
+    assert frame.prompts == (RegionSeed(point_xy_px=(1.0, 2.0), label="cup"),)
+    assert ["detector" in r.reason or "outside" in r.reason for r in frame.refused] == [True, True]
+
+
 def test_payload_of_the_wrong_length():
     parts = _message()
     with pytest.raises(WireError, match="rows"):

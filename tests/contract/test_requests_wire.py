@@ -25,6 +25,11 @@ def test_requests_and_replies_survive_the_wire(golden):
     assert wire.decode_request(parts) == (request, b"jpeg")
     assert wire.decode_request(wire.encode_request(request)) == (request, None)
     golden("request-describe", b"".join(parts))
+    args = {"stream": "cam1", "rid": "r1", "policy": {"ttl_ms": 900, "triggers": ["new"]}}
+    order = wire.Request(id=ID, op="policy.set", deadline_ms=900, args=args)
+    parts = wire.encode_request(order)
+    assert wire.decode_request(parts) == (order, None)
+    golden("request-policy.set", parts[0])
     for reply in (
         wire.Reply(v=(1, 0), id=ID, st="accepted"),
         wire.Reply(v=(1, 0), id=ID, st="result", result={"a": [1, "b"]}),

@@ -45,12 +45,16 @@ class Steady:
 class Running:
     """A started node and where to find it."""
 
-    def __init__(self, tmp: str, engine: ScriptedEngine, frames: int = 100_000) -> None:
+    def __init__(
+        self, tmp: str, engine: ScriptedEngine, frames: int = 100_000, *, greet: bool = True
+    ) -> None:
         self.capture = EventCapture()
         self.events, self.requests = f"ipc://{tmp}/events", f"ipc://{tmp}/requests"
         config = replace(
             NodeConfig(),
-            publish=PublishConfig(events=self.events, requests=self.requests, heartbeat_s=0.1),
+            publish=PublishConfig(
+                events=self.events, requests=self.requests, heartbeat_s=0.1, greet=greet
+            ),
             limits=LimitsConfig(max_asks=2),
         )
         source = SyntheticSource(frames=frames, things=3)
@@ -131,8 +135,15 @@ def test_every_operation_answers(start: Callable[..., Running]) -> None:
         assert health.counters["frames_in"] > 0
         assert client.request("stats")["counters"]["requests_in"] >= 3
         assert client.request("time")["send_ns"] > 0
-        with pytest.raises(RequestError, match="cancel"):
-            client.request("cancel")
+        assert client.request("cancel", {"id": b"nothing"}) == {"cancelled": False}
+        regions = client.request("region.list", {"stream": "cam0"})["regions"]
+        assert {region["rid"] for region in regions} == {"red", "green", "blue"}
+        policy = {"stream": "cam0", "rid": "red", "policy": {"ttl_ms": 700}}
+        assert client.request("policy.set", policy)["policy"]["ttl_ms"] == 700
+        with pytest.raises(RequestError, match="FORBIDDEN"):
+            client.request("region.remove", {"stream": "cam0", "rid": "red"})
+        with pytest.raises(RequestError, match="BAD_SCHEMA"):
+            client.request("policy.set", {"stream": "cam0", "policy": {"ttl_ms": -1}})
 
 
 def test_describe_streams_its_answer(start: Callable[..., Running]) -> None:
@@ -290,3 +301,19 @@ def test_a_taken_address_names_the_remedy(start: Callable[..., Running]) -> None
         Node(config, ScriptedEngine(), clock=MonotonicClock(), open_frames=opened)
     socket.close(0)
     context.term()
+
+
+def test_without_greetings_a_joiner_asks_and_nobody_else_is_told_again(
+    start: Callable[..., Running],
+) -> None:
+    running = start(greet=False)
+    with running.client() as early:
+        until_final(early)
+        with running.client() as late:
+            assert {e.rid for e in late.snapshot() if isinstance(e, CaptionFinal)} == {
+                "red",
+                "green",
+                "blue",
+            }
+            seen = [*late.events({"trk.new"}, timeout_s=0.5), *early.events({"trk.new"}, 0.5)]
+    assert not seen

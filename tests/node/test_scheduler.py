@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ureca.datatypes import Track, TrackSet, TrackState, Trigger
 from ureca.node.config import CaptionConfig, SchedulerConfig
-from ureca.node.policy import Policy
+from ureca.node.policy import Policies, Policy
 from ureca.node.scheduler import Scheduler
 
 MASK = np.ones((4, 4), np.bool_)
@@ -28,7 +28,9 @@ def tracks(*found: Track, seq: int = 0) -> TrackSet:
 
 def scheduler(**config: float) -> Scheduler:
     plan = SchedulerConfig(**config)  # type: ignore[arg-type]
-    return Scheduler(plan, policy=Policy.of(plan, CaptionConfig()), ids=itertools.count(1))
+    return Scheduler(
+        plan, policies=Policies(Policy.of(plan, CaptionConfig())), ids=itertools.count(1)
+    )
 
 
 def test_new_regions_come_before_old_ones() -> None:

@@ -1,0 +1,95 @@
+"""What a request is answered with: replies for the one who asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ureca.errors import RequestError
+from ureca.events import (
+    PROTOCOL_VERSION,
+    AnyEvent,
+    CaptionAbort,
+    CaptionDelta,
+    CaptionError,
+    CaptionFinal,
+)
+from ureca.requests import Description, ErrorBody, Reply
+
+_ABORT_CODES = {"deadline": "DEADLINE", "shutdown": "GONE"}
+
+Answer = Callable[[bytes, Reply], None]
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked, and how to answer."""
+
+    client: bytes
+    request_id: bytes
+    answer: Answer
+
+    def say(self, state: str, result: Plain | None = None) -> None:
+        """Answer with data; `state` is `accepted`, `progress` or `result`."""
+        reply = Reply(
+            v=PROTOCOL_VERSION,
+            id=self.request_id,
+            st=state,  # type: ignore[arg-type]
+            result=result or {},
+        )
+        self.answer(self.client, reply)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error; what is not deliberate is told without details."""
+        body = ErrorBody.of(error)
+        if isinstance(error, RequestError):
+            body = ErrorBody(code=error.code, msg=_bare(error), retry_after_ms=error.retry_after_ms)
+        self.answer(
+            self.client, Reply(v=PROTOCOL_VERSION, id=self.request_id, st="error", error=body)
+        )
+
+
+def relay(event: AnyEvent, asker: Asker) -> None:
+    """A caption's events as replies to the one who asked."""
+    if isinstance(event, CaptionDelta):
+        asker.say("progress", {"offset": event.offset, "text": event.text})
+    elif isinstance(event, CaptionFinal):
+        asker.say("result", plain(_description(event)))
+    elif isinstance(event, CaptionError):
+        asker.fail(RequestError(event.msg, code=event.code))
+    elif isinstance(event, CaptionAbort):
+        code = _ABORT_CODES.get(event.reason, "GONE")
+        asker.fail(RequestError(f"the caption was aborted: {event.reason}", code=code))
+
+
+def _description(event: CaptionFinal) -> Description:
+    return Description(
+        text=event.text,
+        status=event.status,
+        n_tok=event.n_tok,
+        stop=event.stop,
+        score=event.score,
+        score_kind=event.score_kind,
+        model=event.model,
+        bundle_sha=event.bundle_sha,
+        precision=event.precision,
+        stream=event.stream,
+        seq=event.src_seqs[-1],
+        cap_ns=event.cap_ns_last,
+        t=event.t,
+    )
+
+
+def _bare(error: RequestError) -> str:
+    """The message without the code that `RequestError` puts before it."""
+    return str(error).removeprefix(f"{error.code}: ")
+
+
+def plain(struct: msgspec.Struct) -> Plain:
+    """A result as plain data."""
+    data: Plain = msgspec.to_builtins(struct, builtin_types=(bytes,))
+    return data

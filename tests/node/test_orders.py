@@ -1,0 +1,282 @@
+"""Requests that change regions, between two frames."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.node.conftest import Replay, Scene
+from ureca import rle
+from ureca.clock import ManualClock
+from ureca.datatypes import RegionSeed
+from ureca.errors import RequestError, UrecaError
+from ureca.events import AnyEvent, CaptionAbort, CaptionFinal
+from ureca.node.accounting import Books
+from ureca.node.asks import Ask
+from ureca.node.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.config import LimitsConfig, NodeConfig
+from ureca.node.orders import Order
+from ureca.node.pipeline import Pipeline
+from ureca.region_requests import ORDERS
+from ureca.streams import event_kind
+from ureca.testing import ScriptedEngine, Step, SyntheticSource
+
+S = 1_000_000_000
+SOURCE = SyntheticSource(frames=400, things=3, with_regions="first")
+LONELY = SyntheticSource(frames=400, things=3, with_regions="never")
+
+
+def order(
+    pipeline: Pipeline, now_ns: int, op: str, *, client: bytes = b"me", **args: Any
+) -> tuple[dict[str, Any], list[AnyEvent]]:
+    """The result of an order and the events of its tick; raises what it was answered with."""
+    said: list[dict[str, Any]] = []
+    failed: list[UrecaError] = []
+    typed = msgspec.convert(args, ORDERS[op], builtin_types=(bytes,))
+    pipeline.order(Order(typed, client, said.append, failed.append, now_ns + S))
+    events = pipeline.tick(now_ns)
+    assert len(said) + len(failed) == 1
+    if failed:
+        raise failed[0]
+    return said[0], events
+
+
+def told(node: Replay, op: str, **args: Any) -> dict[str, Any]:
+    result, events = order(node.pipeline, node.clock.now_ns(), op, **args)
+    node.events(events)
+    return result
+
+
+def started(source: SyntheticSource = SOURCE, frames: int = 3) -> Replay:
+    node = Replay()
+    node.play(replace(source, frames=frames))
+    return node
+
+
+def texts(node: Replay, rid: str) -> list[tuple[str, str]]:
+    found = node.events.of("cap.final")
+    return [(f.text, f.trigger) for f in found if isinstance(f, CaptionFinal) and f.rid == rid]
+
+
+def test_a_region_is_added_moved_and_removed_between_frames() -> None:
+    node = Replay()
+    scene = Scene()
+    node.play(scene.frame(seq) for seq in range(2))
+    box = [scene.x(1) - 16, 44, scene.x(1) + 16, 76]
+    added = told(
+        node, "region.add", stream="cam0", region={"rid": "disc", "box": box, "label": "d"}
+    )
+    assert (added["rid"], added["seq"]) == ("disc", 1)
+    node.play(scene.frame(seq) for seq in range(2, 6))
+    (listed,) = told(node, "region.list", stream="cam0")["regions"]
+    assert (listed["rid"], listed["state"], listed["label"]) == ("disc", "alive", "d")
+    mask = rle.encode(scene.mask(5))
+    place = {"mask": {"size": list(mask.size), "counts": mask.counts}}
+    told(node, "region.update", stream="cam0", rid="disc", region=place)
+    (moved,) = told(node, "region.list", stream="cam0")["regions"]
+    assert tuple(moved["box"]) == (scene.x(5) - 13, 47, scene.x(5) + 14, 74)
+    told(node, "region.remove", stream="cam0", rid="disc")
+    node.play(scene.frame(seq) for seq in range(6, 8))
+    kinds = [k for k in node.events.kinds() if k in ("trk.new", "cap.final", "trk.end")]
+    assert kinds == ["trk.new", "cap.final", "trk.end"]
+    assert [e.reason for e in node.events.of("trk.end")] == ["removed"]  # type: ignore[union-attr]
+    assert told(node, "region.list", stream="cam0") == {"regions": []}
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "code"),
+    [
+        ("region.list", {"stream": "cam9"}, "NO_STREAM"),
+        ("region.remove", {"stream": "cam0", "rid": "nobody"}, "NOT_FOUND"),
+        ("policy.set", {"stream": "cam0", "rid": "nobody", "policy": {}}, "NOT_FOUND"),
+        ("region.remove", {"stream": "cam0", "rid": "red"}, "FORBIDDEN"),
+        (
+            "region.update",
+            {"stream": "cam0", "rid": "red", "region": {"point": [1, 1]}},
+            "FORBIDDEN",
+        ),
+        ("policy.set", {"stream": "cam0", "policy": {"min_interval_ms": 9000}}, "BAD_SCHEMA"),
+        (
+            "region.add",
+            {"stream": "cam0", "region": {"point": [5, 5]}, "policy": {"min_interval_ms": 9000}},
+            "BAD_SCHEMA",
+        ),
+    ],
+)
+def test_an_order_that_cannot_be_carried_out_says_why_and_changes_nothing(
+    op: str, args: dict[str, Any], code: str
+) -> None:
+    node = started()
+    before = told(node, "region.list", stream="cam0")
+    with pytest.raises(RequestError) as caught:
+        told(node, op, **args)
+    assert caught.value.code == code
+    assert told(node, "region.list", stream="cam0") == before
+
+
+def test_bad_places_and_one_region_too_many_are_refused() -> None:
+    node = Replay(replace(NodeConfig(), limits=LimitsConfig(max_regions=1)))
+    node.play(replace(LONELY, frames=1))
+    with pytest.raises(UrecaError, match="outside"):
+        told(node, "region.add", stream="cam0", region={"box": [500, 500, 510, 510]})
+    told(node, "region.add", stream="cam0", region={"box": [5, 5, 50, 50]})
+    with pytest.raises(RequestError, match="LIMIT"):
+        told(node, "region.add", stream="cam0", region={"box": [5, 5, 50, 50]})
+
+
+def test_orders_beyond_the_queue_are_busy_and_late_ones_fail() -> None:
+    node = Replay(replace(NodeConfig(), limits=LimitsConfig(max_orders=1)))
+    node.play(replace(SOURCE, frames=1))
+    failed: list[UrecaError] = []
+    late = Order(
+        msgspec.convert({"stream": "cam0"}, ORDERS["region.list"]), b"me", print, failed.append, 0
+    )
+    node.pipeline.order(late)
+    with pytest.raises(RequestError, match="BUSY"):
+        node.pipeline.order(late)
+    node.pipeline.tick(node.clock.now_ns())
+    node.pipeline.order(late)
+    node.close()
+    assert [error.code for error in failed] == ["DEADLINE", "GONE"]  # type: ignore[attr-defined]
+
+
+def test_a_policy_holds_for_its_region_and_null_takes_it_back() -> None:
+    node = started()
+    told(node, "policy.set", stream="cam0", policy={"ttl_ms": 2000, "max_interval_ms": 2000})
+    own = {"ttl_ms": 900, "triggers": ["new"], "max_new_tokens": 2}
+    assert told(node, "policy.set", stream="cam0", rid="red", policy=own)["policy"] == {
+        "ttl_ms": 900,
+        "min_interval_ms": 1000,
+        "max_interval_ms": 2000,
+        "triggers": ["new"],
+        "max_new_tokens": 2,
+        "style": "short",
+    }
+    node.play(SOURCE.frame(seq) for seq in range(3, 120))
+    later = node.events.of("cap.final", "cap.same")[3:]
+    assert {e.rid for e in later} == {"green", "blue"}  # type: ignore[union-attr]
+    assert {e.ttl_ms for e in later} == {2000}  # type: ignore[union-attr]
+    back = told(node, "policy.set", stream="cam0", rid="red", policy={"ttl_ms": None})
+    assert back["policy"]["ttl_ms"] == 2000
+
+
+def test_max_tokens_of_a_policy_cut_the_caption() -> None:
+    node = started(LONELY, 1)
+    region = {"rid": "b", "box": list(LONELY.boxes_xyxy_px(0)["blue"])}
+    told(node, "region.add", stream="cam0", region=region, policy={"max_new_tokens": 2})
+    assert texts(node, "b") == [("a blue", "new")]
+
+
+def test_a_region_that_is_asked_something_else_is_captioned_at_once() -> None:
+    node = started()
+    assert told(node, "prompt.set", stream="cam0", rid="blue", prompt="long") == {
+        "prompt_id": "long"
+    }
+    (_, (text, trigger)) = texts(node, "blue")
+    assert text.startswith("a blue thing at the")
+    assert trigger == "request"
+    assert len(texts(node, "red")) == 1
+
+
+def test_prompts_in_a_frame_start_regions_that_are_carried_on() -> None:
+    node = Replay()
+    x0, y0, x1, y1 = LONELY.boxes_xyxy_px(0)["green"]
+    seed = RegionSeed(point_xy_px=((x0 + x1) / 2, (y0 + y1) / 2), label="here")
+    node.play([replace(LONELY.frame(0), prompts=(seed,)), LONELY.frame(1)])
+    (born,) = node.events.of("trk.new")
+    assert (born.rid, born.label) == ("r1", "here")  # type: ignore[union-attr]
+    assert texts(node, "r1") == [("a green thing", "new")]
+
+
+class Held:
+    """A pipeline whose caption thread stops before every word until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.go = threading.Event(), threading.Event()
+        self.clock, self.books = ManualClock(S), Books()
+        self.engine = ScriptedEngine(hook=self._hook)
+        config = NodeConfig()
+        writer = CaptionWriter(self.engine, config.caption, self.clock)
+        self.captioner = ThreadCaptioner(writer)
+        self.pipeline = Pipeline(config, self.captioner, clock=self.clock, books=self.books)
+        self.events: list[AnyEvent] = []
+
+    def _hook(self, call: int, token: int) -> Step:
+        if token == 1:
+            self.reached.set()
+            assert self.go.wait(20)
+        return "ok"
+
+    def finish(self) -> list[AnyEvent]:
+        self.go.set()
+        while not self.pipeline.settle():
+            pass
+        self.events += self.pipeline.tick(S)
+        while not self.pipeline.settle():
+            pass
+        self.events += self.pipeline.close("source_end", S)
+        assert self.books.balance().closed
+        return self.events
+
+
+@pytest.fixture
+def held() -> Held:
+    made = Held()
+    made.books.frame_in()
+    made.events += made.pipeline.step(SOURCE.frame(0), S)
+    assert made.reached.wait(20)
+    return made
+
+
+def aborts(events: list[AnyEvent]) -> list[tuple[str, str]]:
+    return [(e.rid, e.reason) for e in events if isinstance(e, CaptionAbort)]
+
+
+def test_a_row_whose_prompt_changed_is_dropped_from_the_running_batch(held: Held) -> None:
+    held.events += order(held.pipeline, S, "prompt.set", stream="cam0", rid="green", prompt="long")[
+        1
+    ]
+    events = held.finish()
+    assert aborts(events) == [("green", "prompt_changed")]
+    said = [(e.rid, e.trigger) for e in events if isinstance(e, CaptionFinal)]
+    assert said == [("red", "new"), ("blue", "new"), ("green", "request")]
+
+
+def test_a_row_whose_track_died_is_dropped_from_the_running_batch(held: Held) -> None:
+    there = SyntheticSource(frames=9, things=3)
+    seeds = tuple(seed for seed in there.frame(1).regions or () if seed.rid != "red")
+    held.books.frame_in()
+    held.events += held.pipeline.step(replace(there.frame(1), regions=seeds), S)
+    events = held.finish()
+    assert aborts(events) == [("red", "track_lost")]
+    assert {e.rid for e in events if isinstance(e, CaptionFinal)} == {"green", "blue"}
+
+
+def test_a_direct_request_is_cancelled_where_it_waits_and_where_it_is_written(held: Held) -> None:
+    said: list[AnyEvent] = []
+    failed: list[UrecaError] = []
+    for name in (b"1", b"2"):
+        ask = Ask(said.append, failed.append, 9 * S, stream="cam0", rid="red", key=(b"me", name))
+        held.pipeline.ask(ask)
+    assert not cancelled(held, b"1", client=b"other")
+    assert cancelled(held, b"1")
+    assert "cancelled" in str(failed[0])
+    held.reached.clear()
+    held.go.set()
+    while not held.pipeline.settle():
+        pass
+    held.go.clear()
+    held.pipeline.tick(S)  # the second one is being written now
+    assert held.reached.wait(20)
+    assert cancelled(held, b"2")
+    held.finish()
+    assert [event_kind(e) for e in said][-1] == "cap.abort"
+    assert len(failed) == 1
+
+
+def cancelled(held: Held, name: bytes, client: bytes = b"me") -> bool:
+    return bool(order(held.pipeline, S, "cancel", id=name, client=client)[0]["cancelled"])

@@ -1,0 +1,98 @@
+"""The arguments of requests that change how regions are followed and captioned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ureca.datatypes import Style
+from ureca.wire_regions import WireRegion
+
+Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
+WireTrigger = Literal["new", "recovered", "change", "refresh"]
+
+
+class PolicyPatch(Struct, frozen=True, kw_only=True):
+    """What to change of a policy: keys left out stay as they are, null goes back to the default."""
+
+    ttl_ms: Milliseconds | UnsetType | None = UNSET
+    min_interval_ms: Annotated[int, Meta(ge=0, le=3600000)] | UnsetType | None = UNSET
+    max_interval_ms: Milliseconds | UnsetType | None = UNSET
+    triggers: Annotated[tuple[WireTrigger, ...], Meta(max_length=4)] | UnsetType | None = UNSET
+    max_new_tokens: Annotated[int, Meta(ge=1, le=1024)] | UnsetType | None = UNSET
+    style: Style | UnsetType | None = UNSET
+
+
+class PolicyArgs(Struct, frozen=True, kw_only=True):
+    """`policy.set`: for one region, or for all of a stream that have no value of their own."""
+
+    stream: str
+    rid: str | None = None
+    policy: PolicyPatch
+
+
+class PromptArgs(Struct, frozen=True, kw_only=True):
+    """`prompt.set`: what to ask about a region, or about all regions of a stream."""
+
+    stream: str
+    rid: str | None = None
+    prompt: Style
+
+
+class RegionAddArgs(Struct, frozen=True, kw_only=True):
+    """`region.add`: follow a region from the stream's newest frame on."""
+
+    stream: str
+    region: WireRegion
+    policy: PolicyPatch | None = None
+
+
+class RegionUpdateArgs(Struct, frozen=True, kw_only=True):
+    """`region.update`: say where a region is on the stream's newest frame."""
+
+    stream: str
+    rid: str
+    region: WireRegion
+
+
+class RegionRemoveArgs(Struct, frozen=True, kw_only=True):
+    """`region.remove`: follow a region no longer."""
+
+    stream: str
+    rid: str
+
+
+class RegionListArgs(Struct, frozen=True, kw_only=True):
+    """`region.list`: all regions of a stream."""
+
+    stream: str
+
+
+class CancelArgs(Struct, frozen=True, kw_only=True):
+    """`cancel`: `id` is that of a `describe` of the same client."""
+
+    id: Annotated[bytes, Meta(min_length=1, max_length=16)]
+
+
+OrderArgs = (
+    PolicyArgs
+    | PromptArgs
+    | RegionAddArgs
+    | RegionUpdateArgs
+    | RegionRemoveArgs
+    | RegionListArgs
+    | CancelArgs
+)
+
+ORDERS: Mapping[str, type[OrderArgs]] = {
+    "policy.set": PolicyArgs,
+    "prompt.set": PromptArgs,
+    "region.add": RegionAddArgs,
+    "region.update": RegionUpdateArgs,
+    "region.remove": RegionRemoveArgs,
+    "region.list": RegionListArgs,
+    "cancel": CancelArgs,
+}
+"""Operations that a node carries out between two frames, and their arguments."""
