@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from ureca.clock import ManualClock
+from ureca.conservation import imbalances
 from ureca.datatypes import Frame, Image
 from ureca.events import AnyEvent
 from ureca.node.accounting import Books
@@ -21,7 +23,9 @@ BOOT = bytes(range(16))
 
 
 class Replay:
-    """A whole node as a function: frames in, events out."""
+    """A whole node as a function: frames in, events out. After the test its books must balance."""
+
+    made: ClassVar[list[Replay]] = []
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Replay:
         self.clock = ManualClock(1_000_000_000)
         self.books = Books()
         self.events = EventCapture()
+        self.published = EventCapture()
         writer = CaptionWriter(self.engine, self.config.caption, self.clock)
         self.pipeline = Pipeline(
             self.config,
@@ -41,7 +46,9 @@ class Replay:
             clock=self.clock,
             books=self.books,
             prompts=prompts,
+            emit=self.published,
         )
+        self.made.append(self)
 
     def play(self, frames: Iterable[Frame]) -> EventCapture:
         for frame in frames:
@@ -55,10 +62,20 @@ class Replay:
         self.events(events)
         return events
 
+    def check(self) -> None:
+        """Nothing may be open after the end, whatever the test did before."""
+        self.close()
+        found = imbalances(self.books.balance().counters(), self.published.events)
+        assert not found, found
 
-@pytest.fixture
-def replay() -> Callable[..., Replay]:
-    return Replay
+
+@pytest.fixture(autouse=True)
+def _conserved() -> Iterator[None]:
+    """Every frame and every request of every replay ended in exactly one counted way."""
+    Replay.made.clear()
+    yield
+    while Replay.made:
+        Replay.made.pop().check()
 
 
 def textured(height: int, width: int, *, seed: int, low: int, high: int) -> Image:

@@ -14,6 +14,7 @@ import zmq
 
 from ureca.client import Client
 from ureca.clock import Clock, MonotonicClock
+from ureca.conservation import imbalances
 from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import RequestError, WireError
 from ureca.events import AnyEvent, CaptionFinal
@@ -70,6 +71,11 @@ class Running:
     def client(self) -> Client:
         return Client.connect(self.events, self.requests, timeout_s=20)
 
+    def check(self) -> None:
+        self.node.close()
+        found = imbalances(self.node.balance().counters(), self.capture.events)
+        assert not found, found
+
 
 @pytest.fixture
 def start(tmp_path: object) -> Iterator[Callable[..., Running]]:
@@ -77,7 +83,7 @@ def start(tmp_path: object) -> Iterator[Callable[..., Running]]:
 
         def begin(engine: ScriptedEngine | None = None, **more: int) -> Running:
             running = Running(str(tmp_path), engine or ScriptedEngine(), **more)
-            stack.callback(running.node.close)
+            stack.callback(running.check)
             return running
 
         yield begin

@@ -12,6 +12,7 @@ import pytest
 from tests.node.conftest import Replay, Scene
 from ureca import rle
 from ureca.clock import ManualClock
+from ureca.conservation import imbalances
 from ureca.datatypes import RegionSeed
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionAbort, CaptionFinal
@@ -219,7 +220,7 @@ class Held:
         while not self.pipeline.settle():
             pass
         self.events += self.pipeline.close("source_end", S)
-        assert self.books.balance().closed
+        assert not imbalances(self.books.balance().counters(), self.events)
         return self.events
 
 
