@@ -28,7 +28,6 @@ run mask-tokens ablation model.regions.pooled_features=false $grids
 run pooled ablation $plain $grids
 run pooled-colour-classes ablation $grids
 run grid ablation model.regions.context=false model.regions.surroundings=false
-run context ablation model.regions.surroundings=false
 run full ablation
 run full-tail ablation trunk=tail trunk_learning_rate=2e-4
 run full-bag ablation bag_weight=0.5
@@ -37,7 +36,7 @@ run full-adjusted ablation prior_weight=0.35
 run full-no-noise ablation-no-noise
 score full noisy
 score full-no-noise noisy
-names="mask-tokens pooled pooled-colour-classes grid context full"
+names="mask-tokens pooled pooled-colour-classes grid full"
 names+=" full-tail full-bag full-margin full-adjusted full-no-noise"
 folders=()
 for name in $names; do folders+=("$out/eval-$name-true"); done
