@@ -24,6 +24,10 @@ from ureca.node.config import CaptionConfig
 from ureca.node.gate import complaint
 
 Send = Callable[[AnyEvent], None]
+_HANG_NS = 1_000_000_000
+"""Rows end themselves between two words. One that has not, this long after its deadline, is ended
+by whoever asks for outcomes."""
+_JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 
@@ -106,14 +110,31 @@ class CaptionWriter:
         self._clock = clock
         self._aborts: dict[int, str] = {}
         self._outcomes: deque[Outcome] = deque()
+        self._writing: _Writing | None = None
+        self._telling = threading.RLock()
+        """Whoever ends a row tells it alone: the engine's thread, or the one that gave up on it."""
 
     def abort(self, request_id: int, reason: str) -> None:
         """Ask for the end of a request; may be called from any thread."""
         self._aborts.setdefault(request_id, reason)
 
     def outcomes(self) -> list[Outcome]:
-        """The rows that ended since the last call."""
+        """The rows that ended since the last call; those of an engine that hangs past their
+        deadline are ended here.
+        """
+        self._give_up()
         return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+
+    def _give_up(self) -> None:
+        writing = self._writing
+        if writing is None:
+            return
+        late_ns = self._clock.now_ns() - _HANG_NS
+        with self._telling:
+            for index, row in list(writing.open_rows.items()):
+                if row.request.deadline_ns < late_ns:
+                    del writing.open_rows[index]
+                    self._end(writing, row, abort(row.request, "deadline"))
 
     def write(self, job: Job, send: Send) -> None:
         """Caption all rows of `job`. Never raises: a failing engine ends all open rows with
@@ -129,14 +150,17 @@ class CaptionWriter:
                 writing.open_rows[len(writing.open_rows)] = row
                 _tell(writing, row, start(row.request, job.frame))
         try:
+            self._writing = writing
             if writing.open_rows:
                 self._run(writing)
             failure = "the engine ended without finishing this region"
         except Exception as failed:  # noqa: BLE001  (an engine may fail in any way; the node lives on)
             _log.exception("the engine failed on a batch of %d regions", len(job.rows))
             failure = f"{type(failed).__name__}: {failed!s:.200}"
-        for row in list(writing.open_rows.values()):
-            self._end(writing, row, error(row.request, "ENGINE", failure))
+        with self._telling:
+            self._writing = None
+            for row in writing.open_rows.values():
+                self._end(writing, row, error(row.request, "ENGINE", failure))
         for row in job.rows:
             self._aborts.pop(row.request.request_id, None)
 
@@ -153,17 +177,25 @@ class CaptionWriter:
         encoded = self._engine.encode(writing.job.frame.image)
         writing.stage_us = dict(self._engine.times.us)
         writing.caption_ns = self._clock.now_ns()
-        gone = lambda index: self._reason(rows[index].request) is not None  # noqa: E731
+        gone = lambda index: self._is_gone(writing, index, rows[index].request)  # noqa: E731
         for out in self._engine.caption(encoded, inputs, aborted=gone):
-            row = writing.open_rows.get(out.row)
-            if row is None:
-                continue
-            if isinstance(out, RowDelta):
-                writing.first_text_ns.setdefault(out.row, self._clock.now_ns())
-                _tell(writing, row, delta(row.request, out))
-            else:
-                self._end(writing, row, self._terminal(writing, row, out))
-                del writing.open_rows[out.row]
+            with self._telling:
+                self._take(writing, out)
+
+    def _take(self, writing: _Writing, out: RowDelta | RowDone) -> None:
+        """What the engine says of a row; nothing is told of rows that have ended."""
+        row = writing.open_rows.get(out.row)
+        if row is None:
+            return
+        if isinstance(out, RowDelta):
+            writing.first_text_ns.setdefault(out.row, self._clock.now_ns())
+            _tell(writing, row, delta(row.request, out))
+        else:
+            self._end(writing, row, self._terminal(writing, row, out))
+            del writing.open_rows[out.row]
+
+    def _is_gone(self, writing: _Writing, index: int, request: RegionRequest) -> bool:
+        return index not in writing.open_rows or self._reason(request) is not None
 
     def _input(self, row: Row) -> RegionInput:
         wanted = row.request.max_new_tokens or self._config.max_new_tokens
@@ -246,7 +278,8 @@ class ThreadCaptioner:
         self._closing = False
         self._send: Send | None = None
         self._wake: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._loop, name="ureca-caption")
+        # A daemon: an engine that never returns must not keep the process from ending.
+        self._thread = threading.Thread(target=self._loop, name="ureca-caption", daemon=True)
         self.abort = writer.abort
         self.outcomes = writer.outcomes
 
@@ -274,7 +307,9 @@ class ThreadCaptioner:
             self._writer.abort(row.request.request_id, "shutdown")
         if self._thread.ident is not None:
             self._jobs.put(None)
-            self._thread.join()
+            self._thread.join(_JOIN_S)
+            if self._thread.is_alive():
+                _log.error("the engine did not return from its batch; its thread is left behind")
 
     def _loop(self) -> None:
         assert self._send is not None

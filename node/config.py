@@ -40,7 +40,11 @@ class SourceConfig:
     loop: bool = False
     stream: str = "cam0"
     max_age_ms: int = 2000
-    """A received frame older than this (on the shared monotonic clock) is dropped as `expired`."""
+    """A received frame older than this (on the shared monotonic clock), or stamped as far in the
+    future, is dropped as `expired`."""
+    frozen_s: float = 5.0
+    """A picture that stays the same to the last bit for this long is a camera that hangs: nothing
+    is renewed from it, and health says so. 0 for sources without noise, such as simulators."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")

@@ -202,6 +202,7 @@ class Node:
         found = []
         if self.failure is not None:
             found.append(f"source: {self.failure}")
+        found += self._pipeline.reasons()
         if balance.frames_dropped.get("internal"):
             found.append("frames failed inside the node; see its log")
         if balance.requests_ended.get("error", 0) > balance.requests_ended.get("final", 0):

@@ -29,6 +29,8 @@ from ureca.node.stream import News, Stream, resolve
 from ureca.node.waiting import Waiting
 
 Emit = Callable[[AnyEvent], None]
+_STUCK_NS = 1_000_000_000
+"""A captioner whose requests have all ended is done within this, or hangs."""
 
 
 def _nobody(event: AnyEvent) -> None:
@@ -61,6 +63,7 @@ class Pipeline:
         self._orders: Waiting[Order] = Waiting(config.limits.max_orders)
         self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel)
         self._direct: dict[Key, int] = {}
+        self._stuck_ns: int | None = None
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
         self._asked_last = False
@@ -143,6 +146,25 @@ class Pipeline:
         """Per stream what the heartbeat says about it; may be called from any thread."""
         return {name: stream.facts() for name, stream in list(self._streams.items())}
 
+    def reasons(self) -> list[str]:
+        """Why captions are not what they should be; may be called from any thread."""
+        found = [
+            f"{name}: the picture has been the same to the last bit for "
+            f"{stream.facts()['unchanged_ms'] / 1e3:.0f} s, nothing is renewed from it; is the "
+            "camera frozen? (source.frozen_s)"
+            for name, stream in list(self._streams.items())
+            if stream.is_frozen
+        ]
+        since_ns = self._stuck_ns
+        if since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS:
+            found.append("the captioner does not return from a batch that was given up")
+        return found
+
+    def _is_stuck(self) -> bool:
+        """The captioner is busy although every request has ended."""
+        in_flight = any(stream.scheduler.in_flight for stream in self._streams.values())
+        return self._captioner.room < 1 and not in_flight and not self._direct
+
     # --- regions ---------------------------------------------------------------------------------
 
     def _tell(self, news: News) -> None:
@@ -189,6 +211,10 @@ class Pipeline:
                 stream.scheduler.ended(
                     outcome.row.request, has_caption=has_caption, now_ns=outcome.ended_ns
                 )
+        if not self._is_stuck():
+            self._stuck_ns = None
+        elif self._stuck_ns is None:
+            self._stuck_ns = self._clock.now_ns()
 
     def _renew(self, stream: Stream, now_ns: int) -> None:
         """Only a new frame can say that a caption still holds: `tick` renews nothing."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ureca.datatypes import (
     Frame,
+    Image,
     Refusal,
     RegionRequest,
     RegionSeed,
@@ -53,6 +54,9 @@ class Stream:
         self.scheduler = Scheduler(config.scheduler, policies=self.policies, ids=ids)
         self.refusals = Refusals(interval_s=config.scheduler.min_interval_s)
         self._config = config.scheduler
+        self._frozen_ns = int(config.source.frozen_s * 1e9)
+        self._seen_ns: int | None = None
+        self._changed_ns = 0
         self._max_regions = config.limits.max_regions
         self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
@@ -60,6 +64,9 @@ class Stream:
     def follow(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> News:
         """Follow all regions onto `frame` and begin those of `prompts`."""
         update = self._tracker.update(frame, prompts, now_ns=now_ns)
+        if self._seen_ns is None or not _same_picture(frame.image, self.frame.image):
+            self._changed_ns = now_ns
+        self._seen_ns = now_ns
         self.frame, self.tracks = frame, update.tracks
         news = self._news(self.tracks, now_ns)
         return News(news.events, news.aborts, (*frame.refused, *update.refused))
@@ -74,8 +81,10 @@ class Stream:
 
     def renew(self, *, now_ns: int) -> list[CaptionSame]:
         """Look at the captioned regions again: those that still hold are renewed, what has changed
-        becomes a wish.
+        becomes a wish. A frozen picture says nothing about the world: captions run out.
         """
+        if self.is_frozen:
+            return []
         found = []
         for check in self.scheduler.due(now_ns=now_ns):
             amount = self._amount(check)
@@ -135,6 +144,15 @@ class Stream:
 
     # --- facts -----------------------------------------------------------------------------------
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether frames keep coming with a picture that has been the same for too long."""
+        return 0 < self._frozen_ns <= self._unchanged_ns
+
+    @property
+    def _unchanged_ns(self) -> int:
+        return 0 if self._seen_ns is None else self._seen_ns - self._changed_ns
+
     def facts(self) -> dict[str, int]:
         """What the heartbeat says about the stream; may be called from any thread."""
         frame, tracks = self.frame, self.tracks
@@ -144,11 +162,21 @@ class Stream:
             "height": frame.height,
             "regions": len(tracks.tracks),
             "captured_ns": frame.captured_ns,
+            "unchanged_ms": self._unchanged_ns // 1_000_000,
         }
 
     def _news(self, tracks: TrackSet, now_ns: int) -> News:
         events = self._reporter.events(tracks, clock=self.frame.clock, now_ns=now_ns)
         return News(events, self.scheduler.observe(tracks, now_ns=now_ns))
+
+
+_LOOK_EVERY_PX = 4
+"""Every 4th pixel of every 4th row tells whether two pictures are the same."""
+
+
+def _same_picture(one: Image, other: Image) -> bool:
+    thin = slice(None, None, _LOOK_EVERY_PX)
+    return one.shape == other.shape and np.array_equal(one[thin, thin], other[thin, thin])
 
 
 def resolve(ask: Ask, frame: Frame, tracks: TrackSet | None, *, request_id: int) -> RegionRequest:

@@ -95,7 +95,7 @@ class Tracker:
             self._try(partial(self._start_carried, frame, prompt), prompt, refused)
         self._mark_parts()
         ended += self._expire(now_ns)
-        tracks = (*(r.track for r in self._regions.values()), *ended)
+        tracks = (*ended, *(r.track for r in self._regions.values()))
         return Update(TrackSet(frame.stream, frame.seq, frame.captured_ns, tracks), tuple(refused))
 
     def add(self, frame: Frame, seed: RegionSeed) -> Track:

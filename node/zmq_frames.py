@@ -114,7 +114,8 @@ class ZmqFrames:
                 continue
             self._count_gap(self._sender(topic), frame)
             if self._is_expired(frame):
-                self._drop("expired", f"frame {frame.seq} of {frame.stream} came too late")
+                age_ms = (frame.received_ns - frame.captured_ns) // 1_000_000
+                self._drop("expired", f"frame {frame.seq} of {frame.stream} is {age_ms} ms old")
                 continue
             yield frame
 
@@ -141,10 +142,13 @@ class ZmqFrames:
         sender.boot, sender.seq, sender.received = frame.boot, frame.seq, 0
 
     def _is_expired(self, frame: Frame) -> bool:
-        """Only a stamp of our own clock can be compared; others are taken as they come."""
+        """Only a stamp of our own clock can be compared; others are taken as they come. A stamp in
+        the future would keep its captions valid for as long.
+        """
         if frame.clock != self._clock.name:
             return False
-        return frame.received_ns - frame.captured_ns > self._config.source.max_age_ms * 1_000_000
+        age_ns = frame.received_ns - frame.captured_ns
+        return abs(age_ns) > self._config.source.max_age_ms * 1_000_000
 
     def _sender(self, topic: bytes) -> _Sender:
         if len(self._senders) >= _MAX_TOPICS and topic not in self._senders:

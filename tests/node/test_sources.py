@@ -245,6 +245,7 @@ BAD: dict[str, tuple[str, Callable[[Camera], list[bytes]]]] = {
         lambda c: c.message(1000, **with_region(box=[1, 2, float("nan"), 4])),
     ),
     "late": ("expired", lambda c: c.message(1000, age_ns=20_000_000_000)),
+    "from the future": ("expired", lambda c: c.message(1000, age_ns=-20_000_000_000)),
 }
 
 
