@@ -22,6 +22,8 @@ from ureca.node.config import NodeConfig
 from ureca.node.node import Node
 from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
 from ureca.node.publisher import Sink
+from ureca.node.record.head import head_of
+from ureca.node.record.recorder import Recorder
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
 
@@ -50,13 +52,20 @@ def main(
         elif not options.quiet:
             sinks.append(line_printer(lambda line: print(line, flush=True)))
         engine = engine_of(config.bundle)
-        node = Node(config, engine, clock=clock, prompts=prompts, sinks=sinks)
+        recorder = None
+        if options.record:
+            head = head_of(config, prompts, engine.info)
+            recorder = Recorder(Path(options.record), clock=clock, head=head)
+            sinks.append(stack.enter_context(contextlib.closing(recorder)))
+        node = Node(config, engine, clock=clock, prompts=prompts, sinks=sinks, recorder=recorder)
         started_ns = clock.now_ns()
         with contextlib.closing(node), _signals(node):
             node.start()
             _show(node, view, options.duration)
         seconds = (clock.now_ns() - started_ns) / 1e9
     print(report.text(node.balance(), seconds=seconds), flush=True)
+    if recorder is not None and recorder.failure is not None:
+        print(f"record    {recorder.failure}", flush=True)
     if node.failure is not None:
         raise node.failure
     return 0
@@ -82,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.add_argument("--events", metavar="FILE", help="write every event as one JSON line")
+    parser.add_argument(
+        "--record", metavar="FILE", help="record everything as MCAP, for Foxglove and ureca replay"
+    )
     parser.add_argument(
         "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
     )

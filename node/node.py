@@ -15,6 +15,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import zmq
@@ -26,7 +27,7 @@ from ureca.errors import UrecaError
 from ureca.events import AnyEvent, Heartbeat
 from ureca.node.accounting import Balance, Books
 from ureca.node.asks import Ask
-from ureca.node.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.captioner import Captioner, CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.control import Control
 from ureca.node.io import IoThread, bind_router
@@ -36,6 +37,9 @@ from ureca.node.outbox import Outbox
 from ureca.node.pipeline import Pipeline
 from ureca.node.prompts import Prompts
 from ureca.node.publisher import Publisher, Sink
+from ureca.node.record.recorder import Recorder
+from ureca.node.record.tape import Notes
+from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
 from ureca.node.sources import FrameSource, Wait, open_source
 
 State = Literal["starting", "running", "draining", "stopped"]
@@ -63,6 +67,7 @@ class Node:
         prompts: Prompts | None = None,
         sinks: Iterable[Sink] = (),
         open_frames: OpenSource = _open_configured,
+        recorder: Recorder | None = None,
     ) -> None:
         self.books = Books()
         self.boot = uuid.uuid4().bytes
@@ -88,8 +93,15 @@ class Node:
             self._outbox.close()
             self._context.term()
             raise
-        self._captioner = ThreadCaptioner(CaptionWriter(engine, config.caption, clock))
-        self._pipeline = Pipeline(
+        self._recorder = recorder
+        make: Callable[..., Pipeline] = Pipeline
+        if recorder is not None:
+            notes = Notes(recorder)
+            engine, make = TapedEngine(engine, notes), partial(TapedPipeline, notes=notes)
+        self._captioner: Captioner = ThreadCaptioner(CaptionWriter(engine, config.caption, clock))
+        if recorder is not None:
+            self._captioner = TapedCaptioner(self._captioner, notes)
+        self._pipeline = make(
             config,
             self._captioner,
             clock=clock,
@@ -133,6 +145,8 @@ class Node:
 
     def start(self) -> None:
         """Start all threads."""
+        if self._recorder is not None:
+            self._recorder.start(self._outbox.put)
         self._io.start()
         self._state = "running"
         self._step_thread.start()
@@ -190,7 +204,10 @@ class Node:
         return Heartbeat(
             uptime_ms=(self._clock.now_ns() - self._started_ns) // 1_000_000,
             state=self._state,
-            counters=self.balance().counters(),
+            counters={
+                **self.balance().counters(),
+                **(self._recorder.counters() if self._recorder is not None else {}),
+            },
             streams=dict(self._pipeline.streams()),
             model=self._info.model,
             bundle_sha=self._info.bundle_sha,
@@ -202,6 +219,8 @@ class Node:
         found = []
         if self.failure is not None:
             found.append(f"source: {self.failure}")
+        if self._recorder is not None and self._recorder.failure is not None:
+            found.append(self._recorder.failure)
         found += self._pipeline.reasons()
         if balance.frames_dropped.get("internal"):
             found.append("frames failed inside the node; see its log")

@@ -27,6 +27,11 @@ COMMANDS: dict[str, Command] = {
         "run the node: a camera or clip in, captions of its regions out",
         "ureca run --source clip.mp4 --prompts prompts.json",
     ),
+    "replay": Command(
+        "ureca.node.record.command",
+        "run a recording through the node's decisions again and compare",
+        "ureca replay run.mcap",
+    ),
     "watch": Command(
         "ureca.watch",
         "watch a running node's captions live",

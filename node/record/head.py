@@ -1,0 +1,44 @@
+"""What a recording begins with: all that a replay must know before the first frame."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from ureca.config import from_plain, to_plain
+from ureca.datatypes import EngineInfo, RegionSeed
+from ureca.errors import SourceError
+from ureca.node.config import NodeConfig
+from ureca.node.prompts import Prompts
+from ureca.node.record.reader import Recording
+
+
+def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str, str]:
+    """What a recording begins with, for `Recorder`."""
+    plain = {str(seq): msgspec.to_builtins(seeds) for seq, seeds in prompts.items()}
+    return {
+        "format": "1",
+        "config": json.dumps(to_plain(config)),
+        "prompts": json.dumps(plain),
+        "model": info.model,
+        "bundle_sha": info.bundle_sha,
+    }
+
+
+def config_of(recording: Recording) -> NodeConfig:
+    """The configuration that was recorded."""
+    try:
+        plain = json.loads(recording.head["config"])
+        return from_plain(NodeConfig, plain, where=str(recording.path))
+    except (KeyError, ValueError) as error:
+        raise SourceError(f"{recording.path}: no readable configuration: {error}") from error
+
+
+def prompts_of(recording: Recording) -> Prompts:
+    """The prompts that were recorded."""
+    try:
+        plain = json.loads(recording.head["prompts"])
+        return msgspec.convert(plain, dict[int, tuple[RegionSeed, ...]], strict=False)
+    except (KeyError, ValueError, msgspec.ValidationError) as error:
+        raise SourceError(f"{recording.path}: no readable prompts: {error}") from error

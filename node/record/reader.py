@@ -1,0 +1,146 @@
+"""Reads a recording, whole or cut anywhere: up to the last whole chunk, saying what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ureca.datatypes import Image
+from ureca.errors import SourceError, WireError
+from ureca.events import AnyEvent
+from ureca.extras import require
+from ureca.node.pictures import decode_picture
+from ureca.node.record import schemas
+from ureca.node.record.recorder import EXTRA, METADATA
+from ureca.node.record.tape import Batch, Turn
+
+_MAX_RECORD_BYTES = 1 << 29
+_MAX_PX = 1 << 25
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Where a recording stops being whole, and why."""
+
+    at_byte: int
+    size_bytes: int
+    why: str
+
+    def text(self, path: Path) -> str:
+        """For people."""
+        return (
+            f"{path} is cut: {self.why} at byte {self.at_byte} of {self.size_bytes}; it is used up "
+            f"to its last whole chunk, and what was recorded after that is lost"
+        )
+
+
+@dataclass
+class Recording:
+    """Everything but the pictures, which `pictures` reads one by one."""
+
+    path: Path
+    head: dict[str, str] = field(default_factory=dict)
+    turns: list[Turn] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    events: list[AnyEvent] = field(default_factory=list)
+    replies: list[AnyEvent] = field(default_factory=list)
+    tracks: dict[int, bytes] = field(default_factory=dict)
+    """By turn, the sha256 of its regions, masks included."""
+    loss: Loss | None = None
+
+
+def read(path: Path) -> Recording:
+    """Read a recording. Raises `SourceError` when it is none, or cut before its head was whole."""
+    recording = Recording(path)
+    for topic, data, sequence in _raw(path, recording):
+        if topic == schemas.TURNS:
+            recording.turns.append(_typed(path, data, Turn))
+        elif topic == schemas.BATCHES:
+            recording.batches.append(_typed(path, data, Batch))
+        elif topic in (schemas.EVENTS, schemas.REPLIES):
+            events = recording.events if topic == schemas.EVENTS else recording.replies
+            events.append(_typed(path, data, AnyEvent))
+        elif topic.endswith("/tracks"):
+            recording.tracks[sequence] = digest(data)
+    if not recording.head:
+        raise SourceError(f"{path} is no recording of a node, or cut before its head was whole")
+    return recording
+
+
+def digest(data: bytes) -> bytes:
+    """What two equal sets of regions have in common."""
+    return hashlib.sha256(data).digest()
+
+
+def pictures(path: Path) -> Iterator[tuple[int, Image]]:
+    """The pictures in order, each with its turn. Raises `SourceError` for one that is broken."""
+    for topic, data, sequence in _raw(path, Recording(path)):
+        if topic.endswith("/image"):
+            png = _typed(path, data, _Picture).data
+            yield sequence, decode_picture(png, max_px=_MAX_PX)
+
+
+class _Picture(msgspec.Struct):
+    data: bytes
+
+
+def _raw(path: Path, recording: Recording) -> Iterator[tuple[str, bytes, int]]:
+    """Messages of whole chunks; sets `head` and `loss` of the recording on the way."""
+    mcap = require("mcap.stream_reader", extra=EXTRA)
+    errors = require("mcap.exceptions", extra=EXTRA), require("zstandard", extra=EXTRA)
+    broken = (errors[0].McapError, errors[1].ZstdError, *_BROKEN)
+    whole = 0
+    topics: dict[int, str] = {}
+    try:
+        with path.open("rb") as file:
+            reader = mcap.StreamReader(file, emit_chunks=True, record_size_limit=_MAX_RECORD_BYTES)
+            try:
+                for record in reader.records:
+                    yield from _of_record(mcap, record, topics, recording)
+                    whole = file.tell()
+            except broken as error:
+                recording.loss = _loss(path, whole, error)
+    except OSError as error:
+        raise SourceError(f"cannot read the recording {path}: {error.strerror}") from error
+
+
+# What the library raises on bytes that end too early or make no sense.
+_BROKEN = (struct.error, ValueError, EOFError, KeyError, MemoryError, OverflowError, zlib.error)
+
+
+def _of_record(
+    mcap: Any, record: Any, topics: dict[int, str], recording: Recording
+) -> Iterator[tuple[str, bytes, int]]:
+    """What one top-level record holds. A chunk is unpacked and checked before any of it is used."""
+    kind = type(record).__name__
+    if kind == "Metadata" and record.name == METADATA:
+        recording.head = dict(record.metadata)
+    if kind != "Chunk":
+        return
+    if record.uncompressed_size > _MAX_RECORD_BYTES or record.compression not in ("zstd", ""):
+        raise ValueError(f"{record.compression} chunk of {record.uncompressed_size} bytes")
+    for inner in mcap.breakup_chunk(record, validate_crc=True):
+        name = type(inner).__name__
+        if name == "Channel":
+            topics[inner.id] = inner.topic
+        elif name == "Message":
+            yield topics[inner.channel_id], inner.data, inner.sequence
+
+
+def _loss(path: Path, whole: int, error: Exception) -> Loss:
+    text = str(error) or type(error).__name__
+    return Loss(whole, path.stat().st_size, f"{text:.120}")
+
+
+def _typed(path: Path, data: bytes, kind: Any) -> Any:  # a struct or the union of events
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, WireError) as error:
+        raise SourceError(f"{path}: a message is not what its channel says: {error}") from error

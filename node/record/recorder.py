@@ -1,0 +1,243 @@
+"""Writes a recording on a thread of its own; the node never waits for it.
+
+What waits is bounded. When the disk is too slow pictures are left out and counted; when it is full
+the recording ends, counted and told as an event, and the node goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from ureca.clock import Clock
+from ureca.datatypes import Frame, TrackSet
+from ureca.errors import ConfigError
+from ureca.events import AnyEvent, CaptionFinal, Metrics, TrackEnd
+from ureca.extras import require
+from ureca.log import RateLimitedLog
+from ureca.node.record import schemas
+from ureca.node.record.pictures import to_png
+from ureca.node.record.tape import Batch, Turn
+
+EXTRA = "record"
+METADATA = "ureca"
+_MAX_PENDING_BYTES = 256 << 20
+_MAX_PENDING = 65_536
+_CHUNK_BYTES = 1 << 18
+"""What a kill may lose: a picture or two. Larger chunks compress no better."""
+_MAX_WORDS = 4096
+
+Work = Callable[[], None]
+Emit = Callable[[AnyEvent], None]
+OpenFile = Callable[[Path], IO[bytes]]
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("wb")
+
+
+class Recorder:
+    """A `Tape`, and a sink for published events. Construct, `start`, and `close` after the node.
+
+    `head` is what a reader needs before anything else, as texts by name. Raises `ConfigError` when
+    the file cannot be made and `MissingExtraError` without the `record` extra.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock,
+        head: dict[str, str],
+        chunk_bytes: int = _CHUNK_BYTES,
+        max_pending_bytes: int = _MAX_PENDING_BYTES,
+        open_file: OpenFile = _open,
+    ) -> None:
+        self._path, self._clock = path, clock
+        self._max_bytes = max_pending_bytes
+        self._wall_offset_ns = time.time_ns() - clock.now_ns()
+        self._log = RateLimitedLog(logging.getLogger(__name__), clock)
+        self._changed = threading.Condition()
+        self._pending: deque[tuple[Work, int]] = deque()
+        self._pending_bytes = 0
+        self._closing = False
+        self._lost: Counter[str] = Counter()
+        self._words: dict[str, dict[str, str]] = {}
+        self._channels: dict[str, int] = {}
+        self._schema_ids: dict[str, int] = {}
+        self._emit: Emit = lambda _: None
+        self.failure: str | None = None
+        """Why the recording ended before the node did."""
+        self._writer: Any = None  # untyped, because the package is optional
+        try:
+            self._file = open_file(path)
+            self._begin(head, chunk_bytes)
+        except OSError as error:
+            raise ConfigError(f"cannot record to {path}: {error.strerror}") from error
+        self._thread = threading.Thread(target=self._loop, name="ureca-record")
+
+    def _begin(self, head: dict[str, str], chunk_bytes: int) -> None:
+        mcap = require("mcap.writer", extra=EXTRA)
+        try:
+            self._writer = mcap.Writer(self._file, chunk_size=chunk_bytes)
+            self._writer.start(profile="", library="ureca")
+            self._writer.add_metadata(METADATA, head)
+            self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # closing writes what could not be written
+                self._file.close()
+            raise
+
+    def start(self, emit: Emit) -> None:
+        """Begin writing; `emit` is told, once, when the recording has to end."""
+        self._emit = emit
+        self._thread.start()
+
+    def counters(self) -> dict[str, int]:
+        """What could not be recorded, by kind, for the heartbeat."""
+        with self._changed:
+            return {f"record_lost_{kind}": count for kind, count in sorted(self._lost.items())}
+
+    def close(self) -> None:
+        """Write what waits, finish the file, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._guard(self._writer.finish, "end")
+        with contextlib.suppress(OSError):  # a full disk: what fits is there already
+            self._file.close()
+
+    # --- what is recorded ------------------------------------------------------------------------
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Record a published event."""
+        self._put("event", lambda: self._event(schemas.EVENTS, event), 1024)
+
+    def reply(self, event: AnyEvent) -> None:
+        """See `Tape`."""
+        self._put("event", lambda: self._event(schemas.REPLIES, event), 1024)
+
+    def turn(self, turn: Turn) -> None:
+        """See `Tape`."""
+        self._put("turn", lambda: self._write(schemas.TURNS, turn, n=turn.n), 1024)
+
+    def batch(self, batch: Batch) -> None:
+        """See `Tape`."""
+        self._put("batch", lambda: self._write(schemas.BATCHES, batch), 256)
+
+    def picture(self, turn: int, frame: Frame) -> None:
+        """See `Tape`."""
+        self._put("frame", lambda: self._picture(turn, frame), frame.image.nbytes)
+
+    def tracks(self, turn: int, tracks: TrackSet) -> None:
+        """See `Tape`."""
+        size = sum(track.mask.nbytes for track in tracks.tracks if track.mask is not None)
+        self._put("tracks", lambda: self._tracks(turn, tracks), size)
+
+    def _put(self, kind: str, work: Work, size: int) -> None:
+        with self._changed:
+            heavy = kind in ("frame", "tracks") and self._pending_bytes + size > self._max_bytes
+            if self.failure is not None or heavy or len(self._pending) >= _MAX_PENDING:
+                self._lost[kind] += 1
+                lost = self._lost[kind]
+            else:
+                self._pending.append((work, size))
+                self._pending_bytes += size
+                self._changed.notify_all()
+                return
+        if self.failure is None:
+            self._log.warning(kind, f"the disk is too slow to record every {kind}: {lost} lost")
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while (found := self._take()) is not None:
+            work, size = found
+            self._guard(work, "message")
+            with self._changed:
+                self._pending_bytes -= size
+
+    def _take(self) -> tuple[Work, int] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing)
+            return self._pending.popleft() if self._pending else None
+
+    def _guard(self, work: Work, kind: str) -> None:
+        if self.failure is not None:
+            with self._changed:
+                self._lost[kind] += kind != "end"
+            return
+        try:
+            work()
+            self._file.flush()
+        except OSError as error:
+            self._give_up(error)
+        except Exception:
+            with self._changed:
+                self._lost[kind] += 1
+            logging.getLogger(__name__).exception("something could not be recorded")
+
+    def _give_up(self, error: OSError) -> None:
+        with self._changed:
+            self.failure = f"recording to {self._path} ended: {error.strerror or error}"
+            self._lost["message"] += 1 + len(self._pending)
+            lost = self._lost["message"]
+            self._pending.clear()
+            self._pending_bytes = 0
+        logging.getLogger(__name__).error("%s; the node goes on without it", self.failure)
+        with contextlib.suppress(OSError):  # the node may be closing: then nobody is left to tell
+            self._emit(Metrics(values={"record_stopped": 1.0, "record_lost": float(lost)}))
+
+    def _event(self, topic: str, event: AnyEvent) -> None:
+        if isinstance(event, CaptionFinal):
+            words = self._words.setdefault(event.stream, {})
+            words[event.rid] = event.text
+            if len(words) > _MAX_WORDS:
+                words.pop(next(iter(words)))
+        elif isinstance(event, TrackEnd):
+            self._words.get(event.stream, {}).pop(event.rid, None)
+        self._write(topic, event)
+
+    def _picture(self, turn: int, frame: Frame) -> None:
+        wall_ns = frame.captured_ns + self._wall_offset_ns
+        message = schemas.image(to_png(frame.image), frame.stream, wall_ns)
+        self._write(schemas.image_topic(frame.stream), message, n=turn, wall_ns=wall_ns)
+
+    def _tracks(self, turn: int, tracks: TrackSet) -> None:
+        wall_ns = tracks.captured_ns + self._wall_offset_ns
+        words = self._words.get(tracks.stream, {})
+        exact, drawn = schemas.tracks(tracks), schemas.drawn(tracks, words, wall_ns)
+        self._write(f"/{tracks.stream}/tracks", exact, n=turn, wall_ns=wall_ns)
+        self._write(f"/{tracks.stream}/outlines", drawn, n=turn, wall_ns=wall_ns)
+
+    def _write(self, topic: str, message: object, *, n: int = 0, wall_ns: int = 0) -> None:
+        now_ns = self._clock.now_ns() + self._wall_offset_ns
+        self._writer.add_message(
+            channel_id=self._channel(topic),
+            log_time=max(0, now_ns),
+            data=msgspec.json.encode(message),
+            publish_time=max(0, wall_ns or now_ns),
+            sequence=n & 0xFFFFFFFF,
+        )
+
+    def _channel(self, topic: str) -> int:
+        if topic not in self._channels:
+            name = schemas.schema_of(topic)
+            if name not in self._schema_ids:
+                self._schema_ids[name] = self._writer.register_schema(
+                    name=name, encoding="jsonschema", data=schemas.schema_text(name)
+                )
+            self._channels[topic] = self._writer.register_channel(
+                topic=topic, message_encoding="json", schema_id=self._schema_ids[name]
+            )
+        return self._channels[topic]

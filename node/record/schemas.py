@@ -1,0 +1,155 @@
+"""The channels of a recording and what their JSON looks like.
+
+The two `foxglove.*` schemas are the public ones of Foxglove by name and fields, so that its image
+panel shows pictures and outlines; the `ureca.*` ones are what a replay reads.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ureca.datatypes import Track, TrackSet
+from ureca.node.record.pictures import outlines
+from ureca.rle import encode
+
+TURNS, BATCHES, EVENTS = "/ureca/turns", "/ureca/batches", "/ureca/events"
+REPLIES = "/ureca/replies"
+_IMAGE, _OUTLINES, _TRACKS = "foxglove.CompressedImage", "foxglove.ImageAnnotations", "ureca.Tracks"
+_LINE_LOOP = 2
+_COLOURS = ((1.0, 0.35, 0.3), (0.3, 0.8, 0.4), (0.35, 0.55, 1.0), (1.0, 0.8, 0.2), (0.8, 0.4, 0.9))
+
+Plain = dict[str, Any]
+
+
+def _object(**properties: object) -> Plain:
+    return {"type": "object", "properties": properties}
+
+
+def _list(items: object) -> Plain:
+    return {"type": "array", "items": items}
+
+
+_NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
+_TIME = _object(sec={"type": "integer"}, nsec={"type": "integer"}) | {"title": "time"}
+_POINT = _object(x=_NUMBER, y=_NUMBER)
+_COLOUR = _object(r=_NUMBER, g=_NUMBER, b=_NUMBER, a=_NUMBER)
+
+SCHEMAS: dict[str, Plain] = {
+    _IMAGE: _object(
+        timestamp=_TIME,
+        frame_id=_TEXT,
+        data={"type": "string", "contentEncoding": "base64"},
+        format=_TEXT,
+    ),
+    _OUTLINES: _object(
+        circles=_list(_object()),
+        points=_list(
+            _object(
+                timestamp=_TIME,
+                type={"type": "integer"},
+                points=_list(_POINT),
+                outline_color=_COLOUR,
+                outline_colors=_list(_COLOUR),
+                fill_color=_COLOUR,
+                thickness=_NUMBER,
+            )
+        ),
+        texts=_list(
+            _object(
+                timestamp=_TIME,
+                position=_POINT,
+                text=_TEXT,
+                font_size=_NUMBER,
+                text_color=_COLOUR,
+                background_color=_COLOUR,
+            )
+        ),
+    ),
+    _TRACKS: _object(seq={"type": "integer"}, tracks=_list(_object())),
+    "ureca.Turn": _object(n={"type": "integer"}, call=_TEXT, now_ns={"type": "integer"}),
+    "ureca.Batch": _object(rows=_list({"type": "integer"})),
+    "ureca.Event": _object(ev=_TEXT, stream=_TEXT),
+}
+"""JSON schemas by name; every field that Foxglove reads is in its two."""
+
+
+def schema_of(topic: str) -> str:
+    """The schema of a topic's messages."""
+    fixed = {TURNS: "ureca.Turn", BATCHES: "ureca.Batch", EVENTS: "ureca.Event"}
+    kinds = {"image": _IMAGE, "outlines": _OUTLINES, "tracks": _TRACKS, "replies": "ureca.Event"}
+    return fixed.get(topic) or kinds[topic.rsplit("/", 1)[1]]
+
+
+def schema_text(name: str) -> bytes:
+    """A schema as MCAP keeps it."""
+    return json.dumps({"title": name, **SCHEMAS[name]}).encode()
+
+
+def image_topic(stream: str) -> str:
+    """Where the pictures of a stream are."""
+    return f"/{stream}/image"
+
+
+def image(png: bytes, stream: str, wall_ns: int) -> Plain:
+    """`foxglove.CompressedImage`; bytes become base64 when it is encoded."""
+    return {"timestamp": _time(wall_ns), "frame_id": stream, "data": png, "format": "png"}
+
+
+def tracks(found: TrackSet) -> Plain:
+    """All regions of one frame, masks as COCO RLE, exact."""
+    return {"seq": found.frame_seq, "tracks": [_track(track) for track in found.tracks]}
+
+
+def drawn(found: TrackSet, words: dict[str, str], wall_ns: int) -> Plain:
+    """`foxglove.ImageAnnotations`: the outline of every visible region, and what was said of it."""
+    points: list[Plain] = []
+    texts: list[Plain] = []
+    for number, track in enumerate(found.tracks):
+        if track.mask is None:
+            continue
+        colour = _rgba(_COLOURS[number % len(_COLOURS)])
+        points += [_loop(line, colour, wall_ns) for line in outlines(track.mask)]
+        x, y = track.box_xyxy_px[:2]
+        texts.append(
+            {
+                "timestamp": _time(wall_ns),
+                "position": {"x": float(x), "y": float(y)},
+                "text": f"{track.rid}: {words.get(track.rid, '...')}",
+                "font_size": 12,
+                "text_color": colour,
+                "background_color": _rgba((0.0, 0.0, 0.0), 0.5),
+            }
+        )
+    return {"circles": [], "points": points, "texts": texts}
+
+
+def _track(track: Track) -> Plain:
+    mask = None if track.mask is None else encode(track.mask)
+    return {
+        "rid": track.rid,
+        "state": track.state.value,
+        "box": track.box_xyxy_px,
+        "mask": None if mask is None else {"size": mask.size, "counts": mask.counts},
+        "reason": track.reason,
+    }
+
+
+def _loop(line: list[dict[str, float]], colour: Plain, wall_ns: int) -> Plain:
+    return {
+        "timestamp": _time(wall_ns),
+        "type": _LINE_LOOP,
+        "points": line,
+        "outline_color": colour,
+        "outline_colors": [],
+        "fill_color": _rgba((0.0, 0.0, 0.0), 0.0),
+        "thickness": 2,
+    }
+
+
+def _rgba(rgb: tuple[float, float, float], alpha: float = 1.0) -> Plain:
+    return {"r": rgb[0], "g": rgb[1], "b": rgb[2], "a": alpha}
+
+
+def _time(ns: int) -> Plain:
+    return {"sec": ns // 1_000_000_000, "nsec": ns % 1_000_000_000}

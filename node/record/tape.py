@@ -1,0 +1,150 @@
+"""Notes what the step thread saw from outside, without changing what it does.
+
+Each call of the pipeline is a turn. Within a turn the order of reads is kept: which captions had
+ended when it looked, whether the captioner had room, which requests had come. An engine's call is a
+batch: which rows were aborted at which step, and whether it failed. Together with the pictures that
+is all that a replay needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from ureca.datatypes import Frame, TrackSet
+from ureca.errors import RequestError, UrecaError
+from ureca.events import AnyEvent
+from ureca.node.asks import Ask
+from ureca.node.captioner import Job
+from ureca.node.orders import Order
+from ureca.node.record.pictures import to_png
+from ureca.region_requests import ORDERS
+
+Call = Literal["step", "tick", "settle", "close"]
+
+
+class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A caption whose end the step thread saw. `reason` is that of an abort."""
+
+    request_id: int
+    ended_ns: int
+    reason: str | None = None
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """One row of a batch that was decided on."""
+
+    request_id: int
+    stream: str
+    rid: str
+    rev: int
+    trigger: str
+    seq: int
+
+
+class Turn(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One call of the pipeline, and what it saw and decided."""
+
+    n: int
+    call: Call
+    now_ns: int
+    reason: str = ""
+    frame: dict[str, Any] | None = None
+    asks: list[dict[str, Any]] = []
+    orders: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
+    """What orders led to, in their order."""
+    ended: list[list[Ended]] = []
+    rooms: list[int] = []
+    jobs: list[list[Wish]] = []
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One use of the engine. `stopped`: after how many looks at its abort flag a row was ended.
+
+    `failure` is the error's type and text, `outputs` how many results had come before it.
+    """
+
+    rows: tuple[int, ...] = ()
+    """Request ids in the order of the engine's rows; empty when `encode` failed."""
+    stopped: dict[int, int] = {}
+    failure: tuple[str, str] | None = None
+    outputs: int = 0
+
+
+class Tape(Protocol):
+    """Where notes go; called from the node's threads and never blocks."""
+
+    def turn(self, turn: Turn) -> None:
+        """A call of the pipeline has returned."""
+
+    def picture(self, turn: int, frame: Frame) -> None:
+        """The picture of a turn that is about to begin."""
+
+    def tracks(self, turn: int, tracks: TrackSet) -> None:
+        """The regions after a frame."""
+
+    def batch(self, batch: Batch) -> None:
+        """The engine has finished a call."""
+
+    def reply(self, event: AnyEvent) -> None:
+        """What only the asker of a direct request was told."""
+
+
+class Notes:
+    """The turn that is under way; shared by the three wrappers of one node."""
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.open: Turn | None = None
+        self.job: Job | None = None
+        self._count = 0
+
+    @contextmanager
+    def turn(self, call: Call, now_ns: int, *, reason: str = "") -> Iterator[Turn]:
+        """Note everything until the end of the block, even when it raises."""
+        self.open = Turn(n=self._count, call=call, now_ns=now_ns, reason=reason)
+        self._count += 1
+        try:
+            yield self.open
+        finally:
+            turn, self.open = self.open, None
+            self.tape.turn(turn)
+
+
+def wishes(job: Job) -> list[Wish]:
+    """What a job was decided to be."""
+    rows = (row.request for row in job.rows)
+    return [Wish(r.request_id, r.stream, r.rid, r.rev, r.trigger.value, r.frame_seq) for r in rows]
+
+
+def facts(data: Any, *without: str) -> dict[str, Any]:  # a dataclass of any kind
+    """The fields of a dataclass as plain data for JSON."""
+    fields = {name: getattr(data, name) for name in data.__dataclass_fields__}
+    plain = {name: value for name, value in fields.items() if name not in without}
+    return dict(msgspec.to_builtins(plain))
+
+
+def ask_facts(ask: Ask) -> dict[str, Any]:
+    """A request without its way back; a picture of the client's own as PNG."""
+    plain = facts(ask, "reply", "fail", "frame")
+    if ask.frame is not None:
+        plain["frame"] = facts(ask.frame, "image")
+        plain["png"] = to_png(ask.frame.image)
+    return plain
+
+
+def order_facts(order: Order) -> dict[str, Any]:
+    """A request that changes regions, without its way back."""
+    plain = facts(order, "reply", "fail", "args")
+    op = next(op for op, kind in ORDERS.items() if isinstance(order.args, kind))
+    return {**plain, "op": op, "args": msgspec.to_builtins(order.args)}
+
+
+def failure(error: UrecaError) -> dict[str, Any]:
+    """What an order's failure is remembered as."""
+    code = error.code if isinstance(error, RequestError) else type(error).__name__
+    return {"code": code, "msg": str(error)}

@@ -1,0 +1,238 @@
+"""The step thread's parts with a tape running: they do what they did, and note what they saw."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ureca.datatypes import EngineInfo, Frame, Image, RegionInput, RowDelta, RowDone, StageTimes
+from ureca.engine import EncodedFrame, Engine, never
+from ureca.errors import RequestError, UrecaError
+from ureca.events import AnyEvent, CaptionAbort, CaptionTerminal
+from ureca.node.asks import Ask
+from ureca.node.captioner import Captioner, Job, Outcome, Send
+from ureca.node.orders import Order
+from ureca.node.pipeline import Pipeline
+from ureca.node.record.tape import (
+    Batch,
+    Ended,
+    Notes,
+    Turn,
+    ask_facts,
+    facts,
+    failure,
+    order_facts,
+    wishes,
+)
+
+
+class TapedPipeline(Pipeline):
+    """`Pipeline` whose calls are noted. Requests wait for the next turn, so that each is taken at a
+    known place.
+    """
+
+    def __init__(self, *args: Any, notes: Notes, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._notes = notes
+        self._later: deque[Ask | Order] = deque()
+        self._lock_later = threading.Lock()
+        self._is_shut = False
+
+    def step(self, frame: Frame, now_ns: int) -> list[AnyEvent]:
+        """See `Pipeline.step`."""
+        with self._notes.turn("step", now_ns) as turn:
+            self._notes.tape.picture(turn.n, frame)
+            turn.frame = facts(frame, "image")
+            self._take_later(turn)
+            events = super().step(frame, now_ns)
+            if frame.stream in self._streams:
+                self._notes.tape.tracks(turn.n, self._streams[frame.stream].tracks)
+        return events
+
+    def tick(self, now_ns: int) -> list[AnyEvent]:
+        """See `Pipeline.tick`."""
+        with self._notes.turn("tick", now_ns) as turn:
+            self._take_later(turn)
+            return super().tick(now_ns)
+
+    def settle(self) -> bool:
+        """See `Pipeline.settle`."""
+        with self._notes.turn("settle", self._clock.now_ns()):
+            return super().settle()
+
+    def close(self, reason: str, now_ns: int) -> list[AnyEvent]:
+        """See `Pipeline.close`."""
+        with self._notes.turn("close", now_ns, reason=reason) as turn:
+            self._is_shut = True
+            self._take_later(turn)
+            return super().close(reason, now_ns)
+
+    def is_idle(self) -> bool:
+        """See `Pipeline.is_idle`."""
+        return super().is_idle() and not self._later
+
+    def ask(self, ask: Ask) -> None:
+        """See `Pipeline.ask`; what can only be known in the turn is told through `ask.fail`."""
+        if ask.stream is not None and ask.stream not in self._streams:
+            super().ask(ask)  # says that there is no such stream
+        self._postpone(ask, self._config.limits.max_asks)
+
+    def order(self, order: Order) -> None:
+        """See `Pipeline.order`."""
+        self._postpone(order, self._config.limits.max_orders)
+
+    def _postpone(self, wish: Ask | Order, limit: int) -> None:
+        with self._lock_later:
+            if self._is_shut:
+                raise RequestError("the node is shutting down", code="GONE")
+            if len(self._later) >= limit:
+                raise RequestError("too many requests wait", code="BUSY", retry_after_ms=500)
+            self._later.append(wish)
+        self._wake()
+
+    def _take_later(self, turn: Turn) -> None:
+        with self._lock_later:
+            later, self._later = self._later, deque()
+        for wish in later:
+            self._take(wish, turn)
+
+    def _take(self, wish: Ask | Order, turn: Turn) -> None:
+        try:
+            if isinstance(wish, Ask):
+                turn.asks.append(ask_facts(wish))
+                super().ask(replace(wish, reply=self._noted(wish.reply)))
+            else:
+                turn.orders.append(order_facts(wish))
+                super().order(_answered(wish, turn))
+        except UrecaError as error:
+            wish.fail(error)
+
+    def _noted(self, reply: Send) -> Send:
+        def noted(event: AnyEvent) -> None:
+            if isinstance(event, CaptionTerminal):
+                self._notes.tape.reply(event)
+            reply(event)
+
+        return noted
+
+
+class TapedCaptioner:
+    """A `Captioner` that notes what the pipeline saw of it."""
+
+    def __init__(self, captioner: Captioner, notes: Notes) -> None:
+        self._captioner = captioner
+        self._notes = notes
+        self.abort = captioner.abort
+        self.close = captioner.close
+
+    @property
+    def room(self) -> int:
+        """See `Captioner`."""
+        room = self._captioner.room
+        if self._notes.open is not None:
+            self._notes.open.rooms.append(room)
+        return room
+
+    def bind(self, send: Send, wake: Callable[[], None]) -> None:
+        """See `Captioner`."""
+        self._captioner.bind(send, wake)
+
+    def submit(self, job: Job) -> None:
+        """See `Captioner`."""
+        self._notes.job = job
+        if self._notes.open is not None:
+            self._notes.open.jobs.append(wishes(job))
+        self._captioner.submit(job)
+
+    def outcomes(self) -> list[Outcome]:
+        """See `Captioner`."""
+        found = self._captioner.outcomes()
+        if self._notes.open is not None:
+            self._notes.open.ended.append([_ended(outcome) for outcome in found])
+        return found
+
+
+class TapedEngine:
+    """An `Engine` whose aborts and failures are noted."""
+
+    def __init__(self, engine: Engine, notes: Notes) -> None:
+        self._engine = engine
+        self._notes = notes
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `Engine`."""
+        return self._engine.info
+
+    @property
+    def times(self) -> StageTimes:
+        """See `Engine`."""
+        return self._engine.times
+
+    def encode(self, image: Image) -> EncodedFrame:
+        """See `Engine`."""
+        try:
+            return self._engine.encode(image)
+        except Exception as error:
+            self._notes.tape.batch(Batch(failure=(type(error).__name__, str(error))))
+            raise
+
+    def caption(
+        self,
+        frame: EncodedFrame,
+        regions: Sequence[RegionInput],
+        *,
+        aborted: Callable[[int], bool] = never,
+    ) -> Iterator[RowDelta | RowDone]:
+        """See `Engine`."""
+        ids = _ids(self._notes.job, regions)
+        looks: Counter[int] = Counter()
+        stopped: dict[int, int] = {}
+        outputs, failure = 0, None
+
+        def watched(row: int) -> bool:
+            stop = aborted(row)
+            if stop:
+                stopped.setdefault(ids[row], looks[row])
+            looks[row] += 1
+            return stop
+
+        try:
+            for output in self._engine.caption(frame, regions, aborted=watched):
+                yield output
+                outputs += 1
+        except Exception as error:
+            failure = (type(error).__name__, str(error))
+            raise
+        finally:
+            batch = Batch(rows=ids, stopped=stopped, failure=failure, outputs=outputs)
+            self._notes.tape.batch(batch)
+
+
+def _ended(outcome: Outcome) -> Ended:
+    reason = outcome.event.reason if isinstance(outcome.event, CaptionAbort) else None
+    return Ended(outcome.row.request.request_id, outcome.ended_ns, reason)
+
+
+def _ids(job: Job | None, regions: Sequence[RegionInput]) -> tuple[int, ...]:
+    """The requests of the engine's rows: the very mask arrays tell which."""
+    rows = job.rows if job is not None else ()
+    by_mask = {id(row.request.mask): row.request.request_id for row in rows}
+    return tuple(by_mask.get(id(region.mask), -1) for region in regions)
+
+
+def _answered(order: Order, turn: Turn) -> Order:
+    """The order, its answer noted in the turn that carries it out."""
+
+    def reply(result: dict[str, Any]) -> None:
+        turn.answers.append(result)
+        order.reply(result)
+
+    def fail(error: UrecaError) -> None:
+        turn.answers.append(failure(error))
+        order.fail(error)
+
+    return replace(order, reply=reply, fail=fail)

@@ -1,0 +1,157 @@
+"""Captioner and engine of a replay: words are written anew, all else is as it was then."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from ureca.clock import ManualClock
+from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
+from ureca.engine import EncodedFrame, Engine, never
+from ureca.errors import EngineError
+from ureca.node.captioner import CaptionWriter, Job, Outcome, Send
+from ureca.node.config import NodeConfig
+from ureca.node.record.reader import Recording
+from ureca.node.record.tape import Batch, Ended, Turn, Wish, wishes
+
+
+class ThenCaptioner:
+    """A `Captioner` that writes at once and lets the pipeline know when it was known then."""
+
+    def __init__(
+        self, recording: Recording, engine: Engine, config: NodeConfig, clock: ManualClock
+    ) -> None:
+        self.jobs: list[list[Wish]] = []
+        self._engine = ThenEngine(engine, recording.batches)
+        self._writer = CaptionWriter(self._engine, config.caption, clock)
+        self._engine.stop = self._writer.abort
+        self._reasons = {
+            ended.request_id: ended.reason
+            for turn in recording.turns
+            for looks in turn.ended
+            for ended in looks
+            if ended.reason is not None
+        }
+        self._known: dict[int, Outcome] = {}
+        self._turn = Turn(n=0, call="tick", now_ns=0)
+        self._ended: deque[list[Ended]] = deque()
+        self._rooms: deque[int] = deque()
+        self._room = 0
+        self._send: Send = lambda _: None
+
+    def begin(self, turn: Turn) -> None:
+        """The next turn begins."""
+        self.jobs = []
+        self._ended, self._rooms = deque(turn.ended), deque(turn.rooms)
+
+    def bind(self, send: Send, wake: Callable[[], None]) -> None:
+        """See `Captioner`; there is nobody to wake."""
+        self._send = send
+
+    @property
+    def room(self) -> int:
+        """See `Captioner`; what was read then."""
+        if self._rooms:
+            self._room = self._rooms.popleft()
+        return self._room
+
+    def submit(self, job: Job) -> None:
+        """See `Captioner`."""
+        self.jobs.append(wishes(job))
+        started = self._engine.expect(job, self._reasons)
+        for row in job.rows:
+            request_id = row.request.request_id
+            if request_id not in started and request_id in self._reasons:
+                self._writer.abort(request_id, self._reasons[request_id])
+        self._writer.write(job, self._send)
+        for outcome in self._writer.outcomes():
+            self._known[outcome.row.request.request_id] = outcome
+
+    def abort(self, request_id: int, reason: str) -> None:
+        """See `Captioner`; what it led to then was recorded with the batch."""
+
+    def outcomes(self) -> list[Outcome]:
+        """See `Captioner`; the ends that were seen then."""
+        seen = self._ended.popleft() if self._ended else []
+        known = [(self._known.pop(ended.request_id, None), ended) for ended in seen]
+        return [replace(found, ended_ns=ended.ended_ns) for found, ended in known if found]
+
+    def close(self) -> None:
+        """Nothing is ever in flight."""
+
+
+class ThenEngine:
+    """An `Engine` that is aborted, and fails, where it was and did then."""
+
+    def __init__(self, engine: Engine, batches: Sequence[Batch]) -> None:
+        self._engine = engine
+        self._batches = deque(batches)
+        self._batch = Batch()
+        self._reasons: dict[int, str] = {}
+        self.stop: Callable[[int, str], None] = _nothing
+
+    @property
+    def info(self) -> EngineInfo:
+        """See `Engine`."""
+        return self._engine.info
+
+    @property
+    def times(self) -> StageTimes:
+        """See `Engine`; durations are no decisions."""
+        return StageTimes()
+
+    def expect(self, job: Job, reasons: dict[int, str]) -> frozenset[int]:
+        """Which requests of a job reached the engine; all, when that was not recorded."""
+        ids = {row.request.request_id for row in job.rows}
+        self._reasons = reasons
+        if self._batches and (not self._batches[0].rows or ids & set(self._batches[0].rows)):
+            self._batch = self._batches.popleft()
+            return frozenset(self._batch.rows or ids)
+        self._batch = Batch()
+        return frozenset()
+
+    def encode(self, image: Image) -> EncodedFrame:
+        """See `Engine`."""
+        if not self._batch.rows and self._batch.failure:
+            raise _failure(self._batch.failure)
+        return self._engine.encode(image)
+
+    def caption(
+        self,
+        frame: EncodedFrame,
+        regions: Sequence[RegionInput],
+        *,
+        aborted: Callable[[int], bool] = never,
+    ) -> Iterator[RowDelta | RowDone]:
+        """See `Engine`."""
+        batch, looks = self._batch, [0] * len(regions)
+
+        def stopped(row: int) -> bool:
+            request_id = batch.rows[row] if row < len(batch.rows) else -1
+            stop = looks[row] >= batch.stopped.get(request_id, 1 << 62)
+            looks[row] += 1
+            if stop:
+                self.stop(request_id, self._reasons.get(request_id, "aborted"))
+            return stop
+
+        outputs = iter(self._engine.caption(frame, regions, aborted=stopped))
+        count = 0
+        while batch.failure is None or count < batch.outputs:
+            output = next(outputs, None)
+            if output is None:
+                return
+            yield output
+            count += 1
+        assert batch.failure is not None
+        raise _failure(batch.failure)
+
+
+def _failure(recorded: tuple[str, str]) -> EngineError:
+    """An error of the recorded name and text, so that what is said of it is the same."""
+    kind: type[EngineError] = type(recorded[0], (EngineError,), {})
+    return kind(recorded[1])
+
+
+def _nothing(request_id: int, reason: str) -> None:
+    """Before there is a writer."""
