@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,24 +20,26 @@ from ureca.config import load_config
 from ureca.errors import ConfigError
 from ureca.export.cache import cached_graph
 from ureca.export.cases import Case, find_cases, prepared
+from ureca.export.choose import PRECISIONS, Machine, elsewhere, settled
 from ureca.export.config import ExportConfig
 from ureca.export.graphs import export_graph
 from ureca.export.parity import edge_diff
 from ureca.export.prove import Proof, Protos, choose_int8, embedding_table, open_graphs
-from ureca.export.quantise import stored_as_f16
+from ureca.export.quantise import computed_in_f16, stored_as_f16
 from ureca.export.report import Report, Trial
 from ureca.export.write import Files, check_checkpoint
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
-from ureca.models.runtime.graphs import GRAPHS, LM_STATIC
-from ureca.models.runtime.load import load_backend
-from ureca.models.runtime.ort import OrtBackend
+from ureca.models.runtime.graph_backend import GraphBackend
+from ureca.models.runtime.graphs import GATHER, GRAPHS, LM_STATIC
+from ureca.models.runtime.load import engine_over, load_backend
 
 Say = Callable[[str], None]
 
 _EPILOG = """examples:
   ureca export runs/nano -o bundle
   ureca export runs/nano -o exact --precision fp32
+  ureca export runs/nano -o fast --runtime auto
   ureca export runs/nano -o bundle --regions regions.jsonl.gz --images images
 
 exit status: 0 the bundle was written; 1 it failed its parity proof: OUT/parity.failed.json says
@@ -48,10 +49,12 @@ why, and whatever was in OUT before is untouched; 2 an input was refused"""
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
     options = _parser().parse_args(argv)
-    config = load_config(ExportConfig, options.config)
-    names = ("precision", "opset", "max_regions", "static_cache")
+    names = ("runtime", "precision", "target", "opset", "max_regions", "buckets", "static_cache")
     given = {name: getattr(options, name) for name in names}
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
+    machine = Machine.look()
+    config, said = settled(load_config(ExportConfig, options.config, overrides), machine)
+    sys.stdout.write(said + "\n")
     cases, source = find_cases(options.regions, options.images, limit=config.parity_regions)
     try:
         report = export_bundle(
@@ -74,11 +77,13 @@ def export_bundle(
     `cases` are what the graphs are compared on, `source` describes them in the report. Raises
     `WeightsError` for a checkpoint that cannot be read.
     """
+    machine = Machine.look()
+    config, _ = settled(config, machine)
     model = load_checkpoint(checkpoint)
     check_checkpoint(checkpoint, model.config)
     out.mkdir(parents=True, exist_ok=True)
     with (
-        _progress(len(GRAPHS) + 3) as say,
+        _progress(len(GRAPHS) + 4) as say,
         tempfile.TemporaryDirectory(dir=out.parent) as stage,
     ):
         masters = _masters(model, checkpoint, config, say)
@@ -86,10 +91,15 @@ def export_bundle(
         proof = Proof(model, [prepared(case, model.config.vision) for case in cases])
         say("precision per graph")
         graphs, trials = _graphs(proof, masters, config)
+        say(f"files for {config.runtime}")
         files = Files(Path(stage), graphs, checkpoint=checkpoint, config=config)
-        manifest = files.write(embedding_table(model), model.config)
+        manifest = files.write(model)
         say("parity")
-        bundle = load_backend(Path(stage), manifest)
+        absent = elsewhere(config, machine)
+        if absent:  # the same graphs on the CPU say whether they are right, not whether a GPU is
+            bundle = open_graphs(graphs, embedding_table(model), model.config)
+        else:
+            bundle = load_backend(Path(stage), manifest)
         report = _report(
             proof,
             masters,
@@ -98,8 +108,9 @@ def export_bundle(
             trials=trials,
             config=config,
             source=source,
+            absent=absent,
         )
-        files.remember(manifest)
+        files.remember(engine_over(bundle, Path(stage), manifest))
         files.publish(manifest, report, out)
     return report
 
@@ -118,9 +129,15 @@ def _masters(
 
 
 def _graphs(proof: Proof, masters: Protos, config: ExportConfig) -> tuple[Protos, dict[str, Trial]]:
-    """The graphs that ship: float32 as they are, or int8 where it holds and float16 storage."""
+    """The graphs that ship: float32 as they are, float16, or int8 where it holds with float16
+    storage.
+    """
     if config.precision == "fp32":
         return masters, {}
+    if config.precision == "fp16":
+        as_is = (GATHER, LM_STATIC)  # nothing is computed; a cache in place stands no cast
+        halves = {n: p if n in as_is else computed_in_f16(p) for n, p in masters.items()}
+        return halves, {}
     graphs, trials = choose_int8(
         proof, masters, embedding_table(proof.model), minimum=config.tolerances.int8_agreement
     )
@@ -130,12 +147,13 @@ def _graphs(proof: Proof, masters: Protos, config: ExportConfig) -> tuple[Protos
 def _report(
     proof: Proof,
     masters: Protos,
-    bundle: OrtBackend,
+    bundle: GraphBackend,
     *,
     manifest: BundleManifest,
     trials: dict[str, Trial],
     config: ExportConfig,
     source: str,
+    absent: str,
 ) -> Report:
     exact = open_graphs(masters, embedding_table(proof.model), proof.model.config)
     regions, equal = proof.uncached_equal(exact)
@@ -155,6 +173,8 @@ def _report(
         alone_exact=proof.alone_exact(bundle),
         precision={name: graph.precision for name, graph in manifest.graphs.items()},
         int8_trials=trials,
+        runtime=f"{manifest.runtime} {manifest.runtime_version} on {manifest.target}",
+        not_proven={f"execution and speed on {manifest.target}": absent} if absent else {},
     )
 
 
@@ -179,11 +199,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the bundle")
-    parser.add_argument("--precision", choices=("int8", "fp32"), help="default: int8")
+    parser.add_argument("--runtime", choices=("auto", *PRECISIONS), help="default: onnx")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "int4"),
+        help="default: int8 for onnx, fp32 for aoti, fp16 elsewhere",
+    )
+    parser.add_argument(
+        "--target",
+        help="ort-gpu: cuda, tensorrt or cpu; tensorrt-rtx: sm_80+ or one device (sm_75)",
+    )
     parser.add_argument("--opset", type=int, help="ONNX opset (default: 24)")
     parser.add_argument("--max-regions", type=_count, metavar="N", help="rows of a call (32)")
     parser.add_argument(
-        "--static-cache", action="store_true", default=None, help="add lm_static, for GPU runtimes"
+        "--buckets",
+        type=_counts,
+        metavar="N,N",
+        help="batch sizes a GPU prepares for (1,2,4,8,16,32)",
+    )
+    parser.add_argument(
+        "--static-cache", action="store_true", default=None, help="add lm_static (docs/export.md)"
     )
     parser.add_argument("--config", type=Path, help="configs/export/*.yaml")
     parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the proof")
@@ -196,3 +231,7 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
     return number
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]

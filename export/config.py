@@ -24,14 +24,22 @@ class Tolerances:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Precision, limits and proof of one export."""
+    """Runtime, precision, limits and proof of one export."""
 
-    precision: Literal["int8", "fp32"] = "int8"
+    runtime: Literal["onnx", "ort-gpu", "tensorrt", "tensorrt-rtx", "aoti", "auto"] = "onnx"
+    precision: Literal["fp32", "fp16", "int8", "int4"] | None = None
+    """None: what `export.choose` names first for the runtime (int8 for onnx)."""
+    target: str | None = None
+    """`ort-gpu`: cuda, tensorrt or cpu; `tensorrt-rtx`: sm_80+ or one device such as sm_75. None:
+    the first of these; the other runtimes export for the machine they are on.
+    """
     opset: int = 24
     max_regions: int = 32
     """Rows that one call of the bundle's engine accepts."""
+    buckets: tuple[int, ...] | None = None
+    """Batch sizes that a GPU prepares for, ascending; None: powers of two for GPU runtimes."""
     static_cache: bool = False
-    """Also export `lm_static`, which GPU runtimes need; it holds the language model once more."""
+    """Also export `lm_static`; it holds the language model once more."""
     parity_regions: int = 200
     """Regions on which the bundle is compared with its checkpoint."""
     tolerances: Tolerances = field(default_factory=Tolerances)
@@ -40,3 +48,11 @@ class ExportConfig:
         for name in ("max_regions", "parity_regions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        sizes = self.buckets or ()
+        if list(sizes) != sorted(set(sizes)) or (sizes and sizes[0] < 1):
+            raise ValueError(f"buckets must ascend from 1 or more, got {list(sizes)}")
+        if sizes and sizes[-1] < self.max_regions:
+            raise ValueError(
+                f"the largest bucket is {sizes[-1]}, but a call may hold {self.max_regions} "
+                "regions: add a bucket, or lower max_regions"
+            )

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import torch
 from onnx import TensorProto, helper
-from torch import nn
+from torch import Tensor, nn
 
 from ureca.bundle import TensorSpec
 from ureca.export.interfaces import Interface, interfaces, max_positions
@@ -44,24 +44,28 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     draft.replace(path)
 
 
+def example(spec: TensorSpec) -> Tensor:
+    """Zeros of distinct sizes along free dimensions, for the tracer."""
+    sizes = [_EXAMPLE[d] if isinstance(d, str) else d for d in spec.shape]
+    return torch.zeros(sizes, dtype=getattr(torch, spec.dtype))
+
+
+def free(spec: TensorSpec) -> dict[int, Any]:
+    """The free dimensions by index, as `torch.export` wants them."""
+    return {i: torch.export.Dim.AUTO for i, d in enumerate(spec.shape) if isinstance(d, str)}
+
+
+def traceable(model: Captioner, name: str) -> nn.Module:
+    """The graph `name` as a module that takes the tensors of its interface one by one."""
+    return _Flat(_module(model, name), name).eval()
+
+
 def _traced(model: Captioner, name: str, interface: Interface, opset: int) -> onnx.ModelProto:
-    module = _module(model, name).eval()
-    shapes = [
-        {i: torch.export.Dim.AUTO for i, d in enumerate(s.shape) if isinstance(d, str)}
-        for s in interface.inputs
-    ]
-    examples = [
-        torch.zeros(
-            [_EXAMPLE[d] if isinstance(d, str) else d for d in s.shape],
-            dtype=getattr(torch, s.dtype),
-        )
-        for s in interface.inputs
-    ]
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
-            module,
-            _nested(name, examples),
-            dynamic_shapes=_nested(name, shapes),
+            _module(model, name).eval(),
+            _nested(name, [example(spec) for spec in interface.inputs]),
+            dynamic_shapes=_nested(name, [free(spec) for spec in interface.inputs]),
             input_names=interface.input_names,
             output_names=interface.output_names,
             opset_version=opset,
@@ -71,6 +75,18 @@ def _traced(model: Captioner, name: str, interface: Interface, opset: int) -> on
         )
     assert program is not None
     return program.model_proto
+
+
+class _Flat(nn.Module):
+    """A module whose lists of tensors arrive one by one."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """The wrapped module's answer."""
+        return self.module(*_nested(self.name, list(tensors)))
 
 
 def _module(model: Captioner, name: str) -> nn.Module:
@@ -128,7 +144,7 @@ def _values(specs: tuple[TensorSpec, ...]) -> list[onnx.ValueInfoProto]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter deprecates its own internals and misses torchvision, which we do not use."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ureca.bundle import TensorSpec
 from ureca.models.config import TRUNK_HEAD_CHANNELS, CaptionerConfig
 from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, MAPS, REGIONS, VISION, LmNames
+from ureca.models.runtime.ranges import max_tiles, own_slots
 
 Dim = int | str
 
@@ -60,21 +61,11 @@ def interfaces(config: CaptionerConfig) -> dict[str, Interface]:
     }
 
 
-def own_slots(config: CaptionerConfig) -> int:
-    """Length of a fixed own cache: region tokens, the start token and the longest caption."""
-    return config.regions.tokens(max_tiles(config)) + 1 + config.language.max_new_tokens
-
-
 def max_positions(config: CaptionerConfig) -> int:
     """The longest sequence that the limits allow, rounded up: image, region, start and caption."""
     tiles = max_tiles(config)
     image = config.vision.tokens_per_tile * tiles
     return -(-(image + own_slots(config)) // 32) * 32
-
-
-def max_tiles(config: CaptionerConfig) -> int:
-    """Tiles of the largest picture, its thumbnail included."""
-    return config.vision.max_tiles + (config.vision.max_tiles > 1)
 
 
 def _choice(config: CaptionerConfig) -> tuple[TensorSpec, ...]:

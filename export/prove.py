@@ -19,8 +19,9 @@ from ureca.export.report import Trial
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
 from ureca.models.runtime.eager import TorchBackend
+from ureca.models.runtime.graph_backend import GraphBackend
 from ureca.models.runtime.graphs import LM, REGIONS
-from ureca.models.runtime.ort import OrtBackend, default_threads, open_session
+from ureca.models.runtime.ort import OrtRunner, default_threads, open_session
 
 Protos = Mapping[str, onnx.ModelProto]
 
@@ -102,15 +103,15 @@ def choose_int8(
     return graphs, trials
 
 
-def open_graphs(graphs: Protos, table: F32, config: CaptionerConfig) -> OrtBackend:
-    """Graphs in memory as an ONNX Runtime backend."""
+def open_graphs(graphs: Protos, table: F32, config: CaptionerConfig) -> GraphBackend:
+    """Graphs in memory as an ONNX Runtime backend on the CPU."""
     sessions: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, proto in graphs.items():
             path = Path(folder) / f"{name}.onnx"
             save(proto, path)
             sessions[name] = open_session(path, threads=default_threads())
-    return OrtBackend(sessions, embeddings=table, language=config.language)
+    return GraphBackend(OrtRunner(sessions), embeddings=table, language=config.language)
 
 
 def embedding_table(model: Captioner) -> F32:

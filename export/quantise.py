@@ -1,6 +1,7 @@
-"""Smaller graphs from the float32 masters: float16 storage, and dynamic int8 for the CPU.
+"""Smaller graphs from the float32 masters: float16 storage, dynamic int8 for the CPU, and float16
+arithmetic for GPUs.
 
-Both leave the interface float32. Float16 storage changes no arithmetic: ONNX Runtime folds the
+All leave the interface float32. Float16 storage changes no arithmetic: ONNX Runtime folds the
 casts when it opens the file, and weights of a published checkpoint are float16 already.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ureca.bundle import Precision
 from ureca.extras import require
 
 _SMALL = 256
@@ -54,6 +57,35 @@ def stored_as_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend([*casts, *nodes])
     onnx.checker.check_model(result)
     return result
+
+
+def computed_in_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that computes in float16 behind a float32 interface, for GPUs.
+
+    Constants beyond float16 (the mask's -1e9) become its largest number, which a softmax treats
+    alike. Casts stand at the edges, so every runtime binds the same types.
+    """
+    f16 = require("onnxruntime.transformers.float16", extra="export")
+    models = require("onnxruntime.transformers.onnx_model", extra="export")
+    source = onnx.ModelProto()
+    source.CopyFrom(proto)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one line for each constant that is clipped
+        result: onnx.ModelProto = f16.convert_float_to_float16(source, keep_io_types=True)
+    del result.graph.value_info[:]
+    models.OnnxModel(result).topological_sort()  # the casts were appended at the end
+    onnx.checker.check_model(result)
+    return result
+
+
+def precision_of(proto: onnx.ModelProto) -> Precision:
+    """What the graph computes in, from its nodes and weights."""
+    if int8_products(proto):
+        return "int8"
+    # A product that reads a float16 weight itself; mere storage has a cast in between.
+    half = {t.name for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT16}
+    products = (node for node in proto.graph.node if node.op_type in _PRODUCTS)
+    return "fp16" if any(half & set(node.input) for node in products) else "fp32"
 
 
 def quantised_int8(proto: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:

@@ -37,6 +37,10 @@ class Report:
     """Captions of the bundle that stay the same when a region is captioned alone instead of in a
     batch (int8 activations are scaled per batch, so neighbours matter a little).
     """
+    runtime: str = "onnxruntime"
+    """What the bundle is for; `bundle` was measured with it unless `not_proven` says otherwise."""
+    not_proven: dict[str, str] = field(default_factory=dict)
+    """What could not be tried on this machine, and why."""
     precision: dict[str, str] = field(default_factory=dict)
     """What ships, by graph; float32 graphs of an int8 bundle are stored as float16."""
     int8_trials: dict[str, Trial] = field(default_factory=dict)
@@ -80,6 +84,7 @@ class Report:
         lines.append(
             "ships " + ", ".join(f"{name} {kind}" for name, kind in self.precision.items())
         )
+        lines += [f"NOT PROVEN: {what}: {why}" for what, why in self.not_proven.items()]
         return "\n".join([*lines, *(f"FAILED: {reason}" for reason in self.failures())])
 
 

@@ -26,6 +26,7 @@ from ureca.export.report import figures
 from ureca.export.words import Words, compare_words
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
 from ureca.models.runtime.load import load_backend
+from ureca.models.runtime.trt import PACKAGES
 from ureca.models.tokenizer import Tokenizer
 
 _NUMBER = re.compile(r"-?\d+(\.\d*)?([eE]-?\d+)?")
@@ -136,7 +137,7 @@ def verify(
     proof = Proof(model, [prepared(case, model.config.vision) for case in pictures])
     heard = proof.listen(tqdm(proof.arrays, desc="the bundle's", disable=None), candidate)
     words, missing = _compared(proof.reference, heard, cases, checkpoint)
-    missing.update(_unproven(source))
+    missing.update(_unproven(source, manifest))
     return Verification(
         bundle_sha256=bundle_sha(manifest),
         checkpoint_sha256=manifest.checkpoint_sha256,
@@ -144,7 +145,7 @@ def verify(
         versions={p.__name__: str(p.__version__) for p in (torch, onnxruntime, np)},
         cases=source,
         tolerances=tolerances,
-        quantised=any(g.precision in {"int8", "int4"} for g in manifest.graphs.values()),
+        quantised=any(g.precision != "fp32" for g in manifest.graphs.values()),
         bundle=proof.agreement(heard),
         alone_exact=proof.alone_exact(candidate),
         control=proof.control(),
@@ -167,8 +168,10 @@ def _compared(
         return None, {"METEOR, CIDEr": str(error)}
 
 
-def _unproven(source: str) -> dict[str, str]:
-    absent = {"GPU runtimes": "no CUDA device was used"}
+def _unproven(source: str, manifest: BundleManifest) -> dict[str, str]:
+    absent = {}
+    if manifest.runtime not in PACKAGES and manifest.target not in {"cuda", "tensorrt"}:
+        absent["GPU runtimes"] = "no CUDA device was used"
     if source.startswith("synthetic"):
         absent["real pictures"] = source
     return absent

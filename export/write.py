@@ -8,31 +8,30 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
-import onnxruntime
 
 from ureca.bundle import (
     MANIFEST_NAME,
     BundleManifest,
     GraphSpec,
     Limits,
-    Precision,
     PreprocessSpec,
     TokenIds,
     file_spec,
     write_manifest,
 )
 from ureca.config import to_plain
+from ureca.engine import Engine
 from ureca.errors import WeightsError
-from ureca.export.cases import F32
+from ureca.export.compiled import SUFFIXES, write_graph
 from ureca.export.config import ExportConfig
-from ureca.export.graphs import save
 from ureca.export.interfaces import interfaces
-from ureca.export.prove import Protos
-from ureca.export.quantise import int8_products
+from ureca.export.prove import Protos, embedding_table
+from ureca.export.quantise import precision_of
 from ureca.export.report import Report
 from ureca.models.config import CaptionerConfig
+from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
+from ureca.models.runtime.aoti import cpu_target
 from ureca.models.runtime.golden import (
     GOLDEN,
     GOLDEN_PICTURE,
@@ -40,7 +39,8 @@ from ureca.models.runtime.golden import (
     read_regions,
     say,
 )
-from ureca.models.runtime.load import RUNTIME, untested_engine
+from ureca.models.runtime.graphs import LM_STATIC
+from ureca.models.runtime.home import ANY, OPTIONS, graph_names, version
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 EMBEDDINGS, PARITY, CARD = "embeddings.npy", "parity.json", "MODEL_CARD.md"
@@ -50,7 +50,10 @@ FAILED = "parity.failed.json"
 
 
 class Files:
-    """The files of one bundle, gathered in `stage` and published together."""
+    """The files of one bundle, gathered in `stage` and published together.
+
+    `config` has nothing left open (`export.choose.settled`).
+    """
 
     def __init__(
         self, stage: Path, graphs: Protos, *, checkpoint: Path, config: ExportConfig
@@ -58,22 +61,23 @@ class Files:
         self._stage, self._graphs = stage, graphs
         self._checkpoint, self._config = checkpoint, config
 
-    def write(self, table: F32, model: CaptionerConfig) -> BundleManifest:
-        """Write graphs, embeddings, tokenizer and model card, and describe them."""
-        stage, half = self._stage, self._config.precision == "int8"
-        for name, proto in self._graphs.items():
-            save(proto, stage / f"{name}.onnx")
+    def write(self, model: Captioner) -> BundleManifest:
+        """Write graphs, embeddings, tokenizer and model card, and describe them.
+
+        Raises `EngineError` when a graph cannot be built for the runtime.
+        """
+        stage, half = self._stage, self._config.precision in {"int8", "fp16"}
+        table = embedding_table(model)
         np.save(stage / EMBEDDINGS, table.astype(np.float16) if half else table, allow_pickle=False)
         shutil.copyfile(self._checkpoint / TOKENIZER, stage / TOKENIZER)
         if (self._checkpoint / CARD).is_file():
             shutil.copyfile(self._checkpoint / CARD, stage / CARD)
-        return self._manifest(model)
+        return self._manifest(model.config, {n: self._graph(n, model) for n in self._names()})
 
-    def remember(self, manifest: BundleManifest) -> None:
+    def remember(self, engine: Engine) -> None:
         """Let the finished bundle caption the golden picture and keep what it said."""
         source = Path(__file__).with_name("golden")
         regions = read_regions(source / "regions.json")
-        engine = untested_engine(self._stage, manifest)
         texts = say(engine, read_picture(source / GOLDEN_PICTURE), regions)
         told = [msgspec.structs.replace(r, text=t) for r, t in zip(regions, texts, strict=True)]
         document = msgspec.json.format(msgspec.json.encode(told), indent=1)
@@ -94,12 +98,30 @@ class Files:
             shutil.move(path, out / path.name)
         write_manifest(out, msgspec.structs.replace(manifest, extra_files=extra))
 
-    def _manifest(self, model: CaptionerConfig) -> BundleManifest:
-        stage, vision = self._stage, model.vision
+    def _names(self) -> list[str]:
+        """The graphs to write; no engine runs the static cache yet, so there is no plan of it."""
+        needed = graph_names(OPTIONS[self._config.runtime])
+        extra = [LM_STATIC] if SUFFIXES[self._config.runtime] == ".onnx" else []
+        return [name for name in self._graphs if name in {*needed, *extra}]
+
+    def _graph(self, name: str, model: Captioner) -> GraphSpec:
+        """Write one graph and describe it."""
+        proto, interface = self._graphs[name], interfaces(model.config)[name]
+        file = write_graph(name, proto, self._stage, model=model, config=self._config)
+        return GraphSpec(
+            file=file,
+            sha256=file_spec(self._stage, file).sha256,
+            inputs=interface.inputs,
+            outputs=interface.outputs,
+            precision=precision_of(proto),
+        )
+
+    def _manifest(self, model: CaptionerConfig, graphs: dict[str, GraphSpec]) -> BundleManifest:
+        stage, vision, runtime = self._stage, model.vision, OPTIONS[self._config.runtime]
         return BundleManifest(
             model=to_plain(model),
             checkpoint_sha256=file_spec(self._checkpoint, WEIGHTS).sha256,
-            graphs={name: _graph(stage, name, g, model) for name, g in self._graphs.items()},
+            graphs=graphs,
             embeddings=file_spec(stage, EMBEDDINGS),
             tokenizer=file_spec(stage, TOKENIZER),
             tokens=TokenIds(pad=PAD_ID, short=SHORT_ID, long=LONG_ID, eos=EOS_ID),
@@ -109,11 +131,18 @@ class Files:
             limits=Limits(
                 max_regions=self._config.max_regions,
                 max_new_tokens=model.language.max_new_tokens,
+                buckets=self._config.buckets or (),
             ),
-            runtime=RUNTIME,
-            runtime_version=onnxruntime.__version__,
+            runtime=runtime,
+            runtime_version=version(runtime),
+            target=self._target(),
             tolerances=asdict(self._config.tolerances),
         )
+
+    def _target(self) -> str:
+        if self._config.runtime == "aoti":
+            return cpu_target()
+        return ANY if self._config.runtime == "onnx" else str(self._config.target)
 
 
 def check_checkpoint(checkpoint: Path, model: CaptionerConfig) -> None:
@@ -124,15 +153,3 @@ def check_checkpoint(checkpoint: Path, model: CaptionerConfig) -> None:
             f"{checkpoint / TOKENIZER} has {size} ids, the network {model.language.vocab_size}: "
             "take both from the same training run"
         )
-
-
-def _graph(stage: Path, name: str, proto: onnx.ModelProto, model: CaptionerConfig) -> GraphSpec:
-    file, interface = file_spec(stage, f"{name}.onnx"), interfaces(model)[name]
-    precision: Precision = "int8" if int8_products(proto) else "fp32"
-    return GraphSpec(
-        file=file.file,
-        sha256=file.sha256,
-        inputs=interface.inputs,
-        outputs=interface.outputs,
-        precision=precision,
-    )

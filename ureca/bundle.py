@@ -74,11 +74,18 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_tiles: int
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one `Engine.caption` call may ask for."""
+class Limits(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What one `Engine.caption` call may ask for.
+
+    `buckets`, if there are any, are the sizes that batches are filled up to, ascending. (They are
+    left out of the JSON when there are none, so that older bundles keep their sha256.)
+    """
 
     max_regions: int
     max_new_tokens: int
+    buckets: tuple[int, ...] = ()
 
 
 class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,8 +93,9 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `model` is `CaptionerConfig` as plain data; `graphs` are by name (`vision`, `regions`, `lm`).
     `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
-    `runtime` and `runtime_version` say what proved the graphs; `target` is where they may run
-    (`any`, or a device such as `sm_87`). `extra_files` are the parity report and the model card.
+    `runtime` and `runtime_version` say what made or proved the graphs; `target` is where they may
+    run: `any`, a device such as `sm_87`, or what else `models.runtime.home` knows. `extra_files`
+    are the parity report, the self-test and the model card.
     """
 
     schema: int = SCHEMA_VERSION

@@ -13,45 +13,40 @@ from ureca.config import from_plain
 from ureca.datatypes import EngineInfo, RegionInput
 from ureca.errors import BundleError, ConfigError, UrecaError
 from ureca.models.config import CaptionerConfig
+from ureca.models.runtime.buckets import BucketBackend
 from ureca.models.runtime.engine import BatchEngine
 from ureca.models.runtime.golden import GOLDEN, self_test
-from ureca.models.runtime.graphs import GRAPHS, LM, REGIONS, VISION
-from ureca.models.runtime.ort import (
-    OrtBackend,
-    OrtPicture,
-    default_threads,
-    open_session,
-    runtime_version,
-)
+from ureca.models.runtime.graph_backend import GraphBackend, Picture, Values
+from ureca.models.runtime.graphs import LM, REGIONS, VISION
+from ureca.models.runtime.home import check_home, graph_names, open_runner, version
+from ureca.models.runtime.ort import default_threads
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
-RUNTIME = "onnxruntime"
-OrtEngine = BatchEngine[OrtPicture, Any]  # the own KV is a mapping of untyped OrtValues
+BundleEngine = BatchEngine[Picture, Values]
 
 
-def load_engine(folder: Path | str, *, threads: int | None = None) -> OrtEngine:
-    """Verify the bundle in `folder`, open it with ONNX Runtime, warm it up and test it.
+def load_engine(folder: Path | str, *, threads: int | None = None) -> BundleEngine:
+    """Verify the bundle in `folder`, open it in its runtime, warm it up and test it.
 
     `threads` is for every graph; by default the process's cores, at most 4. Raises
     `BundleError` with the remedy when a file is missing or altered, the bundle was made for another
-    runtime or device, it does not fit this version, or it says other words than when it was made.
+    runtime, version or device, it does not fit this version, or it says other words than when it
+    was made; `MissingExtraError` when its runtime is not installed.
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
-    engine = untested_engine(folder, manifest, threads=threads)
+    backend = load_backend(folder, manifest, threads=threads)
+    engine = engine_over(backend, folder, manifest)
     _warm_up(engine, folder)
     if any(spec.file == GOLDEN for spec in manifest.extra_files):
         self_test(engine, folder)
     return engine
 
 
-def untested_engine(
-    folder: Path, manifest: BundleManifest, *, threads: int | None = None
-) -> OrtEngine:
-    """The engine of verified files that nobody has asked anything yet: what export needs."""
-    _check_home(folder, manifest)
+def engine_over(backend: GraphBackend, folder: Path, manifest: BundleManifest) -> BundleEngine:
+    """The engine over a bundle's graphs that nobody has asked anything yet: what export needs."""
     return BatchEngine(
-        load_backend(folder, manifest, threads=threads),
+        backend,
         config=captioner_config(manifest),
         tokenizer=_tokenizer(folder, manifest),
         info=_info(manifest),
@@ -60,10 +55,12 @@ def untested_engine(
 
 def load_backend(
     folder: Path, manifest: BundleManifest, *, threads: int | None = None
-) -> OrtBackend:
+) -> GraphBackend:
     """Only the graphs and the embedding table, verified: what parity reports drive directly."""
+    check_home(folder, manifest)
     paths = verify_files(folder, manifest)
-    absent = [name for name in GRAPHS if name not in manifest.graphs]
+    names = graph_names(manifest.runtime)
+    absent = [name for name in names if name not in manifest.graphs]
     if absent:
         raise BundleError(f"{folder} lacks the graphs {absent}: export the checkpoint again")
     config = captioner_config(manifest)
@@ -71,12 +68,13 @@ def load_backend(
     expected = (config.language.vocab_size, config.language.width)
     if table.shape != expected:
         raise BundleError(f"{folder}: embeddings are {table.shape}, the model needs {expected}")
-    sessions = {
-        name: open_session(paths[graph.file], threads=threads or default_threads())
-        for name, graph in manifest.graphs.items()
-        if name in GRAPHS
-    }
-    return OrtBackend(sessions, embeddings=table, language=config.language)
+    graphs = {name: paths[manifest.graphs[name].file] for name in names}
+    runner = open_runner(manifest, graphs, config, threads=threads or default_threads())
+    if not manifest.limits.buckets:
+        return GraphBackend(runner, embeddings=table, language=config.language)
+    return BucketBackend(
+        runner, embeddings=table, language=config.language, buckets=manifest.limits.buckets
+    )
 
 
 def captioner_config(manifest: BundleManifest) -> CaptionerConfig:
@@ -85,16 +83,6 @@ def captioner_config(manifest: BundleManifest) -> CaptionerConfig:
         return from_plain(CaptionerConfig, manifest.model, where="manifest.json: model")
     except ConfigError as error:
         raise BundleError(f"the bundle's model does not fit this version: {error}") from error
-
-
-def _check_home(folder: Path, manifest: BundleManifest) -> None:
-    """Engines are built for one runtime and one device; graphs for ONNX Runtime run anywhere."""
-    if (manifest.runtime, manifest.target) != (RUNTIME, "any"):
-        raise BundleError(
-            f"{folder} was made for {manifest.runtime} {manifest.runtime_version} on "
-            f"{manifest.target}; this process has {RUNTIME} {runtime_version()} on the CPU. Make "
-            f"one for it: ureca export CHECKPOINT -o {folder} --runtime onnx"
-        )
 
 
 def _tokenizer(folder: Path, manifest: BundleManifest) -> Tokenizer:
@@ -118,7 +106,7 @@ def _info(manifest: BundleManifest) -> EngineInfo:
     kinds = [manifest.graphs[name].precision for name in (VISION, REGIONS, LM)]
     return EngineInfo(
         model=manifest.name,
-        runtime=f"onnxruntime {runtime_version()}",
+        runtime=f"{manifest.runtime} {version(manifest.runtime)}",
         precision="/".join(dict.fromkeys(kinds)),
         bundle_sha=bundle_sha(manifest),
         max_regions=manifest.limits.max_regions,
@@ -126,7 +114,7 @@ def _info(manifest: BundleManifest) -> EngineInfo:
     )
 
 
-def _warm_up(engine: OrtEngine, folder: Path) -> None:
+def _warm_up(engine: BundleEngine, folder: Path) -> None:
     """The first run allocates and selects kernels; it also proves that the graphs fit together."""
     try:
         frame = engine.encode(np.full((64, 64, 3), 128, np.uint8))

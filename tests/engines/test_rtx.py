@@ -5,19 +5,23 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="exporting needs the extra `export`")
 pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
-pytest.importorskip(
+trt = pytest.importorskip(
     "tensorrt_rtx", reason="tensorrt-rtx is not installed: NVIDIA compilation is NOT PROVEN here"
 )
 
 from tqdm import tqdm
 
-from ureca.errors import EngineError
+from ureca.bundle import load_manifest
+from ureca.errors import BundleError, EngineError
+from ureca.export.build import main
 from ureca.export.graphs import export_graph, save
-from ureca.export.quantise import quantised_int8
-from ureca.export.rtx import build, profiles
+from ureca.export.plans import build
+from ureca.export.quantise import computed_in_f16, quantised_int8
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
 from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, REGIONS, VISION
+from ureca.models.runtime.load import load_engine
+from ureca.models.runtime.ranges import profiles
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -50,13 +54,43 @@ def graphs(model, tmp_path_factory):
 
 @pytest.mark.parametrize("name", [VISION, REGIONS, LM, GATHER])
 def test_nvidia_builds_the_graph_without_plugins(name, graphs, model):
-    built = build(graphs(name), name, model.config, max_regions=32)
+    built = build(trt, graphs(name), name, model.config, max_regions=32)
     assert len(built.plan) > 1000
     assert built.count("PLUGIN") == 0
 
 
+def test_float16_is_built_as_typed_and_for_one_device(graphs, model, tmp_path):
+    """Strong typing takes the graph's types: the plan must shrink with its weights."""
+    import onnx
+
+    path = tmp_path / "lm.onnx"
+    save(computed_in_f16(onnx.load(str(graphs(LM)))), path)
+    limits = {"max_regions": 32, "target": "sm_89"}
+    half = build(trt, path, LM, model.config, **limits)
+    whole = build(trt, graphs(LM), LM, model.config, **limits)
+    assert half.count("PLUGIN") == 0
+    assert len(half.plan) < 0.9 * len(whole.plan)
+
+
+def test_a_bundle_of_plans_says_what_was_not_proven(tiny_checkpoint, tmp_path, capsys, monkeypatch):
+    """`ureca export --runtime tensorrt-rtx` without a GPU: built, not run, and it says so."""
+    monkeypatch.setenv("URECA_DATA", "nowhere")
+    out = tmp_path / "bundle"
+    assert main([str(tiny_checkpoint), "-o", str(out), "--runtime", "tensorrt-rtx"]) == 0
+    printed = capsys.readouterr().out
+    assert "runtime tensorrt-rtx, fp16, for sm_80+" in printed
+    assert "NOT PROVEN: execution and speed on sm_80+" in printed
+    manifest = load_manifest(out)
+    assert (manifest.runtime_version, manifest.target) == (trt.__version__, "sm_80+")
+    assert {graph.file for graph in manifest.graphs.values()} == {
+        f"{name}.plan" for name in (VISION, REGIONS, LM, GATHER)
+    }
+    with pytest.raises(BundleError, match=r"on no device: .*--runtime auto"):
+        load_engine(out)
+
+
 def test_the_static_cache_is_updated_in_place(graphs, model):
-    built = build(graphs(LM_STATIC), LM_STATIC, model.config, max_regions=32)
+    built = build(trt, graphs(LM_STATIC), LM_STATIC, model.config, max_regions=32)
     assert built.count("KV") == 2 * model.config.language.layers
     assert built.count("PLUGIN") == 0
 
@@ -68,7 +102,7 @@ def test_the_processors_int8_is_refused_in_nvidias_own_words(graphs, model, tmp_
     path = tmp_path / "int8.onnx"
     save(quantised_int8(onnx.load(str(graphs(LM))), "s7"), path)
     with pytest.raises(EngineError, match="cannot parse"):
-        build(path, LM, model.config, max_regions=32)
+        build(trt, path, LM, model.config, max_regions=32)
 
 
 def test_the_prefix_pass_has_a_profile_of_its_own():

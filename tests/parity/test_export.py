@@ -155,7 +155,7 @@ def _write_and_run(graphs, proof, checkpoint, folder):
     stage.mkdir()
     out.mkdir()
     files = Files(stage, graphs, checkpoint=checkpoint, config=ExportConfig())
-    manifest = files.write(embedding_table(proof.model), proof.model.config)
+    manifest = files.write(proof.model)
     files.publish(manifest, _report(proof), out)
     engine = load_engine(out, threads=1)
     assert engine.info.precision == "fp32/int8"
@@ -191,7 +191,7 @@ def test_a_failed_proof_leaves_the_old_bundle_and_says_why(
     out.mkdir()
     (out / "manifest.json").write_text("old")
     files = Files(stage, masters, checkpoint=tiny_checkpoint, config=ExportConfig())
-    manifest = files.write(embedding_table(proof.model), proof.model.config)
+    manifest = files.write(proof.model)
     bad = _report(proof, edges_max_abs_logit_diff=float("nan"), uncached_equal=0)
     files.publish(manifest, bad, out)
     assert (out / "manifest.json").read_text() == "old"

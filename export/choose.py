@@ -1,0 +1,131 @@
+"""Runtime and precision of an export: the impossible is refused, `auto` gives a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import onnxruntime
+
+from ureca.errors import ConfigError
+from ureca.export.config import ExportConfig
+from ureca.models.runtime.cuda import compute_capability
+from ureca.models.runtime.home import RTX_ANY, rtx_runs_on
+from ureca.models.runtime.ort_gpu import PLACEMENTS
+from ureca.models.runtime.trt import PACKAGES
+
+PRECISIONS: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("int8", "fp32"),
+    "ort-gpu": ("fp16", "fp32"),
+    "tensorrt": ("fp16", "fp32"),
+    "tensorrt-rtx": ("fp16", "fp32"),
+    "aoti": ("fp32",),
+}
+"""What each runtime can be exported in; the first is the default."""
+GPU = ("ort-gpu", "tensorrt", "tensorrt-rtx")
+_MODELOPT = (
+    "it needs QDQ graphs from nvidia-modelopt, whose ONNX part replaces onnxruntime and onnx by "
+    "older builds with CUDA and cannot be tried without a GPU (docs/export.md)"
+)
+_WHY_NOT: Mapping[tuple[str, str], str] = {
+    ("onnx", "fp16"): "processors compute float16 slower than float32 (measured on x86)",
+    ("onnx", "int4"): "4-bit weights are slower than int8 from 8 regions on (measured)",
+    ("aoti", "int8"): "AOTInductor compiles the float graphs; int8 on a CPU is what onnx is for",
+    ("aoti", "fp16"): "processors compute float16 slower than float32 (measured on x86)",
+    ("aoti", "int4"): "AOTInductor compiles the float graphs",
+    **{(runtime, kind): _MODELOPT for runtime in GPU for kind in ("int8", "int4")},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What an engine could use here: packages, and the `sm_XX` of a CUDA device or why none."""
+
+    device: str | None
+    no_device: str
+    packages: frozenset[str]
+
+    @classmethod
+    def look(cls) -> Machine:
+        """This process's machine."""
+        device, reason = compute_capability()
+        found = {name for name in PACKAGES.values() if find_spec(name)}
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            found.add("onnxruntime-gpu")
+        return cls(device, reason, frozenset(found))
+
+
+def automatic(machine: Machine) -> tuple[str, str]:
+    """(runtime, why) of `--runtime auto`: the most specialised engine that can run here."""
+    device, packages = machine.device, machine.packages
+    if device is None:
+        return "onnx", f"{machine.no_device}; int8 in ONNX Runtime is the fastest measured on CPUs"
+    if "tensorrt" in packages:
+        return "tensorrt", f"a CUDA device ({device}) and tensorrt are here"
+    if "tensorrt_rtx" in packages and rtx_runs_on(RTX_ANY, device):
+        return "tensorrt-rtx", f"tensorrt_rtx is here and supports {device}; tensorrt is not"
+    if "onnxruntime-gpu" in packages:
+        return "ort-gpu", f"onnxruntime has CUDA for {device}; no TensorRT for it is installed"
+    return "onnx", (
+        f"there is a CUDA device ({device}) but nothing to use it: pip install 'ureca[tensorrt]' "
+        "(Jetson: JetPack's own), 'ureca[rtx]' or 'ureca[gpu]', and export again"
+    )
+
+
+def settled(config: ExportConfig, machine: Machine) -> tuple[ExportConfig, str]:
+    """(`config` with nothing left open, the choice in words). Raises `ConfigError`."""
+    asked = config.runtime
+    runtime, why = automatic(machine) if asked == "auto" else (asked, "as asked")
+    precision = config.precision or PRECISIONS[runtime][0]
+    _check(runtime, precision)
+    target = _target(runtime, config.target, machine)
+    buckets = config.buckets
+    if buckets is None:
+        buckets = _powers(config.max_regions) if runtime in GPU else ()
+    chosen = {"runtime": runtime, "precision": precision, "target": target, "buckets": buckets}
+    said = f"runtime {runtime}, {precision}, for {target}: {why}"
+    return replace(config, **chosen), said  # type: ignore[arg-type]  # checked against the table
+
+
+def elsewhere(config: ExportConfig, machine: Machine) -> str:
+    """Why a settled export cannot run on this machine; empty when it can."""
+    if config.runtime not in GPU or config.target == "cpu":
+        return ""
+    if machine.device is None:
+        return machine.no_device
+    if config.runtime == "tensorrt-rtx" and not rtx_runs_on(str(config.target), machine.device):
+        return f"it is for {config.target}, this device is {machine.device}"
+    return ""
+
+
+def _check(runtime: str, precision: str) -> None:
+    if precision not in PRECISIONS[runtime]:
+        raise ConfigError(
+            f"{runtime} cannot be exported in {precision}: {_WHY_NOT[runtime, precision]}. Choose "
+            f"--precision {' or '.join(PRECISIONS[runtime])}"
+        )
+
+
+def _target(runtime: str, asked: str | None, machine: Machine) -> str:
+    """Where the bundle is to run."""
+    allowed: tuple[str, ...] = ("this machine",)
+    if runtime == "tensorrt":
+        if machine.device is None:
+            raise ConfigError(
+                f"TensorRT builds on the device that it builds for, and here {machine.no_device}: "
+                "run this export there; --runtime tensorrt-rtx builds without one"
+            )
+        allowed = (machine.device,)
+    elif runtime == "tensorrt-rtx":
+        allowed = (RTX_ANY, "sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
+    elif runtime == "ort-gpu":
+        allowed = tuple(PLACEMENTS)
+    if asked not in {None, *allowed}:
+        raise ConfigError(f"--target of {runtime} can be {', '.join(allowed)}; got {asked}")
+    return asked or allowed[0]
+
+
+def _powers(largest: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and the largest batch."""
+    return (*(2**i for i in range((largest - 1).bit_length())), largest)

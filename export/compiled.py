@@ -1,0 +1,67 @@
+"""The graphs of a bundle as the files of its runtime: ONNX, plans, or machine code."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import ModelProto
+
+from ureca.errors import EngineError
+from ureca.export.config import ExportConfig
+from ureca.export.graphs import example, free, quiet, save, traceable
+from ureca.export.interfaces import interfaces
+from ureca.export.plans import build
+from ureca.extras import require
+from ureca.models.nano.captioner import Captioner
+from ureca.models.runtime.trt import EXTRAS, PACKAGES
+
+SUFFIXES = {"onnx": ".onnx", "ort-gpu": ".onnx", "aoti": ".pt2", **dict.fromkeys(PACKAGES, ".plan")}
+
+
+def write_graph(
+    name: str, proto: ModelProto, stage: Path, *, model: Captioner, config: ExportConfig
+) -> str:
+    """Write one graph for `config.runtime`; returns the name of its file.
+
+    `proto` is the ONNX graph in the bundle's precision. Raises `EngineError` when NVIDIA's builder
+    refuses it, `MissingExtraError` when the runtime's package is not installed.
+    """
+    file = f"{name}{SUFFIXES[config.runtime]}"
+    if config.runtime == "aoti":
+        compile_aoti(model, name, stage / file)
+    elif config.runtime in PACKAGES:
+        trt = require(PACKAGES[config.runtime], extra=EXTRAS[config.runtime])
+        (stage / file).write_bytes(_plan(trt, proto, name, model, config))
+    else:
+        save(proto, stage / file)
+    return file
+
+
+def compile_aoti(model: Captioner, name: str, path: Path) -> None:
+    """Compile one graph in float32 with AOTInductor for this machine; takes minutes."""
+    specs = interfaces(model.config)[name].inputs
+    with torch.no_grad(), quiet():
+        program = torch.export.export(
+            traceable(model, name),
+            tuple(example(spec) for spec in specs),
+            dynamic_shapes=(tuple(free(spec) for spec in specs),),
+        )
+        try:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))  # noqa: SLF001
+        except RuntimeError as error:
+            raise EngineError(
+                f"AOTInductor cannot compile {name!r}: {error}; it needs a C++ compiler (g++, or "
+                "CXX=...); --runtime onnx needs none"
+            ) from error
+
+
+def _plan(trt: Any, proto: ModelProto, name: str, model: Captioner, config: ExportConfig) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / f"{name}.onnx"
+        save(proto, source)
+        target = config.target if config.target and not config.target.endswith("+") else ""
+        limits = {"max_regions": config.max_regions, "target": target}
+        return build(trt, source, name, model.config, **limits).plan  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""Which bundles this process may open, and with what: the runtimes, their versions and devices."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ureca.bundle import BundleManifest
+from ureca.errors import BundleError, MissingExtraError
+from ureca.extras import require
+from ureca.models.config import CaptionerConfig
+from ureca.models.runtime import aoti, ort
+from ureca.models.runtime.cuda import CudaDevice, compute_capability
+from ureca.models.runtime.graph_backend import Runner
+from ureca.models.runtime.graphs import GATHER, GRAPHS
+from ureca.models.runtime.ort_gpu import PLACEMENTS, BoundRunner, placed
+from ureca.models.runtime.trt import EXTRAS, PACKAGES, PlanRunner
+
+ONNX, ORT_GPU, AOTI = "onnxruntime", "ort-gpu", "aoti"
+TENSORRT, TENSORRT_RTX = PACKAGES
+OPTIONS = {"onnx": ONNX, **{name: name for name in (ORT_GPU, TENSORRT, TENSORRT_RTX, AOTI)}}
+"""`ureca export --runtime` to the `runtime` of a manifest."""
+
+ANY = "any"
+RTX_ANY = "sm_80+"
+"""Target of an RTX plan that names no device: every one from Ampere on, but for Jetson's."""
+_NO_RTX = frozenset({"sm_87", "sm_90", "sm_100", "sm_101", "sm_103", "sm_110"})
+"""Jetson and data centres: TensorRT-RTX 1.7 has no code for them."""
+
+
+def graph_names(runtime: str) -> tuple[str, ...]:
+    """The graphs that a bundle of `runtime` must hold; torch gathers rows without one."""
+    return tuple(name for name in GRAPHS if runtime != AOTI or name != GATHER)
+
+
+def version(runtime: str) -> str:
+    """Version of the installed runtime. Raises `MissingExtraError`, or `BundleError` for a name
+    that is none.
+    """
+    if runtime in {ONNX, ORT_GPU}:
+        return ort.runtime_version()
+    if runtime == AOTI:
+        return aoti.torch_version()
+    if runtime not in PACKAGES:
+        raise BundleError(f"expected a runtime of {list(OPTIONS.values())}, got {runtime!r}")
+    return str(require(PACKAGES[runtime], extra=EXTRAS[runtime]).__version__)
+
+
+def check_home(folder: Path, manifest: BundleManifest) -> None:
+    """Raise `BundleError` for a bundle of another runtime, version or device, with the remedy."""
+    runtime, target = manifest.runtime, manifest.target
+    made = f"{folder} was made for {runtime} {manifest.runtime_version} on {target}"
+    try:
+        here = version(runtime)
+    except (BundleError, MissingExtraError) as error:
+        raise BundleError(f"{made}, which is not here: {error}. {_remedy(folder)}") from error
+    fits, device = _fits(runtime, target)
+    # Engines and machine code work with the version that made them; ONNX graphs with any.
+    if not fits or (runtime in {AOTI, *PACKAGES} and here != manifest.runtime_version):
+        again = next(key for key, name in OPTIONS.items() if name == runtime) if fits else "auto"
+        raise BundleError(
+            f"{made}; this process has {runtime} {here} on {device}. {_remedy(folder, again)}"
+        )
+
+
+def open_runner(
+    manifest: BundleManifest, paths: Mapping[str, Path], config: CaptionerConfig, *, threads: int
+) -> Runner:
+    """The runtime of a bundle that `check_home` let pass, its graphs opened."""
+    runtime, specs = manifest.runtime, manifest.graphs
+    if runtime == AOTI:
+        return aoti.AotiRunner(paths, specs, threads=threads)
+    if runtime in PACKAGES:
+        return PlanRunner(require(PACKAGES[runtime], extra=EXTRAS[runtime]), paths, CudaDevice())
+    if runtime == ONNX:
+        return ort.OrtRunner({n: ort.open_session(p, threads=threads) for n, p in paths.items()})
+    where = PLACEMENTS[manifest.target]
+    sessions = {}
+    for name, path in paths.items():
+        providers = placed(where, name, specs[name], config, manifest.limits)
+        sessions[name] = ort.open_session(path, threads=threads, providers=providers)
+    return BoundRunner(sessions, device=where.device)
+
+
+def rtx_runs_on(target: str, device: str | None) -> bool:
+    """Does an RTX plan for `target` run on the `sm_XX` of a device?"""
+    if device is None or device in _NO_RTX:
+        return False
+    return _number(device) >= _number(RTX_ANY) if target == RTX_ANY else device == target
+
+
+def _fits(runtime: str, target: str) -> tuple[bool, str]:
+    """(may a bundle for `target` run here, what is here in words)."""
+    if runtime == ONNX:
+        return target == ANY, "the CPU"
+    if runtime == ORT_GPU:
+        return target in PLACEMENTS, f"targets {', '.join(PLACEMENTS)}"
+    if runtime == AOTI:
+        return target == aoti.cpu_target(), aoti.cpu_target()
+    device, reason = compute_capability()
+    fits = rtx_runs_on(target, device) if runtime == TENSORRT_RTX else device == target
+    return fits, device or f"no device: {reason}"
+
+
+def _number(target: str) -> int:
+    found = re.fullmatch(r"sm_(\d+)\+?", target)
+    return int(found[1]) if found else 0
+
+
+def _remedy(folder: Path, runtime: str = "auto") -> str:
+    return f"Make one for it: ureca export CHECKPOINT -o {folder} --runtime {runtime}"

@@ -1,0 +1,120 @@
+"""TensorRT and TensorRT-RTX: engines ("plans") of a bundle on a CUDA device.
+
+One file for both packages and for TensorRT 10 and 11, which share the few calls used here. It was
+run with fakes of the packages only: no NVIDIA device has executed it yet (`docs/export.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ureca.errors import BundleError, EngineError
+from ureca.models.runtime.cuda import Buffer, CudaDevice
+from ureca.models.runtime.graph_backend import Values
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Python packages by the `runtime` of a bundle."""
+EXTRAS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class PlanRunner:
+    """Implements `graph_backend.Runner` over one plan per graph."""
+
+    def __init__(self, trt: Any, paths: Mapping[str, Path], device: CudaDevice) -> None:
+        self._device = device
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # must outlive its engines
+        self._plans = {name: self._opened(trt, path) for name, path in paths.items()}
+
+    def put(self, array: npt.NDArray[Any]) -> Buffer:
+        """A copy of the array on the device."""
+        return self._device.upload(array)
+
+    def run(self, graph: str, outputs: Sequence[str], feeds: Values) -> dict[str, Buffer]:
+        """Enqueue one graph; nothing waits for it before somebody reads an output."""
+        values = self._plans[graph].run(feeds)
+        return {name: values[name] for name in outputs}
+
+    def _opened(self, trt: Any, path: Path) -> Plan:
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise BundleError(
+                f"{trt.__name__} {trt.__version__} cannot open {path} on this device: build it "
+                "here with ureca export CHECKPOINT --runtime tensorrt (or tensorrt-rtx)"
+            )
+        return Plan(trt, engine, self._device, name=path.stem)
+
+
+class Plan:
+    """One engine with an execution context per optimisation profile."""
+
+    def __init__(self, trt: Any, engine: Any, device: CudaDevice, *, name: str) -> None:
+        self._engine, self._device, self._name = engine, device, name
+        tensors = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        of = trt.TensorIOMode.INPUT
+        self._inputs = [t for t in tensors if engine.get_tensor_mode(t) == of]
+        self._outputs = [t for t in tensors if engine.get_tensor_mode(t) != of]
+        self._dtypes = {t: np.dtype(trt.nptype(engine.get_tensor_dtype(t))) for t in tensors}
+        self._ranges = [self._profile(i) for i in range(engine.num_optimization_profiles)]
+        self._contexts = [self._context(i) for i in range(len(self._ranges))]
+
+    def run(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]:
+        """All outputs of one execution; every address is given anew, since buffers come and go."""
+        context = self._contexts[self._chosen({n: feeds[n].shape for n in self._inputs})]
+        for name in self._inputs:
+            self._check_dtype(name, feeds[name])
+            if not context.set_input_shape(name, feeds[name].shape):
+                raise EngineError(f"the plan {self._name!r} refuses {name} {feeds[name].shape}")
+            context.set_tensor_address(name, feeds[name].address)
+        results = {}
+        for name in self._outputs:
+            shape = tuple(int(size) for size in context.get_tensor_shape(name))
+            results[name] = self._device.empty(shape, self._dtypes[name])
+            context.set_tensor_address(name, results[name].address)
+        if not context.execute_async_v3(self._device.stream):
+            raise EngineError(f"the plan {self._name!r} failed to run: see TensorRT's log above")
+        return results
+
+    def _profile(self, index: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Least and largest shape of every input."""
+        shapes = {n: self._engine.get_tensor_profile_shape(n, index) for n in self._inputs}
+        return {n: (tuple(least), tuple(most)) for n, (least, _, most) in shapes.items()}
+
+    def _context(self, profile: int) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None or not context.set_optimization_profile_async(
+            profile, self._device.stream
+        ):
+            raise EngineError(
+                f"the plan {self._name!r} got no execution context for profile {profile}: the "
+                "device may be out of memory"
+            )
+        return context
+
+    def _chosen(self, shapes: Shapes) -> int:
+        """The first profile that takes `shapes`; `lm` has one of its own for the prefix pass."""
+        for index, ranges in enumerate(self._ranges):
+            if all(_within(shape, *ranges[name]) for name, shape in shapes.items()):
+                return index
+        raise EngineError(
+            f"the plan {self._name!r} takes inputs within {self._ranges}, got {dict(shapes)}: "
+            "export with larger limits (--max-regions)"
+        )
+
+    def _check_dtype(self, name: str, feed: Buffer) -> None:
+        if feed.dtype != self._dtypes[name]:
+            raise EngineError(
+                f"the plan {self._name!r} expects {name} as {self._dtypes[name]}, got {feed.dtype}"
+            )
+
+
+def _within(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:
+    return len(shape) == len(least) and all(
+        low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
+    )

@@ -1,0 +1,87 @@
+"""What `ureca export` picks and refuses, as pure functions of the machine."""
+
+import re
+
+import pytest
+
+pytest.importorskip("onnxruntime", reason="exporting needs the extra `export`")
+
+from ureca.config import from_plain
+from ureca.errors import ConfigError
+from ureca.export.choose import PRECISIONS, Machine, automatic, elsewhere, settled
+from ureca.export.config import ExportConfig
+from ureca.models.runtime.home import rtx_runs_on
+
+ALL = frozenset({"tensorrt", "tensorrt_rtx", "onnxruntime-gpu"})
+BARE = Machine(None, "there is no CUDA driver", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("device", "packages", "runtime", "reason"),
+    [
+        (None, ALL, "onnx", "there is no CUDA driver; int8"),
+        ("sm_87", ALL, "tensorrt", "sm_87"),
+        ("sm_89", ALL - {"tensorrt"}, "tensorrt-rtx", "tensorrt is not"),
+        ("sm_87", ALL - {"tensorrt"}, "ort-gpu", "no TensorRT for it"),
+        ("sm_90", {"tensorrt_rtx"}, "onnx", "nothing to use it: pip install"),
+        ("sm_75", {"tensorrt_rtx"}, "onnx", "nothing to use it"),
+        ("sm_89", (), "onnx", r"ureca\[rtx\]"),
+    ],
+)
+def test_auto_takes_the_most_specialised_that_can_run(device, packages, runtime, reason):
+    found, why = automatic(Machine(device, "there is no CUDA driver", frozenset(packages)))
+    assert found == runtime
+    assert re.search(reason, why)
+
+
+@pytest.mark.parametrize("runtime", PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_every_combination_runs_or_is_refused_with_the_reason(runtime, precision):
+    config = ExportConfig(runtime=runtime, precision=precision)
+    machine = Machine("sm_89", "", ALL)
+    if precision in PRECISIONS[runtime]:
+        assert settled(config, machine)[0].precision == precision
+        return
+    with pytest.raises(ConfigError, match=rf"{runtime} cannot be .* {precision}: .*Choose --prec"):
+        settled(config, machine)
+
+
+def test_what_is_left_open_is_settled_once():
+    config, said = settled(ExportConfig(runtime="auto"), BARE)
+    assert (config.runtime, config.precision, config.buckets) == ("onnx", "int8", ())
+    assert said.startswith("runtime onnx, int8, for this machine: there is no CUDA driver")
+    assert settled(config, BARE)[0] == config
+    config, _ = settled(ExportConfig(runtime="tensorrt-rtx", max_regions=33), BARE)
+    assert (config.target, config.buckets) == ("sm_80+", (1, 2, 4, 8, 16, 32, 33))
+    assert settled(ExportConfig(runtime="ort-gpu", max_regions=1), BARE)[0].buckets == (1,)
+
+
+def test_targets_that_do_not_exist_are_refused():
+    with pytest.raises(ConfigError, match=r"can be sm_80\+, sm_75"):
+        settled(ExportConfig(runtime="tensorrt-rtx", target="sm_87"), BARE)
+    with pytest.raises(ConfigError, match="builds on the device that it builds for"):
+        settled(ExportConfig(runtime="tensorrt"), BARE)
+
+
+def test_an_export_for_elsewhere_says_why_it_is_not_run():
+    rtx, ort = (settled(ExportConfig(runtime=r), BARE)[0] for r in ("tensorrt-rtx", "ort-gpu"))
+    assert elsewhere(rtx, BARE) == elsewhere(ort, BARE) == "there is no CUDA driver"
+    assert "this device is sm_75" in elsewhere(rtx, Machine("sm_75", "", ALL))
+    assert elsewhere(rtx, Machine("sm_86", "", ALL)) == ""
+    assert elsewhere(settled(ExportConfig(), BARE)[0], BARE) == ""
+    on_cpu = settled(ExportConfig(runtime="ort-gpu", target="cpu"), BARE)[0]
+    assert elsewhere(on_cpu, BARE) == ""
+
+
+@pytest.mark.parametrize("buckets", [[2, 1, 32], [0, 32], [1, 1, 32], [1, 2]])
+def test_buckets_must_ascend_and_hold_the_largest_batch(buckets):
+    with pytest.raises(ConfigError, match="bucket"):
+        from_plain(ExportConfig, {"buckets": buckets})
+
+
+def test_rtx_plans_know_their_devices():
+    assert rtx_runs_on("sm_80+", "sm_120")
+    assert not rtx_runs_on("sm_80+", "sm_75")
+    assert not rtx_runs_on("sm_80+", "sm_87")
+    assert rtx_runs_on("sm_75", "sm_75")
+    assert not rtx_runs_on("sm_75", None)
