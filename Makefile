@@ -26,10 +26,12 @@ check: $(DEV)/.ready
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/python tools/sizes.py
 
-# NVIDIA's parser and builder on every graph; needs no GPU (238 MB of wheels).
+# NVIDIA's parser and builder on every graph; needs no GPU. Where its wheels (238 MB) cannot be
+# had, nothing is proven, and that is said: it is not this project's failure.
 test-engines: $(DEV)/.ready
-	$(DEV)/bin/python -m pip install --quiet --editable '.[rtx]'
-	$(DEV)/bin/python -m pytest tests/engines $(PYTEST_ARGS)
+	@if timeout 900 $(DEV)/bin/python -m pip install --quiet 'tensorrt-rtx>=1.0'; \
+	then $(DEV)/bin/python -m pytest tests/engines $(PYTEST_ARGS); \
+	else echo "NOT PROVEN: tensorrt-rtx could not be installed: NVIDIA's parser and builder were not tried"; fi
 
 bench: $(DEMO)/.ready
 	$(DEMO)/bin/ureca bench engine --bundle models/pretrained/ureca-nano
