@@ -23,7 +23,8 @@ class Policy:
     ttl_ms: int
     """How long a consumer may act on a caption."""
     min_interval_ms: int
-    """CHANGE does not caption anew sooner than this, and is not looked for more often."""
+    """CHANGE does not caption anew sooner than this, and is not looked for more often: two looks
+    that agree make one."""
     max_interval_ms: int
     """After this a caption is looked at again: renewed when it still holds, else written anew."""
     triggers: frozenset[Trigger]

@@ -7,8 +7,9 @@ everything, oldest first, so that no region starves however lively the others ar
 are merged in by the pipeline, after `new`.)
 
 A caption is looked at again (`due`, `checked`) every `min_interval_ms`. What has changed is written
-anew; what has not, and was not renewed for `max_interval_ms`, is renewed without decoding, but for
-no longer than `rewrite_s` in all.
+anew as soon as two looks in a row agree: what is on its way, or seen from a moving camera, waits
+until it rests, for at most `max_interval_ms`. What has not changed for so long is renewed without
+decoding, but for no longer than `rewrite_s` in all.
 """
 
 from __future__ import annotations
@@ -49,6 +50,16 @@ class Check:
 
     track: Track
     look: Look
+    before: Look | None
+    """How it looked at the last check, when it had changed by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A region is not what was captioned: how it looks now, and whether it came to rest so."""
+
+    look: Look
+    rests: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,7 @@ class _Memory:
     renewed_ns: int = 0
     """When the caption was last known to hold: written, or found to be the same."""
     checked_ns: int = 0
+    changed: Look | None = None
     asked: _Seen | None = None
     in_flight: int | None = None
     wish: Trigger | None = None
@@ -165,7 +177,7 @@ class Scheduler:
             return
         memory.in_flight = None
         if has_caption:
-            memory.captioned = memory.asked
+            memory.captioned, memory.changed = memory.asked, None
             memory.written_ns = memory.renewed_ns = memory.checked_ns = now_ns
         elif memory.wish is None:  # else it was aborted to ask something else
             memory.not_before_ns = now_ns + memory.policy.min_interval_ns
@@ -175,31 +187,33 @@ class Scheduler:
     def due(self, *, now_ns: int) -> list[Check]:
         """The captioned regions that should be compared with how they looked; tell `checked`."""
         return [
-            Check(memory.track, memory.captioned.look)
+            Check(memory.track, memory.captioned.look, memory.changed)
             for memory in self._regions.values()
             if memory.captioned and memory.captioned.look and self._is_due(memory, now_ns)
         ]
 
-    def checked(self, rid: str, *, amount: float, now_ns: int) -> Renewal | None:
-        """A region has changed by `amount`, where 1 is a change. Returns the renewal when its
-        caption still holds and is old enough to say so.
+    def checked(self, rid: str, changed: Changed | None, *, now_ns: int) -> Renewal | None:
+        """What a check found; None when the region looks as it was captioned. Returns the renewal
+        when its caption still holds and is old enough to say so.
         """
         memory = self._regions[rid]
-        assert memory.captioned is not None  # `due` yields only those
         memory.checked_ns = now_ns
-        changed, triggers = amount >= 1, memory.policy.triggers
+        memory.changed = changed.look if changed else None
+        is_old, triggers = _is_old(memory, now_ns), memory.policy.triggers
         if changed and Trigger.CHANGE in triggers:
-            _wish(memory, Trigger.CHANGE, now_ns)
-            return None
-        if Trigger.REFRESH not in triggers or not _is_old(memory, now_ns):
-            return None
-        if changed or now_ns - memory.written_ns >= self._config.rewrite_s * 1e9:
+            _wish(memory, Trigger.CHANGE if changed.rests or is_old else None, now_ns)
+        elif is_old and Trigger.REFRESH in triggers:
+            if not changed and now_ns - memory.written_ns < self._config.rewrite_s * 1e9:
+                return self._renewal(memory, now_ns)
             _wish(memory, Trigger.REFRESH, now_ns)
-            return None
+        return None
+
+    def _renewal(self, memory: _Memory, now_ns: int) -> Renewal:
+        assert memory.captioned is not None  # `due` yields only those
         memory.renewed_ns = now_ns
         memory.rev += 1
         same_rev, ttl_ms = memory.captioned.rev, memory.policy.ttl_ms
-        return Renewal(next(self._ids), rid, memory.rev, same_rev, ttl_ms)
+        return Renewal(next(self._ids), memory.track.rid, memory.rev, same_rev, ttl_ms)
 
     def _is_due(self, memory: _Memory, now_ns: int) -> bool:
         if memory.track.mask is None or memory.in_flight is not None or memory.wish is not None:

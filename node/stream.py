@@ -10,6 +10,7 @@ import numpy as np
 from ureca.datatypes import (
     Frame,
     Image,
+    Mask,
     Refusal,
     RegionRequest,
     RegionSeed,
@@ -22,12 +23,12 @@ from ureca.errors import RequestError
 from ureca.events import AnyEvent, CaptionSame
 from ureca.node.asks import Ask
 from ureca.node.caption_events import same
-from ureca.node.change import change, look_at
+from ureca.node.change import Look, change, look_at
 from ureca.node.config import NodeConfig
 from ureca.node.policy import Policies, Policy
 from ureca.node.refusals import Refusals
 from ureca.node.regions import box_of, seed_mask
-from ureca.node.scheduler import Abort, Check, Scheduler
+from ureca.node.scheduler import Abort, Changed, Check, Scheduler
 from ureca.node.track_events import TrackReporter
 from ureca.node.tracker import Tracker
 from ureca.region_requests import PolicyPatch
@@ -87,18 +88,23 @@ class Stream:
             return []
         found = []
         for check in self.scheduler.due(now_ns=now_ns):
-            amount = self._amount(check)
-            renewal = self.scheduler.checked(check.track.rid, amount=amount, now_ns=now_ns)
+            changed = self._changes(check)
+            renewal = self.scheduler.checked(check.track.rid, changed, now_ns=now_ns)
             if renewal is not None:
                 found.append(same(renewal, self.frame))
         return found
 
-    def _amount(self, check: Check) -> float:
-        assert check.track.mask is not None  # only what is visible is due
-        colours, outline = change(
-            check.look, self.frame.image, check.track.mask, check.track.box_xyxy_px
-        )
-        return max(colours / self._config.change_look, outline / self._config.change_outline)
+    def _changes(self, check: Check) -> Changed | None:
+        track = check.track
+        assert track.mask is not None  # only what is visible is due
+        if not self._differs(check.look, track, track.mask):
+            return None
+        rests = check.before is not None and not self._differs(check.before, track, track.mask)
+        return Changed(look_at(self.frame.image, track.mask, track.box_xyxy_px), rests)
+
+    def _differs(self, look: Look, track: Track, mask: Mask) -> bool:
+        colours, outline = change(look, self.frame.image, mask, track.box_xyxy_px)
+        return colours >= self._config.change_look or outline >= self._config.change_outline
 
     def close(self, reason: str, *, now_ns: int) -> News:
         """End all regions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -122,9 +123,31 @@ def test_every_scripted_change_is_captioned_within_one_interval(rid: str) -> Non
     assert rid in {f.rid for f in after}
     first = next(f for f in after if f.rid == rid)
     assert first.trigger == "change"
-    assert first.cap_ns_last - begin_ns <= SchedulerConfig().min_interval_s * S + S // FPS
+    assert first.cap_ns_last - begin_ns <= (2 * SchedulerConfig().min_interval_s + 1 / FPS) * S
     expected = set(BOXES) - ({"cube", "bowl"} if CHANGES[rid] is moved_into_bowl else {rid})
     assert not {f.rid for f in after} & expected  # what did not change is not said again
+
+
+def test_what_keeps_changing_is_captioned_once_per_interval_and_once_more_at_rest() -> None:
+    """From 20 s to 32 s the drawer turns from purple to green."""
+    mask, fps = _mask("drawer", BOXES), 2
+
+    def turning() -> Iterator[Frame]:
+        for frame in scene(40):
+            share = min(1.0, max(0.0, (frame.seq / fps - 20) / 12))
+            image = frame.image.copy()
+            image[mask] = (
+                np.asarray((130, 40, 160)) * (1 - share) + np.asarray((30, 160, 40)) * share
+            )
+            seeds = (RegionSeed(rid="drawer", mask=rle.encode(mask)),)
+            yield replace(frame, image=image, regions=seeds)
+
+    at_s = [(f.cap_ns_last - S) / S for f in finals(played(turning()))]
+    first, *while_turning, at_rest = at_s
+    assert first == 0
+    assert 32 <= at_rest <= 34.5
+    assert 2 <= len(while_turning) <= 3, at_s
+    assert all(later - earlier >= 4.5 for earlier, later in pairwise(while_turning))
 
 
 def test_a_caption_is_written_anew_in_the_end_however_often_it_was_renewed() -> None:
