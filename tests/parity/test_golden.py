@@ -57,7 +57,7 @@ def test_a_bundle_for_another_place_is_refused_with_the_command(bundle, changes,
     rewritten(bundle, **changes)
     with pytest.raises(BundleError, match=told) as refused:
         load_engine(bundle, threads=1)
-    assert "--runtime onnx" in str(refused.value)
+    assert "--runtime auto" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["{}", "[{}]", "nonsense"])
