@@ -10,6 +10,7 @@ from ureca.clock import ManualClock
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
 from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import EngineError
+from ureca.events import CaptionAbort
 from ureca.node.captioner import CaptionWriter, Job, Outcome, Send
 from ureca.node.config import NodeConfig
 from ureca.node.record.reader import Recording
@@ -26,13 +27,7 @@ class ThenCaptioner:
         self._engine = ThenEngine(engine, recording.batches)
         self._writer = CaptionWriter(self._engine, config.caption, clock)
         self._engine.stop = self._writer.abort
-        self._reasons = {
-            ended.request_id: ended.reason
-            for turn in recording.turns
-            for looks in turn.ended
-            for ended in looks
-            if ended.reason is not None
-        }
+        self._engine.reasons = _abort_reasons(recording)
         self._known: dict[int, Outcome] = {}
         self._turn = Turn(n=0, call="tick", now_ns=0)
         self._ended: deque[list[Ended]] = deque()
@@ -59,11 +54,8 @@ class ThenCaptioner:
     def submit(self, job: Job) -> None:
         """See `Captioner`."""
         self.jobs.append(wishes(job))
-        started = self._engine.expect(job, self._reasons)
-        for row in job.rows:
-            request_id = row.request.request_id
-            if request_id not in started and request_id in self._reasons:
-                self._writer.abort(request_id, self._reasons[request_id])
+        for request_id in self._engine.expect(job):
+            self._writer.abort(request_id, self._engine.reasons[request_id])
         self._writer.write(job, self._send)
         for outcome in self._writer.outcomes():
             self._known[outcome.row.request.request_id] = outcome
@@ -88,7 +80,7 @@ class ThenEngine:
         self._engine = engine
         self._batches = deque(batches)
         self._batch = Batch()
-        self._reasons: dict[int, str] = {}
+        self.reasons: dict[int, str] = {}
         self.stop: Callable[[int, str], None] = _nothing
 
     @property
@@ -101,19 +93,23 @@ class ThenEngine:
         """See `Engine`; durations are no decisions."""
         return StageTimes()
 
-    def expect(self, job: Job, reasons: dict[int, str]) -> frozenset[int]:
-        """Which requests of a job reached the engine; all, when that was not recorded."""
-        ids = {row.request.request_id for row in job.rows}
-        self._reasons = reasons
-        if self._batches and (not self._batches[0].rows or ids & set(self._batches[0].rows)):
-            self._batch = self._batches.popleft()
-            return frozenset(self._batch.rows or ids)
-        self._batch = Batch()
-        return frozenset()
+    def expect(self, job: Job) -> list[int]:
+        """The next batch is about to run; returns the requests that were aborted before it did.
+
+        Without a note of the batch (the file is cut, or the engine never came back) all rows run.
+        """
+        ids = tuple(row.request.request_id for row in job.rows)
+        batch = self._batches[0] if self._batches else None
+        if batch is None or (batch.rows and not set(batch.rows) & set(ids)):
+            self._batch = Batch(rows=ids)
+            return []
+        self._batch = self._batches.popleft()
+        started = batch.rows or ids
+        return [known for known in ids if known not in started and known in self.reasons]
 
     def encode(self, image: Image) -> EncodedFrame:
         """See `Engine`."""
-        if not self._batch.rows and self._batch.failure:
+        if not self._batch.rows and self._batch.failure:  # it failed here, before there were rows
             raise _failure(self._batch.failure)
         return self._engine.encode(image)
 
@@ -132,7 +128,7 @@ class ThenEngine:
             stop = looks[row] >= batch.stopped.get(request_id, 1 << 62)
             looks[row] += 1
             if stop:
-                self.stop(request_id, self._reasons.get(request_id, "aborted"))
+                self.stop(request_id, self.reasons.get(request_id, "aborted"))
             return stop
 
         outputs = iter(self._engine.caption(frame, regions, aborted=stopped))
@@ -141,10 +137,27 @@ class ThenEngine:
             output = next(outputs, None)
             if output is None:
                 return
-            yield output
+            yield self._as_then(output)
             count += 1
         assert batch.failure is not None
         raise _failure(batch.failure)
+
+    def _as_then(self, output: RowDelta | RowDone) -> RowDelta | RowDone:
+        """A row that was given up while the engine hung is no caption, although it has words."""
+        request_id = self._batch.rows[output.row]
+        if isinstance(output, RowDelta) or request_id not in self.reasons:
+            return output
+        self.stop(request_id, self.reasons[request_id])
+        return replace(output, stop="aborted")
+
+
+def _abort_reasons(recording: Recording) -> dict[int, str]:
+    """Why captions were aborted; in a cut file the event may be all that is left of it."""
+    events = (*recording.events, *recording.replies)
+    told = {e.request_id: e.reason for e in events if isinstance(e, CaptionAbort)}
+    looks = (look for turn in recording.turns for look in turn.ended)
+    seen = {e.request_id: e.reason for look in looks for e in look if e.reason is not None}
+    return {**told, **seen}
 
 
 def _failure(recorded: tuple[str, str]) -> EngineError:

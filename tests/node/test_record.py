@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.node.conftest import Scene
@@ -175,18 +175,28 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
     assert len(found) <= 10
 
 
+class Whole(tuple[Path, Recording]):
+    """A recording and where it is; hypothesis need not print all of it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Whole({self[0]})"
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recording]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     frames = list(SyntheticSource(frames=25))
     path, _, _ = record(folder, frames, chunk_bytes=2048, is_lossless=True)
-    return path, read(path)
+    return Whole((path, read(path)))
 
 
 HEAD_BYTES = 2600
 """More than magic, header and configuration take."""
 
 
+@settings(max_examples=25)
 @given(share=st.floats(0, 1))
 @example(share=0.0)
 @example(share=1.0)
