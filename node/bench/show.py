@@ -12,9 +12,9 @@ from ureca.node.bench.usage import EXTRA
 
 _HEAD = (
     f"{'regions':>7}{'fps':>5}  {'capture to caption ms':^31}  {'to first text':^15}  "
-    f"{'age ms':^15}{'no':>6}{'frames':>8}{'drop':>6}{'capt':>7}{'CPU':>6}{'RSS':>6}{'J/':>6}\n"
+    f"{'age ms':^15}{'no':>7}{'frames':>8}{'drop':>6}{'capt':>7}{'CPU':>6}{'RSS':>6}{'J/':>6}\n"
     f"{'':>12}  {'p50':>7}{'p95':>8}{'p99':>8}{'max':>8}  {'p50':>7}{'p95':>8}  "
-    f"{'p50':>7}{'p95':>8}{'capt':>6}{'/s':>8}{'%':>6}{'/s':>7}{'cores':>6}{'MB':>6}{'capt':>6}"
+    f"{'p50':>7}{'p95':>8}{'capt':>7}{'/s':>8}{'%':>6}{'/s':>7}{'cores':>6}{'MB':>6}{'capt':>6}"
 )
 
 
@@ -70,7 +70,7 @@ def _line(row: Row) -> str:
         f"{row.plan['regions']:>7}{row.plan['fps']:>5g}  "
         f"{_ms(c2c.p50):>7}{_ms(c2c.p95):>8}{_ms(c2c.p99):>8}{_ms(c2c.max):>8}  "
         f"{_ms(first.p50):>7}{_ms(first.p95):>8}  {_ms(age.p50):>7}{_ms(age.p95):>8}"
-        f"{100 * row.without_caption:>5.1f}%{row.frames['processed_per_s']:>8.1f}{dropped:>6.1f}"
+        f"{100 * row.without_caption:>6.1f}%{row.frames['processed_per_s']:>8.1f}{dropped:>6.1f}"
         f"{row.captions['per_s']:>7.1f}{row.node.get('cpu_cores', 0.0):>6.2f}"
         f"{row.node.get('rss_mb', 0.0):>6.0f}{joule if isinstance(joule, float) else '-':>6}"
     )
