@@ -23,7 +23,7 @@ def test_a_short_run_reports_and_compares(
     out, chart = tmp_path / "node.json", tmp_path / "node.png"
     options = [*SHORT, "--node", NODE, "--subscribers", "2", "--life", "1.5"]
     kept = ["--out", str(out), "--chart", str(chart)]
-    refresh = ["--", "--set", "scheduler.refresh_s=0.2"]
+    refresh = ["--", "--set", "scheduler.refresh_s=0.2", "--set", "scheduler.min_interval_s=0.1"]
     assert main([*options, *kept, *refresh]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     (row,) = last["rows"]
