@@ -93,7 +93,6 @@ class _Writing:
     job: Job
     send: Send
     started_ns: int
-    stage_us: dict[str, int] = field(default_factory=dict)
     open_rows: dict[int, Row] = field(default_factory=dict)
     first_text_ns: dict[int, int] = field(default_factory=dict)
     caption_ns: int = 0
@@ -175,7 +174,6 @@ class CaptionWriter:
         writing.size = len(rows)
         inputs = [self._input(row) for row in rows.values()]
         encoded = self._engine.encode(writing.job.frame.image)
-        writing.stage_us = dict(self._engine.times.us)
         writing.caption_ns = self._clock.now_ns()
         gone = lambda index: self._is_gone(writing, index, rows[index].request)  # noqa: E731
         for out in self._engine.caption(encoded, inputs, aborted=gone):
@@ -222,7 +220,7 @@ class CaptionWriter:
         first_ns = writing.first_text_ns.get(done.row, now_ns)
         since_receipt_us = (writing.started_ns - frame.received_ns) // 1000
         durations_us = {
-            **writing.stage_us,
+            **self._engine.times.us,  # read now: `region` is known once the rows have begun
             "trk": writing.job.track_us,
             "wait": max(0, since_receipt_us - writing.job.track_us),
             "ttft": (first_ns - writing.started_ns) // 1000,

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from ureca.clock import ManualClock
-from ureca.datatypes import Frame, RegionRequest, Trigger
+from ureca.datatypes import Frame, RegionRequest, StageTimes, Trigger
+from ureca.events import CaptionFinal
 from ureca.node.captioner import CaptionWriter, Job, Row
 from ureca.node.config import CaptionConfig
 from ureca.testing import ScriptedEngine
@@ -41,3 +42,20 @@ def test_an_abort_that_came_too_late_is_forgotten() -> None:
         "CaptionFinal",
     ]
     assert not writer._aborts
+
+
+class _Stopwatch(ScriptedEngine):
+    """Says how often it was asked as the `region` time of that call."""
+
+    @property
+    def times(self) -> StageTimes:
+        return StageTimes({**super().times.us, "region": self.calls})
+
+
+def test_the_times_of_a_caption_are_those_of_its_own_batch() -> None:
+    """`region` is known only when the rows have begun: read before, it was the last batch's."""
+    writer = CaptionWriter(_Stopwatch(), CaptionConfig(), ManualClock())
+    for number in (1, 2, 3):
+        writer.write(job(number), lambda event: None)
+    finals = [outcome.event for outcome in writer.outcomes()]
+    assert [final.t["region"] for final in finals if isinstance(final, CaptionFinal)] == [1, 2, 3]
