@@ -13,77 +13,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ureca.clock import Clock
-from ureca.datatypes import Frame, RegionInput, RegionRequest, RowDelta, RowDone
+from ureca.datatypes import RegionInput, RegionRequest, RowDelta, RowDone
 from ureca.engine import Engine
 from ureca.events import AnyEvent, CaptionFinal, CaptionTerminal
 from ureca.node.caption_events import abort, delta, error, final, start
 from ureca.node.config import CaptionConfig
 from ureca.node.gate import complaint
+from ureca.node.jobs import Job, Outcome, Row, Send
 
-Send = Callable[[AnyEvent], None]
 _HANG_NS = 1_000_000_000
 """Rows end themselves between two words. One that has not, this long after its deadline, is ended
 by whoever asks for outcomes."""
 _JOIN_S = 5.0
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One region of a batch. Events go to `reply` when the caption was asked for directly, else to
-    everyone.
-    """
-
-    request: RegionRequest
-    reply: Send | None = None
-    key: tuple[bytes, bytes] = (b"", b"")
-    """Who asked directly, and under which id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Regions of one frame to caption in one batch. `track_us` is what following them took."""
-
-    frame: Frame
-    rows: tuple[Row, ...]
-    track_us: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one row ended."""
-
-    row: Row
-    event: CaptionTerminal
-    ended_ns: int
-
-
-class Captioner(Protocol):
-    """Takes one job at a time."""
-
-    @property
-    def room(self) -> int:
-        """How many regions the next job may have; 0 while one is in flight."""
-
-    def bind(self, send: Send, wake: Callable[[], None]) -> None:
-        """Say where events go and whom to wake after a batch; called once, before the first job."""
-
-    def submit(self, job: Job) -> None:
-        """Start a job; only while `room` allows it."""
-
-    def abort(self, request_id: int, reason: str) -> None:
-        """Stop writing for a request; its terminal event will be `cap.abort` unless it had
-        ended.
-        """
-
-    def outcomes(self) -> list[Outcome]:
-        """The rows that ended since the last call."""
-
-    def close(self) -> None:
-        """Abort what is in flight, wait for it, and stop."""
 
 
 @dataclass(slots=True)

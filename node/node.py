@@ -25,12 +25,15 @@ from ureca.datatypes import EngineInfo, Frame
 from ureca.engine import Engine
 from ureca.errors import UrecaError
 from ureca.events import AnyEvent, Heartbeat
+from ureca.keys import needs_curve
 from ureca.node.accounting import Balance, Books
 from ureca.node.asks import Ask
-from ureca.node.captioner import Captioner, CaptionWriter, ThreadCaptioner
+from ureca.node.auth import open_gate, unguarded
+from ureca.node.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.control import Control
 from ureca.node.io import IoThread, bind_router
+from ureca.node.jobs import Captioner
 from ureca.node.mailbox import Mailbox
 from ureca.node.orders import Order
 from ureca.node.outbox import Outbox
@@ -41,8 +44,9 @@ from ureca.node.record.recorder import Recorder
 from ureca.node.record.tape import Notes
 from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
 from ureca.node.sources import FrameSource, Wait, open_source
+from ureca.zap import Gate
 
-State = Literal["starting", "running", "draining", "stopped"]
+State = Literal["starting", "running", "paused", "draining", "stopped"]
 OpenSource = Callable[[NodeConfig, Clock, Books, Wait], FrameSource]
 
 _TICK_S = 0.05
@@ -87,11 +91,13 @@ class Node:
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
         self._outbox = Outbox(config.limits.outbox, clock=clock, books=self.books)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate: Gate | None = None
         try:
+            self._gate = open_gate(self._context, config.security)
             self._open_sockets(tuple(sinks))
         except UrecaError:
             self._outbox.close()
-            self._context.term()
+            self._close_context()
             raise
         self._recorder = recorder
         make: Callable[..., Pipeline] = Pipeline
@@ -114,7 +120,8 @@ class Node:
         self._step_thread = threading.Thread(target=self._work, name="ureca-step")
 
     def _open_sockets(self, sinks: tuple[Sink, ...]) -> None:
-        publish = self._config.publish
+        publish, gate = self._config.publish, self._gate
+        guard = unguarded if gate is None else gate.guard
         self._publisher = Publisher(
             self._context,
             publish,
@@ -122,9 +129,10 @@ class Node:
             clock=self._clock,
             books=self.books,
             sinks=sinks,
+            guard=guard,
         )
         try:
-            router = bind_router(self._context, publish.requests)
+            router = bind_router(self._context, publish.requests, guard)
         except UrecaError:
             self._publisher.close()
             raise
@@ -139,6 +147,7 @@ class Node:
             heartbeat=self.heartbeat,
             heartbeat_s=publish.heartbeat_s,
             clock=self._clock,
+            gate=gate if needs_curve(publish.requests) else None,
         )
 
     # --- life ------------------------------------------------------------------------------------
@@ -181,6 +190,11 @@ class Node:
         self._state = "stopped"
         self._io.stop()
         self._outbox.close()
+        self._close_context()
+
+    def _close_context(self) -> None:
+        if self._gate is not None:
+            self._gate.close()
         self._context.term()
 
     # --- what control asks -----------------------------------------------------------------------
@@ -192,8 +206,8 @@ class Node:
 
     @property
     def state(self) -> State:
-        """Where the node is in its life."""
-        return self._state
+        """Where the node is in its life; `paused` and `draining` also where a request halted it."""
+        return (self._pipeline.halt or self._state) if self._state == "running" else self._state
 
     def balance(self) -> Balance:
         """The books now."""
@@ -203,10 +217,11 @@ class Node:
         """State, books and streams now."""
         return Heartbeat(
             uptime_ms=(self._clock.now_ns() - self._started_ns) // 1_000_000,
-            state=self._state,
+            state=self.state,
             counters={
                 **self.balance().counters(),
                 **(self._recorder.counters() if self._recorder is not None else {}),
+                **(self._gate.counters() if self._gate is not None else {}),
             },
             streams=dict(self._pipeline.streams()),
             model=self._info.model,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,9 +16,12 @@ from ureca.errors import RequestError, UrecaError
 from ureca.node.asks import Key
 from ureca.node.policy import Policy
 from ureca.node.stream import News, Stream
+from ureca.node.turns import Halt
 from ureca.region_requests import (
     CancelArgs,
+    DrainArgs,
     OrderArgs,
+    PauseArgs,
     PolicyArgs,
     PolicyPatch,
     PromptArgs,
@@ -25,6 +29,7 @@ from ureca.region_requests import (
     RegionListArgs,
     RegionRemoveArgs,
     RegionUpdateArgs,
+    ResumeArgs,
 )
 
 Plain = dict[str, Any]
@@ -52,10 +57,12 @@ class Orders:
         *,
         tell: Callable[[News], None],
         cancel: Callable[[Key], bool],
+        halt: Callable[[Halt], int],
     ) -> None:
         self._streams = streams
         self._tell = tell
         self._cancel = cancel
+        self._halt = halt
         self._table: dict[type, Callable[..., Plain]] = {
             PolicyArgs: self._set_policy,
             PromptArgs: self._set_prompt,
@@ -63,6 +70,9 @@ class Orders:
             RegionUpdateArgs: self._update,
             RegionRemoveArgs: self._remove,
             RegionListArgs: self._list,
+            PauseArgs: partial(self._set_halt, "paused"),
+            DrainArgs: partial(self._set_halt, "draining"),
+            ResumeArgs: partial(self._set_halt, ""),
         }
 
     def carry_out(self, order: Order, *, now_ns: int) -> None:
@@ -115,6 +125,9 @@ class Orders:
         stream = self._stream(args.stream)
         tracks = stream.tracks.tracks
         return {"regions": [_region(track, stream.policies.of(track.rid)) for track in tracks]}
+
+    def _set_halt(self, halt: Halt, args: OrderArgs, now_ns: int) -> Plain:
+        return {"state": halt or "running", "requests_in_flight": self._halt(halt)}
 
 
 def _region(track: Track, policy: Policy) -> Plain:

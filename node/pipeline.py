@@ -15,17 +15,18 @@ from collections.abc import Callable, Sequence
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Refusal
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent, CaptionAbort, CaptionFinal
+from ureca.events import AnyEvent, CaptionFinal
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, End
 from ureca.node.asks import Ask, AskQueue, Key
 from ureca.node.caption_events import refused_region
-from ureca.node.captioner import Captioner, Job, Outcome, Row
 from ureca.node.config import NodeConfig
+from ureca.node.jobs import Captioner, Job, Row
 from ureca.node.orders import Order, Orders
 from ureca.node.prompts import Prompts
-from ureca.node.scheduler import Urgency
 from ureca.node.stream import News, Stream, resolve
+from ureca.node.troubles import troubles
+from ureca.node.turns import ASKS, Halt, Turns
 from ureca.node.waiting import Waiting
 
 Emit = Callable[[AnyEvent], None]
@@ -61,12 +62,12 @@ class Pipeline:
         self._streams: dict[str, Stream] = {}
         self._asks = AskQueue(config.limits.max_asks)
         self._orders: Waiting[Order] = Waiting(config.limits.max_orders)
-        self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel)
+        self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel, halt=self._halt)
         self._direct: dict[Key, int] = {}
         self._stuck_ns: int | None = None
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
-        self._asked_last = False
+        self._turns = Turns()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         captioner.bind(self._send, wake)
 
@@ -109,6 +110,8 @@ class Pipeline:
         if ask.stream is not None and ask.stream not in self._streams:
             known = sorted(self._streams) or "none yet"
             raise RequestError(f"no stream {ask.stream!r}; there are {known}", code="NO_STREAM")
+        if self.halt == "draining":
+            raise RequestError("the node drains: ask after `resume`", code="GONE")
         self._asks.put(ask)
         self._books.request_in()
         self._wake()
@@ -121,7 +124,8 @@ class Pipeline:
     def is_idle(self) -> bool:
         """True when no caption is in flight and every visible region had its chance of one."""
         waiting = any(
-            s.scheduler.in_flight or s.scheduler.uncaptioned for s in self._streams.values()
+            s.scheduler.in_flight or (s.scheduler.uncaptioned and not self.halt)
+            for s in self._streams.values()
         )
         return self._captioner.room > 0 and not waiting and not len(self._asks)
 
@@ -148,17 +152,19 @@ class Pipeline:
 
     def reasons(self) -> list[str]:
         """Why captions are not what they should be; may be called from any thread."""
-        found = [
-            f"{name}: the picture has been the same to the last bit for "
-            f"{stream.facts()['unchanged_ms'] / 1e3:.0f} s, nothing is renewed from it; is the "
-            "camera frozen? (source.frozen_s)"
-            for name, stream in list(self._streams.items())
-            if stream.is_frozen
-        ]
         since_ns = self._stuck_ns
-        if since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS:
-            found.append("the captioner does not return from a batch that was given up")
-        return found
+        hangs = since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS
+        return troubles(list(self._streams.items()), hangs=hangs)
+
+    @property
+    def halt(self) -> Halt:
+        """What was asked by `pause` and `drain`; empty when captions are written."""
+        return self._turns.halt
+
+    def _halt(self, halt: Halt) -> int:
+        """Halt or go on; returns how many caption requests are open."""
+        self._turns.halt = halt
+        return self._books.balance().requests_in_flight
 
     def _is_stuck(self) -> bool:
         """The captioner is busy although every request has ended."""
@@ -203,7 +209,7 @@ class Pipeline:
 
     def _absorb(self) -> None:
         for outcome in self._captioner.outcomes():
-            self._books.request_ended(_end(outcome))
+            self._books.request_ended(outcome.end)
             self._direct.pop(outcome.row.key, None)
             stream = self._streams.get(outcome.row.request.stream)
             if stream is not None and outcome.row.reply is None:
@@ -231,21 +237,16 @@ class Pipeline:
         room = min(self._captioner.room, self._config.scheduler.max_batch)
         if room < 1:
             return
-        best = self._most_urgent(now_ns)
-        asks_first = len(self._asks) > 0 and (best is None or not self._asked_last)
-        if asks_first or (best is None and len(self._asks)):
-            self._asked_last = True
+        wishes = {n: s.scheduler.urgency(now_ns=now_ns) for n, s in self._streams.items()}
+        turn = self._turns.next(wishes, asked=len(self._asks) > 0)
+        if turn == ASKS:
             self._start_asks(room, now_ns)
-        elif best is not None:
-            self._asked_last = False
-            self._start_batch(self._streams[best[1]], room, now_ns)
-
-    def _most_urgent(self, now_ns: int) -> tuple[Urgency, str] | None:
-        keys = [(s.scheduler.urgency(now_ns=now_ns), name) for name, s in self._streams.items()]
-        return min(((key, name) for key, name in keys if key is not None), default=None)
+        elif turn is not None:
+            self._start_batch(self._streams[turn], room, now_ns)
 
     def _start_batch(self, stream: Stream, room: int, now_ns: int) -> None:
         requests = stream.pick(room=room, now_ns=now_ns)
+        self._turns.served(stream.frame.stream)
         for _ in requests:
             self._books.request_in()
         self._submit(stream.frame, [Row(r) for r in requests], stream.track_us)
@@ -255,6 +256,7 @@ class Pipeline:
         batch.
         """
         rows, frame, stream = [], None, None
+        self._turns.served(ASKS)
         for ask in self._asks.take_alike(room):
             stream = self._streams.get(ask.stream) if ask.stream else None
             frame = stream.frame if stream else ask.frame
@@ -266,7 +268,7 @@ class Pipeline:
                 rows.append(Row(request, ask.reply, ask.key))
             except UrecaError as error:
                 self._refuse(ask, error, "error")
-        if stream is not None and rows:
+        if stream is not None and rows and not self._turns.halt:
             for request in stream.pick(room=room - len(rows), now_ns=now_ns):
                 self._books.request_in()
                 rows.append(Row(request))
@@ -291,9 +293,3 @@ class Pipeline:
 
     def _events(self) -> list[AnyEvent]:
         return [self._new.popleft() for _ in range(len(self._new))]
-
-
-def _end(outcome: Outcome) -> End:
-    if isinstance(outcome.event, CaptionFinal):
-        return "final"
-    return "abort" if isinstance(outcome.event, CaptionAbort) else "error"

@@ -1,10 +1,10 @@
 """Which regions of one stream are captioned next, and which captions still hold. Pure: tracks,
 outcomes and `now_ns` in, requests and renewals out.
 
-Order: new regions, then recovered ones, then changed ones, then those whose caption is oldest; a
-wish that has waited longer than the region's `max_interval_ms` is overdue and goes before
-everything, oldest first, so that no region starves however lively the others are. (Direct requests
-are merged in by the pipeline, after `new`.)
+Order: new regions, then asked, recovered and changed ones, then those whose caption is oldest.
+Each wish has a deadline, the region's `max_interval_ms` after it began: of one kind the earliest
+deadline goes first, and what is past its deadline goes before everything, so that no region starves
+however lively the others are. (`Turns` chooses between streams, and puts direct requests between.)
 
 A caption is looked at again (`due`, `checked`) every `min_interval_ms`. What has changed is written
 anew as soon as two looks in a row agree: what is on its way, or seen from a moving camera, waits
@@ -18,22 +18,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ureca.datatypes import RegionRequest, Track, TrackSet, TrackState, Trigger
 from ureca.node.change import Look
 from ureca.node.config import SchedulerConfig
-from ureca.node.policy import Policies, Policy
-
-_RANK = {
-    Trigger.NEW: 0,
-    Trigger.REQUEST: 1,
-    Trigger.RECOVERED: 2,
-    Trigger.CHANGE: 3,
-    Trigger.REFRESH: 4,
-}
-Urgency = tuple[int, int, int]
-"""(0 when overdue, rank of the trigger, waiting since ns): the smaller the more urgent."""
+from ureca.node.policy import Policies
+from ureca.node.wishes import Memory, Seen, Urgency, area_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +62,6 @@ class Renewal:
     ttl_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A region as it was when caption `rev` was asked for; `look` is None where none was taken."""
-
-    rev: int
-    box_xyxy_px: tuple[int, int, int, int]
-    area_px: int
-    look: Look | None = None
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What is remembered about one region's captions."""
-
-    track: Track
-    policy: Policy
-    rev: int = 0
-    captioned: _Seen | None = None
-    written_ns: int = 0
-    renewed_ns: int = 0
-    """When the caption was last known to hold: written, or found to be the same."""
-    checked_ns: int = 0
-    changed: Look | None = None
-    asked: _Seen | None = None
-    in_flight: int | None = None
-    wish: Trigger | None = None
-    since_ns: int = 0
-    not_before_ns: int = 0
-
-
 class Scheduler:
     """The wishes of one stream's regions."""
 
@@ -110,7 +69,7 @@ class Scheduler:
         self._config = config
         self._policies = policies
         self._ids = ids
-        self._regions: dict[str, _Memory] = {}
+        self._regions: dict[str, Memory] = {}
 
     def observe(self, tracks: TrackSet, *, now_ns: int) -> tuple[Abort, ...]:
         """Take note of where the regions are now; returns the requests in flight to abort."""
@@ -118,7 +77,7 @@ class Scheduler:
         for track in tracks.tracks:
             memory = self._regions.get(track.rid)
             if memory is None:
-                memory = _Memory(track, self._policies.of(track.rid))
+                memory = Memory(track, self._policies.of(track.rid))
                 self._regions[track.rid] = memory
             memory.track = track
             if track.mask is None:
@@ -127,7 +86,7 @@ class Scheduler:
                     state = "ended" if track.state is TrackState.ENDED else "lost"
                     aborts.append(Abort(memory.in_flight, f"track_{state}"))
             else:
-                _wish(memory, self._trigger(memory, now_ns), now_ns)
+                memory.wants(self._trigger(memory, now_ns), now_ns)
             if track.state is TrackState.ENDED:
                 del self._regions[track.rid]
                 self._policies.forget(track.rid)
@@ -153,13 +112,13 @@ class Scheduler:
 
     def urgency(self, *, now_ns: int) -> Urgency | None:
         """How urgent the most urgent wish is; None when there is none."""
-        return min((_key(m, now_ns) for m in self._waiting(now_ns)), default=None)
+        return min((m.urgency(now_ns) for m in self._waiting(now_ns)), default=None)
 
     def pick(self, tracks: TrackSet, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
         """At most `room` requests, most urgent first. They are in flight until `ended` is told of
         each.
         """
-        waiting = sorted(self._waiting(now_ns), key=lambda memory: _key(memory, now_ns))
+        waiting = sorted(self._waiting(now_ns), key=lambda memory: memory.urgency(now_ns))
         return tuple(self._request(memory, tracks, now_ns) for memory in waiting[: max(0, room)])
 
     def remember(self, request: RegionRequest, look: Look) -> None:
@@ -177,10 +136,10 @@ class Scheduler:
             return
         memory.in_flight = None
         if has_caption:
-            memory.captioned, memory.changed = memory.asked, None
+            memory.captioned, memory.changed, memory.failures = memory.asked, None, 0
             memory.written_ns = memory.renewed_ns = memory.checked_ns = now_ns
         elif memory.wish is None:  # else it was aborted to ask something else
-            memory.not_before_ns = now_ns + memory.policy.min_interval_ns
+            memory.back_off(now_ns)
 
     # --- captions that may still hold ------------------------------------------------------------
 
@@ -199,27 +158,27 @@ class Scheduler:
         memory = self._regions[rid]
         memory.checked_ns = now_ns
         memory.changed = changed.look if changed else None
-        is_old, triggers = _is_old(memory, now_ns), memory.policy.triggers
+        is_old, triggers = memory.is_old(now_ns), memory.policy.triggers
         if changed and Trigger.CHANGE in triggers:
-            _wish(memory, Trigger.CHANGE if changed.rests or is_old else None, now_ns)
+            memory.wants(Trigger.CHANGE if changed.rests or is_old else None, now_ns)
         elif is_old and Trigger.REFRESH in triggers:
             if not changed and now_ns - memory.written_ns < self._config.rewrite_s * 1e9:
                 return self._renewal(memory, now_ns)
-            _wish(memory, Trigger.REFRESH, now_ns)
+            memory.wants(Trigger.REFRESH, now_ns)
         return None
 
-    def _renewal(self, memory: _Memory, now_ns: int) -> Renewal:
+    def _renewal(self, memory: Memory, now_ns: int) -> Renewal:
         assert memory.captioned is not None  # `due` yields only those
         memory.renewed_ns = now_ns
         memory.rev += 1
         same_rev, ttl_ms = memory.captioned.rev, memory.policy.ttl_ms
         return Renewal(next(self._ids), memory.track.rid, memory.rev, same_rev, ttl_ms)
 
-    def _is_due(self, memory: _Memory, now_ns: int) -> bool:
+    def _is_due(self, memory: Memory, now_ns: int) -> bool:
         if memory.track.mask is None or memory.in_flight is not None or memory.wish is not None:
             return False
         is_next = now_ns - memory.checked_ns >= memory.policy.min_interval_ns
-        return (is_next or _is_old(memory, now_ns)) and now_ns >= memory.not_before_ns
+        return (is_next or memory.is_old(now_ns)) and now_ns >= memory.not_before_ns
 
     # --- how much there is to do -----------------------------------------------------------------
 
@@ -239,18 +198,18 @@ class Scheduler:
             for m in self._regions.values()
         )
 
-    def _waiting(self, now_ns: int) -> Iterator[_Memory]:
+    def _waiting(self, now_ns: int) -> Iterator[Memory]:
         for memory in self._regions.values():
             if memory.wish and memory.in_flight is None and now_ns >= memory.not_before_ns:
                 yield memory
 
     # --- wishes ----------------------------------------------------------------------------------
 
-    def _trigger(self, memory: _Memory, now_ns: int) -> Trigger | None:
+    def _trigger(self, memory: Memory, now_ns: int) -> Trigger | None:
         found = self._reason(memory, now_ns)
         return found if found in memory.policy.triggers else None
 
-    def _reason(self, memory: _Memory, now_ns: int) -> Trigger | None:
+    def _reason(self, memory: Memory, now_ns: int) -> Trigger | None:
         """Why the region should be captioned, as far as tracks alone can tell."""
         if memory.captioned is None:
             return Trigger.NEW
@@ -260,18 +219,18 @@ class Scheduler:
         if is_free and self._moved(memory.captioned, memory.track):
             return Trigger.CHANGE
         blind = memory.captioned.look is None
-        return Trigger.REFRESH if blind and _is_old(memory, now_ns) else None
+        return Trigger.REFRESH if blind and memory.is_old(now_ns) else None
 
-    def _moved(self, then: _Seen, track: Track) -> bool:
+    def _moved(self, then: Seen, track: Track) -> bool:
         x0, y0, x1, y1 = then.box_xyxy_px
         u0, v0, u1, v1 = track.box_xyxy_px
         shift_px = math.hypot(u0 + u1 - x0 - x1, v0 + v1 - y0 - y1) / 2
         if shift_px > self._config.change_shift * math.hypot(x1 - x0, y1 - y0):
             return True
-        ratio = _area(track) / max(1, then.area_px)
+        ratio = area_px(track) / max(1, then.area_px)
         return max(ratio, 1 / max(ratio, 1e-9)) > self._config.change_area_ratio
 
-    def _request(self, memory: _Memory, tracks: TrackSet, now_ns: int) -> RegionRequest:
+    def _request(self, memory: Memory, tracks: TrackSet, now_ns: int) -> RegionRequest:
         track, policy = memory.track, memory.policy
         assert memory.wish is not None  # `_waiting` yields only those
         assert track.mask is not None
@@ -292,29 +251,5 @@ class Scheduler:
             max_new_tokens=policy.max_new_tokens,
         )
         memory.in_flight, memory.wish = request.request_id, None
-        memory.asked = _Seen(memory.rev, track.box_xyxy_px, _area(track))
+        memory.asked = Seen(memory.rev, track.box_xyxy_px, area_px(track))
         return request
-
-
-def _wish(memory: _Memory, trigger: Trigger | None, now_ns: int) -> None:
-    """A promoted wish keeps its place in time: it must not wait longer for being more urgent."""
-    if trigger is None or memory.in_flight is not None:
-        return
-    if memory.wish is None:
-        memory.wish, memory.since_ns = trigger, now_ns
-    elif _RANK[trigger] < _RANK[memory.wish]:
-        memory.wish = trigger
-
-
-def _key(memory: _Memory, now_ns: int) -> Urgency:
-    assert memory.wish is not None
-    overdue = now_ns - memory.since_ns > memory.policy.max_interval_ns
-    return (0 if overdue else 1, 0 if overdue else _RANK[memory.wish], memory.since_ns)
-
-
-def _is_old(memory: _Memory, now_ns: int) -> bool:
-    return now_ns - memory.renewed_ns >= memory.policy.max_interval_ns
-
-
-def _area(track: Track) -> int:
-    return int(np.count_nonzero(track.mask)) if track.mask is not None else 0

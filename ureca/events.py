@@ -158,7 +158,7 @@ class Heartbeat(Event, frozen=True, kw_only=True, tag="hb"):
     """Sent every second: health and the books (see `docs/protocol.md`, conservation)."""
 
     uptime_ms: int
-    state: Literal["starting", "running", "draining", "stopped", "unknown"]
+    state: Literal["starting", "running", "paused", "draining", "stopped", "unknown"]
     counters: dict[str, int]
     streams: dict[str, dict[str, Any]]
     model: str = ""

@@ -1,4 +1,4 @@
-"""The arguments of requests that change how regions are followed and captioned."""
+"""The arguments of requests that change what is followed and captioned, and how."""
 
 from __future__ import annotations
 
@@ -76,6 +76,18 @@ class CancelArgs(Struct, frozen=True, kw_only=True):
     id: Annotated[bytes, Meta(min_length=1, max_length=16)]
 
 
+class PauseArgs(Struct, frozen=True, kw_only=True):
+    """`pause`: start no captions but those that are asked for; regions are followed on."""
+
+
+class DrainArgs(Struct, frozen=True, kw_only=True):
+    """`drain`: start no captions at all; what was accepted is finished."""
+
+
+class ResumeArgs(Struct, frozen=True, kw_only=True):
+    """`resume`: caption again after `pause` or `drain`."""
+
+
 OrderArgs = (
     PolicyArgs
     | PromptArgs
@@ -84,6 +96,9 @@ OrderArgs = (
     | RegionRemoveArgs
     | RegionListArgs
     | CancelArgs
+    | PauseArgs
+    | DrainArgs
+    | ResumeArgs
 )
 
 ORDERS: Mapping[str, type[OrderArgs]] = {
@@ -94,5 +109,8 @@ ORDERS: Mapping[str, type[OrderArgs]] = {
     "region.remove": RegionRemoveArgs,
     "region.list": RegionListArgs,
     "cancel": CancelArgs,
+    "pause": PauseArgs,
+    "drain": DrainArgs,
+    "resume": ResumeArgs,
 }
 """Operations that a node carries out between two frames, and their arguments."""

@@ -97,7 +97,7 @@ __all__ = [
 _KNOWN_WORDS: Mapping[str, frozenset[str]] = {
     "status": frozenset({"ok", "truncated", "filtered"}),
     "score_kind": frozenset({"token_geomean", "none"}),
-    "state": frozenset({"starting", "running", "draining", "stopped"}),
+    "state": frozenset({"starting", "running", "paused", "draining", "stopped"}),
 }
 
 

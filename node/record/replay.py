@@ -23,8 +23,8 @@ from ureca.errors import SourceError, UrecaError
 from ureca.events import AnyEvent, CaptionTerminal, RegionEvent
 from ureca.node.accounting import Balance, Books
 from ureca.node.asks import Ask
-from ureca.node.captioner import Send
 from ureca.node.config import NodeConfig
+from ureca.node.jobs import Send
 from ureca.node.orders import Order
 from ureca.node.pictures import decode_picture
 from ureca.node.pipeline import Pipeline

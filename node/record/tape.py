@@ -18,7 +18,7 @@ from ureca.datatypes import Frame, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent
 from ureca.node.asks import Ask
-from ureca.node.captioner import Job
+from ureca.node.jobs import Job
 from ureca.node.orders import Order
 from ureca.node.record.pictures import to_png
 from ureca.region_requests import ORDERS

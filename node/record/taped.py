@@ -13,7 +13,7 @@ from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionAbort, CaptionTerminal
 from ureca.node.asks import Ask
-from ureca.node.captioner import Captioner, Job, Outcome, Send
+from ureca.node.jobs import Captioner, Job, Outcome, Send
 from ureca.node.orders import Order
 from ureca.node.pipeline import Pipeline
 from ureca.node.record.tape import (

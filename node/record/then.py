@@ -11,8 +11,9 @@ from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, S
 from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import EngineError
 from ureca.events import CaptionAbort
-from ureca.node.captioner import CaptionWriter, Job, Outcome, Send
+from ureca.node.captioner import CaptionWriter
 from ureca.node.config import NodeConfig
+from ureca.node.jobs import Job, Outcome, Send
 from ureca.node.record.reader import Recording
 from ureca.node.record.tape import Batch, Ended, Turn, Wish, wishes
 

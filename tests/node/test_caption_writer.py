@@ -5,8 +5,9 @@ import numpy as np
 from ureca.clock import ManualClock
 from ureca.datatypes import Frame, RegionRequest, StageTimes, Trigger
 from ureca.events import CaptionFinal
-from ureca.node.captioner import CaptionWriter, Job, Row
+from ureca.node.captioner import CaptionWriter
 from ureca.node.config import CaptionConfig
+from ureca.node.jobs import Job, Row
 from ureca.testing import ScriptedEngine
 
 

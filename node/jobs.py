@@ -1,0 +1,75 @@
+"""What the step thread gives a captioner, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ureca.datatypes import Frame, RegionRequest
+from ureca.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionTerminal
+from ureca.node.accounting import End
+
+Send = Callable[[AnyEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One region of a batch. Events go to `reply` when the caption was asked for directly, else to
+    everyone.
+    """
+
+    request: RegionRequest
+    reply: Send | None = None
+    key: tuple[bytes, bytes] = (b"", b"")
+    """Who asked directly, and under which id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Regions of one frame to caption in one batch. `track_us` is what following them took."""
+
+    frame: Frame
+    rows: tuple[Row, ...]
+    track_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one row ended."""
+
+    row: Row
+    event: CaptionTerminal
+    ended_ns: int
+
+    @property
+    def end(self) -> End:
+        """What the books call it."""
+        if isinstance(self.event, CaptionFinal):
+            return "final"
+        return "abort" if isinstance(self.event, CaptionAbort) else "error"
+
+
+class Captioner(Protocol):
+    """Takes one job at a time."""
+
+    @property
+    def room(self) -> int:
+        """How many regions the next job may have; 0 while one is in flight."""
+
+    def bind(self, send: Send, wake: Callable[[], None]) -> None:
+        """Say where events go and whom to wake after a batch; called once, before the first job."""
+
+    def submit(self, job: Job) -> None:
+        """Start a job; only while `room` allows it."""
+
+    def abort(self, request_id: int, reason: str) -> None:
+        """Stop writing for a request; its terminal event will be `cap.abort` unless it had
+        ended.
+        """
+
+    def outcomes(self) -> list[Outcome]:
+        """The rows that ended since the last call."""
+
+    def close(self) -> None:
+        """Abort what is in flight, wait for it, and stop."""

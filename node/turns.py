@@ -1,0 +1,44 @@
+"""Whose turn it is when the captioner has room: direct requests, or one of the streams. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from ureca.node.wishes import Urgency
+
+ASKS = ""
+"""The turn of direct requests; streams have names."""
+Halt = Literal["", "paused", "draining"]
+
+
+class Turns:
+    """Direct requests and streams alternate. Of the streams whose most urgent wish has the same
+    rank, the one that was served longest ago comes first, however many wishes the others have.
+    """
+
+    def __init__(self) -> None:
+        self.halt: Halt = ""
+        """Paused: nothing is captioned by itself. Draining: direct requests are refused, too."""
+        self._count = 0
+        self._served: dict[str, int] = {}
+
+    def next(self, wishes: Mapping[str, Urgency | None], *, asked: bool) -> str | None:
+        """The name of the stream to serve, `ASKS`, or None; `asked` says that requests wait."""
+        due = [] if self.halt else [self._key(name, wish) for name, wish in wishes.items() if wish]
+        turn = min(due)[-1] if due else None
+        if asked and (turn is None or self._last(ASKS) <= max(map(self._last, wishes), default=0)):
+            turn = ASKS
+        return turn
+
+    def served(self, turn: str) -> None:
+        """A batch of this turn was begun."""
+        self._count += 1
+        self._served[turn] = self._count
+
+    def _key(self, name: str, wish: Urgency) -> tuple[int, int, int, str]:
+        rank, deadline_ns = wish
+        return (rank, self._last(name), deadline_ns, name)
+
+    def _last(self, turn: str) -> int:
+        return self._served.get(turn, 0)
