@@ -1,29 +1,143 @@
-"""The camera's side of the protocol: publish pictures, with masks if the camera's process has them.
+"""The camera's side of the protocol: send pictures, with masks if the camera's process has them.
 
 with FramePublisher("tcp://127.0.0.1:5600", stream="cam0") as camera:
 camera.send(image)
+
+`FramePublisher` (PUB) sends every frame to whoever listens; `FrameDealer` sends a frame when the
+node has asked for one. Both may leave raw pixels in shared memory (`shm`), for a node on this host.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
+import msgspec
+import numpy as np
 import zmq
 
+from ureca.credits import ASK_EVERY_S, MAX_CREDITS, CreditAsk, decode_grant, encode_credit
 from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
 from ureca.errors import WireError
 from ureca.frames import Encoding, FrameHeader, encode_frame
+from ureca.keys import ClientKeys, ServerKeys
 from ureca.packing import LIMITS, WireLimits
-from ureca.sockets import harden, keep_frames_fresh
+from ureca.ring import RingWriter
+from ureca.sockets import harden, keep_frames_fresh, require_keys
+from ureca.zap import Gate
+
+_Sender = TypeVar("_Sender", bound="FrameSender")
 
 
-class FramePublisher:
-    """The camera's side: binds, and publishes frames to whoever subscribes; never blocks.
+class FrameSender(ABC):
+    """What both senders have in common: numbering, encoding, shared memory, a socket of their own.
 
-    `encoder` turns RGB u8 [H, W, 3] into `enc`; without one, pictures travel raw as `rgb8`.
+    `encoder` turns RGB u8 [H, W, 3] into `enc`; without one, pictures travel raw as `rgb8`, and
+    with `shm` they stay in shared memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: str = "cam0",
+        node: str = "camera",
+        encoder: Callable[[Image], bytes] | None = None,
+        enc: Encoding = "jpeg",
+        shm: bool = False,
+        limits: WireLimits = LIMITS,
+    ) -> None:
+        if shm and encoder is not None:
+            raise WireError("shared memory is for raw pixels: give either an encoder or shm")
+        self.stream, self.boot, self.next_seq = stream, os.urandom(16), 0
+        self.sent = 0
+        """Frames that were handed to the socket."""
+        self._node, self._encoder, self._limits = node, encoder, limits
+        self._enc: Encoding = enc if encoder else "rgb8"
+        self._ring = RingWriter() if shm else None
+        self._context = zmq.Context()
+
+    @abstractmethod
+    def _room(self) -> bool:
+        """Whether a frame may be sent now."""
+
+    @abstractmethod
+    def _send(self, parts: list[bytes]) -> bool:
+        """Hand a message to the socket without waiting; whether it was taken."""
+
+    def send(
+        self,
+        image: Image,
+        captured_ns: int | None = None,
+        *,
+        regions: Sequence[RegionSeed] | None = None,
+        cap_src: CaptureSource = "driver",
+    ) -> int:
+        """Send one picture, RGB u8 [H, W, 3]; returns its `seq`. Never blocks.
+
+        `captured_ns` is on the monotonic clock (now, if None). `regions` None means "I have no
+        masks", an empty sequence "I see nothing".
+        """
+        frame = Frame(
+            stream=self.stream,
+            boot=self.boot,
+            seq=self.next_seq,
+            captured_ns=time.monotonic_ns() if captured_ns is None else captured_ns,
+            image=image,
+            cap_src=cap_src,
+            regions=None if regions is None else tuple(regions),
+        )
+        self.send_frame(frame)
+        return frame.seq
+
+    def send_frame(self, frame: Frame) -> bool:
+        """Send a frame with its own stream, boot, number and stamp; False when there was no room
+        and it was left out. It is encoded only if it can be sent. Never blocks.
+        """
+        self.next_seq = frame.seq + 1
+        if not self._room():
+            return False
+        header = FrameHeader.of(frame, self._enc)
+        if self._ring is not None:
+            shared = self._ring.write(np.ascontiguousarray(frame.image))
+            return self.send_encoded(msgspec.structs.replace(header, shm=shared), b"")
+        pixels = self._encoder(frame.image) if self._encoder else frame.image.tobytes()
+        return self.send_encoded(header, pixels)
+
+    def send_encoded(self, header: FrameHeader, pixels: bytes) -> bool:
+        """Send pixels that are already encoded; the header's `seq` should rise by one."""
+        self.next_seq = header.seq + 1
+        taken = self._send(encode_frame(header, pixels, self._node, self._limits))
+        self.sent += taken
+        return taken
+
+    def close(self) -> None:
+        """Stop; frames that wait are dropped, shared memory is given back."""
+        self._context.destroy(linger=0)
+        if self._ring is not None:
+            self._ring.close()
+
+    def __enter__(self: _Sender) -> _Sender:  # noqa: PYI019  (`typing.Self` is Python 3.11's)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FramePublisher(FrameSender):
+    """Binds, and publishes frames to whoever subscribes.
+
+    `keys` are its own pair and its allow-list; an address on the network needs them
+    (`ConfigError`). Raises `WireError` when the address cannot be bound.
     """
 
     def __init__(
@@ -34,15 +148,18 @@ class FramePublisher:
         node: str = "camera",
         encoder: Callable[[Image], bytes] | None = None,
         enc: Encoding = "jpeg",
+        shm: bool = False,
         limits: WireLimits = LIMITS,
+        keys: ServerKeys | None = None,
     ) -> None:
-        self.stream, self.boot, self.next_seq = stream, os.urandom(16), 0
-        self._node, self._encoder, self._limits = node, encoder, limits
-        self._enc: Encoding = enc if encoder else "rgb8"
-        self._context = zmq.Context()
+        require_keys(address, keys)
+        super().__init__(stream=stream, node=node, encoder=encoder, enc=enc, shm=shm, limits=limits)
+        self._gate = Gate(self._context, keys) if keys is not None else None
         self._socket = self._context.socket(zmq.PUB)
         harden(self._socket, limits)
         keep_frames_fresh(self._socket)
+        if self._gate is not None:
+            self._gate.guard(self._socket, address, "pictures")
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -52,49 +169,97 @@ class FramePublisher:
             ) from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def send(
-        self,
-        image: Image,
-        captured_ns: int | None = None,
-        *,
-        regions: Sequence[RegionSeed] | None = None,
-        cap_src: CaptureSource = "driver",
-    ) -> int:
-        """Publish one picture, RGB u8 [H, W, 3]; returns its `seq`.
-
-        `captured_ns` is on the monotonic clock (now, if None). `regions` None means "I have no
-        masks", an empty sequence "I see nothing".
-        """
-        stamp_ns = time.monotonic_ns() if captured_ns is None else captured_ns
-        frame = Frame(
-            stream=self.stream,
-            boot=self.boot,
-            seq=self.next_seq,
-            captured_ns=stamp_ns,
-            image=image,
-            cap_src=cap_src,
-            regions=None if regions is None else tuple(regions),
-        )
-        pixels = self._encoder(image) if self._encoder else image.tobytes()
-        self.send_encoded(FrameHeader.of(frame, self._enc), pixels)
-        return frame.seq
-
-    def send_encoded(self, header: FrameHeader, pixels: bytes) -> None:
-        """Publish pixels that are already encoded; the header's `seq` should rise by one."""
-        self.next_seq = header.seq + 1
-        self._socket.send_multipart(encode_frame(header, pixels, self._node, self._limits))
-
     def close(self) -> None:
-        """Stop publishing; frames that wait are dropped."""
-        self._context.destroy(linger=0)
+        """See `FrameSender`."""
+        self._socket.close(0)
+        if self._gate is not None:
+            self._gate.close()
+        super().close()
 
-    def __enter__(self) -> FramePublisher:
-        return self
+    def _room(self) -> bool:
+        return True
 
-    def __exit__(
+    def _send(self, parts: list[bytes]) -> bool:
+        self._socket.send_multipart(parts)  # PUB never blocks: it drops for slow subscribers
+        return True
+
+
+class FrameDealer(FrameSender):
+    """Connects to a node (`credit+tcp://…` there) and sends a frame when the node asks for one.
+
+    Frames without a credit are left out before they are encoded; their numbers are gaps for the
+    node. `keys` are its own pair and the node's public key. `credits` says how many frames may be
+    sent now. Raises `WireError` for an address that cannot be one.
+    """
+
+    def __init__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        address: str,
+        *,
+        stream: str = "cam0",
+        node: str = "camera",
+        encoder: Callable[[Image], bytes] | None = None,
+        enc: Encoding = "jpeg",
+        shm: bool = False,
+        limits: WireLimits = LIMITS,
+        keys: ClientKeys | None = None,
     ) -> None:
-        self.close()
+        super().__init__(stream=stream, node=node, encoder=encoder, enc=enc, shm=shm, limits=limits)
+        self.address = address
+        self._upto = 0
+        self._asked_s = -ASK_EVERY_S
+        self._socket = self._context.socket(zmq.DEALER)
+        harden(self._socket, limits)
+        keep_frames_fresh(self._socket)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        if keys is not None:
+            keys.encrypt(self._socket, address)
+        try:
+            self._socket.connect(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise WireError(f"cannot connect to {address}: {error}", code="INTERNAL") from error
+
+    @property
+    def credits(self) -> int:
+        """How many frames the node will take now."""
+        self._hear()
+        return min(max(0, self._upto - self.sent), MAX_CREDITS)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until there is a credit, asking for one now and then; False after `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        while not self._room():
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._socket.poll(int(min(left_s, ASK_EVERY_S / 4) * 1e3) + 1)
+        return True
+
+    def _room(self) -> bool:
+        if self.credits:
+            return True
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= ASK_EVERY_S:
+            ask = CreditAsk(src=self.stream, boot=self.boot, sent=self.sent)
+            if self._try(encode_credit(ask)):
+                self._asked_s = now_s
+        return False
+
+    def _hear(self) -> None:
+        while self._socket.poll(0):
+            with contextlib.suppress(WireError):  # no grant of ours: then we have none
+                grant = decode_grant(self._socket.recv_multipart())
+                if grant.boot == self.boot:
+                    self._upto = grant.upto
+
+    def _send(self, parts: list[bytes]) -> bool:
+        self._asked_s = time.monotonic()
+        return self._try(parts)
+
+    def _try(self, parts: list[bytes]) -> bool:
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:  # nobody is connected, or the link is full
+            return False
+        return True

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ureca.datatypes import CaptureSource, Frame, Image, Refusal, RegionSeed
@@ -31,6 +32,7 @@ from ureca.packing import (
     unpack,
 )
 from ureca.picture_size import picture_size
+from ureca.ring import SharedPixels
 from ureca.streams import FRAME_TOPIC_PART
 from ureca.wire_regions import WirePrompt, WireRegion
 
@@ -69,6 +71,7 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
     regions: tuple[WireRegion, ...] | UnsetType = UNSET
     prompts: tuple[WirePrompt, ...] = ()
     trace: Annotated[str, Meta(max_length=256)] | None = None
+    shm: SharedPixels | None = None
 
     @classmethod
     def of(cls, frame: Frame, enc: Encoding, **more: Any) -> FrameHeader:  # keys of the header
@@ -125,16 +128,26 @@ def _seed(region: WireRegion, width_px: int, height_px: int) -> RegionSeed | Ref
         return Refusal(region.rid if is_id(region.rid) else None, str(error))
 
 
-PixelDecoder = Callable[[bytes, FrameHeader], Image]
+Pixels = bytes | npt.NDArray[np.uint8]
+"""The payload: bytes, or u8 [N] when it came through shared memory."""
+
+PixelDecoder = Callable[[Pixels, FrameHeader], Image]
 """Decodes the payload of a header whose `enc` is `jpeg`, `png` or `nv12` to RGB u8 [H, W, 3]."""
+
+SharedReader = Callable[[SharedPixels, int], npt.NDArray[np.uint8]]
+"""Reads so many bytes of shared memory; `RingReader.read` is one."""
 
 
 def encode_frame(
     header: FrameHeader, pixels: bytes, node: str, limits: WireLimits = LIMITS
 ) -> list[bytes]:
-    """The three parts of a frame message; raises `WireError` for what a peer would refuse."""
+    """The three parts of a frame message; raises `WireError` for what a peer would refuse.
+
+    With `header.shm` the pixels stay where they are and `pixels` is empty.
+    """
     _check_header(header, limits)
-    _check_payload(header, pixels, limits)
+    if header.shm is None:
+        _check_payload(header, pixels, limits)
     topic = Topic(node, header.src, FRAME_TOPIC_PART)
     return [topic.encode(), pack(header, limits), pixels]
 
@@ -160,20 +173,22 @@ def decode_frame(
     *,
     received_ns: int,
     limits: WireLimits = LIMITS,
+    shared: SharedReader | None = None,
 ) -> Frame:
     """Read a frame message.
 
-    Raw `rgb8`, `bgr8` and `mono8` are read here, everything else by `decoder`. Raises `WireError`
-    for a broken message or picture; a region that does not fit the picture is in `Frame.refused`.
+    Raw `rgb8`, `bgr8` and `mono8` are read here, everything else by `decoder`; pixels that stayed
+    in shared memory by `shared`. Raises `WireError` for a broken message or picture (`STALE_FRAME`
+    and `GONE` for shared memory that was used again or has gone); a region that does not fit the
+    picture is in `Frame.refused`.
     """
     header = decode_frame_header(parts, limits)
-    _check_payload(header, parts[2], limits)
+    pixels: Pixels = parts[2] if header.shm is None else _fetch(header, parts[2], shared)
+    _check_payload(header, pixels, limits)
     regions, refused = header.seeds()
     prompts, hopeless = header.prompt_seeds()
     image = (
-        _raw_image(header, parts[2])
-        if header.enc in _CHANNELS
-        else _decoded(header, parts[2], decoder)
+        _raw_image(header, pixels) if header.enc in _CHANNELS else _decoded(header, pixels, decoder)
     )
     return Frame(
         stream=header.src,
@@ -211,7 +226,23 @@ def _check_header(header: FrameHeader, limits: WireLimits) -> None:
         raise WireError(f"expected an encoding of {sorted(_KNOWN_WORDS['enc'])}, got another one")
 
 
-def _check_payload(header: FrameHeader, pixels: bytes, limits: WireLimits) -> None:
+def _fetch(header: FrameHeader, inline: bytes, shared: SharedReader | None) -> Pixels:
+    if shared is None:
+        raise WireError("pixels in shared memory are taken from cameras of this host only")
+    if inline or header.shm is None or header.enc in ("jpeg", "png"):
+        raise WireError(f"expected raw pixels in shared memory, got {header.enc} beside it")
+    row, rows = _rows(header)
+    return shared(header.shm, row * rows)
+
+
+def _rows(header: FrameHeader) -> tuple[int, int]:
+    """Bytes of a row of raw pixels and how many rows there are; NV12 has half as many of colour."""
+    if header.enc == "nv12":
+        return header.stride or header.w + header.w % 2, header.h + (header.h + 1) // 2
+    return header.stride or header.w * _CHANNELS[header.enc], header.h
+
+
+def _check_payload(header: FrameHeader, pixels: Pixels, limits: WireLimits) -> None:
     """Refuse a payload that cannot be the picture of the header, before any decoder sees it."""
     if len(pixels) > limits.max_payload_bytes:
         raise WireError(
@@ -219,20 +250,20 @@ def _check_payload(header: FrameHeader, pixels: bytes, limits: WireLimits) -> No
             code="TOO_LARGE",
         )
     if header.enc in ("jpeg", "png"):
-        found = picture_size(pixels, header.enc)
+        found = picture_size(bytes(pixels), header.enc)
         if found != (header.w, header.h):
             raise WireError(f"the header says {header.w}x{header.h}, the {header.enc} says {found}")
         return
-    row = header.stride or header.w * _CHANNELS.get(header.enc, 1)
-    rows = header.h if header.enc in _CHANNELS else header.h + (header.h + 1) // 2
-    if row < header.w * _CHANNELS.get(header.enc, 1) or len(pixels) != row * rows:
+    row, rows = _rows(header)
+    least = header.w + header.w % 2 if header.enc == "nv12" else header.w * _CHANNELS[header.enc]
+    if row < least or len(pixels) != row * rows:
         raise WireError(
             f"expected {rows} rows of {row} bytes = {row * rows} bytes of {header.enc}, "
             f"got {len(pixels)}"
         )
 
 
-def _raw_image(header: FrameHeader, pixels: bytes) -> Image:
+def _raw_image(header: FrameHeader, pixels: Pixels) -> Image:
     channels = _CHANNELS[header.enc]
     rows = np.frombuffer(pixels, np.uint8).reshape(header.h, -1)
     image = rows[:, : header.w * channels].reshape(header.h, header.w, channels)
@@ -241,7 +272,7 @@ def _raw_image(header: FrameHeader, pixels: bytes) -> Image:
     return np.ascontiguousarray(np.broadcast_to(image, (header.h, header.w, 3)))
 
 
-def _decoded(header: FrameHeader, pixels: bytes, decoder: PixelDecoder) -> Image:
+def _decoded(header: FrameHeader, pixels: Pixels, decoder: PixelDecoder) -> Image:
     try:
         image = decoder(pixels, header)
     except (SourceError, ValueError) as error:

@@ -1,0 +1,66 @@
+"""Credits: how a node asks for frames, so that none is sent that nobody will use.
+
+A camera (DEALER) tells how many frames it has sent, `[CreditAsk]`; the node (ROUTER) tells up to
+which number it may go, `[CreditGrant]`. Both are absolute, so that a message lost in a reconnect
+does not lose a credit: the camera asks again every second in which it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+from msgspec import Meta, Struct
+
+from ureca.events import PROTOCOL_VERSION
+from ureca.packing import LIMITS, check_id, check_parts, check_version, convert, pack, unpack
+
+ASK_EVERY_S = 1.0
+MAX_CREDITS = 16
+
+_Boot = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_Count = Annotated[int, Meta(ge=0)]
+
+
+class CreditAsk(Struct, frozen=True, kw_only=True):
+    """A camera has sent `sent` frames of the stream `src` since its start, and wants to send."""
+
+    v: tuple[int, int] = PROTOCOL_VERSION
+    src: str
+    boot: _Boot
+    sent: _Count
+
+
+class CreditGrant(Struct, frozen=True, kw_only=True):
+    """The camera of this `boot` may send until it has sent `upto` frames."""
+
+    v: tuple[int, int] = PROTOCOL_VERSION
+    boot: _Boot
+    upto: _Count
+
+
+_Message = TypeVar("_Message", CreditAsk, CreditGrant)
+
+
+def encode_credit(message: CreditAsk | CreditGrant) -> list[bytes]:
+    """The one part of an ask or a grant."""
+    return [pack(message)]
+
+
+def decode_ask(parts: Sequence[bytes]) -> CreditAsk:
+    """Read an ask; raises `WireError`."""
+    ask = _decode(parts, CreditAsk)
+    check_id(ask.src, "stream")
+    return ask
+
+
+def decode_grant(parts: Sequence[bytes]) -> CreditGrant:
+    """Read a grant; raises `WireError`."""
+    return _decode(parts, CreditGrant)
+
+
+def _decode(parts: Sequence[bytes], kind: type[_Message]) -> _Message:
+    check_parts(parts, least=1, most=1, what="a credit message")
+    data = unpack(parts[0], LIMITS)
+    check_version(data)
+    return convert(data, kind, "credit message")
