@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ureca.datatypes import Style
 from ureca.errors import ConfigError
 from ureca.node.flow import Preset
+from ureca.sockets import is_local, unguarded
 
 ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
-_LOCAL = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:.*)?|(ipc|inproc)://.+)")
+_TO_NODE = """    ureca keys new node -o keys
+    ureca keys new robot --role observe -o keys
+    ureca run ... --set security.key=keys/node.key_secret --set security.allow=keys/allow.txt"""
 
 
 def _require(condition: object, message: str) -> None:
@@ -25,12 +29,16 @@ def _require(condition: object, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where pictures come from. `uri` is a video file, an image folder, a tar of pictures, or an
-    endpoint `zmq+tcp://host:port` / `zmq+ipc:///path` whose publisher sends frames of
-    `docs/protocol.md`.
+    """Where pictures come from. `uri` is a video file, an image folder, a tar of pictures, a camera
+    (`v4l2:///dev/video0`), a network stream (`rtsp://…`, `http://…`), or an endpoint of cameras
+    that speak `docs/protocol.md` (`zmq+tcp://…` to connect, `credit+tcp://…` to bind).
+    `docs/sources.md` has every form.
     """
 
     uri: str = ""
+    also: tuple[str, ...] = ()
+    """Further sources of the same node, each with a stream of its own: `NAME=URI`, or `URI` for
+    `cam1`, `cam2`, … by its place."""
     fps: float = 0.0
     """Pictures per second of a folder or tar; 0 takes the container's own rate, or 24 where it has
     none."""
@@ -45,9 +53,30 @@ class SourceConfig:
     frozen_s: float = 5.0
     """A picture that stays the same to the last bit for this long is a camera that hangs: nothing
     is renewed from it, and health says so. 0 for sources without noise, such as simulators."""
+    open_timeout_s: float = 5.0
+    """A camera or network stream that does not open within this is tried again later."""
+    read_timeout_s: float = 5.0
+    """One that gives no picture for this long is down: health says so, and it is opened anew."""
+    retry_s: float = 0.5
+    """How long to wait before opening it again, at first; twice as long after each failure."""
+    retry_max_s: float = 10.0
+    silent_s: float = 5.0
+    """Health names a ZeroMQ link that had frames and has had none for this long."""
+    credits: int = 2
+    """How many frames each camera on `credit+…` may have on their way to the scheduler."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")
+        _require(1 <= self.credits <= 16, f"source.credits must be 1..16, got {self.credits}")
+        for key in ("open_timeout_s", "read_timeout_s", "retry_s", "silent_s"):
+            _require(
+                0 < getattr(self, key) <= 3600,
+                f"source.{key} must be above 0 and at most 3600, got {getattr(self, key)}",
+            )
+        _require(
+            self.retry_s <= self.retry_max_s <= 3600,
+            f"source.retry_max_s must be source.retry_s..3600, got {self.retry_max_s}",
+        )
         _require(
             ID_PATTERN.fullmatch(self.stream) is not None,
             f"source.stream must match [a-z0-9_-]{{1,64}}, got {self.stream!r}",
@@ -89,6 +118,14 @@ class TrackerConfig:
     """Lost regions are searched on every n-th frame."""
     lost_ttl_s: float = 10.0
     max_area_share_of_frame: float = 0.95
+    """A corrected mask above this is a segmenter that has lost its object."""
+    min_presence: float = 0.5
+    """Score that a segmenter must give its own mask before it corrects a region."""
+    min_agreement: float = 0.3
+    """IoU of a corrected mask with the carried one below which it is of something else."""
+    same_region: float = 0.45
+    """A given mask without an id continues the region that it fits at least this well, 0..1:
+    overlap, nearness and colours together."""
 
     def __post_init__(self) -> None:
         _require(
@@ -98,6 +135,44 @@ class TrackerConfig:
         _require(self.lost_ttl_s > 0, f"tracker.lost_ttl_s must be positive, got {self.lost_ttl_s}")
         _require(
             self.bad_frames >= 1, f"tracker.bad_frames must be at least 1, got {self.bad_frames}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """A model that cuts regions out of keyframes, on a thread of its own."""
+
+    model: Literal["", "sam2-hiera-tiny"] = ""
+    """Empty: masks are carried by optical flow alone."""
+    folder: str = ""
+    """Where the model's files are; empty is where `ureca weights get` puts them."""
+    threads: int = 1
+    every_frames: int = 5
+    """A keyframe at most every n-th frame; a slow machine takes longer between them."""
+    everything: bool = False
+    """Also start regions of whatever the segmenter finds, within `limits.max_regions`."""
+    grid: int = 8
+    """Everything: points per side of the grid that is laid over a keyframe."""
+    min_thing_score: float = 0.8
+    """Everything: the segmenter's own estimate of a mask's IoU must reach this."""
+    min_stability: float = 0.85
+    """Everything: IoU of the mask at a stricter and a laxer threshold must reach this."""
+    max_overlap: float = 0.5
+    """Everything: of masks that overlap more, the surer one is taken."""
+    min_share: float = 0.002
+    max_share: float = 0.6
+    """Everything: share of the picture that a thing may cover."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.every_frames >= 1,
+            f"segmenter.every_frames must be at least 1, got {self.every_frames}",
+        )
+        _require(1 <= self.grid <= 32, f"segmenter.grid must be 1..32, got {self.grid}")
+        _require(
+            0 <= self.min_share <= self.max_share <= 1,
+            f"expected 0 <= segmenter.min_share <= segmenter.max_share <= 1, got "
+            f"{self.min_share} and {self.max_share}",
         )
 
 
@@ -172,9 +247,7 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """Where events and answers go. Only loopback and ipc addresses: there is no authentication
-    yet.
-    """
+    """Where events and answers go. An address on the network needs `SecurityConfig`."""
 
     node: str = "node"
     events: str = "tcp://127.0.0.1:5601"
@@ -191,18 +264,32 @@ class PublishConfig:
             ID_PATTERN.fullmatch(self.node) is not None,
             f"publish.node must match [a-z0-9_-]{{1,64}}, got {self.node!r}",
         )
-        for key in ("events", "requests"):
-            _require_local(key, getattr(self, key))
 
 
-def _require_local(key: str, address: str) -> None:
-    if not _LOCAL.fullmatch(address):
-        raise ConfigError(
-            f"publish.{key} must be a loopback or ipc address, got {address!r}: events and "
-            "requests are neither encrypted nor authenticated yet, so a node may not listen on "
-            "the network. Use tcp://127.0.0.1:PORT or ipc:///PATH, and an SSH tunnel to reach it "
-            "from another host."
+@dataclass(frozen=True, kw_only=True)
+class SecurityConfig:
+    """Who may come in (`docs/security.md`). With a key, every TCP socket of the node wants CURVE,
+    loopback included.
+    """
+
+    key: str = ""
+    """The node's secret key file, `NODE.key_secret` of `ureca keys new`."""
+    allow: str = ""
+    """The allow-list: who may connect, and in which role."""
+    camera: str = ""
+    """Public key file of the camera that `source.uri` names; without it a source on TCP is read in
+    the clear."""
+    decode: Literal["auto", "inside", "apart"] = "auto"
+    """Where compressed pictures from other processes are decoded. `apart`: in a process of their
+    own, whose crash costs one picture; `auto`: apart for what comes over the network."""
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.key) == bool(self.allow),
+            "security.key and security.allow go together: a key without an allow-list lets nobody "
+            "in, and a list without a key guards nothing",
         )
+        _require(self.key or not self.camera, "security.camera needs security.key as well")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +318,17 @@ class NodeConfig:
     prompts: str = ""
     source: SourceConfig = field(default_factory=SourceConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+
+    def __post_init__(self) -> None:
+        for key in ("events", "requests"):
+            address = getattr(self.publish, key)
+            _require(
+                is_local(address) or (self.security.key and address.startswith("tcp://")),
+                unguarded(f"publish.{key}", address, _TO_NODE),
+            )

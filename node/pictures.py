@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError
@@ -31,3 +32,26 @@ def decode_picture(data: bytes, *, max_px: int = _DEFAULT_MAX_PX) -> Image:
             f"a picture of {bgr.shape[1]}x{bgr.shape[0]} exceeds the limit of {max_px} pixels"
         )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def decode_nv12(
+    data: bytes | npt.NDArray[np.uint8], *, width: int, height: int, stride: int | None = None
+) -> Image:
+    """NV12 as u8 [height, width, 3] RGB: a plane of luma, then one of interleaved Cb and Cr at half
+    the size; BT.601, limited range, as cameras send it.
+
+    `stride` is the bytes of a row in both planes (even width, if None). Raises `SourceError` when
+    `data` is not as long as that says.
+    """
+    half, row = (height + 1) // 2, stride or width + width % 2
+    if len(data) != row * (height + half) or row < width + width % 2:
+        raise SourceError(f"{len(data)} bytes are no NV12 of {width}x{height} in rows of {row}")
+    rows = np.frombuffer(data, np.uint8).reshape(height + half, row)
+    even = width + width % 2
+    luma = np.empty((2 * half, even), np.uint8)  # odd sides: OpenCV wants even ones
+    luma[:height, :width] = rows[:height, :width]
+    luma[height:, :width] = rows[height - 1, :width]
+    luma[:, width:] = luma[:, width - 1 : width]
+    chroma = np.ascontiguousarray(rows[height:, :even]).reshape(half, even // 2, 2)
+    rgb = cv2.cvtColorTwoPlane(luma, chroma, cv2.COLOR_YUV2RGB_NV12)
+    return np.ascontiguousarray(rgb[:height, :width], np.uint8)

@@ -1,0 +1,1 @@
+"""Where frames come from while they are made: cameras, network streams, other processes."""

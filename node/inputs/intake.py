@@ -1,0 +1,153 @@
+"""Messages of other processes to frames. Nothing a sender does ends the node: every message that
+cannot become a frame is a drop with a reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ureca.clock import Clock
+from ureca.datatypes import Frame, Image
+from ureca.errors import SourceError, WireError
+from ureca.frames import Pixels
+from ureca.log import RateLimitedLog
+from ureca.node.accounting import Books, DropReason
+from ureca.node.config import NodeConfig
+from ureca.node.pictures import decode_nv12, decode_picture
+from ureca.ring import RingReader
+from ureca.wire import FrameHeader, decode_frame
+
+_MAX_TOPICS = 64
+_MAX_GAP = 1 << 20
+_REASONS: dict[str, DropReason] = {
+    "BAD_VERSION": "bad_version",
+    "TOO_LARGE": "too_large",
+    "STALE_FRAME": "superseded",
+    "GONE": "decode_error",
+}
+
+
+@dataclass(slots=True)
+class _Sender:
+    """The numbering of one topic: to tell frames lost on the link from those drained here."""
+
+    boot: bytes = b""
+    seq: int = -1
+    received: int = 0
+
+
+class Intake:
+    """Decodes the messages of one link and counts them; for one thread. `is_local` links may bring
+    their pixels through shared memory.
+    """
+
+    def __init__(self, config: NodeConfig, *, clock: Clock, books: Books, is_local: bool) -> None:
+        self._config = config
+        self._clock = clock
+        self._books = books
+        self._ring = RingReader() if is_local else None
+        self._log = RateLimitedLog(logging.getLogger(__name__), clock)
+        self._senders: dict[bytes, _Sender] = {}
+
+    def came(self, topic: bytes) -> None:
+        """A message came in under `topic`."""
+        self._books.frame_in()
+        self._sender(topic).received += 1
+
+    def superseded(self) -> None:
+        """A message will not be looked at: a newer one of its topic has come."""
+        self._books.frame_dropped("superseded")
+
+    def frame(self, parts: Sequence[bytes]) -> Frame | None:
+        """The frame of a message that came in; None when it was dropped, with its reason
+        counted.
+        """
+        frame = self._decoded(parts)
+        if frame is None:
+            return None
+        self._count_gap(self._sender(parts[0]), frame)
+        if self._is_expired(frame):
+            age_ms = (frame.received_ns - frame.captured_ns) // 1_000_000
+            self.drop("expired", f"frame {frame.seq} of {frame.stream} is {age_ms} ms old")
+            return None
+        return frame
+
+    def drop(self, reason: DropReason, message: str) -> None:
+        """Count a message that will not become a frame, and say why now and then."""
+        self._books.frame_dropped(reason)
+        self._log.warning(reason, f"dropped a frame ({reason}): {message}")
+
+    def left(self, count: int) -> None:
+        """So many messages came in and will not be looked at, because the node is ending."""
+        if count:
+            self._books.frame_dropped("shutdown", count)
+
+    def close(self) -> None:
+        """Give back what shared memory there was, and delete what dead cameras left."""
+        if self._ring is not None:
+            self._ring.close()
+
+    def _decoded(self, parts: Sequence[bytes]) -> Frame | None:
+        try:
+            return decode_frame(
+                parts,
+                self._pixels,
+                received_ns=self._clock.now_ns(),
+                shared=None if self._ring is None else self._ring.read,
+            )
+        except SourceError as error:
+            self.drop("decode_error", str(error))
+        except WireError as error:
+            broken = isinstance(error.__cause__, SourceError)
+            reason = "decode_error" if broken else _REASONS.get(error.code, "bad_schema")
+            self.drop(reason, str(error))
+        return None
+
+    def _pixels(self, data: Pixels, header: FrameHeader) -> Image:
+        if header.enc == "nv12":
+            return decode_nv12(data, width=header.w, height=header.h, stride=header.stride)
+        return decode_picture(bytes(data), max_px=self._config.limits.max_image_px)
+
+    def _count_gap(self, sender: _Sender, frame: Frame) -> None:
+        if sender.boot == frame.boot:
+            missing = frame.seq - sender.seq - sender.received
+            if 0 < missing <= _MAX_GAP:
+                self._books.frame_in(missing)
+                self._books.frame_dropped("link_gap", missing)
+        sender.boot, sender.seq, sender.received = frame.boot, frame.seq, 0
+
+    def _is_expired(self, frame: Frame) -> bool:
+        """Only a stamp of our own clock can be compared; others are taken as they come. A stamp in
+        the future would keep its captions valid for as long.
+        """
+        if frame.clock != self._clock.name:
+            return False
+        age_ns = frame.received_ns - frame.captured_ns
+        return abs(age_ns) > self._config.source.max_age_ms * 1_000_000
+
+    def _sender(self, topic: bytes) -> _Sender:
+        if len(self._senders) >= _MAX_TOPICS and topic not in self._senders:
+            self._senders.clear()  # made-up topics must not grow without bound
+        return self._senders.setdefault(topic, _Sender())
+
+
+class Silence:
+    """Tells when a link that had frames has none any more; any thread may ask."""
+
+    def __init__(self, what: str, clock: Clock, *, after_s: float) -> None:
+        self._what, self._clock, self._after_ns = what, clock, int(after_s * 1e9)
+        self._heard_ns: int | None = None
+
+    def heard(self) -> None:
+        """A frame came."""
+        self._heard_ns = self._clock.now_ns()
+
+    def reasons(self) -> tuple[str, ...]:
+        """The silence in words for `health`; empty while frames come, and before the first."""
+        heard_ns = self._heard_ns
+        silent_ns = 0 if heard_ns is None else self._clock.now_ns() - heard_ns
+        if silent_ns <= self._after_ns:
+            return ()
+        return (f"{self._what}: no frame for {silent_ns / 1e9:.0f} s",)
