@@ -21,6 +21,7 @@ from ureca.events import (
     Heartbeat,
 )
 from ureca.node.asks import Ask
+from ureca.node.auth import MayAsk, anybody
 from ureca.node.config import NodeConfig
 from ureca.node.orders import Order
 from ureca.node.pictures import decode_picture
@@ -88,12 +89,13 @@ class Control:
             "shutdown": self._shutdown,
         }
 
-    def handle(self, client: bytes, parts: Sequence[bytes]) -> None:
+    def handle(self, client: bytes, parts: Sequence[bytes], may: MayAsk = anybody) -> None:
         """Answer one message of `client`. Never raises for anything that a client sends."""
         received_ns = self._clock.now_ns()
         asker = Asker(client, salvage_request_id(parts) or b"\0", self._answer)
         try:
             request, picture = decode_request(parts)
+            may(request.op)
             if request.op == "describe":
                 self._describe(request, picture, asker)
             elif request.op in ORDERS:

@@ -12,11 +12,13 @@ import zmq
 from ureca.clock import Clock
 from ureca.errors import WireError
 from ureca.events import Heartbeat
+from ureca.node.auth import Guard, anybody, asker_of, unguarded
 from ureca.node.control import Control
 from ureca.node.outbox import Answer, Outbox
 from ureca.node.publisher import Publisher
 from ureca.sockets import harden
 from ureca.wire import encode_reply
+from ureca.zap import Gate
 
 _POLL_MS = 100
 _REQUEST_HWM = 256
@@ -24,12 +26,15 @@ _LINGER_MS = 1000
 _log = logging.getLogger(__name__)
 
 
-def bind_router(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+def bind_router(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, guard: Guard = unguarded
+) -> zmq.Socket[bytes]:
     """The request socket. Raises `WireError` with the remedy when the address is taken."""
     router = context.socket(zmq.ROUTER)
     harden(router)
     router.set_hwm(_REQUEST_HWM)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    guard(router, address, "requests")
     try:
         router.bind(address)
     except zmq.ZMQError as error:
@@ -55,6 +60,7 @@ class IoThread:
         heartbeat: Callable[[], Heartbeat],
         heartbeat_s: float,
         clock: Clock,
+        gate: Gate | None = None,
     ) -> None:
         self._publisher = publisher
         self._router = router
@@ -63,6 +69,7 @@ class IoThread:
         self._heartbeat = heartbeat
         self._every_ns = int(heartbeat_s * 1e9)
         self._clock = clock
+        self._gate = gate
         self._beat_ns = clock.now_ns()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="ureca-io")
@@ -105,10 +112,12 @@ class IoThread:
     def _receive(self) -> None:
         for _ in range(_REQUEST_HWM):
             try:
-                client, *parts = self._router.recv_multipart(zmq.NOBLOCK)
+                frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._control.handle(client, parts)
+            may = anybody if self._gate is None else asker_of(self._gate, frames[-1])
+            client, *parts = (frame.bytes for frame in frames)
+            self._control.handle(client, parts, may)
 
     def _flush(self) -> None:
         events, answers = self._outbox.take()

@@ -28,6 +28,7 @@ from ureca.events import (
 )
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books
+from ureca.node.auth import Guard, unguarded
 from ureca.node.config import PublishConfig
 from ureca.sockets import EVENT_HWM, harden
 from ureca.wire import encode_event, event_topic
@@ -86,6 +87,7 @@ class Publisher:
         clock: Clock,
         books: Books,
         sinks: Iterable[Sink] = (),
+        guard: Guard = unguarded,
     ) -> None:
         self.last = LastValues()
         self.boot = boot
@@ -102,6 +104,7 @@ class Publisher:
         harden(self.socket)
         self.socket.set_hwm(EVENT_HWM)
         self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        guard(self.socket, config.events, "events")
         self._bind(config.events)
 
     def publish(self, event: AnyEvent, queued_ns: int | None = None) -> None:

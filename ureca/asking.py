@@ -81,7 +81,7 @@ def no_answer(address: str, op: str, seconds: float) -> RequestError:
     """What to raise when the deadline passed in silence."""
     return RequestError(
         f"no answer to {op!r} from {address} within {seconds:g} s; "
-        f"is a node of protocol {MAJOR} running there?",
+        f"is a node of protocol {MAJOR} running there, and does it know your key, if it wants one?",
         code="DEADLINE",
     )
 

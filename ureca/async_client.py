@@ -34,6 +34,7 @@ from ureca.asking import (
 )
 from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
+from ureca.keys import ClientKeys
 from ureca.packing import LIMITS, WireLimits
 from ureca.requests import Description, Health, Hello, Request, decode_reply, encode_request
 from ureca.sockets import connect_pair
@@ -43,12 +44,19 @@ from ureca.streams import event_kind
 class AsyncClient:
     """`Client` with awaitable methods; one question at a time."""
 
-    def __init__(self, events: str, requests: str, timeout_s: float, limits: WireLimits) -> None:
+    def __init__(
+        self,
+        events: str,
+        requests: str,
+        timeout_s: float,
+        limits: WireLimits,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self._timeout_s, self._limits, self._requests = timeout_s, limits, requests
         self._reader = EventReader(limits)
         self._asking = asyncio.Lock()
         self._context = zmq.asyncio.Context()
-        self._sub, self._dealer = connect_pair(self._context, events, requests, limits)
+        self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
 
     @classmethod
     def connect(
@@ -58,9 +66,10 @@ class AsyncClient:
         *,
         timeout_s: float = 5.0,
         limits: WireLimits = LIMITS,
+        keys: ClientKeys | None = None,
     ) -> AsyncClient:
         """See `Client.connect`."""
-        return cls(events, requests, timeout_s, limits)
+        return cls(events, requests, timeout_s, limits, keys)
 
     def close(self) -> None:
         """Close both sockets at once; nothing is waited for."""

@@ -42,6 +42,11 @@ COMMANDS: dict[str, Command] = {
         "caption one region of one picture",
         "ureca describe photo.jpg --box 40,30,200,180",
     ),
+    "keys": Command(
+        "ureca.keys_command",
+        "make CURVE keys and say who may do what at a node",
+        "ureca keys new robot --role observe -o keys",
+    ),
     "caption": Command(
         "ureca.models.evaluation.caption",
         "caption many regions of a data set",

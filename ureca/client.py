@@ -35,6 +35,7 @@ from ureca.asking import (
 from ureca.camera import FramePublisher
 from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
+from ureca.keys import ClientKeys
 from ureca.packing import LIMITS, WireLimits
 from ureca.requests import Description, Health, Hello, decode_reply, encode_request
 from ureca.sockets import connect_pair
@@ -46,11 +47,18 @@ __all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "Client", "FramePublisher"]
 class Client:
     """A subscriber and asker; use `connect` and close it, or use it as a context manager."""
 
-    def __init__(self, events: str, requests: str, timeout_s: float, limits: WireLimits) -> None:
+    def __init__(
+        self,
+        events: str,
+        requests: str,
+        timeout_s: float,
+        limits: WireLimits,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self._timeout_s, self._limits, self._requests = timeout_s, limits, requests
         self._reader = EventReader(limits)
         self._context = zmq.Context()
-        self._sub, self._dealer = connect_pair(self._context, events, requests, limits)
+        self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
 
     @classmethod
     def connect(
@@ -60,9 +68,13 @@ class Client:
         *,
         timeout_s: float = 5.0,
         limits: WireLimits = LIMITS,
+        keys: ClientKeys | None = None,
     ) -> Client:
-        """Connect to a node, which may start later; `timeout_s` bounds every question."""
-        return cls(events, requests, timeout_s, limits)
+        """Connect to a node, which may start later; `timeout_s` bounds every question.
+
+        A node on the network wants `keys`: `ClientKeys.read("me.key_secret", "node.key")`.
+        """
+        return cls(events, requests, timeout_s, limits, keys)
 
     def close(self) -> None:
         """Close both sockets at once; nothing is waited for."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import zmq
 
-from ureca.errors import RequestError
+from ureca.errors import ConfigError, RequestError
+from ureca.keys import ClientKeys, ServerKeys
 from ureca.packing import LIMITS, WireLimits, subscription
 
 HEARTBEAT_MS = 1_000
@@ -14,6 +16,32 @@ HEARTBEAT_TIMEOUT_MS = 5_000
 EVENT_HWM = 10_000
 FRAME_HWM = 2
 FRAME_BUFFER_BYTES = 1 << 18
+_LOCAL = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:.*)?|(ipc|inproc)://.+)")
+_TO_CAMERA = """    ureca keys new camera -o keys
+    ureca keys allow NODE.key --role observe -o keys
+    FramePublisher(..., keys=ServerKeys.read("keys/camera.key_secret", "keys/allow.txt"))"""
+
+
+def is_local(address: str) -> bool:
+    """Whether only this host can reach an address to which a socket is bound."""
+    return _LOCAL.fullmatch(address) is not None
+
+
+def require_keys(address: str, keys: ServerKeys | None) -> None:
+    """A camera's socket on the network has CURVE and an allow-list, or is not bound:
+    `ConfigError`.
+    """
+    if not is_local(address) and (keys is None or not address.startswith("tcp://")):
+        raise ConfigError(unguarded("the camera's address", address, _TO_CAMERA))
+
+
+def unguarded(what: str, address: str, remedy: str) -> str:
+    """Why a socket on the network is not bound without keys, and the commands that make them."""
+    return (
+        f"{what} = {address!r} can be reached from the network: only tcp:// with CURVE keys and an "
+        "allow-list may be. Use a loopback address, tcp://127.0.0.1:PORT or ipc:///PATH, or make "
+        f"keys:\n{remedy}"
+    )
 
 
 def harden(socket: zmq.Socket[Any], limits: WireLimits = LIMITS) -> None:
@@ -32,7 +60,11 @@ def harden(socket: zmq.Socket[Any], limits: WireLimits = LIMITS) -> None:
 
 
 def connect_pair(
-    context: zmq.Context[Any], events: str, requests: str, limits: WireLimits
+    context: zmq.Context[Any],
+    events: str,
+    requests: str,
+    limits: WireLimits,
+    keys: ClientKeys | None = None,
 ) -> tuple[Any, Any]:  # zmq.Socket or zmq.asyncio.Socket, as the context makes them
     """A client's subscriber (to everything) and dealer; the node may start later.
 
@@ -40,8 +72,10 @@ def connect_pair(
     """
     try:
         sub, dealer = context.socket(zmq.SUB), context.socket(zmq.DEALER)
-        for socket in (sub, dealer):
+        for socket, address in ((sub, events), (dealer, requests)):
             harden(socket, limits)
+            if keys is not None:
+                keys.encrypt(socket, address)
         sub.set_hwm(EVENT_HWM)
         sub.subscribe(subscription())
         sub.connect(events)

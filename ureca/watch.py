@@ -34,6 +34,7 @@ from ureca.events import (
     TrackRecovered,
 )
 from ureca.extras import require
+from ureca.keys import add_key_options, keys_of
 from ureca.streams import event_kind
 
 _POLL_S = 0.2
@@ -126,7 +127,7 @@ def _words(event: RegionEvent) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Watch until the duration is over or Ctrl-C."""
     options = _parser().parse_args(argv)
-    with Client.connect(options.events, options.requests) as client:
+    with Client.connect(options.events, options.requests, keys=keys_of(options)) as client:
         show = _shower(client, options)
         until = None if options.duration is None else time.monotonic() + options.duration
         show(_live(client, options.stream, until))
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
     )
+    add_key_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per event")
     parser.add_argument("--stream", help="only this stream")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")

@@ -138,8 +138,9 @@ def test_prompt_files_name_the_entry_that_is_wrong(tmp_path: Path, text: str, wo
 
 def test_a_network_address_is_refused_at_start() -> None:
     with pytest.raises(ConfigError, match="loopback"):
-        PublishConfig(events="tcp://0.0.0.0:5601")
-    PublishConfig(events="ipc:///tmp/ureca-events", requests="tcp://localhost:5602")
+        NodeConfig(publish=PublishConfig(events="tcp://0.0.0.0:5601"))
+    local = PublishConfig(events="ipc:///tmp/ureca-events", requests="tcp://localhost:5602")
+    NodeConfig(publish=local)
 
 
 # --- frames over ZeroMQ ---------------------------------------------------------------------------

@@ -1,0 +1,86 @@
+"""What a key's role may ask for. Who has which role is the allow-list's business (`ureca.keys`),
+who gets in is the gate's (`ureca.zap`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from ureca.errors import RequestError
+from ureca.keys import ClientKeys, Role, ServerKeys, read_pair, read_public
+from ureca.node.config import SecurityConfig
+from ureca.zap import Gate, Plane
+
+Guard = Callable[[zmq.Socket[Any], str, Plane], None]
+"""Called before a socket binds to an address."""
+MayAsk = Callable[[str], None]
+"""Raises `RequestError` for an operation that the asker's role does not cover."""
+
+_OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "region.list"})
+_REQUEST = _OBSERVE | {
+    "describe",
+    "find",
+    "cancel",
+    "policy.set",
+    "prompt.set",
+    "region.add",
+    "region.update",
+    "region.remove",
+}
+_COVERED: dict[Role, frozenset[str]] = {
+    "camera": frozenset(),
+    "observe": _OBSERVE,
+    "request": _REQUEST,
+}
+
+
+def open_gate(context: zmq.Context[Any], config: SecurityConfig) -> Gate | None:
+    """The gate that the configuration asks for; `ConfigError` when its files cannot be used."""
+    if not config.key:
+        return None
+    return Gate(context, ServerKeys.read(config.key, config.allow))
+
+
+def camera_keys(config: SecurityConfig) -> ClientKeys | None:
+    """What the node shows to the camera whose frames it takes; None for one without keys."""
+    if not config.camera:
+        return None
+    return ClientKeys(read_pair(Path(config.key)), read_public(Path(config.camera)))
+
+
+def check(op: str, role: Role | None) -> None:
+    """Raises `RequestError`: `FORBIDDEN` beyond the role, `UNAUTHENTICATED` without one.
+
+    What is on neither list, and whatever is added later, is the `admin`'s.
+    """
+    if role is None:
+        raise RequestError(
+            "this key is not on the node's allow-list (any more)", code="UNAUTHENTICATED"
+        )
+    if role != "admin" and op not in _COVERED[role]:
+        raise RequestError(
+            f"{op!r} is beyond the role {role!r} of this key; ask the node's owner for: "
+            f"ureca keys allow FILE.key --role {'request' if op in _REQUEST else 'admin'}",
+            code="FORBIDDEN",
+        )
+
+
+def anybody(op: str) -> None:
+    """Without a gate whoever reaches the socket may ask for everything."""
+
+
+def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
+    """The `Guard` of a node without keys: loopback and ipc only (`ureca.node.config`)."""
+
+
+def asker_of(gate: Gate, message: zmq.Frame) -> MayAsk:
+    """What the sender of a frame that came through `gate` may ask for, by the list as it is now."""
+    try:
+        public = str(message.get("User-Id")).encode("ascii", "replace")
+    except zmq.ZMQError:  # a message without a handshake: nobody whom we know
+        public = b""
+    return lambda op: check(op, gate.role_of(public))

@@ -1,0 +1,160 @@
+"""The door of a side that binds: ZAP for one context, and a count of everybody who was turned away.
+
+    gate = Gate(context, keys)
+    gate.guard(socket, "tcp://0.0.0.0:5601", "events")  # then bind
+    ...
+    gate.close()  # after the sockets, before the context
+
+One thread, started before any socket binds, answers libzmq's questions through pyzmq's
+authenticator. A peer without a key, with a wrong server key, or with a key that may not use the
+plane never becomes a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+import zmq
+from zmq.auth.base import Authenticator
+from zmq.utils.monitor import parse_monitor_message
+
+from ureca.clock import MonotonicClock
+from ureca.keys import Role, ServerKeys, needs_curve
+from ureca.log import RateLimitedLog
+
+Plane = Literal["events", "requests", "pictures", "frames"]
+"""`pictures` is what a camera publishes, `frames` is what a node takes from cameras that connect
+to it."""
+PLANE_ROLES: dict[Plane, frozenset[Role]] = {
+    "events": frozenset({"observe", "request", "admin"}),
+    "requests": frozenset({"observe", "request", "admin"}),
+    "pictures": frozenset({"observe", "request", "admin"}),
+    "frames": frozenset({"camera", "admin"}),
+}
+
+_POLL_MS = 200
+_WATCHED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_MONITOR_STOPPED
+)
+
+
+class Gate:
+    """Lets in who stands in the allow-list. `refused` counts handshakes that failed, by plane."""
+
+    def __init__(self, context: zmq.Context[Any], keys: ServerKeys) -> None:
+        self.refused: Counter[str] = Counter()
+        self._context = context
+        self._keys = keys
+        self._log = RateLimitedLog(logging.getLogger(__name__), MonotonicClock())
+        self._monitors: list[tuple[zmq.Socket[bytes], Plane]] = []
+        self._stop = threading.Event()
+        self._known = frozenset(keys.allow.entries())
+        self._revoked = threading.Event()
+        self._authenticator = Authenticator(context)
+        for plane in PLANE_ROLES:
+            self._authenticator.configure_curve_callback(plane, _Provider(self._may_enter))
+        self._authenticator.start()
+        self._thread = threading.Thread(target=self._serve, name="ureca-gate", daemon=True)
+        self._thread.start()
+
+    def guard(self, socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
+        """Before `bind`: only allowed keys get a connection. ipc is left to its file's mode."""
+        if not needs_curve(address):
+            return
+        socket.curve_server = True
+        socket.curve_publickey = self._keys.own.public
+        socket.curve_secretkey = self._keys.own.secret
+        socket.zap_domain = plane.encode("ascii")
+        endpoint = f"inproc://ureca-monitor-{os.urandom(8).hex()}"
+        socket.monitor(endpoint, _WATCHED)
+        watcher = self._context.socket(zmq.PAIR, socket_class=zmq.Socket)
+        watcher.linger = 0
+        watcher.connect(endpoint)
+        self._monitors.append((watcher, plane))
+
+    def role_of(self, user: bytes) -> Role | None:
+        """The role that a connected key has now; None when it was revoked since."""
+        return self._keys.allow.role_of(user)
+
+    def counters(self) -> dict[str, int]:
+        """`refused_events` and the like, as the heartbeat carries them."""
+        return {f"refused_{plane}": count for plane, count in sorted(self.refused.items())}
+
+    def take_revoked(self) -> bool:
+        """True once after a key was taken off the list: its connections may still stand."""
+        revoked = self._revoked.is_set()
+        self._revoked.clear()
+        return revoked
+
+    def close(self) -> None:
+        """Stop the thread. The guarded sockets are closed already."""
+        self._stop.set()
+        self._thread.join()
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        loop = asyncio.new_event_loop()  # pyzmq's authenticator is a coroutine that awaits nothing
+        try:
+            while not self._stop.is_set():
+                self._turn(loop)
+        finally:
+            loop.close()
+            self._authenticator.stop()
+            for watcher, _ in self._monitors:
+                watcher.close(0)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        zap, poller = self._authenticator.zap_socket, zmq.Poller()
+        for socket in (zap, *(watcher for watcher, _ in self._monitors)):
+            poller.register(socket, zmq.POLLIN)
+        ready = dict(poller.poll(_POLL_MS))
+        if zap in ready:
+            loop.run_until_complete(self._authenticator.handle_zap_message(zap.recv_multipart()))
+        for watcher, plane in list(self._monitors):
+            if watcher in ready:
+                self._note(watcher, plane)
+        known = frozenset(self._keys.allow.entries())
+        if self._known - known:
+            self._revoked.set()
+        self._known = known
+
+    def _note(self, watcher: zmq.Socket[bytes], plane: Plane) -> None:
+        event = parse_monitor_message(watcher.recv_multipart())
+        if event["event"] == zmq.EVENT_MONITOR_STOPPED:
+            self._monitors.remove((watcher, plane))
+            watcher.close(0)
+            return
+        self.refused[plane] += 1
+        if event["event"] != zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._log.warning(
+                plane, f"turned away a peer of {plane}: no CURVE, or not this node's public key"
+            )
+
+    def _may_enter(self, plane: str, public: bytes) -> bool:
+        role = self._keys.allow.role_of(public)
+        if role in PLANE_ROLES.get(plane, ()):  # type: ignore[call-overload]
+            return True
+        why = "is on no line of" if role is None else f"has only the role {role!r} in"
+        self._log.warning(
+            f"{plane} key",
+            f"turned away a peer of {plane}: its key {public.decode('ascii')} {why} "
+            f"{self._keys.allow.path}; let it in with: ureca keys allow FILE.key --role ROLE",
+        )
+        return False
+
+
+class _Provider:
+    """The shape in which pyzmq wants a function."""
+
+    def __init__(self, callback: Callable[[str, bytes], bool]) -> None:
+        self.callback = callback
