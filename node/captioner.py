@@ -20,7 +20,7 @@ from ureca.engine import Engine
 from ureca.events import AnyEvent, CaptionFinal, CaptionTerminal
 from ureca.node.caption_events import abort, delta, error, final, start
 from ureca.node.config import CaptionConfig
-from ureca.node.gate import complaint
+from ureca.node.gate import Quarantine, complaint
 from ureca.node.jobs import Job, Outcome, Row, Send
 
 _HANG_NS = 1_000_000_000
@@ -46,7 +46,14 @@ class _Writing:
 class CaptionWriter:
     """Turns a job into events, with an engine that it alone uses."""
 
-    def __init__(self, engine: Engine, config: CaptionConfig, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: CaptionConfig,
+        clock: Clock,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        self._quarantine = quarantine or Quarantine()
         self.info = engine.info
         self._engine = engine
         self._config = config
@@ -156,7 +163,8 @@ class CaptionWriter:
             return abort(row.request, reason)
         problem = complaint(done, self._config)
         if problem is not None:
-            return error(row.request, "BAD_OUTPUT", problem)
+            self._quarantine.put(row.request, done, problem)
+            return error(row.request, "BAD_OUTPUT", problem.words)
         return self._final(writing, row.request, done)
 
     def _final(self, writing: _Writing, request: RegionRequest, done: RowDone) -> CaptionFinal:

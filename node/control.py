@@ -6,59 +6,39 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from ureca.clock import Clock
-from ureca.datatypes import EngineInfo, Frame, Image
+from ureca.datatypes import Frame, Image
 from ureca.errors import RequestError, SourceError, UrecaError, WireError
-from ureca.events import (
-    PROTOCOL_VERSION,
-    AnyEvent,
-    Heartbeat,
-)
+from ureca.node.answers import QUESTIONS, Answers, Facts
 from ureca.node.asks import Ask
 from ureca.node.auth import MayAsk, anybody
 from ureca.node.config import NodeConfig
 from ureca.node.orders import Order
 from ureca.node.pictures import decode_picture
-from ureca.node.replies import Answer, Asker, Plain, plain, relay
+from ureca.node.replies import Answer, Asker, Plain, relay
 from ureca.packing import convert
 from ureca.picture_size import picture_size
 from ureca.region_requests import ORDERS
 from ureca.requests import (
     DescribeArgs,
-    Health,
-    Hello,
     PictureSpec,
     Request,
     decode_request,
     salvage_request_id,
 )
-from ureca.wire import event_to_plain
 
-OFFERED = ("hello", "time", "snapshot", "describe", "stats", "health", "shutdown", *ORDERS)
+OFFERED = (*QUESTIONS, "time", "describe", "shutdown", *ORDERS)
 _log = logging.getLogger(__name__)
 
 
-class Facts(Protocol):
+class Desk(Facts, Protocol):
     """What control may ask of the node; called on the thread that owns the sockets."""
-
-    @property
-    def info(self) -> EngineInfo:
-        """The engine's names and limits."""
-
-    def heartbeat(self) -> Heartbeat:
-        """State, books and streams now."""
-
-    def reasons(self) -> tuple[str, ...]:
-        """Why the node is not well; empty when it is."""
-
-    def last_events(self) -> list[AnyEvent]:
-        """The last word on every live region."""
 
     def ask(self, ask: Ask) -> None:
         """Queue a direct request; raises `RequestError`."""
@@ -74,20 +54,14 @@ class Control:
     """Turns request messages into replies; `answer` may be called later and from other threads."""
 
     def __init__(
-        self, config: NodeConfig, facts: Facts, *, boot: bytes, clock: Clock, answer: Answer
+        self, config: NodeConfig, facts: Desk, *, boot: bytes, clock: Clock, answer: Answer
     ) -> None:
         self._config = config
         self._facts = facts
         self._boot = boot
         self._clock = clock
         self._answer = answer
-        self._questions: dict[str, Callable[[], Plain]] = {
-            "hello": self._hello,
-            "snapshot": self._snapshot,
-            "stats": self._stats,
-            "health": self._health,
-            "shutdown": self._shutdown,
-        }
+        self._answers = Answers(config, facts, boot=boot, clock=clock, ops=OFFERED)
 
     def handle(self, client: bytes, parts: Sequence[bytes], may: MayAsk = anybody) -> None:
         """Answer one message of `client`. Never raises for anything that a client sends."""
@@ -103,7 +77,7 @@ class Control:
             elif request.op == "time":
                 asker.say("result", {"recv_ns": received_ns, **self._time()})
             else:
-                asker.say("result", self._question(request.op)())
+                asker.say("result", self._result(request))
         except UrecaError as error:
             asker.fail(error)
         except Exception as error:  # noqa: BLE001  (a fault of ours goes to the log, not to the wire)
@@ -112,58 +86,16 @@ class Control:
 
     # --- operations ------------------------------------------------------------------------------
 
-    def _question(self, op: str) -> Callable[[], Plain]:
-        if op not in self._questions:
-            raise WireError(f"{op!r} is not offered; this node has {list(OFFERED)}")
-        return self._questions[op]
-
-    def _hello(self) -> Plain:
-        info = self._facts.info
-        limits = self._config.limits
-        hello = Hello(
-            node=self._config.publish.node,
-            boot=self._boot,
-            versions=(PROTOCOL_VERSION,),
-            ops=OFFERED,
-            streams=tuple(self._facts.heartbeat().streams),
-            clk=self._clock.name,
-            model=info.model,
-            bundle_sha=info.bundle_sha,
-            precision=info.precision,
-            limits={
-                "max_regions": limits.max_regions,
-                "max_asks": limits.max_asks,
-                "max_streams": limits.max_streams,
-                "max_batch": min(info.max_regions, self._config.scheduler.max_batch),
-                "max_new_tokens": info.max_new_tokens,
-            },
-        )
-        return plain(hello)
+    def _result(self, request: Request) -> Plain:
+        if request.op == "shutdown":
+            self._facts.stop()
+            return {"state": "draining"}
+        if request.op not in self._answers.table:
+            raise WireError(f"{request.op!r} is not offered; this node has {list(OFFERED)}")
+        return self._answers.table[request.op](request.args)
 
     def _time(self) -> Plain:
         return {"clk": self._clock.name, "send_ns": self._clock.now_ns()}
-
-    def _snapshot(self) -> Plain:
-        return {"events": [event_to_plain(event) for event in self._facts.last_events()]}
-
-    def _health(self) -> Plain:
-        beat, reasons = self._facts.heartbeat(), self._facts.reasons()
-        health = Health(
-            state="degraded" if reasons and beat.state == "running" else beat.state,
-            uptime_ms=beat.uptime_ms,
-            reasons=reasons,
-            counters=beat.counters,
-            streams=beat.streams,
-        )
-        return plain(health)
-
-    def _stats(self) -> Plain:
-        beat = self._facts.heartbeat()
-        return {"uptime_ms": beat.uptime_ms, "counters": beat.counters, "streams": beat.streams}
-
-    def _shutdown(self) -> Plain:
-        self._facts.stop()
-        return {"state": "draining"}
 
     def _order(self, request: Request, asker: Asker) -> None:
         """Leave it to the step thread, which owns the regions, and answer when it is done."""

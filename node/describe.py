@@ -39,7 +39,8 @@ def main(
     ends = _caption(engine, image, regions)
     failed = False
     for (kind, text), done in zip(options.region, ends, strict=True):
-        problem = complaint(done, CaptionConfig())
+        found = complaint(done, CaptionConfig())
+        problem = None if found is None else found.words
         failed = failed or problem is not None
         _show(f"{kind} {text}", done, problem, as_json=options.json)
     return int(failed)

@@ -1,29 +1,62 @@
-"""The last look at a caption before it is said: text that is not a caption becomes a typed
-failure.
+"""The last look at a caption before it is said: text that is not a caption becomes a typed failure,
+counted by kind, and is kept apart for people to look at.
 """
 
 from __future__ import annotations
 
-from ureca.datatypes import RowDone
+import threading
+from collections import Counter, deque
+from typing import Any, Literal, NamedTuple, get_args
+
+from ureca.datatypes import RegionRequest, RowDone
 from ureca.node.config import CaptionConfig
 
 _LONGEST_PHRASE = 3
+_MIN_LETTERS = 0.5
+"""Of what is not blank, this share must be letters or digits."""
+_REPLACEMENT = "\ufffd"
+"""What a decoder writes for bytes that are no text."""
+_KEPT = 16
+_KEPT_CHARS = 200
+
+Fault = Literal["non_finite", "empty", "length", "charset", "score", "repetition"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
-def complaint(done: RowDone, config: CaptionConfig) -> str | None:
+class Complaint(NamedTuple):
+    """Why a text may not be published: the kind of fault, and in words."""
+
+    fault: Fault
+    words: str
+
+
+def complaint(done: RowDone, config: CaptionConfig) -> Complaint | None:
     """Why `done` must not be published as a caption; None when it may."""
     text = done.text.strip()
     if done.stop == "non_finite":
-        return "the network's output was not finite"
+        return Complaint("non_finite", "the network's output was not finite")
     if not text:
-        return "the caption is empty"
+        return Complaint("empty", "the caption is empty")
     if len(text) > config.max_chars:
-        return f"the caption has {len(text)} characters, at most {config.max_chars} are published"
+        words = f"the caption has {len(text)} characters, at most {config.max_chars} are published"
+        return Complaint("length", words)
+    if (strange := _charset(text)) is not None:
+        return Complaint("charset", strange)
+    if not done.score >= config.min_score:  # a score that is no number fails, too
+        return Complaint("score", f"the score {done.score:.2f} is below {config.min_score:.2f}")
+    repeated = _repetition(text.split(), config.max_repeat)
+    return None if repeated is None else Complaint("repetition", repeated)
+
+
+def _charset(text: str) -> str | None:
     if not text.isprintable():
         return "the caption contains characters that cannot be printed"
-    if done.score < config.min_score:
-        return f"the score {done.score:.2f} is below {config.min_score:.2f}"
-    return _repetition(text.split(), config.max_repeat)
+    if _REPLACEMENT in text:
+        return "the caption contains bytes that are no text"
+    marks = [char for char in text if not char.isspace()]
+    if sum(char.isalnum() for char in marks) < _MIN_LETTERS * len(marks):
+        return "the caption is mostly neither letters nor digits"
+    return None
 
 
 def _repetition(words: list[str], allowed: int) -> str | None:
@@ -36,3 +69,36 @@ def _repetition(words: list[str], allowed: int) -> str | None:
             if len(phrase) == length and run > allowed:
                 return f"{' '.join(phrase)!r} is repeated {run} times"
     return None
+
+
+class Quarantine:
+    """The latest texts that were kept back, and how many of each fault there were. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[Fault] = Counter()
+        self._kept: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+
+    def put(self, request: RegionRequest, done: RowDone, why: Complaint) -> None:
+        """Keep a text back."""
+        kept = {
+            "stream": request.stream,
+            "rid": request.rid,
+            "request_id": request.request_id,
+            "seq": request.frame_seq,
+            "fault": why.fault,
+            "text": done.text[:_KEPT_CHARS].encode("utf-8", "replace").decode("utf-8"),
+        }
+        with self._lock:
+            self._counts[why.fault] += 1
+            self._kept.append(kept)
+
+    def counters(self) -> dict[str, int]:
+        """How many of each fault, for the heartbeat; all are in `cap_error`, too."""
+        with self._lock:
+            return {f"gate_{fault}": count for fault, count in sorted(self._counts.items())}
+
+    def latest(self) -> list[dict[str, Any]]:
+        """The latest texts, for `stats`."""
+        with self._lock:
+            return list(self._kept)

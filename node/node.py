@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import zmq
 
@@ -25,13 +25,13 @@ from ureca.datatypes import EngineInfo, Frame
 from ureca.engine import Engine
 from ureca.errors import UrecaError
 from ureca.events import AnyEvent, Heartbeat
-from ureca.keys import needs_curve
 from ureca.node.accounting import Balance, Books
 from ureca.node.asks import Ask
 from ureca.node.auth import open_gate, unguarded
 from ureca.node.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.control import Control
+from ureca.node.gate import Quarantine
 from ureca.node.io import IoThread, bind_router
 from ureca.node.jobs import Captioner
 from ureca.node.mailbox import Mailbox
@@ -100,11 +100,14 @@ class Node:
             self._close_context()
             raise
         self._recorder = recorder
+        self._quarantine = Quarantine()
         make: Callable[..., Pipeline] = Pipeline
         if recorder is not None:
             notes = Notes(recorder)
             engine, make = TapedEngine(engine, notes), partial(TapedPipeline, notes=notes)
-        self._captioner: Captioner = ThreadCaptioner(CaptionWriter(engine, config.caption, clock))
+        self._captioner: Captioner = ThreadCaptioner(
+            CaptionWriter(engine, config.caption, clock, self._quarantine)
+        )
         if recorder is not None:
             self._captioner = TapedCaptioner(self._captioner, notes)
         self._pipeline = make(
@@ -147,7 +150,7 @@ class Node:
             heartbeat=self.heartbeat,
             heartbeat_s=publish.heartbeat_s,
             clock=self._clock,
-            gate=gate if needs_curve(publish.requests) else None,
+            gate=gate,
         )
 
     # --- life ------------------------------------------------------------------------------------
@@ -220,6 +223,7 @@ class Node:
             state=self.state,
             counters={
                 **self.balance().counters(),
+                **self._quarantine.counters(),
                 **(self._recorder.counters() if self._recorder is not None else {}),
                 **(self._gate.counters() if self._gate is not None else {}),
             },
@@ -246,6 +250,10 @@ class Node:
     def last_events(self) -> list[AnyEvent]:
         """The last word on every live region; only the socket thread may call this."""
         return self._publisher.last.events()
+
+    def refused(self) -> list[dict[str, Any]]:
+        """The latest captions that the output gate kept back."""
+        return self._quarantine.latest()
 
     def ask(self, ask: Ask) -> None:
         """Queue a direct request."""

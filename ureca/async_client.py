@@ -13,12 +13,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from ureca import questions
 from ureca.asking import (
     EVENTS_ADDRESS,
     REQUESTS_ADDRESS,
@@ -29,20 +30,32 @@ from ureca.asking import (
     new_request,
     no_answer,
     result_of,
-    snapshot_events,
     typed,
 )
 from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
 from ureca.keys import ClientKeys
 from ureca.packing import LIMITS, WireLimits
-from ureca.requests import Description, Health, Hello, Request, decode_reply, encode_request
+from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
+from ureca.requests import (
+    Description,
+    Health,
+    Hello,
+    Reply,
+    Request,
+    decode_reply,
+    encode_request,
+)
 from ureca.sockets import connect_pair
 from ureca.streams import event_kind
 
+_Answer = TypeVar("_Answer")
+
 
 class AsyncClient:
-    """`Client` with awaitable methods; one question at a time."""
+    """`Client` with awaitable methods; several questions may be open at once. Cancelling the task
+    of a `describe` cancels it at the node, too.
+    """
 
     def __init__(
         self,
@@ -54,7 +67,8 @@ class AsyncClient:
     ) -> None:
         self._timeout_s, self._limits, self._requests = timeout_s, limits, requests
         self._reader = EventReader(limits)
-        self._asking = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self._open: dict[bytes, asyncio.Future[Reply]] = {}
         self._context = zmq.asyncio.Context()
         self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
 
@@ -119,33 +133,124 @@ class AsyncClient:
         seconds = self._timeout_s if deadline_s is None else deadline_s
         request = new_request(op, args, seconds)
         try:
-            async with self._asking:
-                return await asyncio.wait_for(self._exchange(request, picture), seconds)
+            return await asyncio.wait_for(self._exchange(request, picture), seconds)
         except asyncio.TimeoutError:
             raise no_answer(self._requests, op, seconds) from None
 
     async def _exchange(self, request: Request, picture: bytes | None) -> dict[str, Any]:
-        await self._dealer.send_multipart(encode_request(request, picture, self._limits))
-        while True:
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._open[request.id] = answer
+        try:
+            await self._dealer.send_multipart(encode_request(request, picture, self._limits))
+            while not answer.done():
+                await self._read_for_all(answer)
+            return result_of(answer.result())
+        finally:
+            self._open.pop(request.id, None)
+            if not answer.done() and request.op == "describe":
+                await self._give_up(request)
+
+    async def _read_for_all(self, answer: asyncio.Future[Reply]) -> None:
+        """Whoever waits first reads, and hands on what others wait for."""
+        async with self._reading:
+            if answer.done():
+                return
             reply = decode_reply(await self._dealer.recv_multipart(), self._limits)
-            if reply.id == request.id and reply.terminal:
-                return result_of(reply)
+            waiting = self._open.get(reply.id)
+            if reply.terminal and waiting is not None and not waiting.done():
+                waiting.set_result(reply)
+
+    async def _give_up(self, request: Request) -> None:
+        """Tell the node; nobody reads its answer."""
+        cancel = questions.cancel(request.id)
+        message = encode_request(new_request(cancel.op, cancel.args, self._timeout_s))
+        if await self._dealer.poll(0, zmq.POLLOUT):
+            await self._dealer.send_multipart(message)
+
+    async def _ask(self, question: Question[_Answer]) -> _Answer:
+        return question.read(await self.request(question.op, question.args))
 
     async def hello(self) -> Hello:
-        """See `Client.hello`."""
-        return typed(await self.request("hello"), Hello)
+        """See `Client`."""
+        return await self._ask(questions.hello())
 
     async def health(self) -> Health:
-        """See `Client.health`."""
-        return typed(await self.request("health"), Health)
+        """See `Client`."""
+        return await self._ask(questions.health())
+
+    async def stats(self) -> Stats:
+        """See `Client`."""
+        return await self._ask(questions.stats())
+
+    async def config(self) -> dict[str, Any]:
+        """See `Client`."""
+        return await self._ask(questions.config())
+
+    async def clock_offset(self) -> ClockOffset:
+        """See `Client`."""
+        sent_ns = time.monotonic_ns()
+        answer = await self.request("time")
+        return ClockOffset.of(sent_ns, answer, time.monotonic_ns())
 
     async def snapshot(self) -> list[AnyEvent]:
-        """See `Client.snapshot`."""
-        return snapshot_events(await self.request("snapshot"))
+        """See `Client`."""
+        return await self._ask(questions.snapshot())
+
+    async def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
+        """See `Client`."""
+        return await self._ask(questions.find(text, stream, limit))
+
+    async def regions(self, stream: str) -> list[Followed]:
+        """See `Client`."""
+        return await self._ask(questions.regions(stream))
+
+    async def add_region(
+        self, stream: str, region: RegionSeed, policy: dict[str, Any] | None = None
+    ) -> Added:
+        """See `Client`."""
+        return await self._ask(questions.add_region(stream, region, policy))
+
+    async def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
+        """See `Client`."""
+        return await self._ask(questions.update_region(stream, rid, region))
+
+    async def remove_region(self, stream: str, rid: str) -> None:
+        """See `Client`."""
+        await self._ask(questions.remove_region(stream, rid))
+
+    async def set_policy(
+        self, stream: str, rid: str | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        """See `Client`."""
+        return await self._ask(questions.set_policy(stream, rid, changes))
+
+    async def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
+        """See `Client`."""
+        await self._ask(questions.set_prompt(stream, rid, prompt))
+
+    async def pause(self) -> Halted:
+        """See `Client`."""
+        return await self._ask(questions.halt("pause"))
+
+    async def drain(self) -> Halted:
+        """See `Client`."""
+        return await self._ask(questions.halt("drain"))
+
+    async def resume(self) -> Halted:
+        """See `Client`."""
+        return await self._ask(questions.halt("resume"))
+
+    async def start_recording(self, name: str) -> str:
+        """See `Client`."""
+        return await self._ask(questions.start_recording(name))
+
+    async def stop_recording(self) -> dict[str, Any]:
+        """See `Client`."""
+        return await self._ask(questions.stop_recording())
 
     async def shutdown(self) -> None:
-        """See `Client.shutdown`."""
-        await self.request("shutdown")
+        """See `Client`."""
+        await self._ask(questions.shutdown())
 
     async def describe(
         self,

@@ -14,11 +14,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import zmq
 
+from ureca import questions
 from ureca.asking import (
     EVENTS_ADDRESS,
     REQUESTS_ADDRESS,
@@ -29,7 +30,6 @@ from ureca.asking import (
     new_request,
     no_answer,
     result_of,
-    snapshot_events,
     typed,
 )
 from ureca.camera import FramePublisher
@@ -37,11 +37,14 @@ from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
 from ureca.keys import ClientKeys
 from ureca.packing import LIMITS, WireLimits
+from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
 from ureca.requests import Description, Health, Hello, decode_reply, encode_request
 from ureca.sockets import connect_pair
 from ureca.streams import event_kind
 
 __all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "Client", "FramePublisher"]
+
+_Answer = TypeVar("_Answer")
 
 
 class Client:
@@ -150,21 +153,93 @@ class Client:
                 on_progress(reply.result)
         raise no_answer(self._requests, op, seconds)
 
+    def _ask(self, question: Question[_Answer]) -> _Answer:
+        return question.read(self.request(question.op, question.args))
+
     def hello(self) -> Hello:
         """Who answers, what it can do, and its limits."""
-        return typed(self.request("hello"), Hello)
+        return self._ask(questions.hello())
 
     def health(self) -> Health:
         """The node's state, the reasons if it is not well, and its books."""
-        return typed(self.request("health"), Health)
+        return self._ask(questions.health())
+
+    def stats(self) -> Stats:
+        """The books, and the latest captions that the output gate kept back."""
+        return self._ask(questions.stats())
+
+    def config(self) -> dict[str, Any]:
+        """The node's whole configuration, as YAML would hold it."""
+        return self._ask(questions.config())
+
+    def clock_offset(self) -> ClockOffset:
+        """How far the node's clock is from `time.monotonic_ns` here, and how sure that is. Stamps
+        of `clk` `mono` minus `offset_ns` are on this host's clock.
+        """
+        sent_ns = time.monotonic_ns()
+        answer = self.request("time")
+        return ClockOffset.of(sent_ns, answer, time.monotonic_ns())
 
     def snapshot(self) -> list[AnyEvent]:
         """The last word on every live region: its track event and, if it has one, its caption."""
-        return snapshot_events(self.request("snapshot"))
+        return self._ask(questions.snapshot())
+
+    def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
+        """The regions whose captions have words of `text`, those with most of them first."""
+        return self._ask(questions.find(text, stream, limit))
+
+    def regions(self, stream: str) -> list[Followed]:
+        """All regions of a stream, lost ones included."""
+        return self._ask(questions.regions(stream))
+
+    def add_region(
+        self, stream: str, region: RegionSeed, policy: dict[str, Any] | None = None
+    ) -> Added:
+        """Follow one more region from the newest frame on."""
+        return self._ask(questions.add_region(stream, region, policy))
+
+    def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
+        """Say where a region is on the newest frame; returns that frame's `seq`."""
+        return self._ask(questions.update_region(stream, rid, region))
+
+    def remove_region(self, stream: str, rid: str) -> None:
+        """Follow a region no longer."""
+        self._ask(questions.remove_region(stream, rid))
+
+    def set_policy(self, stream: str, rid: str | None = None, **changes: Any) -> dict[str, Any]:
+        """Change when a region (or every one of the stream) is captioned, e.g. `ttl_ms=700`.
+
+        Keys left out stay, None takes a value back; returns the policy in force.
+        """
+        return self._ask(questions.set_policy(stream, rid, changes))
+
+    def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
+        """Ask for `short` or `long` captions from now on."""
+        self._ask(questions.set_prompt(stream, rid, prompt))
+
+    def pause(self) -> Halted:
+        """Start no captions but those that are asked for; regions are followed on."""
+        return self._ask(questions.halt("pause"))
+
+    def drain(self) -> Halted:
+        """Start no captions at all; ask again until `requests_in_flight` is 0."""
+        return self._ask(questions.halt("drain"))
+
+    def resume(self) -> Halted:
+        """Caption again after `pause` or `drain`."""
+        return self._ask(questions.halt("resume"))
+
+    def start_recording(self, name: str) -> str:
+        """Begin `NAME.mcap` in the node's folder for recordings; returns its path there."""
+        return self._ask(questions.start_recording(name))
+
+    def stop_recording(self) -> dict[str, Any]:
+        """Finish the recording; returns its path and what it lost."""
+        return self._ask(questions.stop_recording())
 
     def shutdown(self) -> None:
         """Ask the node to finish what it accepted and to exit."""
-        self.request("shutdown")
+        self._ask(questions.shutdown())
 
     def describe(
         self,

@@ -32,7 +32,20 @@ from ureca.region_requests import ORDERS
 from ureca.wire_regions import WireRegion
 
 OPS = frozenset(
-    {"hello", "time", "snapshot", "describe", "stats", "health", "shutdown"} | ORDERS.keys()
+    {
+        "hello",
+        "time",
+        "snapshot",
+        "describe",
+        "find",
+        "stats",
+        "health",
+        "config.get",
+        "record.start",
+        "record.stop",
+        "shutdown",
+    }
+    | ORDERS.keys()
 )
 """Operations of this version; the reply to `hello` lists the ones that a node offers."""
 
@@ -118,6 +131,20 @@ class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError("expected exactly one of 'rid' and 'region'")
         if self.rid is not None and self.stream is None:
             raise ValueError("'rid' names a region of a 'stream'")
+
+
+class FindArgs(Struct, frozen=True, kw_only=True):
+    """Arguments of `find`: regions whose captions have words of `text`, on one stream or all."""
+
+    text: Annotated[str, Meta(min_length=1, max_length=1024)]
+    stream: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=256)] = 16
+
+
+class RecordArgs(Struct, frozen=True, kw_only=True):
+    """Arguments of `record.start`: the file's name without its ending, never a path."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 
 class Description(Struct, frozen=True, kw_only=True):

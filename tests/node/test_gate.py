@@ -26,7 +26,20 @@ def test_captions_pass(text: str) -> None:
         (done("a mug on a mug on a mug on a mug on"), "repeated 4 times"),
         (done("x" * 401), "401 characters"),
         (done("a\x07mug"), "printed"),
+        (done("a red \ufffd\ufffd mug"), "no text"),
+        (done("?! ... ###"), "letters"),
+        (done("a mug", score=float("nan")), "score"),
     ],
 )
 def test_what_is_no_caption_is_named(bad: RowDone, words: str) -> None:
-    assert words in (complaint(bad, CaptionConfig()) or "")
+    found = complaint(bad, CaptionConfig())
+    assert found is not None
+    assert words in found.words
+
+
+def test_a_score_is_the_geometric_mean_so_a_bound_on_it_is_one_on_the_log_probability() -> None:
+    bound = CaptionConfig(min_score=0.2)
+    assert complaint(done("a mug", score=0.21), bound) is None
+    found = complaint(done("a mug", score=0.19), bound)
+    assert found is not None
+    assert found.fault == "score"

@@ -1,0 +1,138 @@
+"""Every operation through both clients, against a whole node with real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.node.test_node_sockets import Running, start, until_final  # noqa: F401  (a fixture)
+from ureca import AsyncClient, Client, RegionSeed
+from ureca.errors import RequestError, WireError
+from ureca.events import CaptionAbort, CaptionFinal
+from ureca.requests import OPS
+from ureca.testing import ScriptedEngine, Step
+
+Start = Callable[..., Running]
+
+
+def slowly(call: int, token: int) -> Step:
+    time.sleep(0.02)
+    return "ok"
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def public(kind: type) -> dict[str, list[str]]:
+        methods = inspect.getmembers(kind, inspect.isfunction)
+        return {n: list(inspect.signature(m).parameters) for n, m in methods if n[0] != "_"}
+
+    sync, later = public(Client), public(AsyncClient)
+    sync["request"].remove("on_progress")
+    assert sync == later
+
+
+def test_questions_that_change_nothing(start: Start) -> None:  # noqa: F811
+    running = start()
+    with running.client() as client:
+        until_final(client)
+        assert client.stats().counters["frames_in"] > 0
+        assert client.config()["limits"]["max_asks"] == 2
+        found = client.find("the red one")
+        assert [(f.rid, f.text, f.score) for f in found] == [("red", "a red thing", 0.3333)]
+        assert client.find("red", stream="cam9") == client.find("zebra") == []
+        assert len(client.find("thing", limit=2)) == 2
+        offset = client.clock_offset()
+        assert offset.clk == "mono"
+        assert abs(offset.offset_ns) <= offset.error_ns  # one host, one clock
+        assert set(client.hello().ops) <= OPS
+
+
+def test_regions_come_move_and_go(start: Start) -> None:  # noqa: F811
+    running = start()
+    with running.client() as client:
+        until_final(client)
+        assert {r.rid for r in client.regions("cam0")} == {"red", "green", "blue"}
+        assert client.set_policy("cam0", "red", ttl_ms=700)["ttl_ms"] == 700
+        with pytest.raises(WireError, match="ttl_mss"):
+            client.set_policy("cam0", "red", ttl_mss=700)
+        with pytest.raises(RequestError, match="FORBIDDEN"):
+            client.remove_region("cam0", "red")
+        with pytest.raises(RequestError, match="FORBIDDEN"):
+            client.update_region("cam0", "red", RegionSeed(box_xyxy_px=(1, 1, 30, 30)))
+        client.set_prompt("cam0", "long", rid="red")
+        final = next(
+            e
+            for e in client.events({"cap.final"}, timeout_s=20)
+            if isinstance(e, CaptionFinal) and e.prompt_id == "long"
+        )
+        assert final.text.startswith("a red thing at")
+
+
+def test_pause_and_resume(start: Start) -> None:  # noqa: F811
+    running = start()
+    with running.client() as client:
+        until_final(client)
+        client.set_policy("cam0", min_interval_ms=0, max_interval_ms=100)
+        assert client.pause().state == "paused"
+        assert client.health().state == "paused"
+        before = client.stats().counters["frames_processed"]
+        time.sleep(0.1)
+        list(client.events({"cap.start"}, timeout_s=0.2))
+        client.set_prompt("cam0", "long")  # would be captioned at once
+        assert list(client.events({"cap.start"}, timeout_s=0.4)) == []
+        assert client.stats().counters["frames_processed"] > before
+        assert client.describe("blue", stream="cam0").text == "a blue thing"
+        assert client.resume().state == "running"
+        assert next(client.events({"cap.final"}, timeout_s=20)).prompt_id == "long"  # type: ignore[union-attr]
+
+
+def test_a_drained_node_has_nothing_open_and_refuses_questions(start: Start) -> None:  # noqa: F811
+    running = start(ScriptedEngine(hook=slowly))
+    with running.client() as client:
+        until_final(client)
+        until = time.monotonic() + 20
+        while client.drain().requests_in_flight and time.monotonic() < until:
+            time.sleep(0.02)
+        assert client.drain().requests_in_flight == 0
+        with pytest.raises(RequestError, match="GONE"):
+            client.describe("blue", stream="cam0")
+        client.resume()
+        assert client.describe("blue", stream="cam0").text == "a blue thing"
+
+
+def test_several_async_questions_at_once_and_a_cancelled_task(start: Start) -> None:  # noqa: F811
+    reached, go = threading.Event(), threading.Event()
+
+    def hook(call: int, token: int) -> Step:
+        if call == 1:
+            reached.set()
+            go.wait(20)
+        return "ok"
+
+    running = start(ScriptedEngine(hook=hook))
+
+    async def story() -> None:
+        async with AsyncClient.connect(running.events, running.requests, timeout_s=20) as client:
+            async for _ in client.events({"cap.final"}, timeout_s=20):
+                break
+            first = asyncio.create_task(client.describe("blue", stream="cam0"))
+            assert await asyncio.to_thread(reached.wait, 20)
+            second = asyncio.create_task(client.describe("red", stream="cam0"))
+            await asyncio.sleep(0.1)
+            hello, found = await asyncio.gather(client.hello(), client.find("red"))
+            assert hello.model == "scripted"
+            assert found[0].rid == "red"
+            second.cancel()
+            await asyncio.wait([second])
+            go.set()
+            assert (await first).text == "a blue thing"
+            assert (await client.resume()).state == "running"
+
+    asyncio.run(story())
+    running.node.close()
+    assert running.node.balance().requests_ended["abort"] >= 1  # the cancelled one
+    assert not [e for e in running.capture.of("cap.abort") if isinstance(e, CaptionAbort)]
