@@ -17,11 +17,12 @@ from ureca.bundle import (
     PreprocessSpec,
     TokenIds,
     file_spec,
+    load_manifest,
     write_manifest,
 )
 from ureca.config import to_plain
 from ureca.engine import Engine
-from ureca.errors import WeightsError
+from ureca.errors import BundleError, WeightsError
 from ureca.export.compiled import SUFFIXES, write_graph
 from ureca.export.config import ExportConfig
 from ureca.export.interfaces import interfaces
@@ -90,12 +91,16 @@ class Files:
             report.save(out / FAILED)
             return
         (out / FAILED).unlink(missing_ok=True)
+        before = _listed(out)
         (out / MANIFEST_NAME).unlink(missing_ok=True)
         report.save(self._stage / PARITY)
         names = [name for name in _EXTRA if (self._stage / name).is_file()]
         extra = tuple(file_spec(self._stage, name) for name in names)
-        for path in self._stage.iterdir():
-            shutil.move(path, out / path.name)
+        made = {path.name for path in self._stage.iterdir()}
+        for name in made:
+            shutil.move(self._stage / name, out / name)
+        for name in before - made:
+            (out / name).unlink(missing_ok=True)
         write_manifest(out, msgspec.structs.replace(manifest, extra_files=extra))
 
     def _names(self) -> list[str]:
@@ -143,6 +148,14 @@ class Files:
         if self._config.runtime == "aoti":
             return cpu_target()
         return ANY if self._config.runtime == "onnx" else str(self._config.target)
+
+
+def _listed(out: Path) -> set[str]:
+    """Files of the bundle in `out`: those that the new one lacks must not stay behind."""
+    try:
+        return {spec.file for spec in load_manifest(out).files}
+    except BundleError:
+        return set()
 
 
 def check_checkpoint(checkpoint: Path, model: CaptionerConfig) -> None:

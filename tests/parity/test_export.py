@@ -199,6 +199,19 @@ def test_a_failed_proof_leaves_the_old_bundle_and_says_why(
     assert len(failed["failures"]) == 2
 
 
+def test_another_export_into_the_same_folder_leaves_nothing_of_the_old_one(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("URECA_DATA", "nowhere")
+    args = [str(tiny_checkpoint), "-o", str(tmp_path), "--precision", "fp32"]
+    assert main([*args, "--static-cache"]) == 0
+    (tmp_path / "notes.txt").write_text("not the exporter's")
+    assert main(args) == 0
+    vouched = {spec.file for spec in load_manifest(tmp_path).files}
+    assert "lm_static.onnx" not in vouched
+    assert {path.name for path in tmp_path.iterdir()} == {*vouched, "manifest.json", "notes.txt"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
