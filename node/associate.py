@@ -1,0 +1,158 @@
+"""Which of the masks seen now is which of the regions known before: overlap, motion and colours.
+
+Each known region is expected where its last step would take it. A pair's affinity mixes the overlap
+with that place, the distance to it and the likeness of the colours; all pairs are decided together
+(Hungarian method), so that crossing twins do not steal each other's masks. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ureca.datatypes import Mask
+from ureca.node.appearance import F32, I32, histogram, similarity
+
+F64 = npt.NDArray[np.float64]
+
+_OVERLAP, _NEAR, _LOOK = 0.5, 0.2, 0.3
+"""Weights of overlap, nearness and colours in the affinity."""
+_REACH = 2.0
+"""A region may be this many of its own diameters away from where it was expected."""
+_OUT_OF_REACH = -1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One look at a region on a small picture.
+
+    `cover` f32 [h, w] is the share of each small pixel that the mask covers; `centre_yx` and
+    `step_yx`, its motion since the look before, are in small pixels. `look` is its colour
+    histogram.
+    """
+
+    cover: F32
+    centre_yx: tuple[float, float]
+    area_px: float
+    look: F32
+    step_yx: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def diameter_px(self) -> float:
+        """Of the disc of the same area."""
+        return max(1.0, 2 * math.sqrt(self.area_px / math.pi))
+
+    def after(self, earlier: Sight) -> Sight:
+        """This look with the motion since an earlier one of the same region."""
+        (y, x), (y0, x0) = self.centre_yx, earlier.centre_yx
+        return Sight(self.cover, self.centre_yx, self.area_px, self.look, (y - y0, x - x0))
+
+
+def sight_of(mask: Mask, bins: I32) -> Sight:
+    """The look at `mask` bool [H, W], not empty, on a picture of colour bins i32 [h, w]."""
+    size = (bins.shape[1], bins.shape[0])
+    cover = np.asarray(
+        cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32
+    )
+    area = max(float(cover.sum()), 1e-6)
+    ys, xs = np.arange(size[1]), np.arange(size[0])
+    centre = float(cover.sum(axis=1) @ ys) / area, float(cover.sum(axis=0) @ xs) / area
+    inside = cover > min(0.5, 0.5 * float(cover.max()))
+    return Sight(cover, centre, area, histogram(bins, inside))
+
+
+def affinity(known: Sight, seen: Sight, *, missed: int = 0) -> float:
+    """How well a look fits a known region, 0..1, or -1 when it is out of reach.
+
+    A region that was `missed` for some frames may be as many steps further; there is no outline
+    to overlap with any more, which leaves nearness and colours.
+    """
+    reach = _REACH * known.diameter_px * (1 + missed)
+    expected = tuple(c + s for c, s in zip(known.centre_yx, known.step_yx, strict=True))
+    away = min(math.dist(expected, seen.centre_yx), math.dist(known.centre_yx, seen.centre_yx))
+    if away > reach:
+        return _OUT_OF_REACH
+    near, look = 1 - away / reach, similarity(known.look, seen.look)
+    if missed:
+        return (_NEAR * near + _LOOK * look) / (_NEAR + _LOOK)
+    overlap = max(_overlap(known, seen, known.step_yx), _overlap(known, seen, (0.0, 0.0)))
+    return _OVERLAP * overlap + _NEAR * near + _LOOK * look
+
+
+def _overlap(known: Sight, seen: Sight, step_yx: tuple[float, float]) -> float:
+    """IoU of two covers, the first shifted by whole pixels."""
+    dy, dx = round(step_yx[0]), round(step_yx[1])
+    height, width = seen.cover.shape
+    if abs(dy) >= height or abs(dx) >= width:
+        return 0.0
+    there = known.cover[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
+    here = seen.cover[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
+    common = float(np.minimum(there, here).sum())
+    return common / max(known.area_px + seen.area_px - common, 1e-6)
+
+
+def match(affinities: F64, *, least: float) -> list[tuple[int, int]]:
+    """Pairs (row, column) of f64 [N, M] whose sum is greatest, without pairs below `least`."""
+    if not affinities.size:
+        return []
+    pairs = assign(-affinities)
+    return [(row, column) for row, column in pairs if affinities[row, column] >= least]
+
+
+def assign(cost: F64) -> list[tuple[int, int]]:
+    """The min(N, M) pairs of rows and columns of `cost` f64 [N, M], finite, with the least sum.
+
+    Shortest augmenting paths (Jonker and Volgenant 1987), O(N^2 M); equal to
+    `scipy.optimize.linear_sum_assignment`, which a node would otherwise install 100 MB for.
+    """
+    if cost.shape[0] > cost.shape[1]:
+        return sorted((row, column) for column, row in assign(cost.T))
+    solver = _Assignment(cost)
+    for row in range(cost.shape[0]):
+        solver.augment(row)
+    return [(row, int(column)) for row, column in enumerate(solver.column_of)]
+
+
+class _Assignment:
+    """Rows get their columns one by one; prices keep what is assigned so far the cheapest."""
+
+    def __init__(self, cost: F64) -> None:
+        count, width = cost.shape
+        self.cost = cost
+        self.column_of = np.full(count, -1)
+        self.row_of = np.full(width, -1)
+        self.row_price, self.column_price = np.zeros(count), np.zeros(width)
+
+    def augment(self, row: int) -> None:
+        """Give `row` a column, moving others along the cheapest alternating path."""
+        width = len(self.row_of)
+        shortest, before = np.full(width, np.inf), np.full(width, -1)
+        done, here, least = np.zeros(width, np.bool_), row, 0.0
+        while here >= 0:
+            reach = least + self.cost[here] - self.row_price[here] - self.column_price
+            nearer = ~done & (reach < shortest)
+            shortest[nearer], before[nearer] = reach[nearer], here
+            column = int(np.argmin(np.where(done, np.inf, shortest)))
+            least = float(shortest[column])
+            done[column] = True
+            here = int(self.row_of[column])
+        self._reprice(row, done, shortest, least)
+        self._shift(row, column, before)
+
+    def _reprice(self, row: int, done: npt.NDArray[np.bool_], shortest: F64, least: float) -> None:
+        passed = np.flatnonzero(done & (self.row_of >= 0))
+        self.row_price[row] += least
+        self.row_price[self.row_of[passed]] += least - shortest[passed]
+        self.column_price[done] -= least - shortest[done]
+
+    def _shift(self, row: int, column: int, before: npt.NDArray[np.int_]) -> None:
+        while True:
+            here = int(before[column])
+            self.row_of[column] = here
+            self.column_of[here], column = column, int(self.column_of[here])
+            if here == row:
+                return

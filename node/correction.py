@@ -1,0 +1,205 @@
+"""Takes a segmenter's masks up into the regions, through the gates that every mask must pass.
+
+A keyframe's answer comes when it comes: `KeyView` leads its masks on to the newest picture. A mask
+is taken up when the segmenter is sure of it, when it agrees with where the region was carried, and
+when its size and colours are the region's: a segmenter that lost its object answers with all of the
+picture or with a neighbour. What is refused is counted and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ureca.datatypes import Frame, Mask, RegionSeed
+from ureca.node.appearance import F32
+from ureca.node.carry import Carrier, Picture
+from ureca.node.config import TrackerConfig
+from ureca.node.cutting import Cutout, Cutting, KeyWish
+from ureca.node.flow import FlowField
+from ureca.node.keyview import KeyView
+from ureca.node.life import Region, Regions
+from ureca.node.regions import box_of, iou
+from ureca.node.scale import full_size, shrunk
+from ureca.node.search import view_of
+from ureca.node.segmenter import Prompt
+from ureca.rle import decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A region as it was on the keyframe: the very carrier, and where it had the region."""
+
+    carrier: Carrier
+    soft: F32
+    seed: RegionSeed | None
+    is_lost: bool
+
+
+class Corrections:
+    """One stream's keyframe and what comes back about it."""
+
+    def __init__(self, config: TrackerConfig, regions: Regions) -> None:
+        self._config = config
+        self._regions = regions
+        self._view: KeyView | None = None
+        self._held: dict[str, _Held] = {}
+        self._answer: Cutting | None = None
+        self.counts: Counter[str] = Counter()
+        """Masks `taken`, and those refused by the gate that refused them."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._view is not None
+
+    def forget(self) -> None:
+        """The keyframe is no longer of this stream's pictures."""
+        self._view = self._answer = None
+
+    def open(self, frame: Frame, picture: Picture, *, everything: bool) -> KeyWish | None:
+        """Make `frame`, whose small picture is `picture`, the keyframe."""
+        scale = frame.width / picture.size[1], frame.height / picture.size[0]
+        self._held = {
+            region.track.rid: _Held(
+                region.carrier, region.carrier.soft, _fresh_seed(region), region.is_lost
+            )
+            for region in self._regions
+            if region.carrier is not None and (region.carrier.soft > 0.5).any()
+        }
+        prompts = {rid: _prompt(held, scale) for rid, held in self._held.items()}
+        room = self._regions.room if everything else 0
+        if not prompts and room < 1:
+            return None
+        self._view, self._answer = KeyView(frame.seq, picture), None
+        return KeyWish(frame, prompts, room)
+
+    def follow(self, flow: FlowField) -> None:
+        """One more frame has come."""
+        if self._view is not None:
+            self._view.follow(flow)
+
+    def offer(self, cutting: Cutting) -> None:
+        """The answer; taken up by the next `apply`."""
+        if self._view is not None and cutting.seq == self._view.seq:
+            self._answer = cutting
+
+    def apply(self, frame: Frame, picture: Picture) -> None:
+        """Take the answer up, if there is one, on the newest frame."""
+        view, answer = self._view, self._answer
+        if view is None or answer is None:
+            return
+        self._view = self._answer = None
+        for cutout in answer.cutouts:
+            if cutout.rid is None:
+                self._begin(cutout, view, frame, picture)
+            elif (region := self._regions.get(cutout.rid)) is not None:
+                outcome = self._correct(region, cutout, view, frame, picture)
+                self.counts[outcome] += 1
+
+    # --- one region ------------------------------------------------------------------------------
+
+    def _correct(
+        self, region: Region, cutout: Cutout, view: KeyView, frame: Frame, picture: Picture
+    ) -> str:
+        """Correct the region; `taken`, or the gate that refused."""
+        held = self._held[region.track.rid]
+        if region.carrier is not held.carrier:
+            return "outdated"  # somebody has said since where it is
+        cut = shrunk(decode(cutout.mask), view.picture.size)
+        refusal = self._refusal(held, cutout, cut, view)
+        if refusal is not None:
+            return refusal
+        carrier = held.carrier
+        if held.seed is not None:
+            carrier = Carrier(self._config, view.picture, cut)
+            carrier.is_part = held.carrier.is_part
+        now = view.forward(cut)
+        mask = full_size(now, frame)
+        if not mask.any() or (region.is_lost and not self._is_back(carrier, now, picture)):
+            return "gone"
+        carrier.place(now)
+        region.carrier, region.seed = carrier, None
+        if region.is_lost:
+            region.see(mask)
+        else:
+            region.correct(mask)
+        region.view = view_of(picture, now) or region.view
+        return "taken"
+
+    def _refusal(self, held: _Held, cutout: Cutout, cut: F32, view: KeyView) -> str | None:
+        """The first gate that the cut does not pass; None when it passes all."""
+        config, inside = self._config, np.asarray(cut > 0.5, np.bool_)
+        passes = {
+            "presence": cutout.score >= config.min_presence,
+            "full_frame": float(inside.mean()) <= config.max_area_share_of_frame,
+        }
+        if held.seed is None:  # else nothing is known yet but where it was pointed at
+            before = np.asarray(held.soft > 0.5, np.bool_)
+            least = config.recover_appearance if held.is_lost else config.min_appearance
+            passes |= {
+                "disagreement": iou(inside, before) >= config.min_agreement,
+                "area_jump": self._fits(inside, before, held.carrier.usual_area_px),
+                "appearance": held.carrier.looks_like(view.picture, inside) >= least,
+            }
+        return next((gate for gate, is_passed in passes.items() if not is_passed), None)
+
+    def _fits(self, inside: Mask, before: Mask, usual_px: float) -> bool:
+        area_px, limit = int(np.count_nonzero(inside)), self._config.max_area_jump
+        jump = area_px / max(1, int(np.count_nonzero(before)))
+        return bool(
+            1 / limit <= jump <= limit and area_px <= self._config.max_area_growth * usual_px
+        )
+
+    def _is_back(self, carrier: Carrier, now: F32, picture: Picture) -> bool:
+        """Whether a region that is lost is seen there after all."""
+        return carrier.looks_like(picture, now > 0.5) >= self._config.recover_appearance
+
+    # --- things nobody pointed at ----------------------------------------------------------------
+
+    def _begin(self, cutout: Cutout, view: KeyView, frame: Frame, picture: Picture) -> None:
+        """Start a region, unless there is no room, or something is already there."""
+        cut = shrunk(decode(cutout.mask), view.picture.size)
+        now = view.forward(cut)
+        mask = full_size(now, frame)
+        if self._regions.room < 1 or not mask.any() or self._is_known(mask):
+            self.counts["known"] += 1
+            return
+        region = self._regions.start(frame, RegionSeed(mask=cutout.mask), mask)
+        region.carrier = Carrier(self._config, view.picture, cut)
+        region.carrier.place(now)
+        region.view = view_of(picture, now)
+
+    def _is_known(self, mask: Mask) -> bool:
+        return any(
+            region.track.mask is not None and iou(region.track.mask, mask) > 0.5
+            for region in self._regions
+        )
+
+
+def _fresh_seed(region: Region) -> RegionSeed | None:
+    return region.seed if region.track.age_frames == 0 else None
+
+
+def _prompt(held: _Held, scale: tuple[float, float]) -> Prompt:
+    """What to ask for: what the user pointed at, or where the region was carried."""
+    if held.seed is not None and held.seed.point_xy_px is not None:
+        return Prompt(points_xy_px=(held.seed.point_xy_px,))
+    if held.seed is not None:
+        return Prompt(box_xyxy_px=held.seed.box_xyxy_px)
+    inside = np.asarray(held.soft > 0.5, np.bool_)
+    x0, y0, x1, y1 = box_of(inside)
+    box = (x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
+    x, y = middle(inside)
+    return Prompt(points_xy_px=((x * scale[0], y * scale[1]),), box_xyxy_px=box, soft=held.soft)
+
+
+def middle(mask: Mask) -> tuple[float, float]:
+    """The point (x, y) of a mask that is furthest from its outline, in pixels to its centre."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x) + 0.5, float(y) + 0.5

@@ -1,0 +1,135 @@
+"""Regions that come with every frame from a sender that has masks of its own.
+
+Those with ids are who the sender says they are. Those without are told apart by `associate`: what
+nothing fits becomes a new region, and a region that nothing fits is lost, until something that
+looks like it turns up near enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from ureca.datatypes import Frame, Mask, Refusal, RegionSeed
+from ureca.errors import RegionError
+from ureca.node.appearance import I32, similarity
+from ureca.node.associate import Sight, affinity, match, sight_of
+from ureca.node.config import ID_PATTERN, TrackerConfig
+from ureca.node.life import Region, Regions
+from ureca.node.regions import seed_mask
+
+T = TypeVar("T")
+
+
+class Given:
+    """Takes a frame's regions into the stream's."""
+
+    def __init__(self, config: TrackerConfig, regions: Regions) -> None:
+        self._config = config
+        self._regions = regions
+
+    def take(
+        self, frame: Frame, seeds: Sequence[RegionSeed], bins: I32, *, now_ns: int
+    ) -> list[Refusal]:
+        """Follow the given regions onto `frame`, whose small picture has the colour `bins`; the
+        seeds that were refused.
+        """
+        refused: list[Refusal] = []
+        seen: set[str] = set()
+        nameless = []
+        for seed in seeds:
+            if seed.rid is not None:
+                attempt(partial(self._named, frame, seed, seen), seed, refused)
+                continue
+            mask = attempt(partial(seed_mask, seed, frame.image), seed, refused)
+            if mask is not None:
+                nameless.append((seed, mask))
+        self._nameless(frame, nameless, bins, seen, refused)
+        self._lose_unseen(frame, seen, refused, now_ns)
+        return refused
+
+    def _named(self, frame: Frame, seed: RegionSeed, seen: set[str]) -> None:
+        mask = seed_mask(seed, frame.image)
+        region = next((r for r in self._regions if r.is_given and r.sender_rid == seed.rid), None)
+        if region is None:
+            region = self._start(frame, seed, mask)
+        elif region.track.rid in seen:
+            raise RegionError(f"the frame lists region {seed.rid!r} twice")
+        else:
+            _pass(region, mask)
+        seen.add(region.track.rid)
+
+    def _nameless(
+        self,
+        frame: Frame,
+        given: list[tuple[RegionSeed, Mask]],
+        bins: I32,
+        seen: set[str],
+        refused: list[Refusal],
+    ) -> None:
+        known = [r for r in self._regions if r.is_given and r.sight is not None]
+        sights = [sight_of(mask, bins) for _, mask in given]
+        partner = self._matched(known, sights)
+        for number, ((seed, mask), sight) in enumerate(zip(given, sights, strict=True)):
+            region = partner.get(number)
+            if region is None:
+                region = attempt(partial(self._start, frame, seed, mask), seed, refused)
+                if region is None:
+                    continue
+                region.sight = sight
+            else:
+                assert region.sight is not None
+                region.sight = sight if region.is_lost else sight.after(region.sight)
+                _pass(region, mask)
+            seen.add(region.track.rid)
+
+    def _matched(self, known: list[Region], sights: list[Sight]) -> dict[int, Region]:
+        """Regions by the number of the sight that continues them."""
+        table = np.array(
+            [[self._affinity(region, sight) for sight in sights] for region in known], np.float64
+        ).reshape(len(known), len(sights))
+        pairs = match(table, least=self._config.same_region)
+        return {column: known[row] for row, column in pairs}
+
+    def _affinity(self, region: Region, sight: Sight) -> float:
+        assert region.sight is not None
+        missed = region.track.missed_frames
+        if missed and similarity(region.sight.look, sight.look) < self._config.recover_appearance:
+            return -1.0
+        return affinity(region.sight, sight, missed=missed)
+
+    def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> Region:
+        region = self._regions.start(frame, seed, mask)
+        region.is_given = True
+        return region
+
+    def _lose_unseen(
+        self, frame: Frame, seen: set[str], refused: list[Refusal], now_ns: int
+    ) -> None:
+        bad = {refusal.rid for refusal in (*frame.refused, *refused)}
+        for region in self._regions:
+            if not region.is_given or region.track.rid in seen:
+                continue
+            if region.is_lost:
+                region.miss()
+            else:
+                is_bad = region.sender_rid is not None and region.sender_rid in bad
+                region.lose("bad_region" if is_bad else "absent", now_ns)
+
+
+def _pass(region: Region, mask: Mask) -> None:
+    region.see(mask)
+    region.carrier = region.view = None
+
+
+def attempt(start: Callable[[], T], seed: RegionSeed, refused: list[Refusal]) -> T | None:
+    """What `start` returns, or None with the reason among `refused`."""
+    try:
+        return start()
+    except RegionError as error:
+        rid = seed.rid if seed.rid and ID_PATTERN.fullmatch(seed.rid) else None
+        refused.append(Refusal(rid, str(error)))
+        return None

@@ -1,0 +1,149 @@
+"""The life of one stream's regions: born, seen, lost, ended. Ids are never used twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ureca.datatypes import Frame, Mask, RegionSeed, Track, TrackState
+from ureca.errors import RegionError
+from ureca.node.associate import Sight
+from ureca.node.carry import Carrier
+from ureca.node.config import ID_PATTERN
+from ureca.node.regions import box_of
+from ureca.node.search import View
+
+_MAX_STEM = 56
+
+
+@dataclass(slots=True)
+class Region:
+    """What the tracker remembers about one region."""
+
+    track: Track
+    is_given: bool = False
+    sender_rid: str | None = None
+    sight: Sight | None = None
+    """The last look at a given region without an id of its own, by which it is known again."""
+    carrier: Carrier | None = None
+    view: View | None = None
+    seed: RegionSeed | None = None
+    """The point or box that it was started with, until a segmenter has cut it out."""
+    lost_ns: int = 0
+    finds: int = 0
+    """Each recovery doubles the wait before the next search: what flaps is not worth believing."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody knows where it is."""
+        return self.track.state is TrackState.LOST
+
+    def see(self, mask: Mask) -> None:
+        """It is at `mask` bool [H, W], with at least one pixel; what was lost is recovered."""
+        self.track = replace(
+            self.track,
+            state=TrackState.RECOVERED if self.is_lost else TrackState.ALIVE,
+            mask=mask,
+            box_xyxy_px=box_of(mask),
+            age_frames=self.track.age_frames + 1,
+            missed_frames=0,
+            reason="",
+        )
+
+    def correct(self, mask: Mask) -> None:
+        """It is at `mask` rather than where it was just seen: the same look, not another frame."""
+        self.track = replace(self.track, mask=mask, box_xyxy_px=box_of(mask))
+
+    def miss(self) -> None:
+        """One more frame without it."""
+        self.track = replace(self.track, missed_frames=self.track.missed_frames + 1)
+
+    def lose(self, reason: str, now_ns: int) -> None:
+        """It is no longer known where it is."""
+        self.lost_ns = now_ns
+        self.track = replace(
+            self.track, state=TrackState.LOST, mask=None, reason=reason, missed_frames=1
+        )
+
+    def ended(self, reason: str) -> Track:
+        """Its last word."""
+        return replace(self.track, state=TrackState.ENDED, mask=None, reason=reason)
+
+
+class Regions:
+    """The regions of one stream by id, at most `max_regions`."""
+
+    def __init__(self, max_regions: int) -> None:
+        self._max = max_regions
+        self._by_rid: dict[str, Region] = {}
+        self._used: set[str] = set()
+        self._count = 0
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self._by_rid.values())
+
+    def get(self, rid: str) -> Region | None:
+        """The region of that id, if it lives."""
+        return self._by_rid.get(rid)
+
+    @property
+    def room(self) -> int:
+        """How many more may be started."""
+        return self._max - len(self._by_rid)
+
+    def check_room(self) -> None:
+        """Raises `RegionError` when no more may be started."""
+        if self.room < 1:
+            raise RegionError(f"the limit of {self._max} regions per stream is reached")
+
+    def start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> Region:
+        """A new region at `mask`; raises `RegionError` when there is no room or the id is none."""
+        self.check_room()
+        track = Track(
+            rid=self._new_rid(seed.rid),
+            state=TrackState.NEW,
+            mask=mask,
+            box_xyxy_px=box_of(mask),
+            age_frames=0,
+            missed_frames=0,
+            first_seq=frame.seq,
+            label=seed.label,
+            parent=seed.parent,
+        )
+        region = Region(track, sender_rid=seed.rid)
+        self._by_rid[track.rid] = region
+        return region
+
+    def _new_rid(self, wanted: str | None) -> str:
+        """`wanted` when it was never used, else `wanted-2` and so on; `r1`, `r2` ... for the
+        nameless.
+        """
+        if wanted is not None and ID_PATTERN.fullmatch(wanted) is None:
+            raise RegionError(f"a region id must match [a-z0-9_-]{{1,64}}, got {wanted!r}")
+        self._count += wanted is None
+        rid = stem = wanted or f"r{self._count}"
+        suffix = 2
+        while rid in self._used:
+            rid = f"{stem[:_MAX_STEM]}-{suffix}"
+            suffix += 1
+        self._used.add(rid)
+        return rid
+
+    def end(self, rid: str, reason: str) -> Track:
+        """Forget a region; its last word."""
+        return self._by_rid.pop(rid).ended(reason)
+
+    def end_all(self, reason: str) -> tuple[Track, ...]:
+        """Forget all."""
+        return tuple(self.end(rid, reason) for rid in list(self._by_rid))
+
+    def expire(self, *, ttl_ns: int, now_ns: int) -> tuple[Track, ...]:
+        """End those that have been lost for too long."""
+        late = [r.track.rid for r in self if r.is_lost and now_ns - r.lost_ns >= ttl_ns]
+        return tuple(self.end(rid, "lost_ttl") for rid in late)
+
+    def forget_news(self) -> None:
+        """What was new or recovered on the last frame is simply alive on the next."""
+        for region in self:
+            if region.track.state in (TrackState.NEW, TrackState.RECOVERED):
+                region.track = replace(region.track, state=TrackState.ALIVE)
