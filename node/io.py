@@ -70,6 +70,7 @@ class IoThread:
         self._every_ns = int(heartbeat_s * 1e9)
         self._clock = clock
         self._gate = gate
+        self._wants_keys = router.mechanism == zmq.CURVE
         self._beat_ns = clock.now_ns()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="ureca-io")
@@ -88,20 +89,25 @@ class IoThread:
             self._close()
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._publisher.socket, zmq.POLLIN)
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._outbox.fileno(), zmq.POLLIN)
+        self._watch()
         while not self._stop.is_set():
-            poller.poll(_POLL_MS)
+            self._poller.poll(_POLL_MS)
             self._turn()
         self._turn()
         self._publisher.publish(self._heartbeat())
         self._close()
 
+    def _watch(self) -> None:
+        self._poller = zmq.Poller()
+        for source in (self._publisher.socket, self._router, self._outbox.fileno()):
+            self._poller.register(source, zmq.POLLIN)
+
     def _turn(self) -> None:
         """One round; a fault in it is logged and the next round goes on."""
         try:
+            if self._gate is not None and self._gate.take_revoked():
+                self._publisher.reopen()
+                self._watch()
             self._publisher.greet()
             self._receive()
             self._flush()
@@ -115,7 +121,7 @@ class IoThread:
                 frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            may = anybody if self._gate is None else asker_of(self._gate, frames[-1])
+            may = asker_of(self._gate, frames[-1]) if self._gate and self._wants_keys else anybody
             client, *parts = (frame.bytes for frame in frames)
             self._control.handle(client, parts, may)
 

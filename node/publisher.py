@@ -9,7 +9,9 @@ match all the same, and the draft option for last values sends one message per s
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,6 +36,7 @@ from ureca.sockets import EVENT_HWM, harden
 from ureca.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
+_REOPEN_TRIES, _REOPEN_S = 200, 0.01
 _GREET_EVERY_NS = 200_000_000
 """Greetings go to everybody, so a crowd of joiners shares one."""
 Sink = Callable[[AnyEvent], None]
@@ -100,12 +103,9 @@ class Publisher:
         self._greeted_ns = 0
         self._owed: set[bytes] = set()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
-        self.socket = context.socket(zmq.XPUB)
-        harden(self.socket)
-        self.socket.set_hwm(EVENT_HWM)
-        self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-        guard(self.socket, config.events, "events")
-        self._bind(config.events)
+        self._context = context
+        self._guard = guard
+        self.socket = self._open(config.events)
 
     def publish(self, event: AnyEvent, queued_ns: int | None = None) -> None:
         """Stamp, send, remember and show one event."""
@@ -129,20 +129,40 @@ class Publisher:
                 if event_topic(event, self._node).encode().startswith(owed):
                     self._send(self._stamp(event, None))
 
+    def reopen(self) -> None:
+        """End every connection and listen again: ZeroMQ cannot throw out a single subscriber.
+
+        The others connect again by themselves, see the gap in `eseq` and are greeted.
+        """
+        address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.socket.close(_LINGER_MS)
+        for _ in range(_REOPEN_TRIES):  # libzmq lets go of the address a little later
+            with contextlib.suppress(WireError):
+                self.socket = self._open(address)
+                return
+            time.sleep(_REOPEN_S)
+        self.socket = self._open(address)
+
     def close(self) -> None:
         """Close the socket; what is on its way may still arrive."""
         self.socket.close(_LINGER_MS)
 
-    def _bind(self, address: str) -> None:
+    def _open(self, address: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.XPUB)
+        harden(socket)
+        socket.set_hwm(EVENT_HWM)
+        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._guard(socket, address, "events")
         try:
-            self.socket.bind(address)
+            socket.bind(address)
         except zmq.ZMQError as error:
-            self.socket.close(0)
+            socket.close(0)
             raise WireError(
                 f"cannot publish on {address}: {error}; is another node running? Choose another "
                 "address with --set publish.events=tcp://127.0.0.1:PORT",
                 code="INTERNAL",
             ) from error
+        return socket
 
     def _stamp(self, event: AnyEvent, queued_ns: int | None) -> AnyEvent:
         self._eseq += 1

@@ -57,7 +57,7 @@ class Gate:
         self._log = RateLimitedLog(logging.getLogger(__name__), MonotonicClock())
         self._monitors: list[tuple[zmq.Socket[bytes], Plane]] = []
         self._stop = threading.Event()
-        self._known = frozenset(keys.allow.entries())
+        self._listeners = self._allowed_listeners()
         self._revoked = threading.Event()
         self._authenticator = Authenticator(context)
         for plane in PLANE_ROLES:
@@ -90,7 +90,7 @@ class Gate:
         return {f"refused_{plane}": count for plane, count in sorted(self.refused.items())}
 
     def take_revoked(self) -> bool:
-        """True once after a key was taken off the list: its connections may still stand."""
+        """True once after a listener's key lost its place: its connections may still stand."""
         revoked = self._revoked.is_set()
         self._revoked.clear()
         return revoked
@@ -123,10 +123,14 @@ class Gate:
         for watcher, plane in list(self._monitors):
             if watcher in ready:
                 self._note(watcher, plane)
-        known = frozenset(self._keys.allow.entries())
-        if self._known - known:
+        listeners = self._allowed_listeners()
+        if self._listeners - listeners:
             self._revoked.set()
-        self._known = known
+        self._listeners = listeners
+
+    def _allowed_listeners(self) -> frozenset[bytes]:
+        entries = self._keys.allow.entries().items()
+        return frozenset(key for key, (role, _) in entries if role in PLANE_ROLES["events"])
 
     def _note(self, watcher: zmq.Socket[bytes], plane: Plane) -> None:
         event = parse_monitor_message(watcher.recv_multipart())
