@@ -43,7 +43,7 @@ from ureca.node.publisher import Publisher, Sink
 from ureca.node.record.recorder import Recorder
 from ureca.node.record.tape import Notes
 from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
-from ureca.node.sources import FrameSource, Wait, open_source
+from ureca.node.sources import FrameSource, Wait, Watched, open_source
 from ureca.zap import Gate
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
@@ -88,6 +88,7 @@ class Node:
         self._source_ended = threading.Event()
         self._prompts = prompts or {}
         self._source = open_frames(config, clock, self.books, self._stop.wait)
+        self._watched = self._source if isinstance(self._source, Watched) else None
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
         self._outbox = Outbox(config.limits.outbox, clock=clock, books=self.books)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -225,6 +226,7 @@ class Node:
                 **self.balance().counters(),
                 **self._quarantine.counters(),
                 **(self._recorder.counters() if self._recorder is not None else {}),
+                **(self._watched.counters() if self._watched is not None else {}),
                 **(self._gate.counters() if self._gate is not None else {}),
             },
             streams=dict(self._pipeline.streams()),
@@ -240,6 +242,7 @@ class Node:
             found.append(f"source: {self.failure}")
         if self._recorder is not None and self._recorder.failure is not None:
             found.append(self._recorder.failure)
+        found += self._watched.reasons() if self._watched is not None else ()
         found += self._pipeline.reasons()
         if balance.frames_dropped.get("internal"):
             found.append("frames failed inside the node; see its log")
@@ -292,6 +295,8 @@ class Node:
 
     def _advance(self, frame: Frame | None) -> None:
         now_ns = self._clock.now_ns()
+        if frame is not None and self._watched is not None:
+            self._watched.taken(frame)
         try:
             if frame is None:
                 self._pipeline.tick(now_ns)

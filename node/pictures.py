@@ -31,6 +31,11 @@ def decode_picture(data: bytes, *, max_px: int = _DEFAULT_MAX_PX) -> Image:
         raise SourceError(
             f"a picture of {bgr.shape[1]}x{bgr.shape[0]} exceeds the limit of {max_px} pixels"
         )
+    return rgb_of(np.asarray(bgr, np.uint8))
+
+
+def rgb_of(bgr: Image) -> Image:
+    """u8 [H, W, 3] BGR as RGB."""
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 

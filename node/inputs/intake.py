@@ -77,7 +77,11 @@ class Intake:
     def drop(self, reason: DropReason, message: str) -> None:
         """Count a message that will not become a frame, and say why now and then."""
         self._books.frame_dropped(reason)
-        self._log.warning(reason, f"dropped a frame ({reason}): {message}")
+        self.warn(reason, f"dropped a frame ({reason}): {message}")
+
+    def warn(self, key: str, message: str) -> None:
+        """Log, but not too often under one key."""
+        self._log.warning(key, message)
 
     def left(self, count: int) -> None:
         """So many messages came in and will not be looked at, because the node is ending."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 
@@ -10,6 +11,7 @@ from ureca.config import from_plain, to_plain
 from ureca.datatypes import EngineInfo, RegionSeed
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
+from ureca.node.inputs.address import without_secrets
 from ureca.node.prompts import Prompts
 from ureca.node.record.reader import Recording
 
@@ -19,7 +21,7 @@ def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str,
     plain = {str(seq): msgspec.to_builtins(seeds) for seq, seeds in prompts.items()}
     return {
         "format": "1",
-        "config": json.dumps(to_plain(config)),
+        "config": json.dumps(to_plain(replace(config, source=without_secrets(config.source)))),
         "prompts": json.dumps(plain),
         "model": info.model,
         "bundle_sha": info.bundle_sha,
