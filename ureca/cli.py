@@ -42,6 +42,16 @@ COMMANDS: dict[str, Command] = {
         "caption one region of one picture",
         "ureca describe photo.jpg --box 40,30,200,180",
     ),
+    "doctor": Command(
+        "ureca.node.doctor.command",
+        "is this machine ready? what is missing, and the remedy",
+        "ureca doctor",
+    ),
+    "sources": Command(
+        "ureca.node.doctor.sources",
+        "list the cameras of this machine",
+        "ureca sources",
+    ),
     "keys": Command(
         "ureca.keys_command",
         "make CURVE keys and say who may do what at a node",
