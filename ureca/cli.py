@@ -37,6 +37,11 @@ COMMANDS: dict[str, Command] = {
         "watch a running node's captions live",
         "ureca watch --json",
     ),
+    "camera": Command(
+        "ureca.node.inputs.camera_command",
+        "send the pictures of a camera, stream or clip to a node",
+        "ureca camera 'v4l2:///dev/video0?width=1280&height=720' --jpeg 90",
+    ),
     "describe": Command(
         "ureca.node.describe",
         "caption one region of one picture",
