@@ -44,7 +44,7 @@ def test_no_link_of_the_reference_is_broken(built):
     broken = []
     for page, text in pages.items():
         for link in set(re.findall(r'href="([^"]+)"', text)):
-            if re.match(r"[a-z]+:", link):
+            if "${" in link or re.match(r"[a-z]+:", link):  # the search box fills in its own
                 continue
             path, _, anchor = html.unescape(link).partition("#")
             target = (built / page.parent / path).resolve().relative_to(built.resolve())
