@@ -15,7 +15,8 @@ from ureca.frames import Pixels
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
-from ureca.node.pictures import decode_nv12, decode_picture
+from ureca.node.decode_guard import Decoder
+from ureca.node.pictures import decode_nv12
 from ureca.ring import RingReader
 from ureca.wire import FrameHeader, decode_frame
 
@@ -48,6 +49,7 @@ class Intake:
         self._clock = clock
         self._books = books
         self._ring = RingReader() if is_local else None
+        self._decode = Decoder(config, is_local=is_local)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         self._senders: dict[bytes, _Sender] = {}
 
@@ -90,6 +92,7 @@ class Intake:
 
     def close(self) -> None:
         """Give back what shared memory there was, and delete what dead cameras left."""
+        self._decode.close()
         if self._ring is not None:
             self._ring.close()
 
@@ -112,7 +115,7 @@ class Intake:
     def _pixels(self, data: Pixels, header: FrameHeader) -> Image:
         if header.enc == "nv12":
             return decode_nv12(data, width=header.w, height=header.h, stride=header.stride)
-        return decode_picture(bytes(data), max_px=self._config.limits.max_image_px)
+        return self._decode(bytes(data), max_px=self._config.limits.max_image_px)
 
     def _count_gap(self, sender: _Sender, frame: Frame) -> None:
         if sender.boot == frame.boot:
