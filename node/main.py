@@ -30,6 +30,7 @@ from ureca.node.record.recorder import Recorder
 from ureca.node.render.renderer import Renderer
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
+from ureca.node.view_process import viewed
 from ureca.node.web import StatusServer
 
 _DRAW_S = 0.125
@@ -81,6 +82,7 @@ def main(
         started_ns = clock.now_ns()
         with contextlib.closing(node), _signals(node), _served(config.http, node, metrics):
             node.start()
+            stack.enter_context(viewed(options.view, config))
             _show(node, view, options.duration)
         seconds = (clock.now_ns() - started_ns) / 1e9
     print(report.text(node.balance(), seconds=seconds), flush=True)
@@ -132,6 +134,14 @@ def _parser() -> argparse.ArgumentParser:
         "--http", type=int, metavar="PORT", help="serve /metrics and /healthz on 127.0.0.1:PORT"
     )
     parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    parser.add_argument(
+        "--view",
+        nargs="?",
+        type=int,
+        const=8600,
+        metavar="PORT",
+        help="show it in the browser on this port [8600]; see ureca view --help",
+    )
     parser.add_argument("--quiet", action="store_true", help="print only the summary")
     parser.add_argument("--style", choices=("short", "long"), help="a noun phrase or a sentence")
     return parser
