@@ -55,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca describe",
         description="Caption one or several regions of one picture.",
-        epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 --render out.png",
+        epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
+        "--render out.png",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
     for kind, metavar, text in (
