@@ -156,7 +156,7 @@ def _built(name: str) -> Iterator[bytes]:
     if name == "frame":
         yield from _frames()
     elif name == "rle":
-        yield from (_code(seq) for seq in range(4))
+        yield from (_code(seq, side) for seq in range(4) for side in (1, 2, 7, 48))
     elif name == "topic":
         for kind in ("trk", "cap", "delta", "hb", "frame"):
             yield wire.Topic("node", "cam0", kind, "r1" if kind == "cap" else None).encode()
@@ -193,9 +193,9 @@ def _frames() -> Iterator[bytes]:
         yield SEPARATOR.join(wire.encode_frame(header, pixels, "camera"))
 
 
-def _code(seq: int) -> bytes:
+def _code(seq: int, side: int) -> bytes:
     mask = next(iter(SyntheticSource(width_px=64, height_px=48).masks(seq).values()))
-    found = rle.encode(mask)
+    found = rle.encode(mask[:side, :side])
     sides = b"".join(side.to_bytes(2, "big") for side in found.size)
     return sides + found.counts.encode("latin-1")
 
