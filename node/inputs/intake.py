@@ -16,6 +16,7 @@ from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
 from ureca.node.decode_guard import Decoder
+from ureca.node.inputs.clocks import Clocks
 from ureca.node.pictures import decode_nv12
 from ureca.ring import RingReader
 from ureca.wire import FrameHeader, decode_frame
@@ -50,6 +51,7 @@ class Intake:
         self._books = books
         self._ring = RingReader() if is_local else None
         self._decode = Decoder(config, is_local=is_local)
+        self._clocks = Clocks(clock, is_local=is_local)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         self._senders: dict[bytes, _Sender] = {}
 
@@ -69,6 +71,7 @@ class Intake:
         frame = self._decoded(parts)
         if frame is None:
             return None
+        frame = self._clocks.ours(frame)
         self._count_gap(self._sender(parts[0]), frame)
         if self._is_expired(frame):
             age_ms = (frame.received_ns - frame.captured_ns) // 1_000_000
@@ -126,11 +129,7 @@ class Intake:
         sender.boot, sender.seq, sender.received = frame.boot, frame.seq, 0
 
     def _is_expired(self, frame: Frame) -> bool:
-        """Only a stamp of our own clock can be compared; others are taken as they come. A stamp in
-        the future would keep its captions valid for as long.
-        """
-        if frame.clock != self._clock.name:
-            return False
+        """A stamp in the future would keep its captions valid for as long."""
         age_ns = frame.received_ns - frame.captured_ns
         return abs(age_ns) > self._config.source.max_age_ms * 1_000_000
 
