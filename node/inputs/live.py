@@ -124,8 +124,8 @@ class LiveSource:
                 self._line.came()
                 self._count(shot, gaps)
                 self._line.busy()
-        if not self._stopping.is_set():
-            self._line.ended()
+            if not self._stopping.is_set():
+                self._line.ended()  # before it is closed: a half-open peer makes that slow as well
 
     def _opened(self) -> Capture:
         return self._open(self._address.uri, self._config, self._clock)
