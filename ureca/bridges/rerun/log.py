@@ -15,18 +15,13 @@ import numpy.typing as npt
 from ureca import rle
 from ureca.bridges.following import Sight
 from ureca.datatypes import Rle
+from ureca.drawing.palette import COLOURS, STALE, Rgb
 from ureca.events import AnyEvent, CaptionError, CaptionFinal, Heartbeat, TrackEnd
 from ureca.extras import require
 from ureca.pictures import PictureRegion
 from ureca.said import Said
 
 EXTRA = "rerun"
-_STALE = (168, 168, 168)
-_COLOURS = (
-    ((255, 107, 97), (72, 201, 120), (92, 156, 255), (255, 200, 61))
-    + ((197, 118, 255), (46, 207, 214), (255, 140, 200), (170, 220, 60))
-    + ((255, 156, 66), (130, 190, 255), (120, 230, 180), (225, 170, 120))
-)
 _MAX_NUMBERS = 65_535
 
 
@@ -40,7 +35,7 @@ class RerunLog:
         self._to = recording
         self._numbers: dict[tuple[str, str], int] = {}
         self._next = 0
-        self._names: dict[str, dict[int, tuple[str, tuple[int, int, int]]]] = {}
+        self._names: dict[str, dict[int, tuple[str, Rgb]]] = {}
         self._shift_ns = 0
 
     def sight(self, sight: Sight) -> None:
@@ -103,13 +98,11 @@ class RerunLog:
             rows = [(number, text, colour) for number, (text, colour) in names.items()]
             self._to.log(stream, self._rr.AnnotationContext([(0, "", (0, 0, 0, 0)), *rows]))
 
-    def _look(
-        self, sight: Sight, region: PictureRegion, said: Said | None
-    ) -> tuple[str, tuple[int, int, int]]:
+    def _look(self, sight: Sight, region: PictureRegion, said: Said | None) -> tuple[str, Rgb]:
         number = self._number(sight.picture.stream, region.rid)
         text = region.rid if said is None else said.text
         stale = region.mask is None or (said is not None and not sight.holds(said))
-        return text, _STALE if stale else _COLOURS[number % len(_COLOURS)]
+        return text, STALE if stale else COLOURS[number % len(COLOURS)]
 
     def _masks(self, sight: Sight) -> npt.NDArray[np.uint16]:
         picture = sight.picture
