@@ -23,9 +23,9 @@ def columns(path, entity):
             batch = part.to_record_batch()
             for name in batch.schema.names:
                 column = batch.column(name)
-                times = name == "capture"
-                values = column.cast("int64").to_pylist() if times else column.to_pylist()
-                found.setdefault(name, []).extend(values)
+                if str(column.type).startswith("timestamp"):
+                    column = column.cast("int64")  # noqa: PLW2901  (Python has no nanoseconds)
+                found.setdefault(name, []).extend(column.to_pylist())
     return found
 
 
