@@ -62,6 +62,7 @@ class SourceConfig:
     retry_s: float = 0.5
     """How long to wait before opening it again, at first; twice as long after each failure."""
     retry_max_s: float = 10.0
+    """The longest wait between two attempts."""
     silent_s: float = 5.0
     """Health names a ZeroMQ link that had frames and has had none for this long."""
     credits: int = 2
