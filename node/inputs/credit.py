@@ -92,6 +92,7 @@ class CreditFrames:
         """See `FrameSource`; ends only when told to stop."""
         with ExitStack() as stack:
             stack.callback(self._intake.close)
+            self._intake.prepare()
             router = self._bind(stack)
             woken = self._wakeable(stack)
             poller = zmq.Poller()
