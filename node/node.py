@@ -42,6 +42,7 @@ from ureca.node.preview import Previews
 from ureca.node.prompts import Prompts
 from ureca.node.publisher import Publisher, Sink
 from ureca.node.record.recorder import Recorder
+from ureca.node.record.switch import RecordSwitch
 from ureca.node.record.tape import Notes
 from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
 from ureca.node.render.renderer import Renderer
@@ -75,7 +76,7 @@ class Node:
         prompts: Prompts | None = None,
         sinks: Iterable[Sink] = (),
         open_frames: OpenSource = _open_configured,
-        recorder: Recorder | None = None,
+        recorder: Recorder | RecordSwitch | None = None,
         renderer: Renderer | None = None,
     ) -> None:
         self.books = Books()
@@ -266,6 +267,11 @@ class Node:
     def last_events(self) -> list[AnyEvent]:
         """The last word on every live region; only the socket thread may call this."""
         return self._publisher.last.events()
+
+    @property
+    def recordings(self) -> RecordSwitch | None:
+        """Where clients' recordings go; None when this node makes none for them."""
+        return self._recorder if isinstance(self._recorder, RecordSwitch) else None
 
     def refused(self) -> list[dict[str, Any]]:
         """The latest captions that the output gate kept back."""

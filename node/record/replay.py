@@ -36,7 +36,7 @@ from ureca.node.record.then import ThenCaptioner
 from ureca.region_requests import ORDERS
 
 _log = logging.getLogger(__name__)
-_STAMPS = frozenset({"boot", "eseq", "pub_ns", "t", "age_at_pub_ms"})
+_STAMPS = frozenset({"boot", "eseq", "pub_ns", "t", "age_at_pub_ms", "drop"})
 """What two runs of the same decisions may differ in: identities of the process and durations."""
 
 Story = dict[str, Any]
