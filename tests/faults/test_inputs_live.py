@@ -91,6 +91,7 @@ def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> No
     source = fake_source(camera)(config, MonotonicClock(), books, stop.wait)
     frames = source.frames()
     first = next(frames)
+    assert first.seq == 0, "prompts of a file are drawn on it"
     until(lambda: camera.read_count >= 30, "a burst that nobody takes")
     second = next(frames)
     age_ms = (time.monotonic_ns() - second.captured_ns) / 1e6
