@@ -1,4 +1,4 @@
-"""Finds remembered regions again in the features of a new picture: who looks like whom, cell by cell.
+"""Finds remembered regions again in the features of a new picture, cell by cell.
 
 A cell of the new picture belongs to a region as far as the cells that it is most like, in the
 pictures remembered, belonged to it (k nearest neighbours by cosine, as in label propagation over
@@ -49,7 +49,9 @@ class Memory:
         """
         size = (features.shape[2], features.shape[1])
         cells = {
-            rid: np.asarray(cv2.resize(cover, size, interpolation=cv2.INTER_AREA)).reshape(-1)
+            rid: np.asarray(
+                cv2.resize(cover, size, interpolation=cv2.INTER_AREA), np.float32
+            ).reshape(-1)
             for rid, cover in covers.items()
         }
         if not cells:

@@ -131,6 +131,11 @@ class Tracker:
         """
         self._corrections.offer(cutting)
 
+    @property
+    def corrected_masks(self) -> int:
+        """How many masks of a segmenter were taken up."""
+        return self._corrections.counts["taken"]
+
     # --- frames ----------------------------------------------------------------------------------
 
     def _begin(self, frame: Frame) -> tuple[Track, ...]:

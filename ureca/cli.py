@@ -112,6 +112,11 @@ COMMANDS: dict[str, Command] = {
         "check training data: counts, faults, a contact sheet",
         "ureca data check ../shared/data -o report",
     ),
+    "weights": Command(
+        "ureca.weights",
+        "list published weights, or bring them, checked by sha256",
+        "ureca weights get sam2-hiera-tiny",
+    ),
     "bench": Command(
         "ureca.models.bench",
         "measure captions per second and latency",
