@@ -157,7 +157,8 @@ def chromium(timeout_s: float = 60) -> Iterator[Callable[[], Tab]]:
                 )
                 with urllib.request.urlopen(request, timeout=timeout_s) as answer:
                     url = json.load(answer)["webSocketDebuggerUrl"]
-                socket = stack.enter_context(connect(url, max_size=None, ping_interval=None))
+                opened = connect(url, max_size=None, ping_interval=None)
+                socket = stack.enter_context(opened)
                 found = Tab(socket)
                 for domain in ("Page", "Runtime", "Log", "Performance"):
                     found.call(f"{domain}.enable")

@@ -1,6 +1,7 @@
 // The panel of regions: one card each, built once and then only changed where something changed.
 // Captions are text, never markup: everything is set with textContent.
 
+const GONE_MS = 15_000; // a region that ended is on show for so long; searching finds it longer
 const TRIGGERS = { new: "new", request: "asked", recovered: "found again", change: "changed", refresh: "renewed" };
 
 function made(tag, name, text) {
@@ -44,7 +45,9 @@ export class Cards {
       const all = [region.rid, region.label ?? "", region.caption?.text ?? "", ...region.history.map((one) => one.text)].join(" ").toLowerCase();
       return words.every((word) => all.includes(word));
     };
-    const here = [...this.regions.all.values()].filter((region) => (words.length ? holds(region) : region.stream === stream));
+    const since = performance.now() - GONE_MS;
+    const isHere = (region) => region.stream === stream && (region.goneAt === null || region.goneAt > since || region.key === this.chosen);
+    const here = [...this.regions.all.values()].filter((region) => (words.length ? holds(region) : isHere(region)));
     return here.sort((a, b) => (a.goneAt !== null) - (b.goneAt !== null) || (b.goneAt ?? 0) - (a.goneAt ?? 0));
   }
 
