@@ -121,6 +121,11 @@ class LiveSource:
             gaps = StampGaps()
             self._line.busy(is_open=True)
             while (shot := capture.read()) is not None and not self._stopping.is_set():
+                if self._line.is_late():
+                    # FFmpeg had held it back until the read timed out: nobody knows its age.
+                    self._books.frame_in()
+                    self._drop("expired", "a picture came as the read timed out")
+                    break
                 self._line.came()
                 self._count(shot, gaps)
                 self._line.busy(is_open=True)
