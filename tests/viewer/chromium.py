@@ -66,6 +66,11 @@ class Tab:
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
             self.console.append(str([one.get("value") for one in params["args"]]))
 
+    def close(self) -> None:
+        """Close the page and the connection."""
+        self.call("Page.close")
+        self._socket.close()
+
     def js(self, expression: str) -> Any:
         """The value of an expression (awaited, if it is a promise)."""
         found = self.call(

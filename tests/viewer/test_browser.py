@@ -50,7 +50,7 @@ def page(browser, node):
         tab.viewer = viewer
         yield tab
         assert tab.console == []
-        tab.call("Page.close")
+        tab.close()
 
 
 def at(tab, x: float, y: float) -> tuple[float, float]:
@@ -182,6 +182,7 @@ def test_the_shipped_captioner_describes_what_is_clicked(browser, live, demo, re
     node = live("--source", clip, "--prompts", prompts, "--loop", script=script)
     with ended(node.viewer()) as viewer:
         tab = browser()
+        tab.size(1280, 800)
         tab.open(viewer.line("ureca view: "))
         tab.until(SHOWN, 120)
         before = tab.js(LIVE_CARDS)
@@ -189,3 +190,4 @@ def test_the_shipped_captioner_describes_what_is_clicked(browser, live, demo, re
         tab.until(f"{LIVE_CARDS} > {before}")
         tab.until(f"({CHOSEN}).length > 3", 120)
         assert tab.console == []
+        tab.close()
