@@ -117,10 +117,12 @@ class Corrections:
             return refusal
         carrier = held.carrier if held.wanted.seed is None else self._anew(held, cut, view)
         now = view.forward(cut)
-        mask = full_size(now, frame)
-        if not mask.any() or (region.is_lost and not self._is_back(carrier, now, picture)):
+        if not (now > 0.5).any() or (region.is_lost and not self._is_back(carrier, now, picture)):
             return "gone"
-        carrier.correct(view.picture, cut, now)
+        carrier.correct(view.picture, cut, picture, now)
+        mask = full_size(carrier.soft, frame)
+        if not mask.any():
+            return "gone"
         region.carrier, region.seed = carrier, None
         if region.is_lost:
             region.see(mask)

@@ -132,6 +132,11 @@ class Tracker:
         self._corrections.offer(cutting)
 
     @property
+    def corrections(self) -> dict[str, int]:
+        """What became of a segmenter's masks: `taken`, or refused by which gate."""
+        return dict(self._corrections.counts)
+
+    @property
     def corrected_masks(self) -> int:
         """How many masks of a segmenter were taken up."""
         return self._corrections.counts["taken"]

@@ -11,23 +11,19 @@ truth less than half of that; it is lost while there is no mask.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import platform
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ureca.datatypes import Frame, Image, Mask, RegionSeed
-from ureca.errors import ConfigError, SourceError
+from ureca.errors import SourceError
 from ureca.node.bench.davis import score
 from ureca.node.clips import open_clip
 from ureca.node.config import TrackerConfig
@@ -36,19 +32,11 @@ from ureca.node.sam2 import Maps, Sam2
 from ureca.node.segmenter_config import SegmenterConfig
 from ureca.node.tracker import Tracker
 from ureca.rle import decode, encode
-from ureca.weights import cached
 
 MODES = ("flow", "segment", "both", "late")
 _MAX_PX = 1 << 24
 _HALLUCINATED = 0.6
 _RID = "object"
-_EPILOG = """examples:
-  ureca bench track clips                      # flow alone: needs no weights
-  ureca bench track clips --modes flow,segment,both,late --store /tmp/embeddings
-  ureca bench track clips --modes both --out both.json
-  ureca bench track --load flow.json both.json # one table of earlier runs
-
-The last line is JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +109,7 @@ class Follower:
     def __init__(self, mode: str, segmenter: StoredSam2 | None, every: int) -> None:
         self._mode, self._every = mode, every
         self._tracker = Tracker(TrackerConfig(), max_regions=1)
-        self._cutter = None if segmenter is None else Cutter(segmenter, SegmenterConfig())
+        self._cutter = Cutter(segmenter, SegmenterConfig()) if segmenter is not None else None
         self._answers: list[tuple[int, Any]] = []
         self._held: Mask | None = None
         self.following, self.cutting, self.keyframes = Watch(), Watch(), 0
@@ -230,110 +218,3 @@ def _mask(png: bytes) -> Mask:
     if picture is None:
         raise SourceError("a true mask is no picture")
     return np.asarray(picture > 0, np.bool_)
-
-
-# --- command -------------------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see `--help`."""
-    options = _parser().parse_args(argv)
-    rows = [TrackRow(**row) for path in options.load for row in _load(path)]
-    rows += _measure(options) if options.clips is not None else []
-    if not rows:
-        raise ConfigError("no clips and no earlier results: see ureca bench track --help")
-    print(table(rows))
-    report = {"bench": "track", "machine": platform.platform(), "rows": [asdict(r) for r in rows]}
-    if options.out is not None:
-        options.out.write_text(json.dumps(report) + "\n", encoding="utf8")
-    print(json.dumps(report))
-    return 0
-
-
-def _measure(options: argparse.Namespace) -> list[TrackRow]:
-    clips = sorted(options.clips.glob("*.tar"))
-    modes = options.modes.split(",")
-    if not clips or not set(modes) <= set(MODES):
-        raise ConfigError(f"no *.tar in {options.clips}, or a mode of {modes} is not of {MODES}")
-    segmenter = None
-    if modes != ["flow"]:
-        folder = options.weights or cached(Sam2.name)
-        segmenter = StoredSam2(folder, options.store, threads=options.threads)
-    if options.store is not None:
-        options.store.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with tqdm(unit=" frames", disable=None, leave=False) as bar:
-        for path in clips:
-            for mode in modes:
-                bar.set_description(f"{path.stem} {mode}")
-                row = measured(path, mode, segmenter, every=options.every, tell=bar.update)
-                rows.append(row)
-    return rows
-
-
-def _load(path: Path) -> list[dict[str, Any]]:
-    try:
-        return list(json.loads(path.read_text("utf8"))["rows"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path} is no report of this bench: {error!r}") from error
-
-
-def table(rows: Sequence[TrackRow]) -> str:
-    """A Markdown table: J, F and their mean per clip and mode, and the means over all clips."""
-    modes = [mode for mode in MODES if any(row.mode == mode for row in rows)]
-    found = {(row.clip, row.mode): row for row in rows}
-    clips = sorted({row.clip for row in rows})
-    lines = [
-        "| clip | frames | " + " | ".join(f"{mode} J / F / J&F" for mode in modes) + " |",
-        "|---|---:|" + "---|" * len(modes),
-    ]
-    for clip in clips:
-        known = [found.get((clip, mode)) for mode in modes]
-        frames = next(row.frames for row in known if row is not None)
-        lines.append(f"| {clip} | {frames} | " + " | ".join(map(_cell, known)) + " |")
-    means = [_mean([row for row in rows if row.mode == mode]) for mode in modes]
-    total = sum(next(row.frames for row in rows if row.clip == clip) for clip in clips)
-    lines.append(f"| **mean of {len(clips)}** | {total} | " + " | ".join(means) + " |")
-    lines += ["", *[_costs(mode, [row for row in rows if row.mode == mode]) for mode in modes]]
-    return "\n".join(lines)
-
-
-def _cell(row: TrackRow | None) -> str:
-    return "" if row is None else f"{row.j:.3f} / {row.f:.3f} / {(row.j + row.f) / 2:.3f}"
-
-
-def _mean(rows: Sequence[TrackRow]) -> str:
-    j, f = float(np.mean([row.j for row in rows])), float(np.mean([row.f for row in rows]))
-    return f"**{j:.3f} / {f:.3f} / {(j + f) / 2:.3f}**"
-
-
-def _costs(mode: str, rows: Sequence[TrackRow]) -> str:
-    frames, keys = sum(row.frames for row in rows), sum(row.keyframes for row in rows)
-    frame_ms = sum(row.frame_ms * row.frames for row in rows) / frames
-    text = f"- {mode}: {frame_ms:.0f} ms/frame for following"
-    if keys:
-        encode_ms = sum(row.encode_ms * row.keyframes for row in rows) / keys
-        decode_ms = sum(row.decode_ms * row.keyframes for row in rows) / keys
-        text += f", {keys} keyframes, each {encode_ms:.0f} ms to encode, {decode_ms:.0f} ms to cut"
-    lost, wrong = sum(row.lost for row in rows), sum(row.hallucinated for row in rows)
-    return f"{text}; without a mask on {lost} of {frames} frames, hallucinated on {wrong}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ureca bench track",
-        description=__doc__.split("\n\n", maxsplit=1)[0] if __doc__ else None,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("clips", type=Path, nargs="?", help="folder of *.tar")
-    parser.add_argument(
-        "--modes", default="flow", help=f"comma-separated: {','.join(MODES)} [flow]"
-    )
-    parser.add_argument("--every", type=int, default=5, help="frames between keyframes [5]")
-    parser.add_argument("--weights", type=Path, help="folder of the segmenter [its cache]")
-    parser.add_argument("--threads", type=int, default=1, help="of the segmenter [1]")
-    parser.add_argument("--store", type=Path, help="keep the segmenter's encodings here")
-    parser.add_argument("--out", type=Path, help="write the JSON here, too")
-    parser.add_argument("--load", type=Path, nargs="+", default=[], help="earlier results to show")
-    return parser
