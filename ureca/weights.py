@@ -178,6 +178,7 @@ def _copy(stream: IO[bytes], out: IO[bytes] | None, file: WeightFile) -> str:
 @contextmanager
 def _bar(file: WeightFile) -> Iterator[Callable[[int], object]]:
     tqdm = require("tqdm", extra="node").tqdm
+    tqdm.monitor_interval = 0  # no thread of its own: the bar is told often enough
     with tqdm(
         total=file.size, unit="B", unit_scale=True, desc=file.name[:40], disable=None, leave=False
     ) as bar:
