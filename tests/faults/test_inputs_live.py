@@ -80,6 +80,7 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
         assert node.counters["sources_down"] == 1
         camera.hanging.clear()
         node.goes_on()
+        assert node.dropped["expired"] >= 1, "nobody knows how old the held picture is"
         camera.hanging.set()
         node.node.close()  # comes back although the driver does not
     camera.hanging.clear()
