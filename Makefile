@@ -51,7 +51,7 @@ $(DEMO)/.ready: pyproject.toml
 # Everything, to test every room. torch: a CPU wheel is enough; see README for where to get one.
 $(DEV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --editable '.[node,record,train,export,eval,bench,dev]'
+	$(DEV)/bin/python -m pip install --quiet --editable '.[node,record,view,train,export,eval,bench,dev]'
 	touch $@
 
 clean:

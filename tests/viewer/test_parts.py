@@ -263,7 +263,7 @@ def test_a_page_may_ask_for_what_is_listed_and_no_more():
 def test_open_questions_are_bounded():
     async def story(socket, link):
         for number in range(MAX_OPEN + 3):
-            socket.say(t="ask", id=number, op="find", args={})
+            socket.say(t="ask", id=number, op="pause", args={})
         refused = await socket.answers(3)
         assert all("BUSY" in answer["error"] for answer in refused.values())
         link.answer.set()
