@@ -41,7 +41,7 @@ _RID = "object"
 
 @dataclass(frozen=True, slots=True)
 class TrackRow:
-    """One clip in one mode. Times are means in milliseconds: `frame_ms` of following (without the
+    """One clip in one mode. Times are means in milliseconds of one core: `frame_ms` of following (without the
     segmenter), `encode_ms` and `decode_ms` of a keyframe.
     """
 
@@ -59,16 +59,16 @@ class TrackRow:
 
 
 class Watch:
-    """Adds up the time spent inside it."""
+    """Adds up the processor time spent inside it: other work on the machine does not count."""
 
     def __init__(self) -> None:
         self.ms = 0.0
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter()
+        self._began = time.process_time()
 
     def __exit__(self, *_: object) -> None:
-        self.ms += 1e3 * (time.perf_counter() - self._began)
+        self.ms += 1e3 * (time.process_time() - self._began)
 
 
 class StoredSam2(Sam2):
@@ -94,9 +94,9 @@ class StoredSam2(Sam2):
                 maps = {key: kept[key].astype(np.float32) for key in kept.files if key != "ms"}
                 self.encode_ms.append(float(kept["ms"]))
             return Maps(maps, (image.shape[0], image.shape[1]))
-        began = time.perf_counter()
+        began = time.process_time()
         found = super().encode(image)
-        self.encode_ms.append(1e3 * (time.perf_counter() - began))
+        self.encode_ms.append(1e3 * (time.process_time() - began))
         if path is not None:
             small = {key: value.astype(np.float16) for key, value in found.maps.items()}
             np.savez(path, allow_pickle=False, ms=np.float64(self.encode_ms[-1]), **small)

@@ -41,7 +41,7 @@ def _mean(rows: Sequence[TrackRow]) -> str:
 def _costs(mode: str, rows: Sequence[TrackRow]) -> str:
     frames, keys = sum(row.frames for row in rows), sum(row.keyframes for row in rows)
     frame_ms = sum(row.frame_ms * row.frames for row in rows) / frames
-    text = f"- {mode}: {frame_ms:.0f} ms/frame for following"
+    text = f"- {mode}: {frame_ms:.0f} ms of one core per frame for following"
     if keys:
         encode_ms = sum(row.encode_ms * row.keyframes for row in rows) / keys
         decode_ms = sum(row.decode_ms * row.keyframes for row in rows) / keys
