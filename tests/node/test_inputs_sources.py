@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.node.inputs_rig import MjpegServer, jpeg, until
+from tests.node.inputs_rig import MjpegServer, jpeg, rig, until
+from ureca.client import Client
 from ureca.clock import MonotonicClock
 from ureca.datatypes import EngineInfo
 from ureca.errors import ConfigError, SourceError
@@ -125,6 +126,18 @@ def test_no_secret_reaches_the_output_of_a_node(tmp_path: Path) -> None:
     written = (tmp_path / "events.jsonl").read_text()
     assert '"sources_down":3' in written
     assert SECRET not in done.stdout + done.stderr + written
+
+
+def test_no_secret_is_told_to_who_asks(tmp_path: Path) -> None:
+    with MjpegServer() as server:
+        uri = f"http://user:{SECRET}@{server.address}/{SECRET}"
+        with rig(tmp_path, uri, also=(f"rear={uri}",)) as node:
+            until(lambda: node.processed, "a frame")
+            addresses = f"ipc://{tmp_path}/events", f"ipc://{tmp_path}/requests"
+            with Client.connect(*addresses, timeout_s=20) as client:
+                told = repr([client.request(op, {}) for op in ("config.get", "health", "stats")])
+        assert server.address in told
+        assert SECRET not in told
 
 
 def clip(path: Path, frames: int) -> Path:
