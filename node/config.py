@@ -124,6 +124,8 @@ class TrackerConfig:
     """A corrected mask above this is a segmenter that has lost its object."""
     min_presence: float = 0.5
     """Score that a segmenter must give its own mask before it corrects a region."""
+    bad_keyframes: int = 2
+    """Consecutive keyframes below that before a region is declared lost."""
     min_agreement: float = 0.3
     """IoU of a corrected mask with the carried one below which it is of something else."""
     min_memory: float = 0.5

@@ -87,7 +87,7 @@ class Corrections:
         if self._view is not None and cutting.seq == self._view.seq:
             self._answer = cutting
 
-    def apply(self, frame: Frame, picture: Picture) -> None:
+    def apply(self, frame: Frame, picture: Picture, *, now_ns: int) -> None:
         """Take the answer up, if there is one, on the newest frame."""
         view, answer = self._view, self._answer
         if view is None or answer is None:
@@ -101,6 +101,7 @@ class Corrections:
                 self.counts[outcome] += 1
                 if outcome == "taken":
                     self._taken.add(cutout.rid)
+                self._count(region, outcome, now_ns)
 
     # --- one region ------------------------------------------------------------------------------
 
@@ -130,6 +131,16 @@ class Corrections:
             region.correct(mask)
         region.view = view_of(picture, now) or region.view
         return "taken"
+
+    def _count(self, region: Region, outcome: str, now_ns: int) -> None:
+        """What is carried where the segmenter sees nothing, time and again, has drifted away."""
+        if outcome != "presence" or region.is_lost:
+            region.absences = 0
+            return
+        region.absences += 1
+        if region.absences >= self._config.bad_keyframes:
+            region.absences = 0
+            region.lose("drift", now_ns)
 
     def _anew(self, held: _Held, cut: F32, view: KeyView) -> Carrier:
         """A carrier of what the segmenter cut out where somebody had pointed."""

@@ -29,6 +29,8 @@ class Region:
     view: View | None = None
     seed: RegionSeed | None = None
     """The point or box that it was started with, until a segmenter has cut it out."""
+    absences: int = 0
+    """Keyframes in a row on which a segmenter saw nothing where it was carried."""
     lost_ns: int = 0
     finds: int = 0
     """Each recovery doubles the wait before the next search: what flaps is not worth believing."""

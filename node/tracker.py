@@ -4,12 +4,12 @@ Two kinds of region live side by side. *Given* regions come with every frame fro
 its own masks (`given`). *Carried* regions are given once (a prompt, or a describe-and-follow) and
 carried on by `carry.Carrier`; a segmenter may correct them on keyframes (`correction`).
 
-Reasons for `lost`: `drift` (flow contradicts itself), `occluded` (most of it vanished inside the
-picture), `left_view` (it vanished at the border), `area_jump` (it grew or shrank as no motion
-does), `appearance` (its colours are no longer the region's), `absent` (the sender stopped listing
-it), `bad_region` (what the sender says of it is no region of the frame). Reasons for the end:
-`lost_ttl`, `restart` (the source began anew or changed its picture size), `removed` (on request),
-`source_end`. Ids are never used twice.
+Reasons for `lost`: `drift` (flow contradicts itself, or a segmenter sees nothing there), `occluded`
+(most of it vanished inside the picture), `left_view` (it vanished at the border), `area_jump` (it
+grew or shrank as no motion does), `appearance` (its colours are no longer the region's), `absent`
+(the sender stopped listing it), `bad_region` (what the sender says of it is no region of the
+frame). Reasons for the end: `lost_ttl`, `restart` (the source began anew or changed its picture
+size), `removed` (on request), `source_end`. Ids are never used twice.
 
 Pure: frames and `now_ns` in, `TrackSet` out.
 """
@@ -165,7 +165,7 @@ class Tracker:
             self._corrections.follow(flow)
             for region in moving:
                 self._move(region, frame, flow, now_ns)
-        self._corrections.apply(frame, picture)
+        self._corrections.apply(frame, picture, now_ns=now_ns)
         for region in carried:
             if region.is_lost and self._frames % (self._config.recover_every << region.finds) == 0:
                 self._search(region, frame)

@@ -41,8 +41,8 @@ _RID = "object"
 
 @dataclass(frozen=True, slots=True)
 class TrackRow:
-    """One clip in one mode. Times are means in milliseconds of one core: `frame_ms` of following (without the
-    segmenter), `encode_ms` and `decode_ms` of a keyframe.
+    """One clip in one mode. Times are means in milliseconds of one core: `frame_ms` of following
+    (without the segmenter), `encode_ms` and `decode_ms` of a keyframe.
     """
 
     clip: str
@@ -122,7 +122,10 @@ class Follower:
                 self._hold(frame, number)
             else:
                 self._follow(frame, number, first)
-            yield np.zeros(first.shape, np.bool_) if self._held is None else self._held
+            yield self._shown(first)
+
+    def _shown(self, first: Mask) -> Mask:
+        return np.zeros(first.shape, np.bool_) if self._held is None else self._held
 
     def _follow(self, frame: Frame, number: int, first: Mask) -> None:
         if self._answers and number > self._answers[0][0]:

@@ -102,6 +102,19 @@ def test_each_gate_refuses_and_the_mask_stays_as_it_was(gate, mask_of, presence)
     assert np.array_equal(track.mask, same.mask)
 
 
+def test_what_the_segmenter_does_not_see_twice_is_lost() -> None:
+    film = Film(recover_every=10_000)
+    film.next(2)
+    states = []
+    for _ in range(2):
+        film.tracker.keyframe(film.frame)
+        film.tracker.corrected(cutting(film.scene.mask(film.seq), film.seq, presence=0.1))
+        track = film.next()
+        states.append((track.state, track.reason))
+    assert states == [(TrackState.ALIVE, ""), (TrackState.LOST, "drift")]
+    assert track.mask is None
+
+
 def test_an_answer_about_another_keyframe_or_a_moved_region_is_forgotten() -> None:
     film = Film()
     film.next(2)
