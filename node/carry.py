@@ -107,9 +107,10 @@ class Carrier:
         self.soft = self._shape = soft
         self._doubts = 0
 
-    def correct(self, then: Picture, there: F32, now: Picture, here: F32) -> None:
-        """Take up the region at about `here` on the newest picture, since it was exactly `there` on
-        an earlier one: its colours and size are learnt anew from that look.
+    def correct(self, then: Picture, there: F32, here: F32, now: Picture | None = None) -> None:
+        """Take up the region at `here` on the newest picture, since it was `there` on an earlier
+        one: its colours and size are learnt anew from that look. When `here` is rough, the colours
+        of `now`, the newest picture, mend its outline.
         """
         self.place(here)
         inside = np.asarray(there > 0.5, np.bool_)
@@ -118,7 +119,7 @@ class Carrier:
         self._around = 0.5 * (self._around + around)
         self.usual_area_px += _TRUST * (_count(inside) - self.usual_area_px)
         window = self._near()
-        if now is not then and not self.is_part and window is not None:
+        if now is not None and not self.is_part and window is not None:
             self.soft = self._shape = self._coloured(here[window], now.bins, window)
 
     def looks_like(self, picture: Picture, where: Mask) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ureca.datatypes import Frame, Mask, RegionSeed, TrackState
+from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.appearance import F32
 from ureca.node.carry import Carrier, Picture
 from ureca.node.config import TrackerConfig
@@ -65,7 +65,7 @@ class Corrections:
     def open(self, frame: Frame, picture: Picture, *, everything: bool) -> KeyWish | None:
         """Make `frame`, whose small picture is `picture`, the keyframe."""
         self._held = {
-            region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region))
+            region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region, frame.seq))
             for region in self._regions
             if region.carrier is not None
         }
@@ -120,7 +120,7 @@ class Corrections:
         now = view.forward(cut)
         if not (now > 0.5).any() or (region.is_lost and not self._is_back(carrier, now, picture)):
             return "gone"
-        carrier.correct(view.picture, cut, picture, now)
+        carrier.correct(view.picture, cut, now, picture if view.is_far else None)
         mask = full_size(carrier.soft, frame)
         if not mask.any():
             return "gone"
@@ -203,12 +203,11 @@ class Corrections:
         )
 
 
-def _wanted(region: Region) -> Wanted:
+def _wanted(region: Region, seq: int) -> Wanted:
     assert region.carrier is not None
-    is_new = region.track.state is TrackState.NEW
-    soft = region.carrier.soft
+    soft, is_here = region.carrier.soft, region.drawn_seq == seq
     if region.is_lost or not (soft > 0.5).any():
         return Wanted()
     return Wanted(
-        soft, seed=region.seed if is_new else None, is_drawn=is_new and region.seed is None
+        soft, seed=region.seed if is_here else None, is_drawn=is_here and region.seed is None
     )

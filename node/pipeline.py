@@ -204,8 +204,11 @@ class Pipeline:
     # --- orders ----------------------------------------------------------------------------------
 
     def _carry_out(self, now_ns: int) -> None:
-        for order in self._orders.take():
+        orders = self._orders.take()
+        for order in orders:
             self._desk.carry_out(order, now_ns=now_ns)
+        for stream in self._streams.values() if orders else ():
+            self._keyframes.offer(stream, now_ns)  # what was pointed at is on this very frame
 
     def _cancel(self, key: Key) -> bool:
         """Stop a direct request wherever it is; False when there is none (any more)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +63,7 @@ class Stream:
         self._max_regions = config.limits.max_regions
         self._segmenter = config.segmenter
         self._since_key: int | None = None
+        self._cut: AbstractSet[str] = frozenset()
         self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
 
@@ -81,13 +83,14 @@ class Stream:
         """What a segmenter should cut out of the newest frame; None when it is not due, or there is
         nothing to cut out. At once where a region has begun, else every n-th frame.
         """
-        is_new = any(track.state is TrackState.NEW for track in self.tracks.tracks)
+        new = {track.rid for track in self.tracks.tracks if track.state is TrackState.NEW}
         since = self._since_key
-        if not is_new and since is not None and since < self._segmenter.every_frames:
+        is_due = since is None or since >= self._segmenter.every_frames
+        if not is_due and not new - self._cut:
             return None
         wish = self._tracker.keyframe(self.frame, everything=self._segmenter.everything)
         if wish is not None:
-            self._since_key = 0
+            self._since_key, self._cut = 0, wish.regions.keys()
         return wish
 
     def corrected(self, cutting: Cutting) -> None:

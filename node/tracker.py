@@ -94,7 +94,7 @@ class Tracker:
         assert self._picture is not None
         mask = seed_mask(seed, frame.image)
         self._carry_from(region, self._picture, mask)
-        region.seed = seed if seed.mask is None else None
+        _drawn(region, seed, frame)
         region.see(mask)
         region.track = replace(region.track, label=seed.label or region.track.label)
         return region.track
@@ -245,9 +245,14 @@ class Tracker:
         self._regions.check_room()  # before a mask is made: that is what a flood of prompts costs
         mask = seed_mask(seed, frame.image)
         region = self._regions.start(frame, seed, mask)
-        region.seed = seed if seed.mask is None else None
+        _drawn(region, seed, frame)
         self._carry_from(region, self._picture, mask)
         return region.track
+
+
+def _drawn(region: Region, seed: RegionSeed, frame: Frame) -> None:
+    region.seed = seed if seed.mask is None else None
+    region.drawn_seq = frame.seq
 
 
 def _lies_inside(part: Mask | None, whole: Mask | None) -> bool:

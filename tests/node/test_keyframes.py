@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.node.test_orders import order
 from ureca.clock import Clock, ManualClock, MonotonicClock
 from ureca.config import from_plain
 from ureca.conservation import imbalances
@@ -57,14 +58,20 @@ class Played:
             cutters=InlineCutters(Cutter(segmenter, config.segmenter)),
             emit=self.events,
         )
-        self.clock = clock
+        self.clock, self.segmenter = clock, segmenter
+
+    def step(self, seq: int, seeds: tuple[RegionSeed, ...] = ()) -> None:
+        frame = replace(SOURCE.frame(seq), prompts=seeds)
+        self.clock.advance(ns=frame.captured_ns - self.clock.now_ns())
+        self.books.frame_in()
+        self.pipeline.step(frame, frame.captured_ns)
 
     def play(self, seeds: tuple[RegionSeed, ...], frames: int) -> None:
         for seq in range(frames):
-            frame = SOURCE.frame(seq)
-            self.clock.advance(ns=frame.captured_ns - self.clock.now_ns())
-            self.books.frame_in()
-            self.pipeline.step(replace(frame, prompts=seeds if seq == 0 else ()), frame.captured_ns)
+            self.step(seq, seeds if seq == 0 else ())
+        self.finish()
+
+    def finish(self) -> None:
         self.tracks = self.pipeline._streams["cam0"].tracks.tracks
         self.reasons = self.pipeline.reasons()
         self.pipeline.close("source_end", self.clock.now_ns())
@@ -91,6 +98,21 @@ def test_two_runs_decide_the_same() -> None:
         run.play(pointed(SOURCE), 15)
     first, second = ([said(event) for event in run.events.events] for run in runs)
     assert first == second
+
+
+def test_what_is_pointed_at_between_frames_is_cut_out_of_that_very_frame() -> None:
+    played = Played(ScriptedSegmenter())
+    played.step(0)
+    now_ns = played.clock.now_ns()
+    box = SOURCE.boxes_xyxy_px(0)["green"]
+    point = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+    region = {"point": point, "rid": "green"}
+    order(played.pipeline, now_ns, "region.add", stream="cam0", region=region)
+    assert played.segmenter.encoded == 1
+    played.step(1)
+    played.finish()
+    assert played.overlaps(1)["green"] > 0.9
+    assert played.pipeline.streams()["cam0"]["corrected"] == 1
 
 
 def test_everything_starts_regions_within_the_limit() -> None:
