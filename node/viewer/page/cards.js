@@ -78,7 +78,7 @@ export class Cards {
 
   #update(card, region, thumbnails) {
     const worn = this.regions.worn(region);
-    const isStale = worn === 1 && region.writing === null;
+    const isStale = worn === 1 && region.writing === null && region.state !== "gone";
     const isChosen = region.key === this.chosen;
     const flags = { stale: isStale, aging: !isStale && worn !== null && worn > 0.6, lost: region.state === "lost", gone: region.state === "gone", chosen: isChosen };
     for (const [name, is] of Object.entries(flags)) card.root.classList.toggle(name, is);
