@@ -56,6 +56,7 @@ def _measure(options: argparse.Namespace) -> list[TrackRow]:
     if options.store is not None:
         options.store.mkdir(parents=True, exist_ok=True)
     rows = []
+    tqdm.monitor_interval = 0  # no thread of its own
     with tqdm(unit=" frames", disable=None, leave=False) as bar:
         for path in clips:
             for mode in modes:
