@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytest.importorskip("websockets", reason="the extra 'view' is not installed")
 
 
 class Process:

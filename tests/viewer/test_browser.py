@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tests.viewer.chromium import chromium, executable
 from tests.viewer.conftest import ended
 from ureca.node.bundle_path import SHIPPED_BUNDLE
+
+pytest.importorskip(
+    "websockets", reason="no websockets here: that the page is served was not proven"
+)
+
+from tests.viewer.chromium import chromium, executable
 
 pytestmark = [
     pytest.mark.slow,

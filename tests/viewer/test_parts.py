@@ -312,6 +312,7 @@ def test_where_a_node_is():
 
 def test_the_viewer_knows_nothing_of_the_node(repository):
     """The law that import-linter can only list: nothing but the client and the viewer itself."""
+    pytest.importorskip("websockets")
     code = (
         "import sys, ureca.node.viewer.command, ureca.node.viewer.server\n"
         "rooms = ('ureca.node.', 'ureca.models', 'ureca.export', 'cv2', 'onnxruntime', 'torch')\n"

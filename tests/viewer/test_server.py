@@ -11,10 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
 
 from tests.viewer.conftest import Process, ended, free_port
+
+pytest.importorskip(
+    "websockets", reason="no websockets here: that the page is served was not proven"
+)
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 TOKEN = "a-token-of-32-characters-or-so-00"
 
