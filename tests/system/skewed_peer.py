@@ -50,10 +50,10 @@ def captured_ns(keys: Path, seq: int) -> int:
 def robot(keys: Path, events: str, requests: str, role: str) -> None:
     """Listen for captions, compare clocks, ask for the books, end the node if that is allowed."""
     own = ClientKeys.read(keys / f"{role}.key_secret", keys / "node.key")
-    with Client.connect(events, requests, timeout_s=30, keys=own) as client:
+    with Client.connect(events, requests, timeout_s=100, keys=own) as client:
         offset = min((client.clock_offset() for _ in range(8)), key=lambda found: found.error_ns)
         finals = []
-        for event in client.events({"cap.final"}, timeout_s=30):
+        for event in client.events({"cap.final"}, timeout_s=100):
             assert isinstance(event, CaptionFinal)
             here_ns = time.monotonic_ns()
             finals.append(
