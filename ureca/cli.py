@@ -97,6 +97,11 @@ COMMANDS: dict[str, Command] = {
         "check training data: counts, faults, a contact sheet",
         "ureca data check ../shared/data -o report",
     ),
+    "curate": Command(
+        "ureca.models.curation.command",
+        "write captions for pictures with masks, by a larger model or our own",
+        "ureca curate DATA -o runs/curated --limit 200",
+    ),
     "bench": Command(
         "ureca.models.bench",
         "measure captions per second and latency",
