@@ -117,6 +117,11 @@ COMMANDS: dict[str, Command] = {
         "list published weights, or bring them, checked by sha256",
         "ureca weights get sam2-hiera-tiny",
     ),
+    "curate": Command(
+        "ureca.models.curation.command",
+        "write captions for pictures with masks, by a larger model or our own",
+        "ureca curate DATA -o runs/curated --limit 200",
+    ),
     "bench": Command(
         "ureca.models.bench",
         "measure captions per second and latency",
