@@ -2,6 +2,7 @@
 # make test    everything that CI runs: checks and tests (set-up included)
 # make check   lint, format, types, import laws, sizes; in the environment of `make test`
 # make test-engines    NVIDIA's parser and builder on every graph, without a GPU
+# make docs    the API reference, in build/api
 # make bench   captions per second and latency on this machine
 
 SHELL := /bin/bash
@@ -11,7 +12,7 @@ DEMO := .venv
 DEV := .venv-dev
 PYTEST_ARGS ?=
 
-.PHONY: demo test test-engines check bench clean
+.PHONY: demo test test-engines check docs bench clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python run_node.py --source configs/demo/tabletop.mp4 --prompts configs/demo/prompts.json
@@ -32,6 +33,11 @@ test-engines: $(DEV)/.ready
 	@if timeout 900 $(DEV)/bin/python -m pip install --quiet 'tensorrt-rtx>=1.0'; \
 	then $(DEV)/bin/python -m pytest tests/engines $(PYTEST_ARGS); \
 	else echo "NOT PROVEN: tensorrt-rtx could not be installed: NVIDIA's parser and builder were not tried"; fi
+
+docs: $(DEV)/.ready
+	$(DEV)/bin/python tools/config_reference.py
+	$(DEV)/bin/python -m pdoc ureca $(addprefix ureca.,$(basename $(notdir $(wildcard ureca/[a-z]*.py)))) \
+		--output-directory build/api --docformat google
 
 bench: $(DEMO)/.ready
 	$(DEMO)/bin/ureca bench engine --bundle models/pretrained/ureca-nano

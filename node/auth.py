@@ -20,7 +20,7 @@ Guard = Callable[[zmq.Socket[Any], str, Plane], None]
 MayAsk = Callable[[str], None]
 """Raises `RequestError` for an operation that the asker's role does not cover."""
 
-_OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "region.list"})
+_OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "picture", "region.list"})
 _REQUEST = _OBSERVE | {
     "describe",
     "find",

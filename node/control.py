@@ -24,6 +24,7 @@ from ureca.node.pictures import decode_picture
 from ureca.node.replies import Answer, Asker, Plain, relay
 from ureca.packing import convert
 from ureca.picture_size import picture_size
+from ureca.pictures import PictureArgs
 from ureca.region_requests import ORDERS
 from ureca.requests import (
     DescribeArgs,
@@ -33,7 +34,7 @@ from ureca.requests import (
     salvage_request_id,
 )
 
-OFFERED = (*QUESTIONS, "time", "describe", "shutdown", *ORDERS)
+OFFERED = (*QUESTIONS, "time", "describe", "picture", "shutdown", *ORDERS)
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +46,9 @@ class Desk(Facts, Protocol):
 
     def order(self, order: Order) -> None:
         """Queue a request that changes regions; raises `RequestError`."""
+
+    def picture(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
+        """Answer with a stream's next picture; raises `RequestError`."""
 
     def stop(self) -> None:
         """Begin an orderly end."""
@@ -72,6 +76,10 @@ class Control:
             may(request.op)
             if request.op == "describe":
                 self._describe(request, picture, asker)
+            elif request.op == "picture":
+                args = convert(request.args, PictureArgs, "picture")
+                until_ns = received_ns + request.deadline_ms * 1_000_000
+                self._facts.picture(args, asker, until_ns)
             elif request.op in ORDERS:
                 self._order(request, asker)
             elif request.op == "time":

@@ -19,6 +19,9 @@ from ureca.errors import SourceError
 from ureca.log import configure
 from ureca.node.bundle_path import demo_clip, open_engine
 from ureca.node.config import NodeConfig
+from ureca.node.http_config import HttpConfig
+from ureca.node.inputs.address import sources_of
+from ureca.node.metrics import Metrics
 from ureca.node.node import Node
 from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
 from ureca.node.publisher import Sink
@@ -26,6 +29,7 @@ from ureca.node.record.head import head_of
 from ureca.node.record.recorder import Recorder
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
+from ureca.node.web import StatusServer
 
 _DRAW_S = 0.125
 
@@ -57,9 +61,12 @@ def main(
             head = head_of(config, prompts, engine.info)
             recorder = Recorder(Path(options.record), clock=clock, head=head)
             sinks.append(stack.enter_context(contextlib.closing(recorder)))
+        metrics = Metrics() if config.http.port else None
+        if metrics is not None:
+            sinks.append(metrics)
         node = Node(config, engine, clock=clock, prompts=prompts, sinks=sinks, recorder=recorder)
         started_ns = clock.now_ns()
-        with contextlib.closing(node), _signals(node):
+        with contextlib.closing(node), _signals(node), _served(config.http, node, metrics):
             node.start()
             _show(node, view, options.duration)
         seconds = (clock.now_ns() - started_ns) / 1e9
@@ -75,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca run",
         description="Run the node: follow regions of a camera or clip and publish their captions.",
-        epilog="example: ureca run --source clip.mp4 --prompts prompts.json --duration 30",
+        epilog="examples: ureca run --source clip.mp4 --prompts prompts.json --duration 30; "
+        "ureca run --source 'front=v4l2:///dev/video0?width=1280&height=720' --source "
+        "rear=rtsp://192.168.1.9/stream1",
     )
     parser.add_argument("--config", metavar="YAML", help="overrides of the defaults")
     parser.add_argument(
@@ -83,8 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--source",
-        metavar="URI",
-        help="video file, folder or tar of pictures, or zmq+tcp://HOST:PORT [the demo clip]",
+        action="append",
+        default=[],
+        metavar="[NAME=]URI",
+        help="video file, folder or tar of pictures, v4l2:///dev/video0, rtsp://…, http://…, "
+        "zmq+tcp://HOST:PORT (connects) or credit+tcp://HOST:PORT (binds); repeatable, "
+        "docs/sources.md [the demo clip]",
     )
     parser.add_argument("--fps", type=float, help="pictures per second of a folder or tar [24]")
     parser.add_argument("--prompts", metavar="FILE", help="JSON list of regions to follow")
@@ -97,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
     )
+    parser.add_argument(
+        "--http", type=int, metavar="PORT", help="serve /metrics and /healthz on 127.0.0.1:PORT"
+    )
     parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
     parser.add_argument("--quiet", action="store_true", help="print only the summary")
     parser.add_argument("--style", choices=("short", "long"), help="a noun phrase or a sentence")
@@ -106,8 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 def _configured(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
     config = load_config(NodeConfig, options.config, options.set)
     source = replace(
-        config.source,
-        uri=options.source or config.source.uri,
+        sources_of(options.source, config.source),
         fps=config.source.fps if options.fps is None else options.fps,
         realtime=config.source.realtime and not options.no_realtime,
         loop=config.source.loop or options.loop,
@@ -118,6 +133,7 @@ def _configured(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
         bundle=options.bundle or config.bundle,
         prompts=options.prompts or config.prompts,
         caption=replace(config.caption, style=options.style or config.caption.style),
+        http=replace(config.http, port=options.http or config.http.port),
     )
     return _with_defaults(config)
 
@@ -155,6 +171,16 @@ def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> No
                 end_ns = None
             if view is not None:
                 view.draw(node.balance(), node.state)
+
+
+@contextlib.contextmanager
+def _served(config: HttpConfig, node: Node, metrics: Metrics | None) -> Iterator[None]:
+    """`/metrics` and `/healthz`, where they are wanted."""
+    if metrics is None:
+        yield
+        return
+    with StatusServer(config.host, config.port, node, metrics):
+        yield
 
 
 @contextlib.contextmanager

@@ -38,12 +38,15 @@ from ureca.node.mailbox import Mailbox
 from ureca.node.orders import Order
 from ureca.node.outbox import Outbox
 from ureca.node.pipeline import Pipeline
+from ureca.node.preview import Previews
 from ureca.node.prompts import Prompts
 from ureca.node.publisher import Publisher, Sink
 from ureca.node.record.recorder import Recorder
 from ureca.node.record.tape import Notes
 from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
+from ureca.node.replies import Asker
 from ureca.node.sources import FrameSource, Wait, Watched, open_source
+from ureca.pictures import PictureArgs
 from ureca.zap import Gate
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
@@ -120,6 +123,7 @@ class Node:
             emit=self._outbox.put,
             wake=self._mailbox.wake,
         )
+        self._previews = Previews(self._pipeline.views, clock)
         self._source_thread = threading.Thread(target=self._feed, name="ureca-source")
         self._step_thread = threading.Thread(target=self._work, name="ureca-step")
 
@@ -160,6 +164,7 @@ class Node:
         """Start all threads."""
         if self._recorder is not None:
             self._recorder.start(self._outbox.put)
+        self._previews.start()
         self._io.start()
         self._state = "running"
         self._step_thread.start()
@@ -191,6 +196,7 @@ class Node:
             if thread.ident is not None:
                 thread.join()
         self._captioner.close()
+        self._previews.close()
         self._state = "stopped"
         self._io.stop()
         self._outbox.close()
@@ -265,6 +271,10 @@ class Node:
     def order(self, order: Order) -> None:
         """Queue a request that changes regions."""
         self._pipeline.order(order)
+
+    def picture(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
+        """Answer with a stream's next picture."""
+        self._previews.ask(args, asker, deadline_ns)
 
     # --- threads ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ureca.clock import Clock
-from ureca.datatypes import Frame, Refusal
+from ureca.datatypes import Frame, Refusal, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionFinal
 from ureca.log import RateLimitedLog
@@ -149,6 +149,10 @@ class Pipeline:
     def streams(self) -> dict[str, dict[str, int]]:
         """Per stream what the heartbeat says about it; may be called from any thread."""
         return {name: stream.facts() for name, stream in list(self._streams.items())}
+
+    def views(self) -> dict[str, tuple[Frame, TrackSet]]:
+        """Per stream its newest frame and its regions; may be called from any thread."""
+        return {name: (stream.frame, stream.tracks) for name, stream in list(self._streams.items())}
 
     def reasons(self) -> list[str]:
         """Why captions are not what they should be; may be called from any thread."""

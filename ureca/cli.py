@@ -37,10 +37,25 @@ COMMANDS: dict[str, Command] = {
         "watch a running node's captions live",
         "ureca watch --json",
     ),
+    "camera": Command(
+        "ureca.node.inputs.camera_command",
+        "send the pictures of a camera, stream or clip to a node",
+        "ureca camera 'v4l2:///dev/video0?width=1280&height=720' --jpeg 90",
+    ),
     "describe": Command(
         "ureca.node.describe",
         "caption one region of one picture",
         "ureca describe photo.jpg --box 40,30,200,180",
+    ),
+    "doctor": Command(
+        "ureca.node.doctor.command",
+        "is this machine ready? what is missing, and the remedy",
+        "ureca doctor",
+    ),
+    "sources": Command(
+        "ureca.node.doctor.sources",
+        "list the cameras of this machine",
+        "ureca sources",
     ),
     "keys": Command(
         "ureca.keys_command",

@@ -71,8 +71,11 @@ class WireLimits:
 
     @property
     def for_replies(self) -> WireLimits:
-        """Replies may be longer: a snapshot carries a mask or two for every live region."""
-        return replace(self, max_header_bytes=self.max_reply_bytes)
+        """Replies may be longer: a snapshot carries a mask or two for every live region, `picture`
+        a JPEG.
+        """
+        most = self.max_reply_bytes
+        return replace(self, max_header_bytes=most, max_binary_bytes=most)
 
 
 LIMITS = WireLimits()
