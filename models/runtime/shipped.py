@@ -31,8 +31,8 @@ def shipped_bundle() -> Path:
         f"no captioner here: expected {CHECKOUT_BUNDLE} (a checkout) or the distribution "
         f"{DISTRIBUTION}, found neither. One of these helps:\n"
         f"    pip install 'ureca[{EXTRA}]'\n"
-        f"    pip install {DISTRIBUTION.replace('-', '_')}-*.whl        # a wheel that you were given\n"
-        "    git checkout -- models/pretrained               # in a checkout\n"
+        f"    pip install {DISTRIBUTION.replace('-', '_')}-*.whl   # a wheel that you were given\n"
+        "    git checkout -- models/pretrained   # in a checkout\n"
         "or name a bundle of your own: --bundle DIR"
     )
 
