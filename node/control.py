@@ -19,8 +19,8 @@ from ureca.node.answers import QUESTIONS, Answers, Facts
 from ureca.node.asks import Ask
 from ureca.node.auth import MayAsk, anybody
 from ureca.node.config import NodeConfig
+from ureca.node.decode_guard import Decoder
 from ureca.node.orders import Order
-from ureca.node.pictures import decode_picture
 from ureca.node.replies import Answer, Asker, Plain, relay
 from ureca.packing import convert
 from ureca.picture_size import picture_size
@@ -33,8 +33,11 @@ from ureca.requests import (
     decode_request,
     salvage_request_id,
 )
+from ureca.sockets import is_local
 
 OFFERED = (*QUESTIONS, "time", "describe", "picture", "shutdown", *ORDERS)
+_DECODE_S = 1.0
+"""How long the sockets' thread waits for the picture of a `describe` before it gives it up."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +68,10 @@ class Control:
         self._boot = boot
         self._clock = clock
         self._answer = answer
+        self._decode = Decoder(
+            config, is_local=is_local(config.publish.requests), decode_s=_DECODE_S, patient=False
+        )
+        self._decode.prepare()
         self._answers = Answers(config, facts, boot=boot, clock=clock, ops=OFFERED)
 
     def handle(self, client: bytes, parts: Sequence[bytes], may: MayAsk = anybody) -> None:
@@ -92,6 +99,10 @@ class Control:
             _log.exception("a request failed")
             asker.fail(error)
 
+    def close(self) -> None:
+        """End the process that decoded pictures, if there was one."""
+        self._decode.close()
+
     # --- operations ------------------------------------------------------------------------------
 
     def _result(self, request: Request) -> Plain:
@@ -117,7 +128,7 @@ class Control:
         now_ns = self._clock.now_ns()
         frame = None
         if args.picture is not None:
-            image = _attached(args.picture, picture, self._config.limits.max_image_px)
+            image = _attached(args.picture, picture, self._config.limits.max_image_px, self._decode)
             frame = Frame("describe", uuid.uuid4().bytes, 0, now_ns, image, received_ns=now_ns)
         seed = None
         if args.region is not None:
@@ -148,7 +159,7 @@ class Control:
         return int(streams[stream]["width"]), int(streams[stream]["height"])
 
 
-def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
+def _attached(spec: PictureSpec, data: bytes | None, max_px: int, decode: Decoder) -> Image:
     if spec.w * spec.h > max_px:
         raise WireError(
             f"expected at most {max_px} pixels, got {spec.w}x{spec.h}", code="TOO_LARGE"
@@ -162,6 +173,6 @@ def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
     if picture_size(data, spec.enc) != (spec.w, spec.h):
         raise WireError(f"the {spec.enc} is not {spec.w}x{spec.h}")
     try:
-        return decode_picture(data, max_px=max_px)
+        return decode(data, max_px=max_px)
     except SourceError as error:
         raise WireError(f"the picture cannot be decoded: {error}") from error

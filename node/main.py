@@ -27,11 +27,14 @@ from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
 from ureca.node.publisher import Sink
 from ureca.node.record.head import head_of
 from ureca.node.record.recorder import Recorder
+from ureca.node.render.renderer import Renderer
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
+from ureca.node.view_process import viewed
 from ureca.node.web import StatusServer
 
 _DRAW_S = 0.125
+RENDER_FPS = 24.0
 
 
 def main(
@@ -61,18 +64,32 @@ def main(
             head = head_of(config, prompts, engine.info)
             recorder = Recorder(Path(options.record), clock=clock, head=head)
             sinks.append(stack.enter_context(contextlib.closing(recorder)))
+        renderer = _renderer(options, config)
+        if renderer is not None:
+            sinks.append(stack.enter_context(contextlib.closing(renderer)))
         metrics = Metrics() if config.http.port else None
         if metrics is not None:
             sinks.append(metrics)
-        node = Node(config, engine, clock=clock, prompts=prompts, sinks=sinks, recorder=recorder)
+        node = Node(
+            config,
+            engine,
+            clock=clock,
+            prompts=prompts,
+            sinks=sinks,
+            recorder=recorder,
+            renderer=renderer,
+        )
         started_ns = clock.now_ns()
         with contextlib.closing(node), _signals(node), _served(config.http, node, metrics):
             node.start()
+            stack.enter_context(viewed(options.view, config))
             _show(node, view, options.duration)
         seconds = (clock.now_ns() - started_ns) / 1e9
     print(report.text(node.balance(), seconds=seconds), flush=True)
     if recorder is not None and recorder.failure is not None:
         print(f"record    {recorder.failure}", flush=True)
+    if renderer is not None:
+        print(f"render    {renderer.text()}", flush=True)
     if node.failure is not None:
         raise node.failure
     return 0
@@ -108,12 +125,23 @@ def _parser() -> argparse.ArgumentParser:
         "--record", metavar="FILE", help="record everything as MCAP, for Foxglove and ureca replay"
     )
     parser.add_argument(
+        "--render", metavar="OUT.mp4", help="write the video with masks and captions drawn on it"
+    )
+    parser.add_argument(
         "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
     )
     parser.add_argument(
         "--http", type=int, metavar="PORT", help="serve /metrics and /healthz on 127.0.0.1:PORT"
     )
     parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    parser.add_argument(
+        "--view",
+        nargs="?",
+        type=int,
+        const=8600,
+        metavar="PORT",
+        help="show it in the browser on this port [8600]; see ureca view --help",
+    )
     parser.add_argument("--quiet", action="store_true", help="print only the summary")
     parser.add_argument("--style", choices=("short", "long"), help="a noun phrase or a sentence")
     return parser
@@ -158,6 +186,16 @@ def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
     if config.prompts:
         return config, load_prompts(config.prompts)
     return config, first_frame_mask(Path(config.source.uri))
+
+
+def _renderer(options: argparse.Namespace, config: NodeConfig) -> Renderer | None:
+    if not options.render:
+        return None
+    return Renderer(
+        Path(options.render),
+        fps=config.source.fps or RENDER_FPS,
+        lossless=not config.source.realtime,
+    )
 
 
 def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> None:

@@ -44,6 +44,7 @@ from ureca.node.publisher import Publisher, Sink
 from ureca.node.record.recorder import Recorder
 from ureca.node.record.tape import Notes
 from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
+from ureca.node.render.renderer import Renderer
 from ureca.node.replies import Asker
 from ureca.node.sources import FrameSource, Wait, Watched, open_source
 from ureca.pictures import PictureArgs
@@ -75,6 +76,7 @@ class Node:
         sinks: Iterable[Sink] = (),
         open_frames: OpenSource = _open_configured,
         recorder: Recorder | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         self.books = Books()
         self.boot = uuid.uuid4().bytes
@@ -103,7 +105,7 @@ class Node:
             self._outbox.close()
             self._close_context()
             raise
-        self._recorder = recorder
+        self._recorder, self._renderer = recorder, renderer
         self._quarantine = Quarantine()
         make: Callable[..., Pipeline] = Pipeline
         if recorder is not None:
@@ -164,6 +166,8 @@ class Node:
         """Start all threads."""
         if self._recorder is not None:
             self._recorder.start(self._outbox.put)
+        if self._renderer is not None:
+            self._renderer.start()
         self._previews.start()
         self._io.start()
         self._state = "running"
@@ -232,6 +236,7 @@ class Node:
                 **self.balance().counters(),
                 **self._quarantine.counters(),
                 **(self._recorder.counters() if self._recorder is not None else {}),
+                **(self._renderer.counters() if self._renderer is not None else {}),
                 **(self._watched.counters() if self._watched is not None else {}),
                 **(self._gate.counters() if self._gate is not None else {}),
             },
@@ -248,6 +253,8 @@ class Node:
             found.append(f"source: {self.failure}")
         if self._recorder is not None and self._recorder.failure is not None:
             found.append(self._recorder.failure)
+        if self._renderer is not None and self._renderer.failure is not None:
+            found.append(self._renderer.failure)
         found += self._watched.reasons() if self._watched is not None else ()
         found += self._pipeline.reasons()
         if balance.frames_dropped.get("internal"):
@@ -312,10 +319,16 @@ class Node:
                 self._pipeline.tick(now_ns)
             else:
                 self._pipeline.step(frame, now_ns)
+                self._render(frame)
         except Exception:  # noqa: BLE001  (costs one frame, is counted, shows in `health`)
             if frame is not None:
                 self.books.frame_dropped("internal")
             _log.exception("a frame failed inside the node")
+
+    def _render(self, frame: Frame) -> None:
+        view = self._pipeline.views().get(frame.stream) if self._renderer is not None else None
+        if view is not None and view[0] is frame and self._renderer is not None:
+            self._renderer.saw(*view)
 
     def _is_finished(self) -> bool:
         """The source has ended and everything that it gave was processed and captioned."""

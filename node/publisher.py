@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -100,6 +101,7 @@ class Publisher:
         self._books = books
         self._sinks = tuple(sinks)
         self._eseq = 0
+        self._dropped: Counter[str] = Counter()
         self._greeted_ns = 0
         self._owed: set[bytes] = set()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
@@ -171,8 +173,15 @@ class Publisher:
         if isinstance(event, CaptionFinal):
             stamps["age_at_pub_ms"] = round((now_ns - event.cap_ns_last) / 1e6, 3)
             if queued_ns is not None:
+                stamps["drop"] = self._dropped_since()
                 stamps["t"] = {**event.t, "pub": (now_ns - queued_ns) // 1000}
         return msgspec.structs.replace(event, **stamps)
+
+    def _dropped_since(self) -> dict[str, int]:
+        """Frames dropped by reason since this was asked last."""
+        now = Counter(self._books.balance().frames_dropped)
+        gained, self._dropped = now - self._dropped, now
+        return dict(gained)
 
     def _send(self, event: AnyEvent) -> None:
         try:

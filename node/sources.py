@@ -124,8 +124,6 @@ def _open(
             "rtsp://HOST/PATH or zmq+tcp://HOST:PORT"
         )
     if uri.startswith((ZMQ_SCHEME, CREDIT_SCHEME)):
-        if address.is_named:
-            raise SourceError(f"the cameras of {uri} name their streams: leave out the name")
         make = ZmqFrames if uri.startswith(ZMQ_SCHEME) else CreditFrames
         return make(uri, config, clock=clock, books=books, wait=wait)
     scheme = uri.partition("://")[0].lower() if "://" in uri else "file"

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from ureca.clock import clock_domain
 from ureca.credits import ASK_EVERY_S, MAX_CREDITS, CreditAsk, decode_grant, encode_credit
 from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
 from ureca.errors import WireError
@@ -101,7 +102,8 @@ class FrameSender(ABC):
         self.next_seq = frame.seq + 1
         if not self._room():
             return False
-        header = FrameHeader.of(frame, self._enc)
+        domain = clock_domain() if frame.clock == "mono" else None
+        header = FrameHeader.of(frame, self._enc, clk_id=domain)
         if self._ring is not None:
             shared = self._ring.write(np.ascontiguousarray(frame.image))
             return self.send_encoded(msgspec.structs.replace(header, shm=shared), b"")

@@ -42,6 +42,11 @@ COMMANDS: dict[str, Command] = {
         "watch a running node's captions live",
         "ureca watch --json",
     ),
+    "view": Command(
+        "ureca.node.viewer.command",
+        "serve a page that shows a running node: video, regions, captions, figures",
+        "ureca view --open",
+    ),
     "camera": Command(
         "ureca.node.inputs.camera_command",
         "send the pictures of a camera, stream or clip to a node",

@@ -46,7 +46,7 @@ ERROR_CODES = frozenset(
 )
 
 _ID = re.compile(r"[a-z0-9_-]{1,64}\Z")
-_PREFIX = re.compile(rb"ureca(\d{1,4})/")
+_PREFIX = re.compile(rb"ureca(0|[1-9]\d{0,3})/")
 _MAX_TOPIC_BYTES = 5 + 4 + 4 * 65 + 16
 _Message = TypeVar("_Message")
 

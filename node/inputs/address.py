@@ -38,10 +38,14 @@ def addresses_of(source: SourceConfig) -> tuple[Address, ...]:
 
 
 def _parted(text: str, stream: str) -> Address:
-    """`NAME=URI` or `URI`; a file whose name looks like that is given as `./NAME=…`."""
+    """`NAME=URI` or `URI`; a file whose name looks like that is given as `./NAME=…`. Cameras that
+    speak the protocol bring their names along.
+    """
     found = _NAMED.fullmatch(text)
     if found is None:
         return Address(stream, text)
+    if found.group(2).startswith(("zmq+", "credit+")):
+        raise SourceError(f"{text}: the cameras there name their streams, leave out the name")
     return Address(found.group(1), found.group(2), is_named=True)
 
 

@@ -26,6 +26,7 @@ from ureca.node.auth import open_gate
 from ureca.node.config import NodeConfig
 from ureca.node.inputs.intake import Intake, Silence
 from ureca.sockets import harden, is_local, keep_frames_fresh, unguarded
+from ureca.zap import Gate
 
 SCHEME = "credit+"
 _POLL_MS = 100
@@ -85,6 +86,7 @@ class CreditFrames:
         self._peers: dict[bytes, _Peer] = {}
         self._taken: deque[_Key] = deque(maxlen=_MAX_PEERS)
         self._wakers: list[sockets.socket] = []
+        self._gate: Gate | None = None
 
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
@@ -107,7 +109,8 @@ class CreditFrames:
 
     def counters(self) -> dict[str, int]:
         """See `Watched`."""
-        return {"cameras": len(self._peers)}
+        refused = self._gate.counters() if self._gate is not None else {}
+        return {"cameras": len(self._peers), **refused}
 
     def taken(self, frame: Frame) -> None:
         """See `Watched`."""
@@ -121,7 +124,7 @@ class CreditFrames:
     def _bind(self, stack: ExitStack) -> zmq.Socket[bytes]:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(context.destroy, linger=0)
-        gate = open_gate(context, self._config.security)
+        self._gate = gate = open_gate(context, self._config.security)
         if gate is not None:
             stack.callback(gate.close)
         router = context.socket(zmq.ROUTER)
