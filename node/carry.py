@@ -37,6 +37,8 @@ _COVERED = -1.5
 _ADAPT_AREA = 0.08
 """Share of the reference area that each frame replaces: slow enough to notice a leak, quick enough
 for zoom."""
+_TRUST = 0.5
+"""Share of the reference area that a corrected mask replaces."""
 _REFERENCE_SHARE = 0.5
 """Weight of the first look against the running one: forgetting the first look is how trackers
 drift."""
@@ -104,6 +106,17 @@ class Carrier:
         """Take up the region again where it was found; its look and size are remembered."""
         self.soft = self._shape = soft
         self._doubts = 0
+
+    def correct(self, picture: Picture, there: F32, here: F32) -> None:
+        """Take up the region at `here` on the newest picture, since it was `there` on `picture`, an
+        earlier one: its colours and size are learnt anew from that look.
+        """
+        self.place(here)
+        inside = np.asarray(there > 0.5, np.bool_)
+        around = histogram(picture.bins, surround(inside, radius_px=_RING_PX))
+        self._look = histogram(picture.bins, inside)
+        self._around = 0.5 * (self._around + around)
+        self.usual_area_px += _TRUST * (_count(inside) - self.usual_area_px)
 
     def looks_like(self, picture: Picture, where: Mask) -> float:
         """Colour similarity 0..1 between the pixels `where` and the remembered look."""

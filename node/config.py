@@ -125,6 +125,9 @@ class TrackerConfig:
     """Score that a segmenter must give its own mask before it corrects a region."""
     min_agreement: float = 0.3
     """IoU of a corrected mask with the carried one below which it is of something else."""
+    min_memory: float = 0.5
+    """IoU of a corrected mask with where the segmenter's memory sees the region, from which on the
+    memory is believed against the carried mask."""
     same_region: float = 0.45
     """A given mask without an id continues the region that it fits at least this well, 0..1:
     overlap, nearness and colours together."""

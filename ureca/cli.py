@@ -53,6 +53,16 @@ COMMANDS: dict[str, Command] = {
         "ureca camera 'v4l2:///dev/video0?width=1280&height=720' --jpeg 90",
         extra="node",
     ),
+    "ros": Command(
+        "ureca.bridges.ros.command",
+        "publish detections on ROS 2, and forward ROS 2 cameras",
+        "ureca ros --image /camera/image_raw=cam0 --masks mono16",
+    ),
+    "rerun": Command(
+        "ureca.bridges.rerun.command",
+        "log pictures, masks, captions and latencies to Rerun",
+        "ureca rerun --save run.rrd",
+    ),
     "describe": Command(
         "ureca.node.describe",
         "caption one region of one picture",

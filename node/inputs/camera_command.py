@@ -15,7 +15,7 @@ import cv2
 
 from ureca.camera import FrameDealer, FramePublisher, FrameSender
 from ureca.clock import MonotonicClock
-from ureca.datatypes import Frame, Image
+from ureca.datatypes import Image
 from ureca.errors import ConfigError, SourceError
 from ureca.keys import ServerKeys, add_key_options, keys_of
 from ureca.log import configure
@@ -53,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             sender,
             books=books,
             config=config,
-            stamped=_stamps(options.clock),
             tell=progress,
         )
         timer.cancel()
@@ -67,13 +66,12 @@ def send_all(
     *,
     books: Books,
     config: NodeConfig,
-    stamped: Callable[[Frame], Frame],
     tell: Callable[[], None] = lambda: None,
 ) -> None:
     """Send what `source` gives. A frame that went is processed, one without a credit `busy`."""
     pace = Pace(config.source.fps)
     for frame in source.frames():
-        if pace.is_early(frame.captured_ns) or not sender.send_frame(stamped(frame)):
+        if pace.is_early(frame.captured_ns) or not sender.send_frame(frame):
             books.frame_dropped("busy")
         else:
             books.frame_processed()
@@ -121,12 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, default=0.0, help="rate of a folder; most of a camera")
     parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
-    parser.add_argument(
-        "--clock",
-        choices=("mono", "utc"),
-        default="mono",
-        help="of the stamps; utc where the node is on another host [mono]",
-    )
     parser.add_argument("--allow", metavar="FILE", help="with --bind and --key: who may subscribe")
     add_key_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress, only warnings")
@@ -166,18 +158,6 @@ def jpeg_encoder(quality: int) -> Callable[[Image], bytes]:
         return bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
 
     return encode
-
-
-def _stamps(clock: str) -> Callable[[Frame], Frame]:
-    """Stamps as they are, or moved from the monotonic clock to wall time."""
-    if clock == "mono":
-        return lambda frame: frame
-
-    def in_utc(frame: Frame) -> Frame:
-        offset_ns = time.time_ns() - time.monotonic_ns()
-        return replace(frame, captured_ns=frame.captured_ns + offset_ns, clock="utc")
-
-    return in_utc
 
 
 class Progress:

@@ -24,6 +24,7 @@ from ureca.node.inputs.address import NETWORK, shown, split
 DEVICE = "v4l2"
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
 _MAX_DRIVER_AGE_NS = 2_000_000_000
+_ERRORS = 2
 _SETTINGS = {
     "fourcc": cv2.CAP_PROP_FOURCC,  # first: it decides which sizes and rates there are
     "width": cv2.CAP_PROP_FRAME_WIDTH,
@@ -171,10 +172,12 @@ def _check_device(path: Path) -> None:
 
 def _open_stream(uri: str, config: NodeConfig) -> cv2.VideoCapture:
     source = config.source
+    cv2.utils.logging.setLogLevel(_ERRORS)  # what OpenCV would warn of at each attempt, we say once
     video = cv2.VideoCapture(
         uri,
         cv2.CAP_FFMPEG,
         [
+            *(cv2.CAP_PROP_N_THREADS, 1),  # each more holds back one more frame
             *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(source.open_timeout_s * 1e3)),
             *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(source.read_timeout_s * 1e3)),
         ],

@@ -8,8 +8,8 @@ import threading
 from ureca.clock import Clock
 from ureca.node.config import SourceConfig
 
-_HANGS_S = 2.0
-"""A call that takes this much longer than its timeout hangs in the driver."""
+_SLACK = 1.25
+"""A call may take this many times its timeout before that is said; it may still return."""
 _log = logging.getLogger(__name__)
 
 
@@ -20,17 +20,18 @@ class Line:
         self.outages = 0
         self._name = name
         self._read_ns = int(source.read_timeout_s * 1e9)
-        longest_s = max(source.read_timeout_s, source.open_timeout_s)
-        self._hangs_ns = int((longest_s + _HANGS_S) * 1e9)
+        self._open_ns = int(source.open_timeout_s * 1e9)
         self._clock = clock
         self._lock = threading.Lock()
         self._busy_ns: int | None = None
+        self._is_open = False
         self._bad_ns: int | None = None
         self._down: tuple[str, int] | None = None
 
-    def busy(self) -> None:
-        """A call into the driver begins."""
-        self._busy_ns = self._clock.now_ns()
+    def busy(self, *, is_open: bool) -> None:
+        """A call into the driver begins: to open, or to read what is open."""
+        with self._lock:
+            self._busy_ns, self._is_open = self._clock.now_ns(), is_open
 
     def came(self) -> None:
         """A picture came; whether it is one is not known yet."""
@@ -66,18 +67,14 @@ class Line:
     def reasons(self) -> tuple[str, ...]:
         """What is wrong, if anything is."""
         with self._lock:
-            now_ns, down, busy_ns, bad_ns = (
-                self._clock.now_ns(),
-                self._down,
-                self._busy_ns,
-                self._bad_ns,
-            )
+            now_ns, down, bad_ns = self._clock.now_ns(), self._down, self._bad_ns
+            busy_for_ns = 0 if self._busy_ns is None else now_ns - self._busy_ns
+            is_open = self._is_open
         if down is not None:
             return (f"{self._name} is down for {(now_ns - down[1]) / 1e9:.0f} s: {down[0]}",)
-        if busy_ns is not None and now_ns - busy_ns > self._hangs_ns:
-            seconds = (now_ns - busy_ns) / 1e9
-            return (f"{self._name}: its driver has not returned for {seconds:.0f} s",)
+        if busy_for_ns > _SLACK * (self._read_ns if is_open else self._open_ns):
+            what = "no picture" if is_open else "does not open"
+            return (f"{self._name}: {what} for {busy_for_ns / 1e9:.1f} s",)
         if bad_ns is not None and now_ns - bad_ns > self._read_ns:
-            seconds = (now_ns - bad_ns) / 1e9
-            return (f"{self._name}: for {seconds:.0f} s no picture could be decoded",)
+            return (f"{self._name}: no picture decodes for {(now_ns - bad_ns) / 1e9:.0f} s",)
         return ()

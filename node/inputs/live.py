@@ -116,16 +116,16 @@ class LiveSource:
 
     def _session(self) -> None:
         """Open, and read to the end."""
-        self._line.busy()
+        self._line.busy(is_open=False)
         with contextlib.closing(self._opened()) as capture:
             gaps = StampGaps()
-            self._line.busy()
+            self._line.busy(is_open=True)
             while (shot := capture.read()) is not None and not self._stopping.is_set():
                 self._line.came()
                 self._count(shot, gaps)
-                self._line.busy()
-        if not self._stopping.is_set():
-            self._line.ended()
+                self._line.busy(is_open=True)
+            if not self._stopping.is_set():
+                self._line.ended()  # before it is closed: a half-open peer makes that slow as well
 
     def _opened(self) -> Capture:
         return self._open(self._address.uri, self._config, self._clock)

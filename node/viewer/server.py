@@ -22,7 +22,8 @@ MAX_MESSAGE_BYTES = 16_384
 """From a browser; a longer message ends its connection."""
 
 _MAX_PAGES = 16
-_log = logging.getLogger(__name__)
+_quiet = logging.getLogger(f"{__name__}.http")
+_quiet.setLevel(logging.WARNING)  # who comes and goes is not worth a line each
 
 
 class PortTakenError(UrecaError):
@@ -101,7 +102,7 @@ async def served(link: Link, guard: Guard, host: str, port: int) -> AsyncIterato
             ping_interval=10,
             ping_timeout=20,
             server_header=None,
-            logger=_log,
+            logger=_quiet,
         )
     except OSError as error:
         raise PortTakenError(

@@ -71,7 +71,7 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
     with rig(tmp_path, DEVICE, open_frames=fake_source(camera), **settings) as node:
         node.goes_on()
         camera.hanging.set()
-        until(lambda: "has not returned" in node.reason(), "health names the driver")
+        until(lambda: "no picture for" in node.reason(), "health names the driver")
         assert node.counters["sources_down"] == 1
         camera.hanging.clear()
         node.goes_on()
@@ -95,7 +95,8 @@ def test_a_stream_that_stops_sending_is_noticed_and_opened_anew(tmp_path: Path) 
         until(lambda: node.events.of("cap.final"), "a caption")
         frames = node.processed
         server.silent.set()  # the connection stands, no byte comes
-        until(lambda: "no picture within 0.5 s" in node.reason(), "health says so")
+        until(lambda: "no picture" in node.reason(), "health says so")
+        until(lambda: "no picture within 0.5 s" in node.reason(), "and gives up on it")
         until(lambda: len(server.requests) >= 2, "it is opened again")
         server.silent.clear()
         node.goes_on()

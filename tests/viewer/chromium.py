@@ -74,13 +74,12 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, expression: str, timeout_s: float = 60) -> Any:
-        """Wait until an expression is true; its value."""
+    def until(self, expression: str, timeout_s: float = 60) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + timeout_s
-        while not (value := self.js(expression)):
+        while not self.js(f"Boolean({expression})"):
             assert time.monotonic() < end, f"not within {timeout_s} s: {expression}"
             time.sleep(0.05)
-        return value
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)

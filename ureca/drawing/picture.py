@@ -16,7 +16,7 @@ from ureca.extras import require
 
 _MIN_WIDTH_PX = 480
 """Narrower pictures are enlarged by a whole number, so that words fit on them."""
-_FILL, _FILL_STALE = 0.38, 0.22
+_FILL, _FILL_STALE = 0.33, 0.2
 _BACKING = 0.55
 _PAD_PX = 4
 

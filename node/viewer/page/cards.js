@@ -79,10 +79,10 @@ export class Cards {
     const isChosen = region.key === this.chosen;
     const flags = { stale: isStale, aging: !isStale && worn !== null && worn > 0.6, lost: region.state === "lost", gone: region.state === "gone", chosen: isChosen };
     for (const [name, is] of Object.entries(flags)) card.root.classList.toggle(name, is);
-    this.#text(card.text, region.writing ?? region.caption?.text ?? "");
-    card.text.classList.toggle("writing", region.writing !== null);
+    this.#text(card.text, this.regions.text(region));
+    card.text.classList.toggle("writing", Boolean(region.writing));
     say(card.badge, region.number);
-    say(card.name, region.label ? `${region.rid} · ${region.label}` : region.rid);
+    say(card.name, region.rid);
     say(card.flag, region.state === "lost" ? `lost: ${words(region.why)}` : region.state === "gone" ? "ended" : isStale ? "stale" : "");
     say(card.trigger, TRIGGERS[region.trigger] ?? region.trigger);
     const ageS = this.regions.ageS(region);
@@ -118,6 +118,7 @@ export class Cards {
     card.told = told;
     for (const button of card.more.querySelectorAll("button")) button.disabled = region.state === "gone";
     const lines = region.history.map((one) => line(one.at.toLocaleTimeString(), `${one.text}`, note(one)));
+    if (region.label) lines.push(line("label", region.label, "  of whoever sent the region"));
     if (region.error) lines.unshift(line("error", region.error, ""));
     card.more.lastChild.replaceChildren(...lines);
   }
@@ -125,8 +126,9 @@ export class Cards {
   #details(card, region) {
     const more = made("div", "more");
     const actions = made("div", "card-actions");
-    const describe = made("button", "", "Describe in a sentence");
+    const describe = made("button", "", "Describe");
     const remove = made("button", "", "Stop following");
+    describe.title = "Now, in a sentence (d)";
     for (const button of [describe, remove]) button.type = "button";
     describe.addEventListener("click", () => this.on.describe(region));
     remove.addEventListener("click", () => this.on.remove(region));

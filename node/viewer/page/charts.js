@@ -5,6 +5,11 @@ const DROP_COLOURS = ["#e5484d", "#f0a020", "#a06be0", "#d6409f", "#0f9e9e", "#8
 
 function median(sorted, share) { return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]; }
 
+function axis(value, unit) {
+  if (!value) return "0";
+  return unit && value >= 1000 ? `${+(value / 1000).toPrecision(3)} s` : `${+value.toPrecision(3)}${unit}`;
+}
+
 function nice(value) {
   const step = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
   return [1, 2, 3, 5, 10].map((one) => one * step).find((one) => one >= value);
@@ -55,7 +60,7 @@ export class Charts {
     context.clearRect(0, 0, width, height);
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
-    const plot = { context, width, height, left: 44, bottom: height - 15, top: 7 };
+    const plot = { context, width, height, left: 50, bottom: height - 15, top: 7 };
     plot.x = (at) => width - 4 - ((performance.now() - at) / SPAN_MS) * (width - plot.left - 4);
     plot.y = (value) => plot.bottom - (Math.min(value, top) / top) * (plot.bottom - plot.top);
     for (const share of [0, 0.5, 1]) {
@@ -63,7 +68,7 @@ export class Charts {
       context.fillRect(plot.left, Math.round(plot.y(top * share)), width - plot.left, 1);
       context.fillStyle = this.ink.text;
       context.textAlign = "right";
-      context.fillText(share ? `${+(top * share).toPrecision(3)}${unit}` : "0", plot.left - 6, plot.y(top * share));
+      context.fillText(axis(top * share, unit), plot.left - 6, plot.y(top * share));
     }
     context.textAlign = "left";
     context.fillText("2 min ago", plot.left, height - 5);
@@ -77,7 +82,7 @@ export class Charts {
     const seen = this.regions.latencies.filter((one) => one.at > since);
     const sorted = seen.map((one) => one.ms).sort((a, b) => a - b);
     const now = this.root.querySelector("#latency-now");
-    now.textContent = sorted.length ? `half within ${Math.round(median(sorted, 0.5))} ms, 95 % within ${Math.round(median(sorted, 0.95))} ms` : "no captions yet";
+    now.textContent = sorted.length ? `median ${Math.round(median(sorted, 0.5))} ms · 95 % within ${Math.round(median(sorted, 0.95))} ms` : "no captions yet";
     this.latency.setAttribute("aria-label", `Camera to caption, last two minutes: ${now.textContent}, ${seen.length} captions`);
     const plot = this.#paper(this.latency, nice(sorted.at(-1) ?? 100), " ms");
     plot.context.fillStyle = this.ink.plot;

@@ -12,7 +12,7 @@ const REDRAW_MS = 100;
 const THUMBS_MS = 1000;
 
 const regions = new Regions();
-const page = { stream: null, chosen: null, node: null, viewerLost: true, state: "", streams: {}, frozen: false, recording: false, waiting: null, shown: [], numbers: 0, pictures: [] };
+const page = { stream: null, chosen: null, node: null, viewerLost: true, state: "", streams: {}, frozen: false, recording: false, waiting: null, shown: [], pictures: [] };
 
 const stage = new Stage($("stage"), regions, {
   point: (point) => start({ point }),
@@ -53,7 +53,14 @@ function take(message) {
 }
 
 function number() {
-  for (const region of regions.all.values()) region.number ??= String(++page.numbers);
+  const used = new Set([...regions.all.values()].filter((one) => one.goneAt === null).map((one) => `${one.stream} ${one.number}`));
+  for (const region of regions.all.values()) {
+    if (region.number) continue;
+    let n = 1;
+    while (used.has(`${region.stream} ${n}`)) n++;
+    region.number = String(n);
+    used.add(`${region.stream} ${n}`);
+  }
 }
 
 function beat(event) {

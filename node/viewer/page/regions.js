@@ -139,6 +139,9 @@ export class Regions {
     for (const old of gone.slice(0, Math.max(0, gone.length - GONE))) this.all.delete(old.key);
   }
 
+  /** What is being written once there is a word of it, else what was said. */
+  text(region) { return region.writing || (region.caption?.text ?? ""); }
+
   /** 0 fresh to 1 at the end of its validity and beyond; null without a caption. */
   worn(region) {
     if (!region.caption) return null;

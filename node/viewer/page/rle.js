@@ -36,21 +36,37 @@ export function label(labels, width, height, counts, value) {
   });
 }
 
-/** The labels as RGBA: tinted inside, solid along the outlines. colours: [r, g, b] per label. */
+const LARGE = 0.15;
+
+function packed([red, green, blue], alpha) { return ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0; }
+
+/** Whether nothing lies in this direction; the gap beside another region is not nothing. */
+function ends(labels, at, step) { return labels[at + step] === 0 && !labels[at + 3 * step]; }
+
+/**
+ * The labels as RGBA: tinted inside (the less, the larger), solid along the outlines. colours: [r, g, b] per label; pixels: u32 [h * w],
+ * little endian. What lies on a large region has an outline of its own.
+ */
 export function tint(labels, width, height, colours, pixels) {
-  pixels.fill(0);
+  const areas = new Uint32Array(256);
+  for (let at = 0; at < labels.length; at++) areas[labels[at]]++;
+  const isLarge = (value) => areas[value] > LARGE * labels.length;
+  const large = Uint8Array.from(colours, (_, value) => (isLarge(value) ? 1 : 0));
+  const fills = Uint32Array.from(colours, (colour, value) => packed(colour, isLarge(value) ? 22 : 76));
+  const lines = Uint32Array.from(colours, (colour) => packed(colour, 235));
+  const down = 2 * width;
   for (let y = 0, at = 0; y < height; y++) {
+    const isEdge = y < 2 || y >= height - 2;
     for (let x = 0; x < width; x++, at++) {
       const value = labels[at];
-      if (!value) continue;
-      const inside = x > 0 && x < width - 1 && y > 0 && y < height - 1 && labels[at - 1] === value &&
-        labels[at + 1] === value && labels[at - width] === value && labels[at + width] === value;
-      const colour = colours[value];
-      const to = at * 4;
-      pixels[to] = colour[0];
-      pixels[to + 1] = colour[1];
-      pixels[to + 2] = colour[2];
-      pixels[to + 3] = inside ? 70 : 255;
+      if (value === 0) { pixels[at] = 0; continue; }
+      let inside = !isEdge && x > 1 && x < width - 2;
+      if (inside) {
+        const left = labels[at - 2], right = labels[at + 2], above = labels[at - down], below = labels[at + down];
+        inside = (left === value && right === value && above === value && below === value) ||
+          (large[value] === 1 && !ends(labels, at, -2) && !ends(labels, at, 2) && !ends(labels, at, -down) && !ends(labels, at, down));
+      }
+      pixels[at] = inside ? fills[value] : lines[value];
     }
   }
 }

@@ -76,7 +76,7 @@ export class Stage {
     }
     const context = this.masks.getContext("2d");
     this.#pixels ??= context.createImageData(w, h);
-    tint(this.#labels, w, h, colours, this.#pixels.data);
+    tint(this.#labels, w, h, colours, new Uint32Array(this.#pixels.data.buffer));
     context.putImageData(this.#pixels, 0, 0);
   }
 
@@ -124,11 +124,11 @@ export class Stage {
       this.#tags.set(region.key, tag);
       this.layer.append(tag);
     }
-    const text = region.writing ?? region.caption?.text ?? "";
+    const text = this.regions.text(region);
     const [badge, words] = tag.children;
     if (badge.textContent !== region.number) badge.textContent = region.number;
     if (words.textContent !== text) words.textContent = text;
-    words.classList.toggle("writing", region.writing !== null);
+    words.classList.toggle("writing", Boolean(region.writing));
     tag.classList.toggle("stale", this.regions.worn(region) === 1 && region.writing === null);
     tag.classList.toggle("chosen", region.key === this.chosen);
     return tag;
@@ -154,8 +154,9 @@ export class Stage {
     if (!seen?.mask || this.picture.stream !== region.stream) return;
     const scale = this.picture.w / this.picture.width;
     const [x0, y0, x1, y1] = seen.box.map((side) => side * scale);
-    const side = Math.max(x1 - x0, y1 - y0, 8) * 1.3;
-    const [x, y] = [(x0 + x1 - side) / 2, (y0 + y1 - side) / 2];
+    const { w, h } = this.picture;
+    const side = Math.min(Math.max(x1 - x0, y1 - y0, 8) * 1.3, w, h);
+    const [x, y] = [Math.max(0, Math.min((x0 + x1 - side) / 2, w - side)), Math.max(0, Math.min((y0 + y1 - side) / 2, h - side))];
     const context = canvas.getContext("2d");
     context.fillStyle = "#0a0c10";
     context.fillRect(0, 0, canvas.width, canvas.height);
