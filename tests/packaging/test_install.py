@@ -18,26 +18,31 @@ class Installed:
     """An environment that holds our wheels alone; their needs come from the one that tests."""
 
     def __init__(self, folder: Path, *wheels: Path) -> None:
-        self.folder, self.wheels = folder, wheels
-        self.bin = folder / "venv" / "bin"
+        self.folder, self.bin = folder, folder / "venv" / "bin"
         (folder / "home").mkdir()
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+        self.pip("install", "--no-deps", "--no-index", *wheels)
+        # Only now, or pip would see the `ureca` of the environment that tests, and be content.
         (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
         site.joinpath("needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        self.pip("install", "--no-deps", "--no-index", *wheels)
 
     def pip(self, *arguments: str | Path) -> None:
         command = [sys.executable, "-m", "pip", "--python", self.bin / "python", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
+    def _environment(self) -> dict[str, str]:
+        """Without the checkout, and with a home of its own."""
+        kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return kept | {"HOME": str(self.folder / "home")}
+
     def run(self, command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        home = self.folder / "home"
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         return subprocess.run(
             [self.bin / command, *arguments],
-            cwd=home,
-            env=environment | {"HOME": str(home)},
+            cwd=self.folder / "home",
+            env=self._environment(),
             capture_output=True,
             text=True,
             check=False,
