@@ -62,6 +62,7 @@ class SourceConfig:
     retry_s: float = 0.5
     """How long to wait before opening it again, at first; twice as long after each failure."""
     retry_max_s: float = 10.0
+    """The longest wait between two attempts."""
     silent_s: float = 5.0
     """Health names a ZeroMQ link that had frames and has had none for this long."""
     credits: int = 2
@@ -123,6 +124,8 @@ class TrackerConfig:
     """A corrected mask above this is a segmenter that has lost its object."""
     min_presence: float = 0.5
     """Score that a segmenter must give its own mask before it corrects a region."""
+    bad_keyframes: int = 2
+    """Consecutive keyframes below that before a region is declared lost."""
     min_agreement: float = 0.3
     """IoU of a corrected mask with the carried one below which it is of something else."""
     min_memory: float = 0.5

@@ -21,6 +21,7 @@ from ureca.node.auth import MayAsk, anybody
 from ureca.node.config import NodeConfig
 from ureca.node.decode_guard import Decoder
 from ureca.node.orders import Order
+from ureca.node.record.switch import RecordSwitch
 from ureca.node.replies import Answer, Asker, Plain, relay
 from ureca.packing import convert
 from ureca.picture_size import picture_size
@@ -29,13 +30,15 @@ from ureca.region_requests import ORDERS
 from ureca.requests import (
     DescribeArgs,
     PictureSpec,
+    RecordArgs,
     Request,
     decode_request,
     salvage_request_id,
 )
 from ureca.sockets import is_local
 
-OFFERED = (*QUESTIONS, "time", "describe", "picture", "shutdown", *ORDERS)
+RECORDING = ("record.start", "record.stop")
+OFFERED = (*QUESTIONS, "time", "describe", "picture", *RECORDING, "shutdown", *ORDERS)
 _DECODE_S = 1.0
 """How long the sockets' thread waits for the picture of a `describe` before it gives it up."""
 _log = logging.getLogger(__name__)
@@ -52,6 +55,10 @@ class Desk(Facts, Protocol):
 
     def picture(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
         """Answer with a stream's next picture; raises `RequestError`."""
+
+    @property
+    def recordings(self) -> RecordSwitch | None:
+        """Where clients' recordings go; None when this node makes none for them."""
 
     def stop(self) -> None:
         """Begin an orderly end."""
@@ -87,6 +94,8 @@ class Control:
                 args = convert(request.args, PictureArgs, "picture")
                 until_ns = received_ns + request.deadline_ms * 1_000_000
                 self._facts.picture(args, asker, until_ns)
+            elif request.op in RECORDING:
+                self._record(request, asker)
             elif request.op in ORDERS:
                 self._order(request, asker)
             elif request.op == "time":
@@ -115,6 +124,19 @@ class Control:
 
     def _time(self) -> Plain:
         return {"clk": self._clock.name, "send_ns": self._clock.now_ns()}
+
+    def _record(self, request: Request, asker: Asker) -> None:
+        recordings = self._facts.recordings
+        if recordings is None:
+            raise RequestError(
+                "this node has no folder for recordings; start it with --record-dir DIR",
+                code="FORBIDDEN",
+            )
+        if request.op == "record.start":
+            name = convert(request.args, RecordArgs, request.op).name
+            asker.say("result", recordings.begin(name))
+        else:
+            recordings.end(partial(asker.say, "result"))
 
     def _order(self, request: Request, asker: Asker) -> None:
         """Leave it to the step thread, which owns the regions, and answer when it is done."""

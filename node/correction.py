@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ureca.datatypes import Frame, Mask, RegionSeed, TrackState
+from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.appearance import F32
 from ureca.node.carry import Carrier, Picture
 from ureca.node.config import TrackerConfig
@@ -65,7 +65,7 @@ class Corrections:
     def open(self, frame: Frame, picture: Picture, *, everything: bool) -> KeyWish | None:
         """Make `frame`, whose small picture is `picture`, the keyframe."""
         self._held = {
-            region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region))
+            region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region, frame.seq))
             for region in self._regions
             if region.carrier is not None
         }
@@ -87,7 +87,7 @@ class Corrections:
         if self._view is not None and cutting.seq == self._view.seq:
             self._answer = cutting
 
-    def apply(self, frame: Frame, picture: Picture) -> None:
+    def apply(self, frame: Frame, picture: Picture, *, now_ns: int) -> None:
         """Take the answer up, if there is one, on the newest frame."""
         view, answer = self._view, self._answer
         if view is None or answer is None:
@@ -101,6 +101,7 @@ class Corrections:
                 self.counts[outcome] += 1
                 if outcome == "taken":
                     self._taken.add(cutout.rid)
+                self._count(region, outcome, now_ns)
 
     # --- one region ------------------------------------------------------------------------------
 
@@ -117,10 +118,12 @@ class Corrections:
             return refusal
         carrier = held.carrier if held.wanted.seed is None else self._anew(held, cut, view)
         now = view.forward(cut)
-        mask = full_size(now, frame)
-        if not mask.any() or (region.is_lost and not self._is_back(carrier, now, picture)):
+        if not (now > 0.5).any() or (region.is_lost and not self._is_back(carrier, now, picture)):
             return "gone"
-        carrier.correct(view.picture, cut, now)
+        carrier.correct(view.picture, cut, now, picture if view.is_far else None)
+        mask = full_size(carrier.soft, frame)
+        if not mask.any():
+            return "gone"
         region.carrier, region.seed = carrier, None
         if region.is_lost:
             region.see(mask)
@@ -128,6 +131,16 @@ class Corrections:
             region.correct(mask)
         region.view = view_of(picture, now) or region.view
         return "taken"
+
+    def _count(self, region: Region, outcome: str, now_ns: int) -> None:
+        """What is carried where the segmenter sees nothing, time and again, has drifted away."""
+        if outcome != "presence" or region.is_lost:
+            region.absences = 0
+            return
+        region.absences += 1
+        if region.absences >= self._config.bad_keyframes:
+            region.absences = 0
+            region.lose("drift", now_ns)
 
     def _anew(self, held: _Held, cut: F32, view: KeyView) -> Carrier:
         """A carrier of what the segmenter cut out where somebody had pointed."""
@@ -190,12 +203,11 @@ class Corrections:
         )
 
 
-def _wanted(region: Region) -> Wanted:
+def _wanted(region: Region, seq: int) -> Wanted:
     assert region.carrier is not None
-    is_new = region.track.state is TrackState.NEW
-    soft = region.carrier.soft
+    soft, is_here = region.carrier.soft, region.drawn_seq == seq
     if region.is_lost or not (soft > 0.5).any():
         return Wanted()
     return Wanted(
-        soft, seed=region.seed if is_new else None, is_drawn=is_new and region.seed is None
+        soft, seed=region.seed if is_here else None, is_drawn=is_here and region.seed is None
     )

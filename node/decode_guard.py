@@ -76,9 +76,12 @@ class DecodeGuard:
                 raise SourceError(f"the decoder's process did not survive it: {error}") from error
 
     def prepare(self) -> None:
-        """Start the worker now instead of at the first picture."""
+        """Start the worker now instead of at the first picture; the patient wait for it."""
         with self._lock:
             self._revive()
+            if self._patient:
+                with contextlib.suppress(OSError, EOFError):  # then the first picture tells
+                    self._await_ready()
 
     def close(self) -> None:
         """End the worker."""

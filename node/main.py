@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ureca.clock import MonotonicClock
+from ureca.clock import Clock, MonotonicClock
 from ureca.config import load_config
 from ureca.engine import Engine
-from ureca.errors import SourceError
+from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
 from ureca.node.bundle_path import demo_clip, open_engine
 from ureca.node.config import NodeConfig
@@ -27,6 +27,7 @@ from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
 from ureca.node.publisher import Sink
 from ureca.node.record.head import head_of
 from ureca.node.record.recorder import Recorder
+from ureca.node.record.switch import RecordSwitch
 from ureca.node.render.renderer import Renderer
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
@@ -59,10 +60,8 @@ def main(
         elif not options.quiet:
             sinks.append(line_printer(lambda line: print(line, flush=True)))
         engine = engine_of(config.bundle)
-        recorder = None
-        if options.record:
-            head = head_of(config, prompts, engine.info)
-            recorder = Recorder(Path(options.record), clock=clock, head=head)
+        recorder = _recorder(options, head_of(config, prompts, engine.info), clock)
+        if recorder is not None:
             sinks.append(stack.enter_context(contextlib.closing(recorder)))
         renderer = _renderer(options, config)
         if renderer is not None:
@@ -93,6 +92,20 @@ def main(
     if node.failure is not None:
         raise node.failure
     return 0
+
+
+def _recorder(
+    options: argparse.Namespace, head: dict[str, str], clock: Clock
+) -> Recorder | RecordSwitch | None:
+    """What records from the start on, or whenever a client says so, or both."""
+    folder = Path(options.record_dir or ".")
+    if not folder.is_dir():
+        raise ConfigError(f"--record-dir: there is no folder {folder}; make it first")
+    path = Path(options.record) if options.record else None
+    first = None if path is None else Recorder(path, clock=clock, head=head)
+    if not options.record_dir:
+        return first
+    return RecordSwitch(folder, clock=clock, head=head, first=first)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
+    )
+    parser.add_argument(
+        "--record-dir", metavar="DIR", help="let clients record into DIR (record.start, .stop)"
     )
     parser.add_argument(
         "--http", type=int, metavar="PORT", help="serve /metrics and /healthz on 127.0.0.1:PORT"

@@ -1,4 +1,4 @@
-"""Finds remembered regions again in the features of a new picture: who looks like whom, cell by cell.
+"""Finds remembered regions again in the features of a new picture, cell by cell.
 
 A cell of the new picture belongs to a region as far as the cells that it is most like, in the
 pictures remembered, belonged to it (k nearest neighbours by cosine, as in label propagation over
@@ -49,7 +49,9 @@ class Memory:
         """
         size = (features.shape[2], features.shape[1])
         cells = {
-            rid: np.asarray(cv2.resize(cover, size, interpolation=cv2.INTER_AREA)).reshape(-1)
+            rid: np.asarray(
+                cv2.resize(cover, size, interpolation=cv2.INTER_AREA), np.float32
+            ).reshape(-1)
             for rid, cover in covers.items()
         }
         if not cells:
@@ -98,9 +100,14 @@ def _nearest(there: F32, here: F32) -> tuple[npt.NDArray[np.intp], F32]:
     """For each cell of `here` [C, n] the cells of `there` [C, m] most like it, and their weights,
     which sum to one: both [k, n].
     """
-    likeness = there.T @ here
-    count = min(_NEIGHBOURS, likeness.shape[0])
-    nearest = np.argpartition(-likeness, count - 1, axis=0)[:count]
-    best = np.take_along_axis(likeness, nearest, axis=0)
-    weight = np.exp((best - best.max(axis=0)) / _TEMPERATURE)
-    return nearest, np.asarray(weight / weight.sum(axis=0), np.float32)
+    likeness = here.T @ there
+    rows = np.arange(len(likeness))
+    nearest, best = [], []
+    for _ in range(min(_NEIGHBOURS, likeness.shape[1])):  # five maxima: faster than a partition
+        cell = likeness.argmax(axis=1)
+        nearest.append(cell)
+        best.append(likeness[rows, cell])
+        likeness[rows, cell] = -np.inf
+    found = np.stack(best)
+    weight = np.exp((found - found[0]) / _TEMPERATURE)
+    return np.stack(nearest), np.asarray(weight / weight.sum(axis=0), np.float32)

@@ -42,10 +42,12 @@ from ureca.node.preview import Previews
 from ureca.node.prompts import Prompts
 from ureca.node.publisher import Publisher, Sink
 from ureca.node.record.recorder import Recorder
+from ureca.node.record.switch import RecordSwitch
 from ureca.node.record.tape import Notes
-from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
+from ureca.node.record.taped import TapedCaptioner, TapedCutters, TapedEngine, TapedPipeline
 from ureca.node.render.renderer import Renderer
 from ureca.node.replies import Asker
+from ureca.node.segmenters import open_cutters
 from ureca.node.sources import FrameSource, Wait, Watched, open_source
 from ureca.pictures import PictureArgs
 from ureca.zap import Gate
@@ -75,7 +77,7 @@ class Node:
         prompts: Prompts | None = None,
         sinks: Iterable[Sink] = (),
         open_frames: OpenSource = _open_configured,
-        recorder: Recorder | None = None,
+        recorder: Recorder | RecordSwitch | None = None,
         renderer: Renderer | None = None,
     ) -> None:
         self.books = Books()
@@ -92,6 +94,7 @@ class Node:
         self._done = threading.Event()
         self._source_ended = threading.Event()
         self._prompts = prompts or {}
+        cutters = open_cutters(config.segmenter)  # first: a missing model leaves nothing behind
         self._source = open_frames(config, clock, self.books, self._stop.wait)
         self._watched = self._source if isinstance(self._source, Watched) else None
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
@@ -116,12 +119,14 @@ class Node:
         )
         if recorder is not None:
             self._captioner = TapedCaptioner(self._captioner, notes)
+        self._cutters = cutters if recorder is None or not cutters else TapedCutters(cutters, notes)
         self._pipeline = make(
             config,
             self._captioner,
             clock=clock,
             books=self.books,
             prompts=self._prompts,
+            cutters=self._cutters,
             emit=self._outbox.put,
             wake=self._mailbox.wake,
         )
@@ -200,6 +205,8 @@ class Node:
             if thread.ident is not None:
                 thread.join()
         self._captioner.close()
+        if self._cutters is not None:
+            self._cutters.close()
         self._previews.close()
         self._state = "stopped"
         self._io.stop()
@@ -266,6 +273,11 @@ class Node:
     def last_events(self) -> list[AnyEvent]:
         """The last word on every live region; only the socket thread may call this."""
         return self._publisher.last.events()
+
+    @property
+    def recordings(self) -> RecordSwitch | None:
+        """Where clients' recordings go; None when this node makes none for them."""
+        return self._recorder if isinstance(self._recorder, RecordSwitch) else None
 
     def refused(self) -> list[dict[str, Any]]:
         """The latest captions that the output gate kept back."""

@@ -57,6 +57,7 @@ class ZmqFrames:
         """See `FrameSource`; ends only when told to stop."""
         with ExitStack() as stack:
             stack.callback(self._intake.close)
+            self._intake.prepare()
             context = self._context
             if context is None:
                 context = zmq.Context()

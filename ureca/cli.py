@@ -138,6 +138,11 @@ COMMANDS: dict[str, Command] = {
         "ureca data check ../shared/data -o report",
         extra="train",
     ),
+    "weights": Command(
+        "ureca.weights",
+        "list published weights, or bring them, checked by sha256",
+        "ureca weights get sam2-hiera-tiny",
+    ),
     "bench": Command(
         "ureca.models.bench",
         "measure captions per second and latency",

@@ -17,7 +17,7 @@ def clock_domain() -> bytes:
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        space = Path("/proc/self/ns/time").readlink()
+        space = str(Path("/proc/self/ns/time").readlink())
     except OSError:  # no Linux: equal for this process alone, so stamps of others are never trusted
         boot, space = os.urandom(16).hex(), ""
     return hashlib.blake2b(f"{boot} {space}".encode("ascii"), digest_size=16).digest()

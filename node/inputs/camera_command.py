@@ -26,7 +26,7 @@ from ureca.node.sources import FrameSource, Watched, open_source
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5600"
 _TTY_S, _LOG_S = 0.2, 5.0
 _EXAMPLES = """examples:
-  ureca camera v4l2:///dev/video0?width=1280&height=720&fps=30
+  ureca camera 'v4l2:///dev/video0?width=1280&height=720&fps=30'
   ureca run --source zmq+tcp://127.0.0.1:5600
 
   ureca camera rtsp://192.168.1.9/stream1 --to tcp://127.0.0.1:5603 --jpeg 80

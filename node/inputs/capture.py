@@ -4,6 +4,7 @@ one. OpenCV's VideoCapture stands behind it; tests put a fake there.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -25,6 +26,8 @@ DEVICE = "v4l2"
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
 _MAX_DRIVER_AGE_NS = 2_000_000_000
 _ERRORS = 2
+_SELECT_TIMEOUT = "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"
+_JPEG_END = b"\xff\xd9"
 _SETTINGS = {
     "fourcc": cv2.CAP_PROP_FOURCC,  # first: it decides which sizes and rates there are
     "width": cv2.CAP_PROP_FRAME_WIDTH,
@@ -62,8 +65,8 @@ OpenCapture = Callable[[str, NodeConfig, Clock], Capture]
 class OpenCvCapture:
     """`cv2.VideoCapture` on V4L2 or FFmpeg.
 
-    MJPEG streams are taken apart by FFmpeg but decoded by us: FFmpeg paints over what a truncated
-    JPEG lacks, and we would never know.
+    MJPEG is decoded by us: OpenCV and FFmpeg paint over what a truncated JPEG lacks, and we would
+    never know.
     """
 
     def __init__(self, video: cv2.VideoCapture, clock: Clock, *, is_device: bool) -> None:
@@ -71,9 +74,8 @@ class OpenCvCapture:
         self._clock = clock
         self._is_device = is_device
         fourcc = int(video.get(cv2.CAP_PROP_FOURCC))
-        self._is_packed = (
-            not is_device and fourcc == _MJPEG and bool(video.set(cv2.CAP_PROP_FORMAT, -1))
-        )
+        raw = (cv2.CAP_PROP_CONVERT_RGB, 0) if is_device else (cv2.CAP_PROP_FORMAT, -1)
+        self._is_packed = fourcc == _MJPEG and bool(video.set(*raw))
 
     def read(self) -> Shot | None:
         """See `Capture`."""
@@ -85,7 +87,7 @@ class OpenCvCapture:
         if not ok or picture is None:
             return Shot(b"", read_ns, stamp_ns)
         if self._is_packed:
-            return Shot(picture.tobytes(), read_ns, stamp_ns)
+            return Shot(_trimmed(picture.tobytes()), read_ns, stamp_ns)
         return Shot(np.asarray(picture, np.uint8), read_ns, stamp_ns)
 
     def close(self) -> None:
@@ -100,10 +102,16 @@ class OpenCvCapture:
         return stamp_ns if 0 <= read_ns - stamp_ns <= _MAX_DRIVER_AGE_NS else None
 
 
+def _trimmed(data: bytes) -> bytes:
+    """A JPEG without what cameras put behind its end marker; one that has none stays cut off."""
+    end = data.rfind(_JPEG_END)
+    return data if end < 0 else data[: end + len(_JPEG_END)]
+
+
 def open_capture(uri: str, config: NodeConfig, clock: Clock) -> Capture:
     """Open `v4l2:///dev/…` or a network stream; see `OpenCapture`."""
     is_device = split(uri).scheme == DEVICE
-    video = _open_device(uri) if is_device else _open_stream(uri, config)
+    video = _open_device(uri, config) if is_device else _open_stream(uri, config)
     width, height = (int(video.get(key)) for key in (_SETTINGS["width"], _SETTINGS["height"]))
     if width * height > config.limits.max_image_px:
         video.release()
@@ -138,14 +146,18 @@ def _settings(uri: str) -> dict[str, float]:
         numbers = {key: float(value) for key, value in asked.items()}
     except ValueError as error:
         raise SourceError(f"{uri}: {error}") from error
+    if ("width" in numbers) != ("height" in numbers):
+        raise SourceError(f"{uri}: width and height go together")
     if not all(0 < number < 1e5 for number in numbers.values()):
         raise SourceError(f"{uri}: width, height and fps are above 0, got {numbers}")
     return numbers | ({} if fourcc is None else {"fourcc": cv2.VideoWriter.fourcc(*fourcc)})
 
 
-def _open_device(uri: str) -> cv2.VideoCapture:
+def _open_device(uri: str, config: NodeConfig) -> cv2.VideoCapture:
     path = Path(split(uri).path)
     _check_device(path)
+    # OpenCV has no other way to say how long a read may take on V4L2 (10 s).
+    os.environ.setdefault(_SELECT_TIMEOUT, str(math.ceil(config.source.read_timeout_s)))
     video = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     if not video.isOpened():
         video.release()

@@ -92,6 +92,7 @@ class CreditFrames:
         """See `FrameSource`; ends only when told to stop."""
         with ExitStack() as stack:
             stack.callback(self._intake.close)
+            self._intake.prepare()
             router = self._bind(stack)
             woken = self._wakeable(stack)
             poller = zmq.Poller()
@@ -148,14 +149,23 @@ class CreditFrames:
         self._wakers.append(waker)
         return woken
 
+    def _is_revoked(self, router: zmq.Socket[bytes], frame: zmq.Frame) -> bool:
+        """Whether a camera lost its place on the allow-list after it connected."""
+        if self._gate is None or router.mechanism != zmq.CURVE:
+            return False
+        return not self._gate.admits(frame, "frames")
+
     def _drain(self, router: zmq.Socket[bytes]) -> deque[tuple[_Peer, list[bytes]]]:
         """The newest frame of each stream among those that have come."""
         newest: dict[bytes, tuple[_Peer, list[bytes]]] = {}
         for _ in range(_MAX_DRAIN):
             try:
-                identity, *parts = router.recv_multipart(zmq.NOBLOCK)
+                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
+            if self._is_revoked(router, frames[-1]):
+                continue
+            identity, *parts = (frame.bytes for frame in frames)
             peer = self._peer(identity)
             if len(parts) <= 1:
                 self._hear(peer, parts)

@@ -74,7 +74,7 @@ class Intake:
         frame = self._clocks.ours(frame)
         self._count_gap(self._sender(parts[0]), frame)
         if self._is_expired(frame):
-            age_ms = (frame.received_ns - frame.captured_ns) // 1_000_000
+            age_ms = (self._clock.now_ns() - frame.captured_ns) // 1_000_000
             self.drop("expired", f"frame {frame.seq} of {frame.stream} is {age_ms} ms old")
             return None
         return frame
@@ -92,6 +92,10 @@ class Intake:
         """So many messages came in and will not be looked at, because the node is ending."""
         if count:
             self._books.frame_dropped("shutdown", count)
+
+    def prepare(self) -> None:
+        """Before the first message: what takes time must not make frames old."""
+        self._decode.prepare()
 
     def close(self) -> None:
         """Give back what shared memory there was, and delete what dead cameras left."""
@@ -130,7 +134,7 @@ class Intake:
 
     def _is_expired(self, frame: Frame) -> bool:
         """A stamp in the future would keep its captions valid for as long."""
-        age_ns = frame.received_ns - frame.captured_ns
+        age_ns = self._clock.now_ns() - frame.captured_ns
         return abs(age_ns) > self._config.source.max_age_ms * 1_000_000
 
     def _sender(self, topic: bytes) -> _Sender:

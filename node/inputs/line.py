@@ -46,10 +46,14 @@ class Line:
             seconds = (self._clock.now_ns() - down[1]) / 1e9
             _log.info("%s is back after %.1f s", self._name, seconds)
 
+    def is_late(self) -> bool:
+        """Whether the call into the driver took as long as it may."""
+        busy_ns = self._busy_ns
+        return busy_ns is not None and self._clock.now_ns() - busy_ns >= 0.9 * self._read_ns
+
     def ended(self) -> None:
-        """There was no next picture."""
-        waited_ns = self._clock.now_ns() - (self._busy_ns or 0)
-        if waited_ns >= 0.9 * self._read_ns:
+        """There was no next picture, or none in time."""
+        if self.is_late():
             self.down(f"no picture within {self._read_ns / 1e9:g} s")
         else:
             self.down("it ended: unplugged, closed by the other side, or not readable any more")

@@ -121,6 +121,11 @@ class LiveSource:
             gaps = StampGaps()
             self._line.busy(is_open=True)
             while (shot := capture.read()) is not None and not self._stopping.is_set():
+                if self._line.is_late():
+                    # FFmpeg had held it back until the read timed out: nobody knows its age.
+                    self._books.frame_in()
+                    self._drop("expired", "a picture came as the read timed out")
+                    break
                 self._line.came()
                 self._count(shot, gaps)
                 self._line.busy(is_open=True)
@@ -185,19 +190,22 @@ class LiveSource:
 
 
 class _Newest:
-    """Room for one picture, where the newest wins."""
+    """Room for one picture, where the newest wins. Only the very first gives way to none: regions
+    of a prompt file begin on it.
+    """
 
     def __init__(self) -> None:
         self._held: _Numbered | None = None
         self._changed = threading.Condition()
 
     def put(self, numbered: _Numbered) -> bool:
-        """Leave a picture; True when it took the place of one that nobody had taken."""
+        """Leave a picture; True when there is one less, because nobody had taken the last."""
         with self._changed:
-            replaced = self._held is not None
-            self._held = numbered
+            is_full = self._held is not None
+            if self._held is None or self._held.seq > 0:
+                self._held = numbered
             self._changed.notify()
-            return replaced
+            return is_full
 
     def take(self, timeout_s: float) -> _Numbered | None:
         """The picture; None when there is none in time."""

@@ -15,6 +15,9 @@ from ureca.node.inputs.address import without_secrets
 from ureca.node.prompts import Prompts
 from ureca.node.record.reader import Recording
 
+MID_RUN = "began_while_running"
+"""Stands in the head of a recording whose beginning is not the node's."""
+
 
 def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str, str]:
     """What a recording begins with, for `Recorder`."""
@@ -29,7 +32,13 @@ def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str,
 
 
 def config_of(recording: Recording) -> NodeConfig:
-    """The configuration that was recorded."""
+    """The configuration that was recorded; `SourceError` where it alone is not enough to replay."""
+    if MID_RUN in recording.head:
+        raise SourceError(
+            f"{recording.path} was begun by record.start while the node was running: its pictures, "
+            "masks and events can be read, but its decisions follow from what came before and "
+            "cannot be replayed. Record with: ureca run --record FILE"
+        )
     try:
         plain = json.loads(recording.head["config"])
         return from_plain(NodeConfig, plain, where=str(recording.path))

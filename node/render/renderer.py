@@ -92,7 +92,8 @@ class Renderer:
         """Take note of a published event."""
         if isinstance(event, CaptionFinal | CaptionSame | TrackEnd):
             with self._changed:
-                self._pending.append(event)
+                if not self._is_over():
+                    self._pending.append(event)
 
     def saw(self, frame: Frame, tracks: TrackSet) -> None:
         """Take one frame with its regions; never waits, except for a lossless source."""

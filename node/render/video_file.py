@@ -1,22 +1,26 @@
-"""An mp4 that is whole at any time: written in fragments, with an eye on the disk."""
+"""An mp4 that is closed whole, also when the disk is full: its index is written at the end, so room
+for it is held from the beginning.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import cv2
 
 from ureca.datatypes import Image
 from ureca.errors import ConfigError
 
-_RESERVE_BYTES = 8 << 20
-"""Left free on the disk, so that the last fragment can be finished."""
-_OPTIONS = "OPENCV_FFMPEG_WRITER_OPTIONS"
-_FRAGMENTS = "movflags;+frag_keyframe+empty_moov+default_base_moof"
-"""Each second or so is finished by itself: a file that a kill or a full disk cut still plays."""
+_HELD_BYTES = 8 << 20
+"""Held for the index: some 20 bytes a picture, so enough for four hours."""
+_LEAST_FREE_BYTES = 8 << 20
+"""With less free than this the video is ended: OpenCV does not say when a write fails."""
 
 FreeBytes = Callable[[Path], int]
 
@@ -29,8 +33,8 @@ def free_bytes(folder: Path) -> int:
 class VideoFile:
     """MPEG-4 at an even rate, all pictures of the size of the first.
 
-    OpenCV does not say when a write fails; so the disk is asked before each picture, and the file
-    is read at the end. Raises `ConfigError` when it cannot be made, `OSError` when it cannot go on.
+    The disk is asked before each picture, and the file is opened again at the end. Raises
+    `ConfigError` when it cannot be made, `OSError` when it cannot go on.
     """
 
     def __init__(self, path: Path, *, fps: float, free: FreeBytes = free_bytes) -> None:
@@ -40,11 +44,12 @@ class VideoFile:
         self.pictures = 0
         """How many were written."""
         _make(path)
+        self._held = _hold(path.parent)
 
     def write(self, image: Image) -> None:
         """Append one picture, RGB u8 [H, W, 3]; one of another size is fitted in."""
         left = self._free(self._path.parent)
-        if left < _RESERVE_BYTES:
+        if left < _LEAST_FREE_BYTES:
             raise OSError(
                 f"only {left / 1e6:.0f} MB are free on the disk; the video is whole up to "
                 f"{self.pictures / self._fps:.1f} s"
@@ -59,8 +64,10 @@ class VideoFile:
 
     def close(self) -> None:
         """Finish the file; raises `OSError` when it does not hold what was written."""
+        self._held.close()
         if self._writer is None:
-            self._path.unlink(missing_ok=True)
+            if not self.pictures:
+                self._path.unlink(missing_ok=True)
             return
         writer, self._writer = self._writer, None
         writer.release()
@@ -74,29 +81,27 @@ class VideoFile:
     def _open(self, image: Image) -> cv2.VideoWriter:
         # Even sides: the chroma planes have half of them.
         self._size_px = (image.shape[1] // 2 * 2, image.shape[0] // 2 * 2)
-        before = os.environ.get(_OPTIONS)
-        os.environ[_OPTIONS] = before or _FRAGMENTS
-        try:
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            writer = cv2.VideoWriter(
-                str(self._path), cv2.CAP_FFMPEG, code, self._fps, self._size_px
-            )
-        finally:
-            if before is None:
-                del os.environ[_OPTIONS]
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        writer = cv2.VideoWriter(str(self._path), cv2.CAP_FFMPEG, code, self._fps, self._size_px)
         if not writer.isOpened():
             raise OSError("this OpenCV cannot write MPEG-4: it was built without FFmpeg")
         return writer
 
 
 def pictures_in(path: Path) -> int:
-    """How many pictures of a video can be found, 0 when it cannot be read."""
+    """How many pictures a video's index names, 0 when it cannot be read."""
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    count = 0
-    while video.grab():
-        count += 1
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.grab() else 0
     video.release()
     return count
+
+
+def _hold(folder: Path) -> IO[bytes]:
+    """Room on the disk, in a file without a name, given back when it is closed."""
+    held = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (closed with the video)
+    with contextlib.suppress(OSError):  # no room, which `write` will say, or another file system
+        os.posix_fallocate(held.fileno(), 0, _HELD_BYTES)
+    return held
 
 
 def _make(path: Path) -> None:

@@ -86,12 +86,17 @@ async def _serve(
             print(f"ureca view: {url}", flush=True)
             if options.open:
                 await asyncio.to_thread(webbrowser.open, url)
-            running = asyncio.create_task(link.run())
+            tasks = [asyncio.create_task(link.run())]
+            if options.until_eof:
+                tasks.append(asyncio.create_task(_eof()))
             try:
-                await (_eof() if options.until_eof else asyncio.shield(running))
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
             finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _check(options: argparse.Namespace) -> None:

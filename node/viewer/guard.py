@@ -57,6 +57,12 @@ class Guard:
         the headers; checking them keeps other sites' pages out, also those whose name was pointed
         to this host (DNS rebinding).
         """
+        try:
+            return self._refusal(target, host, origin)
+        except ValueError:  # an address that is none, or a query of too many fields
+            return Refused(400, "not an address of this page")
+
+    def _refusal(self, target: str, host: str | None, origin: str | None) -> Refused | None:
         parts = urlsplit(target)
         if not self._is_ours(host):
             return Refused(403, "this name is not the viewer's; use the address that it printed")

@@ -73,11 +73,11 @@ class Link:
         events = [msgspec.json.encode(event) for event in self._board.events()]
         return [self._node_message(), told(events, reset=True)]
 
-    def feed(self, stream: str) -> Feed | None:
-        """The pictures of a stream; None for one too many."""
+    def feed(self, stream: str) -> Feed:
+        """The pictures of a stream; of too many, the oldest is forgotten."""
         if stream not in self._feeds:
             if len(self._feeds) >= _MAX_STREAMS:
-                return None
+                del self._feeds[next(iter(self._feeds))]
             self._feeds[stream] = Feed(stream, self._fetch, max_hz=self._max_hz)
         return self._feeds[stream]
 

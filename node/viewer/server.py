@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -88,28 +88,27 @@ def _response(status: HTTPStatus, kind: str, body: bytes) -> Response:
 async def served(link: Link, guard: Guard, host: str, port: int) -> AsyncIterator[int]:
     """Serve while the block runs; yields the port. Raises `PortTakenError` with the remedy."""
     viewer = Viewer(link, guard)
-    try:
-        server: Server = await serve(
-            viewer.live,
-            host,
-            port,
-            process_request=viewer.answer,
-            compression=None,  # pictures are compressed already
-            max_size=MAX_MESSAGE_BYTES,
-            max_queue=8,
-            write_limit=1 << 16,
-            open_timeout=10,
-            ping_interval=10,
-            ping_timeout=20,
-            server_header=None,
-            logger=_quiet,
-        )
-    except OSError as error:
-        raise PortTakenError(
-            f"cannot serve on {host}:{port}: {error.strerror or error}; choose another with --port"
-        ) from error
-    try:
+    serving = serve(
+        viewer.live,
+        host,
+        port,
+        process_request=viewer.answer,
+        compression=None,  # pictures are compressed already
+        max_size=MAX_MESSAGE_BYTES,
+        max_queue=8,
+        write_limit=1 << 16,
+        open_timeout=10,
+        ping_interval=10,
+        ping_timeout=20,
+        server_header=None,
+        logger=_quiet,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            server: Server = await stack.enter_async_context(serving)
+        except OSError as error:
+            raise PortTakenError(
+                f"cannot serve on {host}:{port}: {error.strerror or error}; "
+                "choose another with --port"
+            ) from error
         yield int(next(iter(server.sockets)).getsockname()[1])
-    finally:
-        server.close()
-        await server.wait_closed()

@@ -23,7 +23,6 @@ ASKABLE = {
     "resume": 5.0,
     "record.start": 10.0,
     "record.stop": 20.0,
-    "find": 5.0,
 }
 """What a page may ask of the node, and how many seconds an answer may take."""
 
@@ -128,9 +127,9 @@ class Session:
         while True:
             await self._ready.wait()
             self._ready.clear()
-            feed = None if self._stream is None else self._link.feed(self._stream)
-            if feed is None:
+            if self._stream is None:
                 continue
+            feed = self._link.feed(self._stream)
             coming = self._coming = asyncio.create_task(feed.next(self._seen))
             await asyncio.wait({coming})
             if coming.cancelled():

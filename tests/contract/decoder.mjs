@@ -162,7 +162,9 @@ function readFrame(topic, header, pixels) {
   if (topic.kind !== "frame" || header.get("src") !== topic.stream) bad("under another stream's topic");
   const [w, h] = [number(header.get("w")), number(header.get("h"))];
   const per = { rgb8: 3, bgr8: 3, mono8: 1 }[header.get("enc")];
-  if (per) {
+  if (header.has("shm")) {
+    if (pixels.length || !header.get("shm").get("name").startsWith("ureca-ring-")) bad("shared memory and pixels beside it");
+  } else if (per) {
     const stride = header.has("stride") ? number(header.get("stride")) : w * per;
     if (stride < w * per || pixels.length !== stride * h) bad("another number of pixels");
   }

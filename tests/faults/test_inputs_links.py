@@ -63,7 +63,7 @@ def test_a_camera_that_is_killed_and_started_again(
         first = start(kind, address, pixels)  # type: ignore[operator]
         until(lambda: node.events.of("cap.final"), "a caption")
         assert len(rings(first.pid)) == (pixels == "shm")
-        assert node.reason() == ""
+        until(lambda: node.reason() == "", "well")
         first.kill()
         first.wait()
         until(lambda: "no frame for" in node.reason(), "health names the silent link")

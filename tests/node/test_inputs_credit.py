@@ -14,7 +14,7 @@ import zmq
 
 from tests.node.inputs_rig import picture, until
 from ureca.camera import FrameDealer
-from ureca.clock import MonotonicClock
+from ureca.clock import ManualClock
 from ureca.credits import (
     CreditAsk,
     CreditGrant,
@@ -30,16 +30,19 @@ from ureca.node.inputs.credit import CreditFrames
 
 
 class Taker:
-    """The node's side: a thread that reads the source and takes a frame when it is told to."""
+    """The node's side: a thread that reads the source and takes a frame when it is told to. Its
+    clock stands still.
+    """
 
     def __init__(self, address: str, count: int = 1) -> None:
         self.books, self.stop = Books(), threading.Event()
         self.frames: list[Frame] = []
-        config = replace(NodeConfig(), source=SourceConfig(credits=count))
+        self.clock = ManualClock(time.monotonic_ns())  # however busy the machine is
+        config = replace(NodeConfig(), source=SourceConfig(credits=count, max_age_ms=600_000))
         self.source = CreditFrames(
             f"credit+{address}",
             config,
-            clock=MonotonicClock(),
+            clock=self.clock,
             books=self.books,
             wait=self.stop.wait,
         )
@@ -107,6 +110,8 @@ def test_a_frame_that_nobody_takes_gives_its_credit_back_in_the_end(address: str
             assert camera.wait(20)
             camera.send(picture(number))
             until(lambda count=number: len(node.frames) == count + 1, "a frame")  # type: ignore[misc]
+            assert not camera.wait(0.1)
+            node.clock.advance(ms=1100)
 
 
 def test_a_bad_frame_gives_its_credit_back_at_once(address: str) -> None:

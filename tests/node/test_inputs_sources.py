@@ -14,13 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.node.inputs_rig import MjpegServer, until
+from tests.node.inputs_rig import MjpegServer, jpeg, rig, until
+from ureca.client import Client
 from ureca.clock import MonotonicClock
 from ureca.datatypes import EngineInfo
 from ureca.errors import ConfigError, SourceError
 from ureca.node.accounting import Books
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
 from ureca.node.inputs.address import addresses_of, shown, sources_of
+from ureca.node.inputs.capture import _trimmed
 from ureca.node.inputs.gaps import StampGaps
 from ureca.node.pictures import decode_nv12
 from ureca.node.record.head import head_of
@@ -53,7 +55,8 @@ def test_names_and_places_of_several_sources() -> None:
         (("a=x.mp4", "a=y.mp4"), "stream 'a'"),
         (("v4l2:///dev/video0?wdith=3",), "wdith"),
         (("v4l2:///dev/video0?width=many",), "many"),
-        (("v4l2:///dev/video0?width=0",), "above 0"),
+        (("v4l2:///dev/video0?width=0&height=9",), "above 0"),
+        (("v4l2:///dev/video0?width=640",), "go together"),
         (("v4l2:///dev/video0?fourcc=JPEG2",), "fourcc"),
         (("v4l2://dev/video0",), "v4l2:///dev/video0"),
         (("rtsp:///nowhere",), "rtsp://HOST"),
@@ -123,6 +126,18 @@ def test_no_secret_reaches_the_output_of_a_node(tmp_path: Path) -> None:
     written = (tmp_path / "events.jsonl").read_text()
     assert '"sources_down":3' in written
     assert SECRET not in done.stdout + done.stderr + written
+
+
+def test_no_secret_is_told_to_who_asks(tmp_path: Path) -> None:
+    with MjpegServer() as server:
+        uri = f"http://user:{SECRET}@{server.address}/{SECRET}"
+        with rig(tmp_path, uri, also=(f"rear={uri}",)) as node:
+            until(lambda: node.processed, "a frame")
+            addresses = f"ipc://{tmp_path}/events", f"ipc://{tmp_path}/requests"
+            with Client.connect(*addresses, timeout_s=20) as client:
+                told = repr([client.request(op, {}) for op in ("config.get", "health", "stats")])
+        assert server.address in told
+        assert SECRET not in told
 
 
 def clip(path: Path, frames: int) -> Path:
@@ -213,6 +228,12 @@ def test_nv12_gives_the_colours_back(width: int, height: int, padding: int) -> N
     wrong = np.abs(found.astype(int) - image[:height, :width])[middle].max(axis=2)
     assert np.median(wrong) <= 4
     assert (wrong > 24).mean() < 0.1  # the edges between colours
+
+
+def test_what_stands_behind_a_jpeg_is_left_out_and_a_cut_one_stays_cut() -> None:
+    whole = jpeg(0)
+    assert _trimmed(whole + b"padding of a USB camera") == whole
+    assert _trimmed(whole[:-30]) == whole[:-30]
 
 
 def test_nv12_of_another_length_is_refused() -> None:

@@ -66,6 +66,11 @@ class Tab:
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
             self.console.append(str([one.get("value") for one in params["args"]]))
 
+    def close(self) -> None:
+        """Close the page and the connection."""
+        self.call("Page.close")
+        self._socket.close()
+
     def js(self, expression: str) -> Any:
         """The value of an expression (awaited, if it is a promise)."""
         found = self.call(
@@ -157,7 +162,8 @@ def chromium(timeout_s: float = 60) -> Iterator[Callable[[], Tab]]:
                 )
                 with urllib.request.urlopen(request, timeout=timeout_s) as answer:
                     url = json.load(answer)["webSocketDebuggerUrl"]
-                socket = stack.enter_context(connect(url, max_size=None, ping_interval=None))
+                opened = connect(url, max_size=None, ping_interval=None)
+                socket = stack.enter_context(opened)
                 found = Tab(socket)
                 for domain in ("Page", "Runtime", "Log", "Performance"):
                     found.call(f"{domain}.enable")

@@ -48,7 +48,8 @@ class Follower:
     """Asks for the next picture of each stream, one after the other, and listens to events.
 
     `streams` None means all, also those that come later. A node that goes away is waited for; one
-    that comes back as another begins with an empty book.
+    that comes back as another begins with an empty book. `on_event` gets the events and `shift_ns`
+    of `Sight`.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Follower:
         client: AsyncClient,
         *,
         on_sight: Callable[[Sight], None],
-        on_event: Callable[[AnyEvent], None] = lambda _: None,
+        on_event: Callable[[AnyEvent, int], None] = lambda *_: None,
         streams: Collection[str] | None = None,
         max_width_px: int = 640,
     ) -> None:
@@ -102,7 +103,7 @@ class Follower:
             if isinstance(event, Heartbeat) and self._wanted is None:
                 for stream in event.streams:
                     self._start(stream)
-            self._on_event(event)
+            self._on_event(event, self._shift_ns)
 
     async def _catch_up(self) -> None:
         """Know everything anew: at the start, after missed events, when the node is another one."""

@@ -14,6 +14,8 @@ Place = tuple[int, int]
 _GAP_PX = 3
 _FAR, _COVERED = 1.0, 0.5
 """Cost of a pixel between a caption and its region, and of a pixel's side of covering another."""
+_HIDES, _ASIDE = 0.5, 0.1
+"""Cost of a pixel's side of hiding its own region, and of a pixel between left edges."""
 _STAYS = 40.0
 """What staying is worth, so that captions do not jump about in a video."""
 
@@ -111,11 +113,13 @@ def _overlaps(
 
 
 def _distances(corners: npt.NDArray[np.int_], box: Box) -> npt.NDArray[np.float64]:
-    """Pixels between each caption and its region; a caption inside stands as far as its corner."""
+    """Pixels between each caption and its region, what it hides of it, and a little of the way
+    between their left edges: then captions line up with their regions.
+    """
     edge = np.array(box)
     gap = np.maximum(edge[None, :2] - corners[:, 2:], corners[:, :2] - edge[None, 2:])
     away = np.sqrt((np.clip(gap, 0, None).astype(np.float64) ** 2).sum(axis=1))
-    inside = (gap < 0).all(axis=1)
-    covers = np.sqrt(_overlaps(corners, [box])).sum(axis=1)
-    total: npt.NDArray[np.float64] = away + inside * covers * 0.5
+    hidden = np.sqrt(_overlaps(corners, [box])).sum(axis=1)
+    aside = np.abs(corners[:, 0] - edge[0])
+    total: npt.NDArray[np.float64] = away + _HIDES * hidden + _ASIDE * aside
     return total

@@ -1,6 +1,7 @@
 // The panel of regions: one card each, built once and then only changed where something changed.
 // Captions are text, never markup: everything is set with textContent.
 
+const GONE_MS = 15_000; // a region that ended is on show for so long; searching finds it longer
 const TRIGGERS = { new: "new", request: "asked", recovered: "found again", change: "changed", refresh: "renewed" };
 
 function made(tag, name, text) {
@@ -44,7 +45,9 @@ export class Cards {
       const all = [region.rid, region.label ?? "", region.caption?.text ?? "", ...region.history.map((one) => one.text)].join(" ").toLowerCase();
       return words.every((word) => all.includes(word));
     };
-    const here = [...this.regions.all.values()].filter((region) => (words.length ? holds(region) : region.stream === stream));
+    const since = performance.now() - GONE_MS;
+    const isHere = (region) => region.stream === stream && (region.goneAt === null || region.goneAt > since || region.key === this.chosen);
+    const here = [...this.regions.all.values()].filter((region) => (words.length ? holds(region) : isHere(region)));
     return here.sort((a, b) => (a.goneAt !== null) - (b.goneAt !== null) || (b.goneAt ?? 0) - (a.goneAt ?? 0));
   }
 
@@ -75,7 +78,7 @@ export class Cards {
 
   #update(card, region, thumbnails) {
     const worn = this.regions.worn(region);
-    const isStale = worn === 1 && region.writing === null;
+    const isStale = worn === 1 && region.writing === null && region.state !== "gone";
     const isChosen = region.key === this.chosen;
     const flags = { stale: isStale, aging: !isStale && worn !== null && worn > 0.6, lost: region.state === "lost", gone: region.state === "gone", chosen: isChosen };
     for (const [name, is] of Object.entries(flags)) card.root.classList.toggle(name, is);

@@ -3,6 +3,7 @@
 const COLOURS = ["#5aa9ff", "#ffab4d", "#3fd69a", "#ff7f91", "#c09bff", "#ffdc5c", "#38d0e0", "#ff8fdf", "#abd84f", "#ff9d7a", "#9db4ff", "#7ce8c0", "#e6b980", "#dcb6ff"];
 const HISTORY = 20;
 const GONE = 30;
+const LATENCIES_MS = 120_000;
 
 export function rgb(colour) {
   const value = parseInt(colour.slice(1), 16);
@@ -105,7 +106,8 @@ export class Regions {
     this.#remember(region, { text: event.text, trigger: event.trigger, score: event.score });
     const ageMs = this.now() - capturedMs;
     if (event.clk === this.#clock && ageMs - event.age_at_pub_ms < 5000) this.latencies.push({ at: performance.now(), ms: event.age_at_pub_ms });
-    if (this.latencies.length > 2000) this.latencies.splice(0, 500);
+    const since = performance.now() - LATENCIES_MS;
+    while (this.latencies.length && this.latencies[0].at < since) this.latencies.shift();
   }
 
   #same(region, event) {

@@ -36,14 +36,12 @@ class RerunLog:
         self._numbers: dict[tuple[str, str], int] = {}
         self._next = 0
         self._names: dict[str, dict[int, tuple[str, Rgb]]] = {}
-        self._shift_ns = 0
 
     def sight(self, sight: Sight) -> None:
         """Log one frame with its regions."""
         picture, stream = sight.picture, sight.picture.stream
         if stream not in self._names:
             self._lay_out(stream)
-        self._shift_ns = sight.shift_ns
         self._to.set_time("frame", sequence=picture.seq)
         self._to.set_time("capture", timestamp=np.datetime64(sight.unix_ns, "ns"))
         image = self._rr.EncodedImage(contents=picture.jpeg, media_type="image/jpeg")
@@ -53,10 +51,10 @@ class RerunLog:
         self._to.log(f"{stream}/boxes", self._boxes(sight))
         self.pictures += 1
 
-    def event(self, event: AnyEvent) -> None:
+    def event(self, event: AnyEvent, shift_ns: int) -> None:
         """Log a caption with its times, a failed one, or the books."""
         if isinstance(event, CaptionFinal):
-            self._final(event)
+            self._final(event, shift_ns if event.clk == "mono" else 0)
         elif isinstance(event, CaptionError):
             text = f"{event.rid}: {event.code}: {event.msg}"
             self._to.log(f"{event.stream}/captions", self._rr.TextLog(text, level="ERROR"))
@@ -66,8 +64,7 @@ class RerunLog:
             dropped = sum(n for name, n in event.counters.items() if name.startswith("drop_"))
             self._to.log("node/frames_dropped", self._rr.Scalars(float(dropped)))
 
-    def _final(self, event: CaptionFinal) -> None:
-        shift_ns = self._shift_ns if event.clk == "mono" else 0
+    def _final(self, event: CaptionFinal, shift_ns: int) -> None:
         self._to.set_time("frame", sequence=event.src_seqs[-1])
         self._to.set_time("capture", timestamp=np.datetime64(event.cap_ns_last + shift_ns, "ns"))
         score = "" if event.score is None else f" ({event.score:.2f})"

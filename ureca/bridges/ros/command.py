@@ -37,12 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Bridge until Ctrl-C or `--duration`. Raises deliberate errors for the command line."""
     options = _parser().parse_args(argv)
     configure("info")
+    published = _bridge_options(options)
+    raw, packed = _named(options.image), _named(options.compressed)
+    if raw.keys() & packed.keys():
+        raise ConfigError(f"--image and --compressed name the same stream: {sorted(raw)}")
     with ExitStack() as stack:
         transport = _transport(options)
         stack.callback(transport.close)
         forwarded = Forwarded()
-        incoming = _incoming(options, transport, forwarded, stack)
-        outgoing = Outgoing(transport, _bridge_options(options), forwarded)
+        incoming = None
+        if raw or packed:
+            camera = stack.enter_context(FramePublisher(options.frames, node="ros"))
+            incoming = Incoming(transport, camera, forwarded)
+            for stream, topic in raw.items():
+                incoming.images(topic, stream)
+            for stream, topic in packed.items():
+                incoming.compressed(topic, stream)
+        outgoing = Outgoing(transport, published, forwarded)
         with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError):
             asyncio.run(_run(options, outgoing))
     print(_summary(outgoing, incoming), file=sys.stderr)
@@ -82,26 +93,18 @@ def _bridge_options(options: argparse.Namespace) -> BridgeOptions:
     )
 
 
-def _incoming(
-    options: argparse.Namespace, transport: Transport, forwarded: Forwarded, stack: ExitStack
-) -> Incoming | None:
-    if not options.image and not options.compressed:
-        return None
-    camera = stack.enter_context(FramePublisher(options.frames, node="ros"))
-    incoming = Incoming(transport, camera, forwarded)
-    for text in options.image:
-        incoming.images(*_named(text))
-    for text in options.compressed:
-        incoming.compressed(*_named(text))
-    return incoming
-
-
-def _named(text: str) -> tuple[str, str]:
-    topic, _, stream = text.partition("=")
-    stream = stream or topic.strip("/").replace("/", "_").lower()
-    if not topic.startswith("/") or not is_id(stream):
-        raise ConfigError(f"expected /TOPIC=STREAM, the stream of a-z, 0-9, _ and -; got {text!r}")
-    return topic, stream
+def _named(texts: Sequence[str]) -> dict[str, str]:
+    """Topics by the streams that they become."""
+    found: dict[str, str] = {}
+    for text in texts:
+        topic, _, stream = text.partition("=")
+        stream = stream or topic.strip("/").replace("/", "_").lower()
+        if not topic.startswith("/") or not is_id(stream) or stream in found:
+            raise ConfigError(
+                f"expected /TOPIC=STREAM, each stream once, of a-z, 0-9, _ and -; got {text!r}"
+            )
+        found[stream] = topic
+    return found
 
 
 def _summary(outgoing: Outgoing, incoming: Incoming | None) -> str:

@@ -36,7 +36,12 @@ LOCAL = """<CycloneDDS><Domain Id="any">
 <MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>
 <Peers><Peer address="127.0.0.1"/></Peers></Discovery>
 </Domain></CycloneDDS>"""
-"""Cyclone's configuration for this host only, as ROS_LOCALHOST_ONLY=1 makes it."""
+"""Cyclone's configuration for this host only, in the manner of ROS_LOCALHOST_ONLY=1."""
+
+LOCAL_HINT = (
+    "ROS nodes find it with ROS_LOCALHOST_ONLY=1 (Humble) or "
+    "ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST (later); for others give --network"
+)
 
 
 def topic_name(topic: str) -> str:
@@ -96,6 +101,7 @@ class DdsTransport:
         try:
             if not network and not os.environ.get("CYCLONEDDS_URI"):
                 self._domain = require("cyclonedds.domain", extra=EXTRA).Domain(domain, LOCAL)
+                _log.info("DDS on this host only: %s", LOCAL_HINT)
             self._participant = require("cyclonedds.domain", extra=EXTRA).DomainParticipant(domain)
         except self._core.DDSException as error:
             raise ConfigError(
