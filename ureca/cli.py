@@ -46,6 +46,7 @@ COMMANDS: dict[str, Command] = {
         "ureca.node.viewer.command",
         "serve a page that shows a running node: video, regions, captions, figures",
         "ureca view --open",
+        extra="view",
     ),
     "camera": Command(
         "ureca.node.inputs.camera_command",
