@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -34,7 +35,8 @@ def last_caption_ns(node: Rig) -> int:
 
 def test_a_camera_that_is_unplugged_and_plugged_in_again(tmp_path: Path) -> None:
     camera = FakeCamera()
-    with rig(tmp_path, DEVICE, open_frames=fake_source(camera)) as node:
+    patient = {"read_timeout_s": 30.0}  # a busy machine is no outage
+    with rig(tmp_path, DEVICE, open_frames=fake_source(camera), **patient) as node:
         until(lambda: node.events.of("cap.final"), "a caption")
         until(lambda: node.reason() == "", "well")
         camera.plugged.clear()
@@ -72,18 +74,20 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
     tmp_path: Path,
 ) -> None:
     camera = FakeCamera()
-    settings = {"read_timeout_s": 0.1, "open_timeout_s": 0.1}
-    with rig(tmp_path, DEVICE, open_frames=fake_source(camera), **settings) as node:
+    with (
+        contextlib.ExitStack() as stack,
+        rig(tmp_path, DEVICE, open_frames=fake_source(camera), read_timeout_s=1.0) as node,
+    ):
+        stack.callback(camera.hanging.clear)
         node.goes_on()
         camera.hanging.set()
-        until(lambda: "no picture for" in node.reason(), "health names the driver")
+        until(lambda: "no picture" in node.reason(), "health names the driver")
         assert node.counters["sources_down"] == 1
         camera.hanging.clear()
         node.goes_on()
-        assert node.dropped["expired"] >= 1, "nobody knows how old the held picture is"
+        until(lambda: node.dropped.get("expired"), "nobody knows how old the held picture is")
         camera.hanging.set()
         node.node.close()  # comes back although the driver does not
-    camera.hanging.clear()
 
 
 def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> None:
