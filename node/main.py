@@ -188,7 +188,10 @@ def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
         demo = demo_clip()
         if demo is None:
             raise SourceError(
-                "no source and no demo clip here: give --source, see ureca run --help"
+                "no source, and no demo clip here: name a camera or clip, such as\n"
+                "    ureca run --source v4l2:///dev/video0\n"
+                "    ureca run --source clip.mp4 --prompts prompts.json\n"
+                "or install the captioner with its demo clip: pip install 'ureca[nano]'"
             )
         clip, prompts = demo
         config = replace(
