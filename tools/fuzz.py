@@ -112,12 +112,12 @@ def _keep(path: Path, folder: Path) -> None:
     found = sorted(
         (one.read_bytes() for one in folder.iterdir() if "seed" not in one.name), key=len
     )
-    kept, room = [], 6000
+    kept, room = path.read_text().split() if path.exists() else [], 6000
     for data in found[:: max(1, len(found) // 40)]:
         if len(data) <= room:
             kept.append(data.hex())
             room -= len(data)
-    path.write_text("\n".join(kept) + "\n")
+    path.write_text("\n".join(dict.fromkeys(kept)) + "\n")
 
 
 def _atheris(name: str, options: argparse.Namespace) -> int:
