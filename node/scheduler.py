@@ -215,8 +215,8 @@ class Scheduler:
             return Trigger.NEW
         if memory.track.state is TrackState.RECOVERED:
             return Trigger.RECOVERED
-        if memory.captioned.look is not None:
-            return None  # what it looks like tells more (`checked`)
+        if memory.captioned.look is not None and memory.policy.style == "short":
+            return None  # what it looks like tells more (`checked`); long captions say where it is
         is_free = now_ns - memory.written_ns >= memory.policy.min_interval_ns
         if is_free and self._moved(memory.captioned, memory.track):
             return Trigger.CHANGE
