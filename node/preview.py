@@ -8,7 +8,6 @@ what the step thread left and never holds it up.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -30,9 +29,8 @@ View = tuple[Frame, TrackSet]
 
 _MAX_WAITING = 32
 _MAX_DRAWN = 8
-_LOOK_S = 0.01
+_LOOK_S = 0.015
 _JPEG_QUALITY = 80
-_NICE = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +81,6 @@ class Previews:
         self._thread.join()
 
     def _loop(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # people's pictures come last
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while self._take():
             self._waiting = [wish for wish in self._waiting if not self._answered(wish)]
         for wish in self._waiting:

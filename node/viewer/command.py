@@ -21,6 +21,8 @@ from ureca.log import configure
 from ureca.node.viewer.guard import Guard
 
 DEFAULT_PORT = 8600
+_NICE = 10
+"""A node on the same host comes first."""
 _NODE = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:.]+\]|[^:/\s]+)(?::(\d{1,5}))?")
 
 
@@ -79,6 +81,7 @@ async def _serve(
     from ureca.node.viewer.server import served
 
     _check(options)
+    os.nice(_NICE)
     async with AsyncClient.connect(events, requests, keys=keys) as client:
         link = Link(client, max_hz=options.fps, width_px=options.width)
         async with served(link, guard, options.host, options.port) as port:
