@@ -169,13 +169,16 @@ class Corrections:
         return next((gate for gate, is_passed in passes.items() if not is_passed), None)
 
     def _fits(self, inside: Mask, before: Mask, held: _Held, *, is_remembered: bool) -> bool:
-        """Whether the size is the region's: near the carried one, unless the memory vouches."""
+        """Whether the size is the region's. What the memory vouches for may shrink at will: a
+        segmenter that has lost its object answers with too much.
+        """
         area_px, config = int(np.count_nonzero(inside)), self._config
         share = area_px / held.carrier.usual_area_px
-        if not 1 / config.max_area_growth <= share <= config.max_area_growth:
+        if share > config.max_area_growth:
             return False
         jump = area_px / max(1, int(np.count_nonzero(before)))
-        return is_remembered or 1 / config.max_area_jump <= jump <= config.max_area_jump
+        is_near = 1 / config.max_area_jump <= jump <= config.max_area_jump
+        return is_remembered or (is_near and share >= 1 / config.max_area_growth)
 
     def _is_back(self, carrier: Carrier, now: F32, picture: Picture) -> bool:
         """Whether a region that is lost is seen there after all."""

@@ -88,18 +88,34 @@ def _far(film: Film) -> np.ndarray:
         ("full_frame", lambda _: FULL, 0.99),
         ("presence", lambda film: film.scene.mask(film.seq), 0.2),
         ("disagreement", _far, 0.99),
-        ("area_jump", lambda film: FULL & (np.arange(160) < 90), 0.99),
     ],
 )
 def test_each_gate_refuses_and_the_mask_stays_as_it_was(gate, mask_of, presence) -> None:
-    film, untouched = Film(max_area_jump=1.6), Film(max_area_jump=1.6)
+    film, untouched = Film(), Film()
     film.next(4), untouched.next(4)
     film.tracker.keyframe(film.frame)
     film.tracker.corrected(cutting(mask_of(film), film.seq, presence=presence))
     track, same = film.next(), untouched.next()
-    assert film.tracker.corrections == {gate: 1} or gate == "area_jump"
+    assert film.tracker.corrections == {gate: 1}
     assert film.tracker.corrected_masks == 0
     assert np.array_equal(track.mask, same.mask)
+
+
+def test_what_the_memory_vouches_for_may_shrink_but_not_swell() -> None:
+    half = Scene().mask(3) & (np.arange(160) < 32)
+    big = np.zeros((120, 160), np.bool_)
+    big[10:110, 20:150] = True
+    for mask, agreement, outcome in (
+        (half, 0.9, "taken"),
+        (half, 0.1, "area_jump"),
+        (big, 0.9, "area_jump"),
+    ):
+        film = Film(max_area_jump=1.3, max_area_growth=2.0, min_agreement=0.05)
+        film.next(4)
+        film.tracker.keyframe(film.frame)
+        film.tracker.corrected(cutting(mask, film.seq, agreement=agreement))
+        film.next()
+        assert film.tracker.corrections == {outcome: 1}
 
 
 def test_what_the_segmenter_does_not_see_twice_is_lost() -> None:
