@@ -1,13 +1,19 @@
 """Draws every frame that the node worked on and writes it into a video, beside the node.
 
 What waits is bounded: when drawing is slower than the node, pictures are left out and counted, and
-the one before stands longer in the video. Only a source that must not lose anything waits.
+the one before stands longer in the video. After each picture the pencil rests twice as long as it
+drew, and its thread is a nice one, so that the node keeps its processor. Only a source that must
+not lose anything waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +30,9 @@ from ureca.node.render.words import News, Words
 _MAX_PENDING_BYTES = 128 << 20
 _MAX_HOLD_S = 2.0
 """How long one picture may stand in the video, however long the camera was away."""
+_REST = 2.0
+"""Seconds without drawing per second of drawing."""
+_NICE = 10
 _log = logging.getLogger(__name__)
 
 Draw = Callable[[Frame, TrackSet, Words], Image]
@@ -63,11 +72,14 @@ class Renderer:
         draw: Draw = drawn,
         free: FreeBytes = free_bytes,
         max_pending_bytes: int = _MAX_PENDING_BYTES,
+        rest: float = _REST,
     ) -> None:
         require("PIL.ImageFont", extra=EXTRA)
         self._path, self._fps, self._lossless = path, fps, lossless
         self._draw, self._free = draw, free
         self._max_bytes = max_pending_bytes
+        self._rest = 0.0 if lossless else rest
+        self._rests_until_s = 0.0
         self._first = VideoFile(path, fps=fps, free=free)
         self._films: dict[str, _Film] = {}
         self._changed = threading.Condition()
@@ -100,7 +112,8 @@ class Renderer:
         with self._changed:
             if self._lossless:
                 self._changed.wait_for(lambda: self._has_room(frame) or self._is_over())
-            if self._is_over() or not self._has_room(frame):
+            rests = time.monotonic() < self._rests_until_s
+            if rests or self._is_over() or not self._has_room(frame):
                 self._lost += 1
                 return
             self._pending.append((frame, tracks))
@@ -138,6 +151,8 @@ class Renderer:
     # --- the thread ------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # no Linux: then no nicer than others
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while (item := self._take()) is not None:
             if self.failure is None:
                 self._guard(lambda item=item: self._handle(item))  # type: ignore[misc]
@@ -174,7 +189,11 @@ class Renderer:
 
     def _handle(self, item: _Item) -> None:
         if isinstance(item, tuple):
+            began_s = time.monotonic()
+            self._rests_until_s = math.inf if self._rest else 0.0
             self._frame(*item)
+            ended_s = time.monotonic()
+            self._rests_until_s = ended_s + self._rest * (ended_s - began_s)
         elif item.stream in self._films:
             self._films[item.stream].words.apply(item)
 
