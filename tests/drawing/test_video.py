@@ -142,7 +142,7 @@ def test_a_slow_pencil_costs_pictures_never_the_node(tmp_path):
     lost = renderer.counters()["render_lost_frame"]
     assert 35 <= lost <= 36
     assert f"{lost} frames lost" in renderer.text()
-    assert pictures_in(path) >= 4
+    assert pictures_in(path) == 40, "what was lost takes its time all the same"
 
 
 def test_the_pencil_rests_so_that_the_node_keeps_its_processor(tmp_path):
