@@ -22,8 +22,13 @@ _BLOCKED = -1e9
 @torch.inference_mode()
 def prefix_input(model: Mllm, prompt: Prompt, grid: Grid, image_tokens: Tensor) -> Tensor:
     """Embeddings [1, P, d] of everything before the mask block, image tokens in place."""
-    ids = torch.from_numpy(prompt.prefix(grid)).to(model.device)[None]
-    return placed(model.embed(ids), ids, prompt.image_id, image_tokens)
+    return prefix_tokens(model, prompt, torch.from_numpy(prompt.prefix(grid)), image_tokens)
+
+
+def prefix_tokens(model: Mllm, prompt: Prompt, ids: Tensor, image_tokens: Tensor) -> Tensor:
+    """The same from ids [P]; training runs it with gradients."""
+    rows = ids.to(model.device)[None]
+    return placed(model.embed(rows), rows, prompt.image_id, image_tokens)
 
 
 def suffix_input(model: Mllm, prompt: Prompt, ids: I64, region_tokens: Tensor) -> Tensor:

@@ -109,3 +109,36 @@ def masks(count, height=90, width=120):
         mask[y : y + 20 + 3 * n % 17, x : x + 25 + 2 * n] = True
         found.append(mask)
     return found
+
+
+def data_folder(root, *, pictures=6, per_picture=3):
+    """Regions and pictures in the common format."""
+    import json
+
+    import cv2
+
+    from ureca import rle
+
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for n in range(pictures):
+        height, width = (90, 120) if n % 2 else (100, 100)
+        image = picture(height, width, seed=n)
+        cv2.imwrite(str(root / "images" / f"p{n}.png"), image[:, :, ::-1])
+        for k, mask in enumerate(masks(per_picture, height, width)):
+            ys, xs = np.nonzero(mask)
+            box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
+            coded = rle.encode(mask)
+            rows.append(
+                {
+                    "region_id": f"p{n}-{k}",
+                    "image_key": f"p{n}",
+                    "bbox": box,
+                    "rle": {"size": list(coded.size), "counts": coded.counts},
+                    "expressions": ["a red cup", "the blue mug"],
+                    "expressions_long": ["a white plate on the table of a man"],
+                }
+            )
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (root / "regions-tiny.jsonl").write_text(lines, encoding="utf8")
+    return root
