@@ -11,11 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ureca.errors import WeightsError
 from ureca.extras import require
 from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.checkpoint import TOKENIZER, base_sha256, save_parts
+from ureca.models.mllm.checkpoint import (
+    TOKENIZER,
+    base_sha256,
+    load_mask_tensors,
+    mask_tensors,
+    save_parts,
+)
 from ureca.models.mllm.config import MllmConfig
 from ureca.models.mllm.families import family_of, tile_px, tokens_per_tile
 from ureca.models.mllm.words import Words
@@ -62,13 +69,25 @@ def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
     return replace(given, family=kind, picture=picture, base="base")
 
 
-def save_whole(out: Path, base: Any, words: Words, config: MllmConfig) -> Path:
-    """Base and fresh parts as a checkpoint; the base keeps the type it has."""
+def save_whole(
+    out: Path,
+    base: Any,
+    words: Words,
+    config: MllmConfig,
+    *,
+    mask: dict[str, Tensor] | None = None,
+) -> Path:
+    """Base and mask encoder (a fresh one when none is given) as a checkpoint; the base keeps the
+    type it has.
+    """
     out.mkdir(parents=True, exist_ok=True)
     base.save_pretrained(out / "base")
     words.save(out / TOKENIZER)
     config = replace(config, base="base", base_sha256=base_sha256(out / "base"))
-    save_parts(out, Mllm(base, config), config=config, tokenizer=out / TOKENIZER)
+    model = Mllm(base, config)
+    if mask is not None:
+        load_mask_tensors(model, {**mask_tensors(model), **mask})
+    save_parts(out, model, config=config, tokenizer=out / TOKENIZER)
     return out
 
 

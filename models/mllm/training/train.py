@@ -80,7 +80,7 @@ def build(
     model.config = replace(model.config, picture=picture)
     names = freeze(model, config)
     if config.gradient_checkpointing:
-        model.base.gradient_checkpointing_enable({"use_reentrant": False})
+        model.base.activation_checkpointing_enable({"use_reentrant": False})
     prompt = prompt_of(model, Words.load(start / TOKENIZER))
     images = ImageStore(Path(source.root) / "images" for source in config.data)
     learner = Learner(model, prompt, Reader(model, prompt, images, config), config, worker=worker)
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         return _list(config)
     checkpoint = train(config, args.out, stop_after=args.stop_after)
-    if Worker(int(os.environ.get("RANK", "0"))).leads:
+    if os.environ.get("RANK", "0") == "0":
         print(f"checkpoint: {checkpoint}\nnext: ureca export {checkpoint} -o {args.out / 'bundle'}")
     return 0
 

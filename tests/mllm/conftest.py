@@ -1,0 +1,65 @@
+"""These tests need torch and transformers; where they are absent nothing of `ureca-mllm` is proven."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.importorskip("torch", reason="ureca-mllm needs the extra `mllm`: nothing of it is proven")
+pytest.importorskip("transformers", reason="ureca-mllm needs the extra `mllm`: nothing is proven")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny matrices gain nothing from a second thread and lose much on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet():
+    """No progress bars of the package between the dots."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """A random InternVL of the package's own classes."""
+    from worlds import internvl_base
+
+    return internvl_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_base, tmp_path_factory):
+    """The same, wrapped."""
+    from worlds import tiny_config
+
+    from ureca.models.mllm.wrap import wrap
+
+    return wrap(tiny_base, tmp_path_factory.mktemp("wrapped") / "checkpoint", tiny_config())
+
+
+@pytest.fixture
+def tiny_engine(tiny_checkpoint):
+    """An engine over it."""
+    from ureca.models.mllm.engine import checkpoint_engine
+
+    return checkpoint_engine(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Eighteen regions of six pictures with words."""
+    from worlds import data_folder
+
+    return data_folder(tmp_path_factory.mktemp("data") / "set")
