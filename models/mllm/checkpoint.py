@@ -148,17 +148,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"cannot read the tensors {path}: {error}") from error
 
 
+def checkpoint_sha256(folder: Path) -> str:
+    """One sum over a checkpoint: mask encoder, adapters, words, and the base's own sum."""
+    config = read_config(folder)
+    digest = hashlib.sha256(base_sha256((folder / config.base).resolve()).encode())
+    for name in (MASK, LORA, TOKENIZER):
+        if (folder / name).is_file():
+            digest.update(_file_sum(folder / name))
+    return digest.hexdigest()
+
+
 def base_sha256(folder: Path) -> str:
     """One sum over configuration and weights of a base model. Raises `WeightsError`."""
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     if len(files) == 1 or not files[0].is_file():
         raise WeightsError(f"{folder} is not a base model: expected config.json and *.safetensors")
+    return hashlib.sha256(b"".join(map(_file_sum, files))).hexdigest()
+
+
+def _file_sum(path: Path) -> bytes:
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
 
 
 def _with_lora(model: Mllm, lora: LoraConfig, folder: Path, *, merge: bool) -> None:

@@ -22,6 +22,7 @@ from ureca.errors import BundleError, EngineError, WeightsError
 from ureca.models.mllm.backend import Rows, choose, prefix_input, suffix_input
 from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.config import MllmConfig
 from ureca.models.mllm.pictures import Cutter
 from ureca.models.mllm.split import Prefix
 from ureca.models.mllm.words import I64, Prompt, Words
@@ -46,10 +47,15 @@ class MllmEngine:
     """Implements `ureca.engine.Engine`."""
 
     def __init__(self, model: Mllm, words: Words, *, info: EngineInfo) -> None:
-        self._model, self._words, self._info = model.eval(), words, info
+        self.model, self._words, self._info = model.eval(), words, info
         self._cutter = Cutter.of(model.config)
         self.prompt = prompt_of(model, words)
         self._us: dict[str, int] = {}
+
+    @property
+    def config(self) -> MllmConfig:
+        """What the captioner is made of."""
+        return self.model.config
 
     @property
     def info(self) -> EngineInfo:
@@ -69,11 +75,11 @@ class MllmEngine:
         grid = self._cutter.grid(width_px, height_px)
         tiles = torch.from_numpy(self._cutter.picture(image, grid))
         prepared_ns = time.perf_counter_ns()
-        tokens = self._model.vision(tiles)
+        tokens = self.model.vision(tiles)
         if not bool(torch.isfinite(tokens).all()):
             raise EngineError("vision gave numbers that are not finite: the weights are damaged")
         seen_ns = time.perf_counter_ns()
-        prefix = self._model.prefix(prefix_input(self._model, self.prompt, grid, tokens))
+        prefix = self.model.prefix(prefix_input(self.model, self.prompt, grid, tokens))
         self._us["prep"] = (prepared_ns - began_ns) // 1000
         self._us["vit"] = (seen_ns - prepared_ns) // 1000
         self._us["prefill"] = (time.perf_counter_ns() - seen_ns) // 1000
@@ -105,18 +111,18 @@ class MllmEngine:
     def suffixes(self, frame: EncodedPicture, regions: Sequence[RegionInput]) -> list[Tensor]:
         """Every region's own prompt [1, L, d]."""
         masks = self._cutter.masks([region.mask for region in regions], frame.grid)
-        tokens = self._model.regions(torch.from_numpy(masks), frame.image_tokens)
+        tokens = self.model.regions(torch.from_numpy(masks), frame.image_tokens)
         count = tokens.shape[1]
         return [
             suffix_input(
-                self._model, self.prompt, self.prompt.suffix(region.style, mask_tokens=count), own
+                self.model, self.prompt, self.prompt.suffix(region.style, mask_tokens=count), own
             )
             for region, own in zip(regions, tokens, strict=True)
         ]
 
     def rows(self, frame: EncodedPicture) -> Rows:
         """An empty batch after the frame's prefix."""
-        return Rows(self._model, frame.prefix)
+        return Rows(self.model, frame.prefix)
 
     def timed(self, **us: int) -> None:
         """Keep stage times."""
