@@ -39,7 +39,7 @@ from ureca.datatypes import RegionInput
 from ureca.errors import BundleError, ConfigError
 from ureca.export.cases import Case, find_cases
 from ureca.export.config import Tolerances
-from ureca.export.parity import Agreement, Said, agreement
+from ureca.export.parity import Said, agreement
 from ureca.export.verify import Verification
 from ureca.export.write import CARD, FAILED, PARITY, remember
 from ureca.extras import require

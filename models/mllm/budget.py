@@ -186,7 +186,7 @@ def _hours(shape: Shape, recipe: Recipe) -> float:
     return _SAMPLES * flops / (recipe.workers * recipe.peak_flops * recipe.share_of_peak) / 3600
 
 
-def table(recipe: Recipe = Recipe(stage=1)) -> str:  # noqa: B008  (frozen)
+def table(recipe: Recipe = Recipe(stage=1)) -> str:
     """The plan as Markdown, both stages of every shape."""
     head = (
         "| base | stage | parameters | learning | weights GiB | state GiB | activations GiB | "

@@ -1,10 +1,10 @@
 """Checkpoints of `ureca-mllm`: a folder of tensors and JSON, no code and no pickle.
 
-    mllm.json           MllmConfig
-    mask.safetensors    mask encoder (names of the published weights), marks, feature token
-    lora.safetensors    adapters of the language model, if there are any
-    tokenizer.json      the base's own, with the mask tokens
-    base/               the base model as `save_pretrained` wrote it (or `base` names it elsewhere)
+mllm.json           MllmConfig
+mask.safetensors    mask encoder (names of the published weights), marks, feature token
+lora.safetensors    adapters of the language model, if there are any
+tokenizer.json      the base's own, with the mask tokens
+base/               the base model as `save_pretrained` wrote it (or `base` names it elsewhere)
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from ureca.models.mllm.config import LoraConfig, MllmConfig, Precision
 from ureca.models.mllm.lora import add_lora, load_lora, lora_tensors, merge_lora
 
 EXTRA = "mllm"
-CONFIG, MASK, LORA, TOKENIZER = "mllm.json", "mask.safetensors", "lora.safetensors", "tokenizer.json"
+CONFIG, MASK, LORA, TOKENIZER = (
+    "mllm.json",
+    "mask.safetensors",
+    "lora.safetensors",
+    "tokenizer.json",
+)
 _MAX_CONFIG_BYTES = 1 << 20
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
 _BITS: dict[str, dict[str, Any]] = {

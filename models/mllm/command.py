@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     convert = parts.add_parser("convert", help="the published URECA weights become a checkpoint")
     convert.add_argument("folder", type=Path, help="config.json, tokenizer and weights")
     convert.add_argument("-o", "--out", type=Path, required=True, help="folder for the checkpoint")
-    convert.add_argument("--scale", choices=("1", "255"), help="masks of 0..1 or 0..255 (by config)")
+    convert.add_argument(
+        "--scale", choices=("1", "255"), help="masks of 0..1 or 0..255 (by config)"
+    )
     convert.add_argument(
         "--alpha-over-rank", type=_positive, default=2.0, help="of unmerged adapters (%(default)s)"
     )

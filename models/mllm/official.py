@@ -84,9 +84,7 @@ def convert(folder: Path, out: Path, how: Compatibility | None = None) -> Path:
     words = base_words(folder)
     language = official["llm_config"]
     heads = language["num_attention_heads"]
-    tensors = renamed(
-        base_state, heads=heads, shared=language.get("num_key_value_heads") or heads
-    )
+    tensors = renamed(base_state, heads=heads, shared=language.get("num_key_value_heads") or heads)
     base = _base(official, tensors, image_id=words.id_of(config.prompt.image_token))
     return save_whole(out, base, words, config, mask=mask_state)
 

@@ -82,7 +82,10 @@ class Prompt:
     ) -> None:
         self._words, self._config, self._layout = words, config, layout
         self._per_tile = tokens_per_tile
-        self.image_id, self.mask_id = words.id_of(config.image_token), words.id_of(config.mask_token)
+        self.image_id, self.mask_id = (
+            words.id_of(config.image_token),
+            words.id_of(config.mask_token),
+        )
         self.mark_ids = tuple(words.id_of(config.mask_specials[k]) for k in (0, 2))
         self.stop_ids = tuple(words.id_of(token) for token in config.stop)
 

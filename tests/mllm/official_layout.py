@@ -160,8 +160,11 @@ def unmerged(state, *, seed: int = 1) -> dict[str, torch.Tensor]:
             found[f"{layer}.lora_B.default.weight"] = high
         else:
             bias = ".bias" in inner and ".layers." in inner
-            found[f"{layer.removesuffix('.bias')}.base_layer.bias" if bias else
-                  f"language_model.base_model.model.{inner}"] = tensor
+            found[
+                f"{layer.removesuffix('.bias')}.base_layer.bias"
+                if bias
+                else f"language_model.base_model.model.{inner}"
+            ] = tensor
     return found
 
 
@@ -257,11 +260,23 @@ class Reference:
         for n in range(LANGUAGE["layers"]):
             at = f"language_model.model.layers.{n}."
             names = (
-                ("attention_norm", "attention.wo", "ffn_norm", "feed_forward.w1",
-                 "feed_forward.w3", "feed_forward.w2")
+                (
+                    "attention_norm",
+                    "attention.wo",
+                    "ffn_norm",
+                    "feed_forward.w1",
+                    "feed_forward.w3",
+                    "feed_forward.w2",
+                )
                 if self.kind == "internlm2"
-                else ("input_layernorm", "self_attn.o_proj", "post_attention_layernorm",
-                      "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+                else (
+                    "input_layernorm",
+                    "self_attn.o_proj",
+                    "post_attention_layernorm",
+                    "mlp.gate_proj",
+                    "mlp.up_proj",
+                    "mlp.down_proj",
+                )
             )
             norm, out, norm_ff, gate, up, down = (at + name for name in names)
             q, k, v = self._qkv(_rms(x, self._get(f"{norm}.weight")), at)

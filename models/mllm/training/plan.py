@@ -64,7 +64,7 @@ class Plan:
 
     def epoch(self, epoch: int) -> list[list[Row]]:
         """Batches of one epoch; the last rows that fill no batch wait for another epoch."""
-        rng = random.Random(f"{self._config.seed}/{epoch}")  # noqa: S311
+        rng = random.Random(f"{self._config.seed}/{epoch}")
         rows = [self._row(record, tiles, rng) for record, tiles in self._records]
         rng.shuffle(rows)
         size = self._config.rows_per_step

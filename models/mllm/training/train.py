@@ -69,9 +69,7 @@ def train(config: MllmTrainConfig, out: Path, *, stop_after: int | None = None) 
     return out / "checkpoint"
 
 
-def build(
-    config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.device
-) -> Run:
+def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.device) -> Run:
     """Model, data and optimiser. The leader writes the list of what learns."""
     torch.manual_seed(config.seed)
     start = Path(config.start_from)
