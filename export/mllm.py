@@ -1,9 +1,10 @@
 """`ureca export` and `ureca verify` of `ureca-mllm`: a verified bundle of tensors, run by torch.
 
 There are no graphs: the language models of `transformers` do not fit the interface of `lm`
-(`design/engines.md`), so the bundle holds the model itself, adapters merged, and needs torch where it
-runs. The proof is the same in kind: the checkpoint as the package runs it (adapters beside their
-matrices, the whole prompt of every region, no shared prefix) against the bundle as the node runs it.
+(`models/nano/language.py`), so the bundle holds the model itself, adapters merged, and needs torch
+where it runs. The proof is the same in kind: the checkpoint as the package runs it (adapters beside
+their matrices, the whole prompt of every region, no shared prefix) against the bundle as the node
+runs it.
 """
 
 from __future__ import annotations

@@ -68,11 +68,11 @@ class Rows:
     def keep(self, slots: I64) -> None:
         """Drop all other rows."""
         rows = torch.from_numpy(slots).to(self._model.device)
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(rows)  # type: ignore[arg-type]
         self._padding = self._padding[rows]
 
     def _run(self, x: Tensor) -> Tensor:
-        rows, steps = x.shape[:2]
+        steps = x.shape[1]
         past = self._cache.get_seq_length()
         at = torch.arange(past, past + steps, device=x.device)
         positions = (at[None] - self._padding[:, None]).clamp_min(0) + self._length

@@ -17,8 +17,9 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,8 @@ from ureca.datatypes import Mask, RegionInput
 from ureca.errors import ConfigError
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import prefix_input
-from ureca.models.mllm.engine import MllmEngine, checkpoint_engine
+from ureca.models.mllm.engine import EncodedPicture, MllmEngine, checkpoint_engine
 
-Arm = Callable[[], list[list[int]]]
 _BASELINE = "per region"
 
 
@@ -86,14 +86,9 @@ def bench(
     frame, suffixes = _scene(engine, regions, seed)
     model, stop = engine.model, (_unused(engine),)
     prefix = prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
-    arms: dict[str, Arm] = {
-        name: _arm(way, engine, prefix, suffixes, stop, new_tokens)
-        for name, way in (
-            ("shared", generate.shared),
-            ("batch", generate.expanded),
-            (_BASELINE, generate.per_region),
-        )
-    }
+    ways = {"shared": generate.shared, "batch": generate.expanded, _BASELINE: generate.per_region}
+    ends = {"stop_ids": stop, "max_new_tokens": new_tokens}
+    arms = {name: partial(way, model, prefix, suffixes, **ends) for name, way in ways.items()}
     said = {name: arm() for name, arm in arms.items()}  # also warms up
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in tqdm(range(rounds), desc="rounds", disable=None):
@@ -116,23 +111,12 @@ def bench(
     )
 
 
-def _arm(
-    way: Callable[..., list[list[int]]],
-    engine: MllmEngine,
-    prefix: Tensor,
-    suffixes: list[Tensor],
-    stop: tuple[int, ...],
-    new_tokens: int,
-) -> Arm:
-    return lambda: way(engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=new_tokens)
-
-
 def _unused(engine: MllmEngine) -> int:
     """An id that is never chosen, so that no row ends early: the work is the same in all arms."""
     return int(engine.model.base.get_output_embeddings().weight.shape[0])
 
 
-def _scene(engine: MllmEngine, regions: int, seed: int) -> tuple[object, list[Tensor]]:
+def _scene(engine: MllmEngine, regions: int, seed: int) -> tuple[EncodedPicture, list[Tensor]]:
     draw = np.random.default_rng(seed)
     side = engine.config.picture.tile_px
     image = draw.integers(0, 256, (side, side, 3), np.uint8)

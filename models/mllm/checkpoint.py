@@ -188,13 +188,11 @@ def _with_lora(model: Mllm, lora: LoraConfig, folder: Path, *, merge: bool) -> N
 
 def _bits(package: Any, precision: Precision) -> Any:
     """The quantisation of `bitsandbytes`. Raises `MissingExtraError` where it is not installed."""
-    for module in ("bitsandbytes", "accelerate"):
-        try:
-            require(module, extra="mllm-bits")
-        except MissingExtraError as error:
-            raise MissingExtraError(
-                f"precision {precision} needs {module}: {error}; or load in bf16"
-            ) from error
+    try:
+        require("bitsandbytes", extra="mllm-bits")
+        require("accelerate", extra="mllm-bits")
+    except MissingExtraError as error:
+        raise MissingExtraError(f"precision {precision}: {error}; or load in bf16") from error
     return package.BitsAndBytesConfig(**_BITS[precision])
 
 

@@ -1,4 +1,4 @@
-"""What a `ureca-mllm` captioner is made of beside its base model: frozen sizes, texts and switches.
+"""What a `ureca-mllm` captioner is made of beside its base model: frozen sizes, texts, switches.
 
 Pure data, stored as `mllm.json` beside the weights. The defaults are those of URECA's best run
 (arXiv 2504.05305, table 6: 16 mask tokens) over InternVL 2.5; `configs/model/*.yaml` override them.
@@ -12,7 +12,7 @@ from typing import Literal
 from ureca.datatypes import Style
 
 Layout = Literal["plain", "rows"]
-"""How a family writes the image block: all tiles in a row, or Idefics3's marks of row and column."""
+"""How a family writes the image block: all tiles in a row, or Idefics3's marks of row, column."""
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -8,11 +8,11 @@ not used: tiles are cut by our own grid, since the mask must be cut by the same 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ureca.errors import WeightsError
 from ureca.models.mllm.config import IMAGENET_MEAN, IMAGENET_STD, Layout, PromptConfig
@@ -36,7 +36,7 @@ class Family:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     layout: Layout = "plain"
-    prompt: PromptConfig = PromptConfig()
+    prompt: PromptConfig = field(default_factory=PromptConfig)
 
 
 def _see_internvl(base: Any, tiles: Tensor) -> Tensor:
@@ -154,12 +154,12 @@ def tokens_per_tile(config: Any) -> int:
     return int(side) ** 2
 
 
-def language_of(base: Any, family: Family) -> nn.Module:
+def language_of(base: Any, family: Family) -> Any:
     """The decoder without its output layer. Raises `WeightsError` for sliding-window layers."""
-    language: nn.Module = getattr(base.model, family.language)
+    language = getattr(base.model, family.language)
     kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
     if kinds - {"full_attention"}:
         raise WeightsError(
-            f"the language model has layers of {sorted(kinds)}: a shared prefix needs full attention"
+            f"the language model has layers {sorted(kinds)}: a shared prefix needs full attention"
         )
     return language

@@ -21,9 +21,9 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base, self.scale = base, config.alpha / config.rank
         self.dropout = nn.Dropout(config.dropout)
-        place = {"device": base.weight.device, "dtype": torch.float32}
-        self.lora_A = nn.Parameter(torch.empty(config.rank, base.in_features, **place))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, config.rank, **place))
+        place, rank = base.weight.device, config.rank
+        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=place))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=place))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:

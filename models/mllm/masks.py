@@ -2,8 +2,8 @@
 
 Written from the description in the paper (arXiv 2504.05305, section 4.1 and appendix A) and the
 layout of the published weights: two convolutions of stride 2, each channel flattened and passed
-through **one shared** linear layer, so that channel n becomes mask token n. There is no position, no
-norm and no attention.
+through **one shared** linear layer, so that channel n becomes mask token n. There is no position,
+no norm and no attention.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ class MaskEncoder(nn.Module):
             nn.ReLU(),
         )
         self.mask_linear = nn.Linear(config.cells, width)
-        for layer in (self.mask_encoder[0], self.mask_encoder[2], self.mask_linear):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_normal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, masks: Tensor) -> Tensor:
         """masks f32 [N, T, M, M] of 0..1 -> mask tokens [N, T * n, d], tile by tile."""

@@ -1,8 +1,8 @@
 """The published URECA checkpoint becomes a `ureca-mllm` checkpoint: `ureca mllm convert FOLDER`.
 
 Written from the description of its layout (paper and key names); no code of it is run, and weights
-are read as safetensors, or with torch's `weights_only`. What it was trained on is kept behind flags:
-masks of 0..255 on the dynamic path, Pillow's smooth thumbnail, InternVL's system message.
+are read as safetensors, or with torch's `weights_only`. What it was trained on is kept behind
+flags: masks of 0..255 on the dynamic path, Pillow's smooth thumbnail, InternVL's system message.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ureca.errors import WeightsError
 from ureca.extras import require
+from ureca.models.mllm.checkpoint import read_tensors
 from ureca.models.mllm.config import MaskConfig, MllmConfig, PictureConfig, PromptConfig
 from ureca.models.mllm.official_keys import (
     State,
@@ -113,10 +112,7 @@ def read_weights(folder: Path) -> State:
         raise WeightsError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
     state: State = {}
     for path in paths:
-        try:
-            state |= load_file(path) if path.suffix == ".safetensors" else _load_bin(path)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise WeightsError(f"cannot read the tensors {path}: {error}") from error
+        state |= read_tensors(path) if path.suffix == ".safetensors" else _load_bin(path)
     return state
 
 

@@ -1,7 +1,7 @@
-"""Pictures and masks to tiles: the project's shared rule, or exactly what the published weights saw.
+"""Pictures and masks to tiles: the project's shared rule, or what the published weights saw.
 
-Both cut the picture and its masks by one grid (`models/preprocess.py`). The official way resizes with
-Pillow: pictures bicubic, mask tiles by nearest neighbour, the mask's thumbnail bicubic.
+Both cut the picture and its masks by one grid (`models/preprocess.py`). The official way resizes
+with Pillow: pictures bicubic, mask tiles by nearest neighbour, the mask's thumbnail bicubic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""These tests need torch and transformers; where they are absent nothing of `ureca-mllm` is proven."""
+"""These tests need torch and transformers; without them nothing of `ureca-mllm` is proven."""
 
 from __future__ import annotations
 

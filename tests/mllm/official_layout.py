@@ -1,7 +1,7 @@
 """A random checkpoint in the published layout, and its forward pass straight from those tensors.
 
-The forward pass is written here from the description, in plain functions over the official names. It
-shares no code with the converter: both sides can only agree when every tensor went where it belongs.
+The forward pass is written here from the description, in plain functions over the official names.
+It shares no code with the converter: both can only agree when every tensor went where it belongs.
 """
 
 from __future__ import annotations
@@ -159,12 +159,10 @@ def unmerged(state, *, seed: int = 1) -> dict[str, torch.Tensor]:
             high = torch.randn(tensor.shape[0], RANK, generator=draw) * 0.2
             found[f"{layer}.lora_B.default.weight"] = high
         else:
-            bias = ".bias" in inner and ".layers." in inner
-            found[
-                f"{layer.removesuffix('.bias')}.base_layer.bias"
-                if bias
-                else f"language_model.base_model.model.{inner}"
-            ] = tensor
+            bias = ".layers." in inner and inner.endswith(".bias")
+            wrapped = f"{layer.removesuffix('.bias')}.base_layer.bias"
+            plain = f"language_model.base_model.model.{inner}"
+            found[wrapped if bias else plain] = tensor
     return found
 
 
@@ -183,7 +181,7 @@ def write(folder, kind: str, state, words_json: str, *, as_bin: bool = False) ->
 
 
 class Reference:
-    """The published model's forward pass over its own names; adapters stay beside their matrices."""
+    """The published forward pass over its own names; adapters stay beside their matrices."""
 
     def __init__(self, kind: str, state, *, alpha_over_rank: float = 2.0) -> None:
         self.kind, self.state, self.scale = kind, state, alpha_over_rank
@@ -194,8 +192,7 @@ class Reference:
         inner = name.removeprefix("language_model.")
         layer, _, leaf = inner.rpartition(".")
         at = "language_model.base_model.model."
-        found = self.state.get(f"{at}{inner}", self.state.get(f"{at}{layer}.base_layer.{leaf}"))
-        return found
+        return self.state.get(f"{at}{inner}", self.state.get(f"{at}{layer}.base_layer.{leaf}"))
 
     def _linear(self, x, name: str):
         weight, bias = self._get(f"{name}.weight"), self._get(f"{name}.bias")

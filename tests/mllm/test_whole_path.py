@@ -93,7 +93,7 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
     assert all(torch.equal(after[name], ours[name]) for name in ours)
     low = load_file(two / "checkpoint" / "lora.safetensors")
     assert all(tensor.abs().max() > 0 for name, tensor in low.items() if "lora_B" in name)
-    losses = [json.loads(line)["loss"] for line in (two / "log.jsonl").open()]
+    losses = [json.loads(line)["loss"] for line in (two / "log.jsonl").read_text().splitlines()]
     assert len(losses) == STEPS
     assert np.isfinite(losses).all()
 
@@ -152,4 +152,4 @@ def run_node(repository, folder, bundle):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "books     balance" in done.stdout, done.stdout
-    return [json.loads(line) for line in out.open()]
+    return [json.loads(line) for line in out.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Tiny models and words, made by the tests with the package's own classes: nothing is downloaded."""
+"""Tiny models and words, made with the package's own classes: nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a training run of `ureca-mllm` is: frozen, stored beside its checkpoint, overridden by YAML."""
+"""What a training run of `ureca-mllm` is: frozen, stored beside it, overridden by YAML."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ureca.models.data.regions import HELD_OUT_EVERY
@@ -51,7 +51,7 @@ class MllmTrainConfig:
     stage: Literal[1, 2] = 1
     parts: Parts | None = None
     """What learns, when it is not what the stage says."""
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters of stage 2, when the checkpoint has none."""
     steps: int = 8635
     """URECA: 138,152 regions by 16 are 8,635 steps, one epoch."""

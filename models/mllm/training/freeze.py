@@ -22,7 +22,10 @@ def freeze(model: Mllm, config: MllmTrainConfig) -> list[str]:
         add_lora(model.language, config.lora)
     allowed = re.compile("|".join(_patterns(model, parts)) or "$^")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(allowed.fullmatch(name) is not None)
+        learns = allowed.fullmatch(name) is not None
+        parameter.requires_grad_(learns)
+        if learns:
+            parameter.data = parameter.data.float()
     names = trainable(model)
     _check(model, parts, names)
     return names
@@ -46,6 +49,8 @@ def _patterns(model: Mllm, parts: Parts) -> list[str]:
 
 
 def _check(model: Mllm, parts: Parts, names: list[str]) -> None:
+    if parts.projector and list(adapters(model.language)):
+        raise ConfigError("the image projector and adapters learn in different stages: drop one")
     if not names:
         raise ConfigError(f"nothing learns with {parts}: name at least one part")
     if parts.mask and not any(name.startswith("masks.") for name in names):

@@ -1,4 +1,4 @@
-"""One update: rows to one padded batch, next-token cross-entropy on the answers, gradients averaged.
+"""One update: rows to a padded batch, cross-entropy on the answers, gradients averaged.
 
 The loss is the mean over all answer tokens of all workers, so two processes learn what one would.
 """
@@ -85,7 +85,8 @@ def answers_loss(model: Mllm, prompt: Prompt, examples: Sequence[Example]) -> Te
     x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = (torch.arange(x.shape[1], device=model.device) < lengths[:, None]).long()
     hidden = model(x, mask)
-    said = [h[: len(r)][-len(e.answer_ids) - 1 : -1] for h, r, e in zip(hidden, rows, examples)]
+    triples = zip(hidden, rows, examples, strict=True)
+    said = [h[: len(r)][-len(e.answer_ids) - 1 : -1] for h, r, e in triples]
     targets = torch.cat([e.answer_ids for e in examples]).to(model.device)
     logits = model.logits(torch.cat(said)).float()
     return nn.functional.cross_entropy(logits, targets, reduction="sum")

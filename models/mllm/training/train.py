@@ -1,4 +1,4 @@
-"""Train one stage of `ureca-mllm`: `ureca mllm train configs/train/mllm-stage1.yaml --out runs/one`.
+"""Train one stage of `ureca-mllm`: `ureca mllm train configs/train/mllm-stage1.yaml --out DIR`.
 
 Writes under `--out`: `checkpoint/` (for stage 2, or for `ureca export`), `trainable.txt` (the names
 of everything that learnt), `log.jsonl`, and `state/` for resuming: the same command goes on exactly
@@ -22,7 +22,13 @@ from tqdm import tqdm
 from ureca.config import load_config, to_plain
 from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore
-from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint, read_config, save_parts
+from ureca.models.mllm.checkpoint import (
+    TOKENIZER,
+    base_sha256,
+    load_checkpoint,
+    read_config,
+    save_parts,
+)
 from ureca.models.mllm.engine import prompt_of
 from ureca.models.mllm.lora import adapters
 from ureca.models.mllm.pictures import Cutter
@@ -128,16 +134,25 @@ def _log(run: Run, done: int, losses: Sequence[float], *, seconds: float) -> Non
 
 
 def _save(run: Run) -> None:
-    """The checkpoint; its base stays where it is and is named by a relative path."""
+    """The checkpoint. Its base stays where it is and is named by a relative path, unless a part of
+    it learnt.
+    """
     model, out = run.learner.model, run.out / "checkpoint"
     start = Path(run.config.start_from)
+    tokenizer = start / TOKENIZER
+    if run.config.learns.projector:
+        model.base.to(model.dtype).save_pretrained(out / "base")
+        sha256 = base_sha256(out / "base")
+        config = replace(model.config, base="base", base_sha256=sha256)
+        save_parts(out, model, config=config, tokenizer=tokenizer)
+        return
     base = (start / model.config.base).resolve()
     lora = None
     if list(adapters(model.language)):
         lora = read_config(start).lora or run.config.lora
     placed = os.path.relpath(base, out.resolve())
     config = replace(model.config, base=placed, lora=lora)
-    save_parts(out, model, config=config, tokenizer=start / TOKENIZER)
+    save_parts(out, model, config=config, tokenizer=tokenizer)
 
 
 def _device(config: MllmTrainConfig) -> torch.device:
