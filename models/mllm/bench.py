@@ -87,8 +87,10 @@ def bench(
     model, stop = engine.model, (_unused(engine),)
     prefix = prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
     ways = {"shared": generate.shared, "batch": generate.expanded, _BASELINE: generate.per_region}
-    ends = {"stop_ids": stop, "max_new_tokens": new_tokens}
-    arms = {name: partial(way, model, prefix, suffixes, **ends) for name, way in ways.items()}
+    arms = {
+        name: partial(way, model, prefix, suffixes, stop_ids=stop, max_new_tokens=new_tokens)
+        for name, way in ways.items()
+    }
     said = {name: arm() for name, arm in arms.items()}  # also warms up
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in tqdm(range(rounds), desc="rounds", disable=None):
