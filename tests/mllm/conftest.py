@@ -25,8 +25,11 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet():
-    """No progress bars of the package between the dots."""
+    """No progress bars between the dots; tqdm's monitor is a thread that is meant to stay."""
     import transformers
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
 
     transformers.utils.logging.disable_progress_bar()
 

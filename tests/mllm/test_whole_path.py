@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from worlds import masks, picture
 
 from ureca import cli, rle
-from ureca.bundle import load_manifest
+from ureca.bundle import bundle_sha, load_manifest
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.train import train
 
@@ -39,6 +39,7 @@ def recipe(folder, data, start, stage, **more):
         "rows_per_pass": 1,
         "max_tiles": 2,
         "learning_rate": 0.01,
+        "gradient_clip": 1e6,
         "device": "cpu",
         "threads": 1,
         "held_out_every": 0,
@@ -113,9 +114,11 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
 
     # The node captions with it, its books balance.
     events = run_node(repository, tmp_path, bundle)
-    finals = [e for e in events if e["type"] == "caption.final"]
+    finals = [e for e in events if e["ev"] == "cap.final"]
     assert finals
-    assert all(e["n_tok"] >= 1 for e in finals)
+    assert all(e["text"] and e["n_tok"] >= 1 for e in finals)
+    assert {e["model"] for e in finals} == {"ureca-mllm-tiny"}
+    assert {e["bundle_sha"] for e in finals} == {bundle_sha(manifest)}
 
     # An altered file is found before anything of it is used.
     path = bundle / "mask.safetensors"
