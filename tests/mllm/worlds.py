@@ -17,7 +17,7 @@ TEXTS = [
 def words_json() -> str:
     """A byte-level BPE with the special tokens of chat models.
 
-    It knows only letters of its texts: a random model must say what the node's output gate lets out.
+    It knows only letters of its texts: even a random model must pass the node's output gate.
     """
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
