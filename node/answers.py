@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ureca.clock import Clock
@@ -11,6 +12,7 @@ from ureca.config import to_plain
 from ureca.datatypes import EngineInfo
 from ureca.events import PROTOCOL_VERSION, AnyEvent, CaptionFinal, Heartbeat
 from ureca.node.config import NodeConfig
+from ureca.node.inputs.address import without_secrets
 from ureca.node.replies import Plain, plain
 from ureca.packing import convert
 from ureca.requests import FindArgs, Health, Hello
@@ -113,7 +115,8 @@ class Answers:
         return plain(health_of(self._facts))
 
     def _get_config(self, _: Plain) -> Plain:
-        return {"config": to_plain(self._config)}
+        source = without_secrets(self._config.source)
+        return {"config": to_plain(replace(self._config, source=source))}
 
 
 def matches(text: str, captions: Iterable[CaptionFinal]) -> list[Plain]:

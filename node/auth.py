@@ -20,7 +20,7 @@ Guard = Callable[[zmq.Socket[Any], str, Plane], None]
 MayAsk = Callable[[str], None]
 """Raises `RequestError` for an operation that the asker's role does not cover."""
 
-_OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "region.list"})
+_OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "picture", "region.list"})
 _REQUEST = _OBSERVE | {
     "describe",
     "find",
@@ -79,8 +79,5 @@ def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
 
 def asker_of(gate: Gate, message: zmq.Frame) -> MayAsk:
     """What the sender of a frame that came through `gate` may ask for, by the list as it is now."""
-    try:
-        public = str(message.get("User-Id")).encode("ascii", "replace")
-    except zmq.ZMQError:  # a message without a handshake: nobody whom we know
-        public = b""
+    public = gate.sender_of(message)
     return lambda op: check(op, gate.role_of(public))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ureca.datatypes import Mask
 from ureca.node.appearance import F32, I32, U8, evidence, histogram, similarity, surround
 from ureca.node.config import TrackerConfig
-from ureca.node.flow import FlowField, rigid, sample
+from ureca.node.flow import FlowField, Window, rigid, sample
 
 LostReason = Literal["drift", "occluded", "left_view", "area_jump", "appearance"]
 
@@ -37,6 +37,8 @@ _COVERED = -1.5
 _ADAPT_AREA = 0.08
 """Share of the reference area that each frame replaces: slow enough to notice a leak, quick enough
 for zoom."""
+_TRUST = 0.5
+"""Share of the reference area that a corrected mask replaces."""
 _REFERENCE_SHARE = 0.5
 """Weight of the first look against the running one: forgetting the first look is how trackers
 drift."""
@@ -105,6 +107,21 @@ class Carrier:
         self.soft = self._shape = soft
         self._doubts = 0
 
+    def correct(self, then: Picture, there: F32, here: F32, now: Picture | None = None) -> None:
+        """Take up the region at `here` on the newest picture, since it was `there` on an earlier
+        one: its colours and size are learnt anew from that look. When `here` is rough, the colours
+        of `now`, the newest picture, mend its outline.
+        """
+        self.place(here)
+        inside = np.asarray(there > 0.5, np.bool_)
+        around = histogram(then.bins, surround(inside, radius_px=_RING_PX))
+        self._look = histogram(then.bins, inside)
+        self._around = 0.5 * (self._around + around)
+        self.usual_area_px += _TRUST * (_count(inside) - self.usual_area_px)
+        window = self._near()
+        if now is not None and not self.is_part and window is not None:
+            self.soft = self._shape = self._coloured(here[window], now.bins, window)
+
     def looks_like(self, picture: Picture, where: Mask) -> float:
         """Colour similarity 0..1 between the pixels `where` and the remembered look."""
         return similarity(histogram(picture.bins, where), self._mixed_look())
@@ -113,13 +130,23 @@ class Carrier:
         return _REFERENCE_SHARE * self._first_look + (1 - _REFERENCE_SHARE) * self._look
 
     def _corrected(self, flow: FlowField, bins: I32) -> F32:
-        soft = np.zeros_like(self.soft)
-        sigma = min(self._config.edge_sigma_px, _SIGMA_PER_SIDE * math.sqrt(self.usual_area_px))
-        window = _reach(self.soft, margin=int(3 * sigma) + _MAX_STEP_PX)
+        window = self._near()
         if window is None:
-            return soft
-        predicted = sample(self.soft, flow.backward, window)
-        blurred = cv2.GaussianBlur(predicted, (0, 0), sigma)
+            return np.zeros_like(self.soft)
+        return self._coloured(sample(self.soft, flow.backward, window), bins, window)
+
+    def _near(self) -> Window | None:
+        return _reach(self.soft, margin=int(3 * self._sigma) + _MAX_STEP_PX)
+
+    @property
+    def _sigma(self) -> float:
+        """How uncertain an outline is that flow predicts, in pixels."""
+        return min(self._config.edge_sigma_px, _SIGMA_PER_SIDE * math.sqrt(self.usual_area_px))
+
+    def _coloured(self, predicted: F32, bins: I32, window: Window) -> F32:
+        """`predicted`, the soft mask inside `window`, corrected by the colours there."""
+        soft = np.zeros_like(self.soft)
+        blurred = cv2.GaussianBlur(predicted, (0, 0), self._sigma)
         prior = blurred.clip(0.002, 0.998)
         colour = evidence(bins[window], self._mixed_look(), self._around)
         logit = np.log(prior / (1 - prior)) + self._config.colour_weight * colour

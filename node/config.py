@@ -14,6 +14,8 @@ from typing import Literal
 from ureca.datatypes import Style
 from ureca.errors import ConfigError
 from ureca.node.flow import Preset
+from ureca.node.http_config import HttpConfig
+from ureca.node.segmenter_config import SegmenterConfig
 from ureca.sockets import is_local, unguarded
 
 ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
@@ -60,6 +62,7 @@ class SourceConfig:
     retry_s: float = 0.5
     """How long to wait before opening it again, at first; twice as long after each failure."""
     retry_max_s: float = 10.0
+    """The longest wait between two attempts."""
     silent_s: float = 5.0
     """Health names a ZeroMQ link that had frames and has had none for this long."""
     credits: int = 2
@@ -121,8 +124,13 @@ class TrackerConfig:
     """A corrected mask above this is a segmenter that has lost its object."""
     min_presence: float = 0.5
     """Score that a segmenter must give its own mask before it corrects a region."""
+    bad_keyframes: int = 2
+    """Consecutive keyframes below that before a region is declared lost."""
     min_agreement: float = 0.3
     """IoU of a corrected mask with the carried one below which it is of something else."""
+    min_memory: float = 0.5
+    """IoU of a corrected mask with where the segmenter's memory sees the region, from which on the
+    memory is believed against the carried mask."""
     same_region: float = 0.45
     """A given mask without an id continues the region that it fits at least this well, 0..1:
     overlap, nearness and colours together."""
@@ -135,44 +143,6 @@ class TrackerConfig:
         _require(self.lost_ttl_s > 0, f"tracker.lost_ttl_s must be positive, got {self.lost_ttl_s}")
         _require(
             self.bad_frames >= 1, f"tracker.bad_frames must be at least 1, got {self.bad_frames}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
-    """A model that cuts regions out of keyframes, on a thread of its own."""
-
-    model: Literal["", "sam2-hiera-tiny"] = ""
-    """Empty: masks are carried by optical flow alone."""
-    folder: str = ""
-    """Where the model's files are; empty is where `ureca weights get` puts them."""
-    threads: int = 1
-    every_frames: int = 5
-    """A keyframe at most every n-th frame; a slow machine takes longer between them."""
-    everything: bool = False
-    """Also start regions of whatever the segmenter finds, within `limits.max_regions`."""
-    grid: int = 8
-    """Everything: points per side of the grid that is laid over a keyframe."""
-    min_thing_score: float = 0.8
-    """Everything: the segmenter's own estimate of a mask's IoU must reach this."""
-    min_stability: float = 0.85
-    """Everything: IoU of the mask at a stricter and a laxer threshold must reach this."""
-    max_overlap: float = 0.5
-    """Everything: of masks that overlap more, the surer one is taken."""
-    min_share: float = 0.002
-    max_share: float = 0.6
-    """Everything: share of the picture that a thing may cover."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.every_frames >= 1,
-            f"segmenter.every_frames must be at least 1, got {self.every_frames}",
-        )
-        _require(1 <= self.grid <= 32, f"segmenter.grid must be 1..32, got {self.grid}")
-        _require(
-            0 <= self.min_share <= self.max_share <= 1,
-            f"expected 0 <= segmenter.min_share <= segmenter.max_share <= 1, got "
-            f"{self.min_share} and {self.max_share}",
         )
 
 
@@ -324,6 +294,7 @@ class NodeConfig:
     publish: PublishConfig = field(default_factory=PublishConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     security: SecurityConfig = field(default_factory=SecurityConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
 
     def __post_init__(self) -> None:
         for key in ("events", "requests"):

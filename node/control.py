@@ -19,21 +19,28 @@ from ureca.node.answers import QUESTIONS, Answers, Facts
 from ureca.node.asks import Ask
 from ureca.node.auth import MayAsk, anybody
 from ureca.node.config import NodeConfig
+from ureca.node.decode_guard import Decoder
 from ureca.node.orders import Order
-from ureca.node.pictures import decode_picture
+from ureca.node.record.switch import RecordSwitch
 from ureca.node.replies import Answer, Asker, Plain, relay
 from ureca.packing import convert
 from ureca.picture_size import picture_size
+from ureca.pictures import PictureArgs
 from ureca.region_requests import ORDERS
 from ureca.requests import (
     DescribeArgs,
     PictureSpec,
+    RecordArgs,
     Request,
     decode_request,
     salvage_request_id,
 )
+from ureca.sockets import is_local
 
-OFFERED = (*QUESTIONS, "time", "describe", "shutdown", *ORDERS)
+RECORDING = ("record.start", "record.stop")
+OFFERED = (*QUESTIONS, "time", "describe", "picture", *RECORDING, "shutdown", *ORDERS)
+_DECODE_S = 1.0
+"""How long the sockets' thread waits for the picture of a `describe` before it gives it up."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +52,13 @@ class Desk(Facts, Protocol):
 
     def order(self, order: Order) -> None:
         """Queue a request that changes regions; raises `RequestError`."""
+
+    def picture(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
+        """Answer with a stream's next picture; raises `RequestError`."""
+
+    @property
+    def recordings(self) -> RecordSwitch | None:
+        """Where clients' recordings go; None when this node makes none for them."""
 
     def stop(self) -> None:
         """Begin an orderly end."""
@@ -61,6 +75,10 @@ class Control:
         self._boot = boot
         self._clock = clock
         self._answer = answer
+        self._decode = Decoder(
+            config, is_local=is_local(config.publish.requests), decode_s=_DECODE_S, patient=False
+        )
+        self._decode.prepare()
         self._answers = Answers(config, facts, boot=boot, clock=clock, ops=OFFERED)
 
     def handle(self, client: bytes, parts: Sequence[bytes], may: MayAsk = anybody) -> None:
@@ -72,6 +90,12 @@ class Control:
             may(request.op)
             if request.op == "describe":
                 self._describe(request, picture, asker)
+            elif request.op == "picture":
+                args = convert(request.args, PictureArgs, "picture")
+                until_ns = received_ns + request.deadline_ms * 1_000_000
+                self._facts.picture(args, asker, until_ns)
+            elif request.op in RECORDING:
+                self._record(request, asker)
             elif request.op in ORDERS:
                 self._order(request, asker)
             elif request.op == "time":
@@ -83,6 +107,10 @@ class Control:
         except Exception as error:  # noqa: BLE001  (a fault of ours goes to the log, not to the wire)
             _log.exception("a request failed")
             asker.fail(error)
+
+    def close(self) -> None:
+        """End the process that decoded pictures, if there was one."""
+        self._decode.close()
 
     # --- operations ------------------------------------------------------------------------------
 
@@ -97,6 +125,19 @@ class Control:
     def _time(self) -> Plain:
         return {"clk": self._clock.name, "send_ns": self._clock.now_ns()}
 
+    def _record(self, request: Request, asker: Asker) -> None:
+        recordings = self._facts.recordings
+        if recordings is None:
+            raise RequestError(
+                "this node has no folder for recordings; start it with --record-dir DIR",
+                code="FORBIDDEN",
+            )
+        if request.op == "record.start":
+            name = convert(request.args, RecordArgs, request.op).name
+            asker.say("result", recordings.begin(name))
+        else:
+            recordings.end(partial(asker.say, "result"))
+
     def _order(self, request: Request, asker: Asker) -> None:
         """Leave it to the step thread, which owns the regions, and answer when it is done."""
         args = convert(request.args, ORDERS[request.op], request.op)
@@ -109,7 +150,7 @@ class Control:
         now_ns = self._clock.now_ns()
         frame = None
         if args.picture is not None:
-            image = _attached(args.picture, picture, self._config.limits.max_image_px)
+            image = _attached(args.picture, picture, self._config.limits.max_image_px, self._decode)
             frame = Frame("describe", uuid.uuid4().bytes, 0, now_ns, image, received_ns=now_ns)
         seed = None
         if args.region is not None:
@@ -140,7 +181,7 @@ class Control:
         return int(streams[stream]["width"]), int(streams[stream]["height"])
 
 
-def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
+def _attached(spec: PictureSpec, data: bytes | None, max_px: int, decode: Decoder) -> Image:
     if spec.w * spec.h > max_px:
         raise WireError(
             f"expected at most {max_px} pixels, got {spec.w}x{spec.h}", code="TOO_LARGE"
@@ -154,6 +195,6 @@ def _attached(spec: PictureSpec, data: bytes | None, max_px: int) -> Image:
     if picture_size(data, spec.enc) != (spec.w, spec.h):
         raise WireError(f"the {spec.enc} is not {spec.w}x{spec.h}")
     try:
-        return decode_picture(data, max_px=max_px)
+        return decode(data, max_px=max_px)
     except SourceError as error:
         raise WireError(f"the picture cannot be decoded: {error}") from error

@@ -11,21 +11,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.appearance import F32
 from ureca.node.carry import Carrier, Picture
 from ureca.node.config import TrackerConfig
-from ureca.node.cutting import Cutout, Cutting, KeyWish
+from ureca.node.cutting import Cutout, Cutting, KeyWish, Wanted
 from ureca.node.flow import FlowField
 from ureca.node.keyview import KeyView
 from ureca.node.life import Region, Regions
-from ureca.node.regions import box_of, iou
+from ureca.node.regions import iou
 from ureca.node.scale import full_size, shrunk
 from ureca.node.search import view_of
-from ureca.node.segmenter import Prompt
 from ureca.rle import decode
 
 
@@ -35,8 +33,11 @@ class _Held:
 
     carrier: Carrier
     soft: F32
-    seed: RegionSeed | None
-    is_lost: bool
+    wanted: Wanted
+
+    @property
+    def is_lost(self) -> bool:
+        return self.wanted.soft is None
 
 
 class Corrections:
@@ -48,6 +49,7 @@ class Corrections:
         self._view: KeyView | None = None
         self._held: dict[str, _Held] = {}
         self._answer: Cutting | None = None
+        self._taken: set[str] = set()
         self.counts: Counter[str] = Counter()
         """Masks `taken`, and those refused by the gate that refused them."""
 
@@ -62,20 +64,18 @@ class Corrections:
 
     def open(self, frame: Frame, picture: Picture, *, everything: bool) -> KeyWish | None:
         """Make `frame`, whose small picture is `picture`, the keyframe."""
-        scale = frame.width / picture.size[1], frame.height / picture.size[0]
         self._held = {
-            region.track.rid: _Held(
-                region.carrier, region.carrier.soft, _fresh_seed(region), region.is_lost
-            )
+            region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region, frame.seq))
             for region in self._regions
-            if region.carrier is not None and (region.carrier.soft > 0.5).any()
+            if region.carrier is not None
         }
-        prompts = {rid: _prompt(held, scale) for rid, held in self._held.items()}
+        taken, self._taken = frozenset(self._taken), set()
         room = self._regions.room if everything else 0
-        if not prompts and room < 1:
+        if not self._held and room < 1:
             return None
         self._view, self._answer = KeyView(frame.seq, picture), None
-        return KeyWish(frame, prompts, room)
+        wanted = {rid: held.wanted for rid, held in self._held.items()}
+        return KeyWish(frame, wanted, room, taken)
 
     def follow(self, flow: FlowField) -> None:
         """One more frame has come."""
@@ -87,7 +87,7 @@ class Corrections:
         if self._view is not None and cutting.seq == self._view.seq:
             self._answer = cutting
 
-    def apply(self, frame: Frame, picture: Picture) -> None:
+    def apply(self, frame: Frame, picture: Picture, *, now_ns: int) -> None:
         """Take the answer up, if there is one, on the newest frame."""
         view, answer = self._view, self._answer
         if view is None or answer is None:
@@ -99,6 +99,9 @@ class Corrections:
             elif (region := self._regions.get(cutout.rid)) is not None:
                 outcome = self._correct(region, cutout, view, frame, picture)
                 self.counts[outcome] += 1
+                if outcome == "taken":
+                    self._taken.add(cutout.rid)
+                self._count(region, outcome, now_ns)
 
     # --- one region ------------------------------------------------------------------------------
 
@@ -113,15 +116,14 @@ class Corrections:
         refusal = self._refusal(held, cutout, cut, view)
         if refusal is not None:
             return refusal
-        carrier = held.carrier
-        if held.seed is not None:
-            carrier = Carrier(self._config, view.picture, cut)
-            carrier.is_part = held.carrier.is_part
+        carrier = held.carrier if held.wanted.seed is None else self._anew(held, cut, view)
         now = view.forward(cut)
-        mask = full_size(now, frame)
-        if not mask.any() or (region.is_lost and not self._is_back(carrier, now, picture)):
+        if not (now > 0.5).any() or (region.is_lost and not self._is_back(carrier, now, picture)):
             return "gone"
-        carrier.place(now)
+        carrier.correct(view.picture, cut, now, picture if view.is_far else None)
+        mask = full_size(carrier.soft, frame)
+        if not mask.any():
+            return "gone"
         region.carrier, region.seed = carrier, None
         if region.is_lost:
             region.see(mask)
@@ -130,33 +132,57 @@ class Corrections:
         region.view = view_of(picture, now) or region.view
         return "taken"
 
+    def _count(self, region: Region, outcome: str, now_ns: int) -> None:
+        """What is carried where the segmenter sees nothing, time and again, has drifted away."""
+        if outcome != "presence" or region.is_lost:
+            region.absences = 0
+            return
+        region.absences += 1
+        if region.absences >= self._config.bad_keyframes:
+            region.absences = 0
+            region.lose("drift", now_ns)
+
+    def _anew(self, held: _Held, cut: F32, view: KeyView) -> Carrier:
+        """A carrier of what the segmenter cut out where somebody had pointed."""
+        carrier = Carrier(self._config, view.picture, cut)
+        carrier.is_part = held.carrier.is_part
+        return carrier
+
     def _refusal(self, held: _Held, cutout: Cutout, cut: F32, view: KeyView) -> str | None:
         """The first gate that the cut does not pass; None when it passes all."""
         config, inside = self._config, np.asarray(cut > 0.5, np.bool_)
         passes = {
-            "presence": cutout.score >= config.min_presence,
+            "presence": cutout.presence >= config.min_presence,
             "full_frame": float(inside.mean()) <= config.max_area_share_of_frame,
         }
-        if held.seed is None:  # else nothing is known yet but where it was pointed at
+        if held.wanted.seed is None:  # else nothing is known yet but where it was pointed at
             before = np.asarray(held.soft > 0.5, np.bool_)
-            least = config.recover_appearance if held.is_lost else config.min_appearance
+            remembered = cutout.agreement or 0.0
+            carried = 0.0 if held.is_lost else iou(inside, before)
+            is_remembered = remembered >= config.min_memory
             passes |= {
-                "disagreement": iou(inside, before) >= config.min_agreement,
-                "area_jump": self._fits(inside, before, held.carrier.usual_area_px),
-                "appearance": held.carrier.looks_like(view.picture, inside) >= least,
+                "disagreement": is_remembered or carried >= config.min_agreement,
+                "area_jump": self._fits(inside, before, held, is_remembered=is_remembered),
+                "appearance": held.carrier.looks_like(view.picture, inside)
+                >= config.min_appearance,
             }
         return next((gate for gate, is_passed in passes.items() if not is_passed), None)
 
-    def _fits(self, inside: Mask, before: Mask, usual_px: float) -> bool:
-        area_px, limit = int(np.count_nonzero(inside)), self._config.max_area_jump
+    def _fits(self, inside: Mask, before: Mask, held: _Held, *, is_remembered: bool) -> bool:
+        """Whether the size is the region's. What the memory vouches for may shrink at will: a
+        segmenter that has lost its object answers with too much.
+        """
+        area_px, config = int(np.count_nonzero(inside)), self._config
+        share = area_px / held.carrier.usual_area_px
+        if share > config.max_area_growth:
+            return False
         jump = area_px / max(1, int(np.count_nonzero(before)))
-        return bool(
-            1 / limit <= jump <= limit and area_px <= self._config.max_area_growth * usual_px
-        )
+        is_near = 1 / config.max_area_jump <= jump <= config.max_area_jump
+        return is_remembered or (is_near and share >= 1 / config.max_area_growth)
 
     def _is_back(self, carrier: Carrier, now: F32, picture: Picture) -> bool:
         """Whether a region that is lost is seen there after all."""
-        return carrier.looks_like(picture, now > 0.5) >= self._config.recover_appearance
+        return carrier.looks_like(picture, now > 0.5) >= self._config.min_appearance
 
     # --- things nobody pointed at ----------------------------------------------------------------
 
@@ -180,26 +206,11 @@ class Corrections:
         )
 
 
-def _fresh_seed(region: Region) -> RegionSeed | None:
-    return region.seed if region.track.age_frames == 0 else None
-
-
-def _prompt(held: _Held, scale: tuple[float, float]) -> Prompt:
-    """What to ask for: what the user pointed at, or where the region was carried."""
-    if held.seed is not None and held.seed.point_xy_px is not None:
-        return Prompt(points_xy_px=(held.seed.point_xy_px,))
-    if held.seed is not None:
-        return Prompt(box_xyxy_px=held.seed.box_xyxy_px)
-    inside = np.asarray(held.soft > 0.5, np.bool_)
-    x0, y0, x1, y1 = box_of(inside)
-    box = (x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1])
-    x, y = middle(inside)
-    return Prompt(points_xy_px=((x * scale[0], y * scale[1]),), box_xyxy_px=box, soft=held.soft)
-
-
-def middle(mask: Mask) -> tuple[float, float]:
-    """The point (x, y) of a mask that is furthest from its outline, in pixels to its centre."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(x) + 0.5, float(y) + 0.5
+def _wanted(region: Region, seq: int) -> Wanted:
+    assert region.carrier is not None
+    soft, is_here = region.carrier.soft, region.drawn_seq == seq
+    if region.is_lost or not (soft > 0.5).any():
+        return Wanted()
+    return Wanted(
+        soft, seed=region.seed if is_here else None, is_drawn=is_here and region.seed is None
+    )

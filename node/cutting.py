@@ -1,6 +1,7 @@
-"""Keyframes: what the tracker wants cut out of one, and what a segmenter makes of that.
+"""Keyframes: what the tracker wants cut out of one, and how a segmenter and a memory answer.
 
-`cut_out` is pure; whoever calls it (`cutter`) decides on which thread.
+`Cutter.cut` is called for one keyframe after the other of all streams, from one thread; which one
+is `cutters`' business. It knows nothing of time.
 """
 
 from __future__ import annotations
@@ -8,42 +9,67 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
-from ureca.datatypes import Frame, Mask, Rle
+from ureca.datatypes import Frame, Mask, RegionSeed, Rle
+from ureca.node.appearance import F32
 from ureca.node.everything import everything
-from ureca.node.regions import iou
-from ureca.node.segmenter import Cut, Prompt, Segmenter
+from ureca.node.memory import Memory
+from ureca.node.regions import box_of, iou
+from ureca.node.segmenter import Cut, EncodedImage, Prompt, Segmenter
 from ureca.node.segmenter_config import SegmenterConfig
 from ureca.rle import encode
+
+_CHOICE_SIDE_PX = 256
+"""Answers are compared on pictures of this width: enough to tell a part from a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One region to cut out of a keyframe.
+
+    `soft` f32 [h, w] is where it was carried, None when it is lost. `seed` is the point or box that
+    somebody drew on this very picture. `is_drawn`: somebody drew `soft` itself on it.
+    """
+
+    soft: F32 | None = None
+    seed: RegionSeed | None = None
+    is_drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class KeyWish:
-    """What to cut out of `frame`: the regions of `prompts` by id, and at most `room` things beside
-    them.
+    """What to cut out of `frame`: regions by id, and at most `room` things beside them.
+
+    `taken` are the regions whose cutouts of the stream's keyframe before were believed: only those
+    are remembered.
     """
 
     frame: Frame
-    prompts: Mapping[str, Prompt]
+    regions: Mapping[str, Wanted]
     room: int = 0
+    taken: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """One thing cut out of a keyframe: its mask of the frame's size, the segmenter's own estimate
-    of its quality and its stability (both 0..1). `rid` is None for a thing nobody pointed at.
+    """One thing cut out of a keyframe.
+
+    `mask` has the frame's size. `presence` 0..1 is how sure segmenter and memory are that it is
+    there at all; `agreement` 0..1 is its overlap with where the memory sees the region, None when
+    there is none. `rid` is None for a thing nobody pointed at.
     """
 
     mask: Rle
-    score: float
-    stability: float
+    presence: float
+    agreement: float | None = None
     rid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """The answer to a `KeyWish`: regions that the segmenter could not find are missing in it.
+    """The answer to a `KeyWish`: regions that were not found are missing in it.
 
     `failure` says why there is none at all.
     """
@@ -54,33 +80,163 @@ class Cutting:
     failure: str | None = None
 
 
-def cut_out(segmenter: Segmenter, wish: KeyWish, config: SegmenterConfig) -> Cutting:
-    """Cut everything wished for out of one frame."""
-    frame, size = wish.frame, (wish.frame.height, wish.frame.width)
-    encoded = segmenter.encode(frame.image)
-    answers = segmenter.cut(encoded, list(wish.prompts.values())) if wish.prompts else []
-    found, masks = [], []
-    for (rid, prompt), cuts in zip(wish.prompts.items(), answers, strict=True):
-        cut = choose(cuts, prompt)
-        mask = cut.mask(size)
-        if mask.any():
-            masks.append(mask)
-            found.append(_cutout(cut, mask, rid))
-    if wish.room > 0:
-        others = everything(segmenter, encoded, size, config, known=masks)
-        found += [_cutout(cut, mask, None) for cut, mask in others[: wish.room]]
-    return Cutting(frame.stream, frame.seq, tuple(found))
+@dataclass(slots=True)
+class _Past:
+    """One stream's memory, and the cuts that nobody has believed yet."""
+
+    boot: bytes
+    memory: Memory = field(default_factory=Memory)
+    features: F32 | None = None
+    covers: dict[str, F32] = field(default_factory=dict)
 
 
-def choose(cuts: Sequence[Cut], prompt: Prompt) -> Cut:
-    """The best answer to a prompt: by its score, and by its overlap with the earlier mask if there
-    was one, since a part or a whole of the thing may score as well as the thing itself.
+class Cutter:
+    """A segmenter with a memory for each stream."""
+
+    def __init__(self, segmenter: Segmenter, config: SegmenterConfig) -> None:
+        self._segmenter = segmenter
+        self._config = config
+        self._pasts: dict[str, _Past] = {}
+
+    def cut(self, wish: KeyWish) -> Cutting:
+        """Cut everything wished for out of one frame. May raise whatever the segmenter raises."""
+        frame = wish.frame
+        past = self._past(wish)
+        encoded = self._segmenter.encode(frame.image)
+        features = self._segmenter.features(encoded)
+        seen = past.memory.recall(features)
+        found = self._regions(encoded, wish, seen)
+        past.features = features
+        past.covers = {rid: cut.soft(_choice_size(frame)) for rid, (cut, _) in found.items()}
+        drawn = {
+            rid: w.soft for rid, w in wish.regions.items() if w.is_drawn and w.soft is not None
+        }
+        past.memory.remember(features, drawn)
+        cutouts = [self._cutout(frame, rid, cut, seen.get(rid)) for rid, (cut, _) in found.items()]
+        if wish.room > 0:
+            cutouts += self._others(encoded, wish, [cut for cut, _ in found.values()])
+        return Cutting(frame.stream, frame.seq, tuple(one for one in cutouts if one is not None))
+
+    def _past(self, wish: KeyWish) -> _Past:
+        """The stream's past, with what was believed of the last keyframe."""
+        frame = wish.frame
+        past = self._pasts.get(frame.stream)
+        if past is None or past.boot != frame.boot:
+            past = self._pasts[frame.stream] = _Past(frame.boot)
+        if past.features is not None:
+            believed = {rid: past.covers[rid] for rid in wish.taken if rid in past.covers}
+            past.memory.remember(past.features, believed)
+        past.memory.keep(frozenset(wish.regions))
+        return past
+
+    def _regions(
+        self, encoded: EncodedImage, wish: KeyWish, seen: Mapping[str, F32]
+    ) -> dict[str, tuple[Cut, float]]:
+        size = wish.frame.height, wish.frame.width
+        asked = {rid: _prompts(wanted, seen.get(rid), size) for rid, wanted in wish.regions.items()}
+        flat = [(rid, prompt) for rid, prompts in asked.items() for prompt in prompts]
+        answers = self._segmenter.cut(encoded, [prompt for _, prompt in flat]) if flat else []
+        cuts: dict[str, list[Cut]] = {}
+        for (rid, _), answer in zip(flat, answers, strict=True):
+            cuts.setdefault(rid, []).extend(answer)
+        return {
+            rid: best(found, _expected(wish.regions[rid], seen.get(rid)), _choice_size(wish.frame))
+            for rid, found in cuts.items()
+        }
+
+    def _cutout(self, frame: Frame, rid: str, cut: Cut, seen: F32 | None) -> Cutout | None:
+        mask = cut.mask((frame.height, frame.width))
+        if not mask.any():
+            return None
+        if seen is None:
+            return Cutout(encode(mask), round(cut.score, 6), None, rid)
+        size = _choice_size(frame)
+        agreement = iou(cut.mask(size), _resized(seen, size) > 0.5)
+        presence = cut.score * float(seen.max())
+        return Cutout(encode(mask), round(presence, 6), round(agreement, 6), rid)
+
+    def _others(self, encoded: EncodedImage, wish: KeyWish, known: Sequence[Cut]) -> list[Cutout]:
+        size = wish.frame.height, wish.frame.width
+        masks = [cut.mask(size) for cut in known]
+        things = everything(self._segmenter, encoded, size, self._config, known=masks)
+        return [Cutout(encode(mask), round(cut.score, 6)) for cut, mask in things[: wish.room]]
+
+
+def best(cuts: Sequence[Cut], expected: Mask | None, size: tuple[int, int]) -> tuple[Cut, float]:
+    """The best of some answers, and its worth: by its score, and by its overlap with what was
+    expected, bool of any size, since a part or a whole of a thing may score as well as the thing.
     """
-    if prompt.soft is None:
-        return max(cuts, key=lambda cut: cut.score)
-    size, before = prompt.soft.shape[:2], np.asarray(prompt.soft > 0.5, np.bool_)
-    return max(cuts, key=lambda cut: cut.score * iou(cut.mask((size[0], size[1])), before))
+    if expected is None:
+        return max(((cut, cut.score) for cut in cuts), key=lambda pair: pair[1])
+    there = _resized(expected.astype(np.float32), size) > 0.5
+    worth = [(cut, cut.score * iou(cut.mask(size), there)) for cut in cuts]
+    return max(worth, key=lambda pair: pair[1])
 
 
-def _cutout(cut: Cut, mask: Mask, rid: str | None) -> Cutout:
-    return Cutout(encode(mask), round(cut.score, 6), round(cut.stability, 6), rid)
+def _prompts(wanted: Wanted, seen: F32 | None, size: tuple[int, int]) -> list[Prompt]:
+    """What to ask the segmenter about one region; nothing when it is nowhere to be seen."""
+    if wanted.seed is not None:
+        return [_pointed(wanted.seed)]
+    prompts = []
+    if wanted.soft is not None:
+        prompts.append(_around(wanted.soft, size))
+    if seen is not None and (seen > 0.5).any():
+        smooth = _resized(seen, _choice_size_of(size))
+        if (smooth > 0.5).any():
+            around = _around(smooth, size)
+            prompts += [around, Prompt(around.points_xy_px, (), around.box_xyxy_px, smooth)]
+    return prompts
+
+
+def _pointed(seed: RegionSeed) -> Prompt:
+    if seed.point_xy_px is not None:
+        return Prompt(points_xy_px=(seed.point_xy_px,))
+    return Prompt(box_xyxy_px=seed.box_xyxy_px)
+
+
+def _around(soft: F32, size: tuple[int, int]) -> Prompt:
+    """The box of a soft mask with a pixel inside, and its innermost point, on a picture of `size`.
+
+    Not the mask itself: the decoder would hand back its mistakes.
+    """
+    inside = np.asarray(soft > 0.5, np.bool_)
+    down, right = size[0] / soft.shape[0], size[1] / soft.shape[1]
+    x0, y0, x1, y1 = box_of(inside)
+    x, y = middle(inside)
+    return Prompt(
+        points_xy_px=((x * right, y * down),),
+        box_xyxy_px=(x0 * right, y0 * down, x1 * right, y1 * down),
+    )
+
+
+def _expected(wanted: Wanted, seen: F32 | None) -> Mask | None:
+    """Where the region should be: where the memory sees it, which does not drift, or else where it
+    was carried.
+    """
+    if wanted.seed is not None:
+        return None
+    if seen is not None and (seen > 0.5).any():
+        return np.asarray(seen > 0.5, np.bool_)
+    return None if wanted.soft is None else np.asarray(wanted.soft > 0.5, np.bool_)
+
+
+def middle(mask: Mask) -> tuple[float, float]:
+    """The point (x, y) of a mask that is furthest from its outline, in pixels to its centre."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3))[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x) + 0.5, float(y) + 0.5
+
+
+def _resized(soft: F32, size: tuple[int, int]) -> F32:
+    height, width = size
+    return np.asarray(cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _choice_size(frame: Frame) -> tuple[int, int]:
+    return _choice_size_of((frame.height, frame.width))
+
+
+def _choice_size_of(size: tuple[int, int]) -> tuple[int, int]:
+    width = min(size[1], _CHOICE_SIDE_PX)
+    return max(1, round(size[0] * width / size[1])), width

@@ -14,6 +14,7 @@ import numpy as np
 
 from ureca import rle
 from ureca.datatypes import Image, RegionInput, RegionSeed, Rle, RowDone
+from ureca.drawing.files import check_name, save
 from ureca.engine import Engine
 from ureca.errors import ConfigError, EngineError, RegionError, SourceError
 from ureca.node.bundle_path import open_engine
@@ -30,6 +31,8 @@ def main(
     options = _parser().parse_args(argv)
     if not options.region:
         raise ConfigError("no region: give --mask FILE.png, --box x0,y0,x1,y1 or --point x,y")
+    if options.render:
+        check_name(Path(options.render))
     image = _read_picture(Path(options.image))
     seeds = [_seed(kind, text) for kind, text in options.region]
     masks = [seed_mask(seed, image) for seed in seeds]
@@ -37,6 +40,8 @@ def main(
     limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
     regions = [RegionInput(mask, style=options.style, max_new_tokens=limit) for mask in masks]
     ends = _caption(engine, image, regions)
+    if options.render:
+        save(Path(options.render), image, masks, [_words(done) for done in ends])
     failed = False
     for (kind, text), done in zip(options.region, ends, strict=True):
         found = complaint(done, CaptionConfig())
@@ -50,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca describe",
         description="Caption one or several regions of one picture.",
-        epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200",
+        epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
+        "--render out.png",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
     for kind, metavar, text in (
@@ -70,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--style", choices=("short", "long"), default="short")
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--json", action="store_true", help="one JSON object per region")
+    parser.add_argument(
+        "--render", metavar="OUT.png", help="write the picture with masks and captions drawn on it"
+    )
     return parser
 
 
@@ -125,6 +134,10 @@ def _caption(engine: Engine, image: Image, regions: list[RegionInput]) -> list[R
             raise EngineError(f"the engine finished {len(rows)} of {len(batch)} regions")
         ends += [rows[row] for row in range(len(batch))]
     return ends
+
+
+def _words(done: RowDone) -> str:
+    return "(no caption)" if complaint(done, CaptionConfig()) else done.text.strip()
 
 
 def _show(region: str, done: RowDone, problem: str | None, *, as_json: bool) -> None:

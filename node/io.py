@@ -105,7 +105,8 @@ class IoThread:
     def _turn(self) -> None:
         """One round; a fault in it is logged and the next round goes on."""
         try:
-            if self._gate is not None and self._gate.take_revoked():
+            revoked = self._gate is not None and self._gate.take_revoked()
+            if revoked or self._publisher.socket.closed:
                 self._publisher.reopen()
                 self._watch()
             self._publisher.greet()
@@ -145,5 +146,6 @@ class IoThread:
             self._publisher.publish(self._heartbeat())
 
     def _close(self) -> None:
+        self._control.close()
         self._publisher.close()
         self._router.close(_LINGER_MS)

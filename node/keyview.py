@@ -12,6 +12,8 @@ from ureca.node.appearance import F32
 from ureca.node.carry import Picture
 from ureca.node.flow import FlowField, sample
 
+_FAR = 3
+
 
 class KeyView:
     """A keyframe's picture, and the map that leads back to it."""
@@ -20,9 +22,16 @@ class KeyView:
         self.seq = seq
         self.picture = picture
         self._back: F32 | None = None
+        self._frames = 0
+
+    @property
+    def is_far(self) -> bool:
+        """Whether so many frames have come since that flow alone has blurred the way."""
+        return self._frames > _FAR
 
     def follow(self, flow: FlowField) -> None:
         """One more frame has come, with its flow from the frame before."""
+        self._frames += 1
         if self._back is None:
             self._back = flow.backward
         else:

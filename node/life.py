@@ -28,7 +28,11 @@ class Region:
     carrier: Carrier | None = None
     view: View | None = None
     seed: RegionSeed | None = None
-    """The point or box that it was started with, until a segmenter has cut it out."""
+    """The point or box that somebody drew, until a segmenter has cut it out."""
+    drawn_seq: int = -1
+    """The frame that its seed, or else its mask, was drawn on."""
+    absences: int = 0
+    """Keyframes in a row on which a segmenter saw nothing where it was carried."""
     lost_ns: int = 0
     finds: int = 0
     """Each recovery doubles the wait before the next search: what flaps is not worth believing."""

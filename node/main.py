@@ -12,22 +12,30 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from ureca.clock import MonotonicClock
+from ureca.clock import Clock, MonotonicClock
 from ureca.config import load_config
 from ureca.engine import Engine
-from ureca.errors import SourceError
+from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
 from ureca.node.bundle_path import demo_clip, open_engine
 from ureca.node.config import NodeConfig
+from ureca.node.http_config import HttpConfig
+from ureca.node.inputs.address import sources_of
+from ureca.node.metrics import Metrics
 from ureca.node.node import Node
 from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
 from ureca.node.publisher import Sink
 from ureca.node.record.head import head_of
 from ureca.node.record.recorder import Recorder
+from ureca.node.record.switch import RecordSwitch
+from ureca.node.render.renderer import Renderer
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
+from ureca.node.view_process import viewed
+from ureca.node.web import StatusServer
 
 _DRAW_S = 0.125
+RENDER_FPS = 24.0
 
 
 def main(
@@ -52,30 +60,61 @@ def main(
         elif not options.quiet:
             sinks.append(line_printer(lambda line: print(line, flush=True)))
         engine = engine_of(config.bundle)
-        recorder = None
-        if options.record:
-            head = head_of(config, prompts, engine.info)
-            recorder = Recorder(Path(options.record), clock=clock, head=head)
+        recorder = _recorder(options, head_of(config, prompts, engine.info), clock)
+        if recorder is not None:
             sinks.append(stack.enter_context(contextlib.closing(recorder)))
-        node = Node(config, engine, clock=clock, prompts=prompts, sinks=sinks, recorder=recorder)
+        renderer = _renderer(options, config)
+        if renderer is not None:
+            sinks.append(stack.enter_context(contextlib.closing(renderer)))
+        metrics = Metrics() if config.http.port else None
+        if metrics is not None:
+            sinks.append(metrics)
+        node = Node(
+            config,
+            engine,
+            clock=clock,
+            prompts=prompts,
+            sinks=sinks,
+            recorder=recorder,
+            renderer=renderer,
+        )
         started_ns = clock.now_ns()
-        with contextlib.closing(node), _signals(node):
+        with contextlib.closing(node), _signals(node), _served(config.http, node, metrics):
             node.start()
+            stack.enter_context(viewed(options.view, config))
             _show(node, view, options.duration)
         seconds = (clock.now_ns() - started_ns) / 1e9
     print(report.text(node.balance(), seconds=seconds), flush=True)
     if recorder is not None and recorder.failure is not None:
         print(f"record    {recorder.failure}", flush=True)
+    if renderer is not None:
+        print(f"render    {renderer.text()}", flush=True)
     if node.failure is not None:
         raise node.failure
     return 0
+
+
+def _recorder(
+    options: argparse.Namespace, head: dict[str, str], clock: Clock
+) -> Recorder | RecordSwitch | None:
+    """What records from the start on, or whenever a client says so, or both."""
+    folder = Path(options.record_dir or ".")
+    if not folder.is_dir():
+        raise ConfigError(f"--record-dir: there is no folder {folder}; make it first")
+    path = Path(options.record) if options.record else None
+    first = None if path is None else Recorder(path, clock=clock, head=head)
+    if not options.record_dir:
+        return first
+    return RecordSwitch(folder, clock=clock, head=head, first=first)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca run",
         description="Run the node: follow regions of a camera or clip and publish their captions.",
-        epilog="example: ureca run --source clip.mp4 --prompts prompts.json --duration 30",
+        epilog="examples: ureca run --source clip.mp4 --prompts prompts.json --duration 30; "
+        "ureca run --source 'front=v4l2:///dev/video0?width=1280&height=720' --source "
+        "rear=rtsp://192.168.1.9/stream1",
     )
     parser.add_argument("--config", metavar="YAML", help="overrides of the defaults")
     parser.add_argument(
@@ -83,8 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--source",
-        metavar="URI",
-        help="video file, folder or tar of pictures, or zmq+tcp://HOST:PORT [the demo clip]",
+        action="append",
+        default=[],
+        metavar="[NAME=]URI",
+        help="video file, folder or tar of pictures, v4l2:///dev/video0, rtsp://…, http://…, "
+        "zmq+tcp://HOST:PORT (connects) or credit+tcp://HOST:PORT (binds); repeatable, "
+        "docs/sources.md [the demo clip]",
     )
     parser.add_argument("--fps", type=float, help="pictures per second of a folder or tar [24]")
     parser.add_argument("--prompts", metavar="FILE", help="JSON list of regions to follow")
@@ -95,9 +138,26 @@ def _parser() -> argparse.ArgumentParser:
         "--record", metavar="FILE", help="record everything as MCAP, for Foxglove and ureca replay"
     )
     parser.add_argument(
+        "--render", metavar="OUT.mp4", help="write the video with masks and captions drawn on it"
+    )
+    parser.add_argument(
         "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
     )
+    parser.add_argument(
+        "--record-dir", metavar="DIR", help="let clients record into DIR (record.start, .stop)"
+    )
+    parser.add_argument(
+        "--http", type=int, metavar="PORT", help="serve /metrics and /healthz on 127.0.0.1:PORT"
+    )
     parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    parser.add_argument(
+        "--view",
+        nargs="?",
+        type=int,
+        const=8600,
+        metavar="PORT",
+        help="show it in the browser on this port [8600]; see ureca view --help",
+    )
     parser.add_argument("--quiet", action="store_true", help="print only the summary")
     parser.add_argument("--style", choices=("short", "long"), help="a noun phrase or a sentence")
     return parser
@@ -106,8 +166,7 @@ def _parser() -> argparse.ArgumentParser:
 def _configured(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
     config = load_config(NodeConfig, options.config, options.set)
     source = replace(
-        config.source,
-        uri=options.source or config.source.uri,
+        sources_of(options.source, config.source),
         fps=config.source.fps if options.fps is None else options.fps,
         realtime=config.source.realtime and not options.no_realtime,
         loop=config.source.loop or options.loop,
@@ -118,6 +177,7 @@ def _configured(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
         bundle=options.bundle or config.bundle,
         prompts=options.prompts or config.prompts,
         caption=replace(config.caption, style=options.style or config.caption.style),
+        http=replace(config.http, port=options.http or config.http.port),
     )
     return _with_defaults(config)
 
@@ -128,7 +188,10 @@ def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
         demo = demo_clip()
         if demo is None:
             raise SourceError(
-                "no source and no demo clip here: give --source, see ureca run --help"
+                "no source, and no demo clip here: name a camera or clip, such as\n"
+                "    ureca run --source v4l2:///dev/video0\n"
+                "    ureca run --source clip.mp4 --prompts prompts.json\n"
+                "or install the captioner with its demo clip: pip install 'ureca[nano]'"
             )
         clip, prompts = demo
         config = replace(
@@ -139,6 +202,16 @@ def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
     if config.prompts:
         return config, load_prompts(config.prompts)
     return config, first_frame_mask(Path(config.source.uri))
+
+
+def _renderer(options: argparse.Namespace, config: NodeConfig) -> Renderer | None:
+    if not options.render:
+        return None
+    return Renderer(
+        Path(options.render),
+        fps=config.source.fps or RENDER_FPS,
+        lossless=not config.source.realtime,
+    )
 
 
 def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> None:
@@ -152,6 +225,16 @@ def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> No
                 end_ns = None
             if view is not None:
                 view.draw(node.balance(), node.state)
+
+
+@contextlib.contextmanager
+def _served(config: HttpConfig, node: Node, metrics: Metrics | None) -> Iterator[None]:
+    """`/metrics` and `/healthz`, where they are wanted."""
+    if metrics is None:
+        yield
+        return
+    with StatusServer(config.host, config.port, node, metrics):
+        yield
 
 
 @contextlib.contextmanager

@@ -38,12 +38,18 @@ from ureca.node.mailbox import Mailbox
 from ureca.node.orders import Order
 from ureca.node.outbox import Outbox
 from ureca.node.pipeline import Pipeline
+from ureca.node.preview import Previews
 from ureca.node.prompts import Prompts
 from ureca.node.publisher import Publisher, Sink
 from ureca.node.record.recorder import Recorder
+from ureca.node.record.switch import RecordSwitch
 from ureca.node.record.tape import Notes
-from ureca.node.record.taped import TapedCaptioner, TapedEngine, TapedPipeline
-from ureca.node.sources import FrameSource, Wait, open_source
+from ureca.node.record.taped import TapedCaptioner, TapedCutters, TapedEngine, TapedPipeline
+from ureca.node.render.renderer import Renderer
+from ureca.node.replies import Asker
+from ureca.node.segmenters import open_cutters
+from ureca.node.sources import FrameSource, Wait, Watched, open_source
+from ureca.pictures import PictureArgs
 from ureca.zap import Gate
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
@@ -71,7 +77,8 @@ class Node:
         prompts: Prompts | None = None,
         sinks: Iterable[Sink] = (),
         open_frames: OpenSource = _open_configured,
-        recorder: Recorder | None = None,
+        recorder: Recorder | RecordSwitch | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         self.books = Books()
         self.boot = uuid.uuid4().bytes
@@ -87,7 +94,9 @@ class Node:
         self._done = threading.Event()
         self._source_ended = threading.Event()
         self._prompts = prompts or {}
+        cutters = open_cutters(config.segmenter)  # first: a missing model leaves nothing behind
         self._source = open_frames(config, clock, self.books, self._stop.wait)
+        self._watched = self._source if isinstance(self._source, Watched) else None
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
         self._outbox = Outbox(config.limits.outbox, clock=clock, books=self.books)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -99,7 +108,7 @@ class Node:
             self._outbox.close()
             self._close_context()
             raise
-        self._recorder = recorder
+        self._recorder, self._renderer = recorder, renderer
         self._quarantine = Quarantine()
         make: Callable[..., Pipeline] = Pipeline
         if recorder is not None:
@@ -110,15 +119,18 @@ class Node:
         )
         if recorder is not None:
             self._captioner = TapedCaptioner(self._captioner, notes)
+        self._cutters = cutters if recorder is None or not cutters else TapedCutters(cutters, notes)
         self._pipeline = make(
             config,
             self._captioner,
             clock=clock,
             books=self.books,
             prompts=self._prompts,
+            cutters=self._cutters,
             emit=self._outbox.put,
             wake=self._mailbox.wake,
         )
+        self._previews = Previews(self._pipeline.views, clock)
         self._source_thread = threading.Thread(target=self._feed, name="ureca-source")
         self._step_thread = threading.Thread(target=self._work, name="ureca-step")
 
@@ -159,6 +171,9 @@ class Node:
         """Start all threads."""
         if self._recorder is not None:
             self._recorder.start(self._outbox.put)
+        if self._renderer is not None:
+            self._renderer.start()
+        self._previews.start()
         self._io.start()
         self._state = "running"
         self._step_thread.start()
@@ -190,6 +205,9 @@ class Node:
             if thread.ident is not None:
                 thread.join()
         self._captioner.close()
+        if self._cutters is not None:
+            self._cutters.close()
+        self._previews.close()
         self._state = "stopped"
         self._io.stop()
         self._outbox.close()
@@ -225,6 +243,8 @@ class Node:
                 **self.balance().counters(),
                 **self._quarantine.counters(),
                 **(self._recorder.counters() if self._recorder is not None else {}),
+                **(self._renderer.counters() if self._renderer is not None else {}),
+                **(self._watched.counters() if self._watched is not None else {}),
                 **(self._gate.counters() if self._gate is not None else {}),
             },
             streams=dict(self._pipeline.streams()),
@@ -240,6 +260,9 @@ class Node:
             found.append(f"source: {self.failure}")
         if self._recorder is not None and self._recorder.failure is not None:
             found.append(self._recorder.failure)
+        if self._renderer is not None and self._renderer.failure is not None:
+            found.append(self._renderer.failure)
+        found += self._watched.reasons() if self._watched is not None else ()
         found += self._pipeline.reasons()
         if balance.frames_dropped.get("internal"):
             found.append("frames failed inside the node; see its log")
@@ -250,6 +273,11 @@ class Node:
     def last_events(self) -> list[AnyEvent]:
         """The last word on every live region; only the socket thread may call this."""
         return self._publisher.last.events()
+
+    @property
+    def recordings(self) -> RecordSwitch | None:
+        """Where clients' recordings go; None when this node makes none for them."""
+        return self._recorder if isinstance(self._recorder, RecordSwitch) else None
 
     def refused(self) -> list[dict[str, Any]]:
         """The latest captions that the output gate kept back."""
@@ -262,6 +290,10 @@ class Node:
     def order(self, order: Order) -> None:
         """Queue a request that changes regions."""
         self._pipeline.order(order)
+
+    def picture(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
+        """Answer with a stream's next picture."""
+        self._previews.ask(args, asker, deadline_ns)
 
     # --- threads ---------------------------------------------------------------------------------
 
@@ -292,15 +324,23 @@ class Node:
 
     def _advance(self, frame: Frame | None) -> None:
         now_ns = self._clock.now_ns()
+        if frame is not None and self._watched is not None:
+            self._watched.taken(frame)
         try:
             if frame is None:
                 self._pipeline.tick(now_ns)
             else:
                 self._pipeline.step(frame, now_ns)
+                self._render(frame)
         except Exception:  # noqa: BLE001  (costs one frame, is counted, shows in `health`)
             if frame is not None:
                 self.books.frame_dropped("internal")
             _log.exception("a frame failed inside the node")
+
+    def _render(self, frame: Frame) -> None:
+        view = self._pipeline.views().get(frame.stream) if self._renderer is not None else None
+        if view is not None and view[0] is frame and self._renderer is not None:
+            self._renderer.saw(*view)
 
     def _is_finished(self) -> bool:
         """The source has ended and everything that it gave was processed and captioned."""

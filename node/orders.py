@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ureca.datatypes import Track
+from ureca.datatypes import Track, TrackState
 from ureca.errors import RequestError, UrecaError
 from ureca.node.asks import Key
 from ureca.node.policy import Policy
@@ -123,7 +123,7 @@ class Orders:
 
     def _list(self, args: RegionListArgs, now_ns: int) -> Plain:
         stream = self._stream(args.stream)
-        tracks = stream.tracks.tracks
+        tracks = [t for t in stream.tracks.tracks if t.state is not TrackState.ENDED]
         return {"regions": [_region(track, stream.policies.of(track.rid)) for track in tracks]}
 
     def _set_halt(self, halt: Halt, args: OrderArgs, now_ns: int) -> Plain:

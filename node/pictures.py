@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import Image
-from ureca.errors import SourceError
+from ureca.errors import SourceError, WireError
+from ureca.picture_size import any_picture_size
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -19,6 +20,7 @@ def decode_picture(data: bytes, *, max_px: int = _DEFAULT_MAX_PX) -> Image:
 
     Raises `SourceError` for what is no picture, is cut off, or has more than `max_px` pixels.
     """
+    _check_size(data, max_px)
     if data[:2] == _JPEG_START and not data.rstrip(b"\0").endswith(_JPEG_END):
         raise SourceError("the JPEG is cut off: its end marker is missing")
     try:
@@ -27,10 +29,21 @@ def decode_picture(data: bytes, *, max_px: int = _DEFAULT_MAX_PX) -> Image:
         raise SourceError(f"the picture cannot be decoded: {error.err or 'unknown'}") from error
     if bgr is None:
         raise SourceError(f"{len(data)} bytes that are no readable picture")
-    if bgr.shape[0] * bgr.shape[1] > max_px:
-        raise SourceError(
-            f"a picture of {bgr.shape[1]}x{bgr.shape[0]} exceeds the limit of {max_px} pixels"
-        )
+    return rgb_of(np.asarray(bgr, np.uint8))
+
+
+def _check_size(data: bytes, max_px: int) -> None:
+    """By the file's own header: a small file may unpack to gigabytes."""
+    try:
+        width, height = any_picture_size(data)
+    except WireError as error:
+        raise SourceError(f"{len(data)} bytes that are no readable picture: {error}") from error
+    if not 0 < width * height <= max_px:
+        raise SourceError(f"a picture of {width}x{height} exceeds the limit of {max_px} pixels")
+
+
+def rgb_of(bgr: Image) -> Image:
+    """u8 [H, W, 3] BGR as RGB."""
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 

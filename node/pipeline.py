@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from ureca.clock import Clock
-from ureca.datatypes import Frame, Refusal
+from ureca.datatypes import Frame, Refusal, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionFinal
 from ureca.log import RateLimitedLog
@@ -21,7 +21,9 @@ from ureca.node.accounting import Books, End
 from ureca.node.asks import Ask, AskQueue, Key
 from ureca.node.caption_events import refused_region
 from ureca.node.config import NodeConfig
+from ureca.node.cutters import Cutters
 from ureca.node.jobs import Captioner, Job, Row
+from ureca.node.keyframes import Keyframes
 from ureca.node.orders import Order, Orders
 from ureca.node.prompts import Prompts
 from ureca.node.stream import News, Stream, resolve
@@ -49,6 +51,7 @@ class Pipeline:
         clock: Clock,
         books: Books,
         prompts: Prompts | None = None,
+        cutters: Cutters | None = None,
         emit: Emit = _nobody,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -70,6 +73,7 @@ class Pipeline:
         self._turns = Turns()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         captioner.bind(self._send, wake)
+        self._keyframes = Keyframes(cutters, self._streams, clock)
 
     # --- what callers do -------------------------------------------------------------------------
 
@@ -78,6 +82,7 @@ class Pipeline:
         call.
         """
         self._absorb()
+        self._keyframes.take()
         self._carry_out(now_ns)
         stream = self._streams.get(frame.stream)
         if stream is None and len(self._streams) >= self._config.limits.max_streams:
@@ -89,6 +94,7 @@ class Pipeline:
         news = stream.follow(frame, prompts, now_ns=now_ns)
         stream.track_us = (self._clock.now_ns() - started_ns) // 1000
         self._streams[frame.stream] = stream
+        self._keyframes.offer(stream, now_ns)
         self._tell(news)
         self._refused(stream, news.refused, now_ns)
         self._renew(stream, now_ns)
@@ -150,11 +156,16 @@ class Pipeline:
         """Per stream what the heartbeat says about it; may be called from any thread."""
         return {name: stream.facts() for name, stream in list(self._streams.items())}
 
+    def views(self) -> dict[str, tuple[Frame, TrackSet]]:
+        """Per stream its newest frame and its regions; may be called from any thread."""
+        return {name: (stream.frame, stream.tracks) for name, stream in list(self._streams.items())}
+
     def reasons(self) -> list[str]:
         """Why captions are not what they should be; may be called from any thread."""
         since_ns = self._stuck_ns
         hangs = since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS
-        return troubles(list(self._streams.items()), hangs=hangs)
+        found = troubles(list(self._streams.items()), hangs=hangs)
+        return found + self._keyframes.reasons(self._clock.now_ns())
 
     @property
     def halt(self) -> Halt:
@@ -193,8 +204,11 @@ class Pipeline:
     # --- orders ----------------------------------------------------------------------------------
 
     def _carry_out(self, now_ns: int) -> None:
-        for order in self._orders.take():
+        orders = self._orders.take()
+        for order in orders:
             self._desk.carry_out(order, now_ns=now_ns)
+        for stream in self._streams.values() if orders else ():
+            self._keyframes.offer(stream, now_ns)  # what was pointed at is on this very frame
 
     def _cancel(self, key: Key) -> bool:
         """Stop a direct request wherever it is; False when there is none (any more)."""

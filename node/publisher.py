@@ -9,9 +9,8 @@ match all the same, and the draft option for last values sends one message per s
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,11 +31,10 @@ from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books
 from ureca.node.auth import Guard, unguarded
 from ureca.node.config import PublishConfig
-from ureca.sockets import EVENT_HWM, harden
+from ureca.sockets import EVENT_HWM, harden, reopened
 from ureca.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
-_REOPEN_TRIES, _REOPEN_S = 200, 0.01
 _GREET_EVERY_NS = 200_000_000
 """Greetings go to everybody, so a crowd of joiners shares one."""
 Sink = Callable[[AnyEvent], None]
@@ -100,6 +98,7 @@ class Publisher:
         self._books = books
         self._sinks = tuple(sinks)
         self._eseq = 0
+        self._dropped: Counter[str] = Counter()
         self._greeted_ns = 0
         self._owed: set[bytes] = set()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
@@ -136,12 +135,7 @@ class Publisher:
         """
         address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.socket.close(_LINGER_MS)
-        for _ in range(_REOPEN_TRIES):  # libzmq lets go of the address a little later
-            with contextlib.suppress(WireError):
-                self.socket = self._open(address)
-                return
-            time.sleep(_REOPEN_S)
-        self.socket = self._open(address)
+        self.socket = reopened(lambda: self._open(address))
 
     def close(self) -> None:
         """Close the socket; what is on its way may still arrive."""
@@ -171,8 +165,15 @@ class Publisher:
         if isinstance(event, CaptionFinal):
             stamps["age_at_pub_ms"] = round((now_ns - event.cap_ns_last) / 1e6, 3)
             if queued_ns is not None:
+                stamps["drop"] = self._dropped_since()
                 stamps["t"] = {**event.t, "pub": (now_ns - queued_ns) // 1000}
         return msgspec.structs.replace(event, **stamps)
+
+    def _dropped_since(self) -> dict[str, int]:
+        """Frames dropped by reason since this was asked last."""
+        now = Counter(self._books.balance().frames_dropped)
+        gained, self._dropped = now - self._dropped, now
+        return dict(gained)
 
     def _send(self, event: AnyEvent) -> None:
         try:

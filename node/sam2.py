@@ -58,6 +58,10 @@ class Sam2:
         found = self._encoder.run(_MAPS, {"image": batch})
         return Maps(dict(zip(_MAPS, found, strict=True)), (image.shape[0], image.shape[1]))
 
+    def features(self, encoded: Maps) -> F32:
+        """See `Segmenter`: f32 [256, 64, 64]."""
+        return np.asarray(encoded.maps["image_embed"][0], np.float32)
+
     def cut(self, encoded: Maps, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
         """See `Segmenter`; three answers to each prompt. Raises `EngineError` when the graph does
         not answer in numbers.

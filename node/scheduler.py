@@ -215,11 +215,12 @@ class Scheduler:
             return Trigger.NEW
         if memory.track.state is TrackState.RECOVERED:
             return Trigger.RECOVERED
+        if memory.captioned.look is not None and memory.policy.style == "short":
+            return None  # what it looks like tells more (`checked`); long captions say where it is
         is_free = now_ns - memory.written_ns >= memory.policy.min_interval_ns
         if is_free and self._moved(memory.captioned, memory.track):
             return Trigger.CHANGE
-        blind = memory.captioned.look is None
-        return Trigger.REFRESH if blind and memory.is_old(now_ns) else None
+        return Trigger.REFRESH if memory.is_old(now_ns) else None
 
     def _moved(self, then: Seen, track: Track) -> bool:
         x0, y0, x1, y1 = then.box_xyxy_px

@@ -79,5 +79,8 @@ class Segmenter(Protocol):
     def encode(self, image: Image) -> EncodedImage:
         """Look at `image` u8 [H, W, 3] RGB of any size; the costly part, once per picture."""
 
+    def features(self, encoded: EncodedImage) -> F32:
+        """What it saw, f32 [C, h, w] stretched over the picture: alike where things are alike."""
+
     def cut(self, encoded: EncodedImage, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
         """For each prompt one or more answers: where a prompt is ambiguous, parts and wholes."""

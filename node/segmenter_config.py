@@ -17,8 +17,8 @@ def _require(condition: object, message: str) -> None:
 class SegmenterConfig:
     """A model that cuts regions out of keyframes, on a thread of its own."""
 
-    model: Literal["", "sam2-hiera-tiny"] = ""
-    """Empty: masks are carried by optical flow alone."""
+    model: Literal["", "sam2-hiera-tiny", "scripted"] = ""
+    """Empty: masks are carried by optical flow alone. `scripted` has no weights: for tests."""
     folder: str = ""
     """Where the model's files are; empty is where `ureca weights get` puts them."""
     threads: int = 1

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from ureca.clock import Clock
 from ureca.datatypes import Frame
@@ -19,21 +19,19 @@ from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books
 from ureca.node.clips import Clip, open_clip
 from ureca.node.config import NodeConfig
-from ureca.node.zmq_frames import SCHEME, ZmqFrames
+from ureca.node.inputs.address import NETWORK, Address, addresses_of, shown
+from ureca.node.inputs.capture import DEVICE
+from ureca.node.inputs.credit import SCHEME as CREDIT_SCHEME
+from ureca.node.inputs.credit import CreditFrames
+from ureca.node.inputs.live import LiveSource
+from ureca.node.inputs.several import Several
+from ureca.node.inputs.watched import FrameSource, Wait, Watched
+from ureca.node.zmq_frames import SCHEME as ZMQ_SCHEME
+from ureca.node.zmq_frames import ZmqFrames
 
-Wait = Callable[[float], bool]
-"""Waits up to so many seconds; True means stop. `threading.Event.wait` of a stop event is one."""
+__all__ = ["ClipPlayer", "FrameSource", "Wait", "Watched", "open_source"]
 
-
-class FrameSource(Protocol):
-    """Where frames come from."""
-
-    @property
-    def is_lossless(self) -> bool:
-        """True when every frame must be processed: the taker makes the source wait."""
-
-    def frames(self) -> Iterator[Frame]:
-        """Frames until the source ends or is told to stop; called once, from one thread."""
+LIVE_SCHEMES = NETWORK | {DEVICE}
 
 
 class ClipPlayer:
@@ -96,16 +94,44 @@ class ClipPlayer:
 
 
 def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-    """The source that `config.source.uri` names. Raises `SourceError` with the remedy when it
-    cannot be opened.
+    """The source, or the sources as one, that `config.source` names. Raises `SourceError` with the
+    remedy when one cannot be opened; a camera that is away may come later.
     """
-    uri = config.source.uri
+    addresses = addresses_of(config.source)
+    if len(addresses) > config.limits.max_streams:
+        raise SourceError(
+            f"{len(addresses)} sources, and limits.max_streams is {config.limits.max_streams}: "
+            f"raise it with --set limits.max_streams={len(addresses)}"
+        )
+    if len(addresses) == 1:
+        return _open(addresses[0], config, clock, books, wait)
+    return Several(
+        lambda each_wait: [
+            _open(address, config, clock, books, each_wait) for address in addresses
+        ],
+        books=books,
+        wait=wait,
+    )
+
+
+def _open(
+    address: Address, config: NodeConfig, clock: Clock, books: Books, wait: Wait
+) -> FrameSource:
+    uri = address.uri
     if not uri:
         raise SourceError(
-            "no source: give --source a video file, a folder, a tar or zmq+tcp://HOST:PORT"
+            "no source: give --source a video file, a folder, a tar, v4l2:///dev/video0, "
+            "rtsp://HOST/PATH or zmq+tcp://HOST:PORT"
         )
-    if uri.startswith(SCHEME):
-        return ZmqFrames(uri, config, clock=clock, books=books, wait=wait)
+    if uri.startswith((ZMQ_SCHEME, CREDIT_SCHEME)):
+        make = ZmqFrames if uri.startswith(ZMQ_SCHEME) else CreditFrames
+        return make(uri, config, clock=clock, books=books, wait=wait)
+    scheme = uri.partition("://")[0].lower() if "://" in uri else "file"
+    if scheme in LIVE_SCHEMES:
+        return LiveSource(address, config, clock=clock, books=books, wait=wait)
+    if scheme != "file":
+        raise SourceError(f"unknown source {shown(uri)}: docs/sources.md has every form")
     path = Path(uri.removeprefix("file://"))
     clip = open_clip(path, fps=config.source.fps, max_px=config.limits.max_image_px)
-    return ClipPlayer(clip, config, clock=clock, books=books, wait=wait)
+    own = replace(config, source=replace(config.source, stream=address.stream))
+    return ClipPlayer(clip, own, clock=clock, books=books, wait=wait)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from ureca.node.asks import Ask
 from ureca.node.caption_events import same
 from ureca.node.change import Look, change, look_at
 from ureca.node.config import NodeConfig
+from ureca.node.cutting import Cutting, KeyWish
 from ureca.node.policy import Policies, Policy
 from ureca.node.refusals import Refusals
 from ureca.node.regions import box_of, seed_mask
@@ -59,6 +61,9 @@ class Stream:
         self._seen_ns: int | None = None
         self._changed_ns = 0
         self._max_regions = config.limits.max_regions
+        self._segmenter = config.segmenter
+        self._since_key: int | None = None
+        self._cut: AbstractSet[str] = frozenset()
         self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
 
@@ -69,8 +74,28 @@ class Stream:
             self._changed_ns = now_ns
         self._seen_ns = now_ns
         self.frame, self.tracks = frame, update.tracks
+        if self._since_key is not None:
+            self._since_key += 1
         news = self._news(self.tracks, now_ns)
         return News(news.events, news.aborts, (*frame.refused, *update.refused))
+
+    def keyframe(self) -> KeyWish | None:
+        """What a segmenter should cut out of the newest frame; None when it is not due, or there is
+        nothing to cut out. At once where a region has begun, else every n-th frame.
+        """
+        new = {track.rid for track in self.tracks.tracks if track.state is TrackState.NEW}
+        since = self._since_key
+        is_due = since is None or since >= self._segmenter.every_frames
+        if not is_due and not new - self._cut:
+            return None
+        wish = self._tracker.keyframe(self.frame, everything=self._segmenter.everything)
+        if wish is not None:
+            self._since_key, self._cut = 0, wish.regions.keys()
+        return wish
+
+    def corrected(self, cutting: Cutting) -> None:
+        """A segmenter's answer; the next frame takes it up."""
+        self._tracker.corrected(cutting)
 
     def pick(self, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
         """At most `room` wishes for captions on the newest frame; see `Scheduler.pick`."""
@@ -169,6 +194,7 @@ class Stream:
             "regions": len(tracks.tracks),
             "captured_ns": frame.captured_ns,
             "unchanged_ms": self._unchanged_ns // 1_000_000,
+            "corrected": self._tracker.corrected_masks,
         }
 
     def _news(self, tracks: TrackSet, now_ns: int) -> News:

@@ -4,12 +4,12 @@ Two kinds of region live side by side. *Given* regions come with every frame fro
 its own masks (`given`). *Carried* regions are given once (a prompt, or a describe-and-follow) and
 carried on by `carry.Carrier`; a segmenter may correct them on keyframes (`correction`).
 
-Reasons for `lost`: `drift` (flow contradicts itself), `occluded` (most of it vanished inside the
-picture), `left_view` (it vanished at the border), `area_jump` (it grew or shrank as no motion
-does), `appearance` (its colours are no longer the region's), `absent` (the sender stopped listing
-it), `bad_region` (what the sender says of it is no region of the frame). Reasons for the end:
-`lost_ttl`, `restart` (the source began anew or changed its picture size), `removed` (on request),
-`source_end`. Ids are never used twice.
+Reasons for `lost`: `drift` (flow contradicts itself, or a segmenter sees nothing there), `occluded`
+(most of it vanished inside the picture), `left_view` (it vanished at the border), `area_jump` (it
+grew or shrank as no motion does), `appearance` (its colours are no longer the region's), `absent`
+(the sender stopped listing it), `bad_region` (what the sender says of it is no region of the
+frame). Reasons for the end: `lost_ttl`, `restart` (the source began anew or changed its picture
+size), `removed` (on request), `source_end`. Ids are never used twice.
 
 Pure: frames and `now_ns` in, `TrackSet` out.
 """
@@ -94,7 +94,7 @@ class Tracker:
         assert self._picture is not None
         mask = seed_mask(seed, frame.image)
         self._carry_from(region, self._picture, mask)
-        region.seed = seed if seed.mask is None else None
+        _drawn(region, seed, frame)
         region.see(mask)
         region.track = replace(region.track, label=seed.label or region.track.label)
         return region.track
@@ -131,6 +131,16 @@ class Tracker:
         """
         self._corrections.offer(cutting)
 
+    @property
+    def corrections(self) -> dict[str, int]:
+        """What became of a segmenter's masks: `taken`, or refused by which gate."""
+        return dict(self._corrections.counts)
+
+    @property
+    def corrected_masks(self) -> int:
+        """How many masks of a segmenter were taken up."""
+        return self._corrections.counts["taken"]
+
     # --- frames ----------------------------------------------------------------------------------
 
     def _begin(self, frame: Frame) -> tuple[Track, ...]:
@@ -155,7 +165,7 @@ class Tracker:
             self._corrections.follow(flow)
             for region in moving:
                 self._move(region, frame, flow, now_ns)
-        self._corrections.apply(frame, picture)
+        self._corrections.apply(frame, picture, now_ns=now_ns)
         for region in carried:
             if region.is_lost and self._frames % (self._config.recover_every << region.finds) == 0:
                 self._search(region, frame)
@@ -235,9 +245,14 @@ class Tracker:
         self._regions.check_room()  # before a mask is made: that is what a flood of prompts costs
         mask = seed_mask(seed, frame.image)
         region = self._regions.start(frame, seed, mask)
-        region.seed = seed if seed.mask is None else None
+        _drawn(region, seed, frame)
         self._carry_from(region, self._picture, mask)
         return region.track
+
+
+def _drawn(region: Region, seed: RegionSeed, frame: Frame) -> None:
+    region.seed = seed if seed.mask is None else None
+    region.drawn_seq = frame.seq
 
 
 def _lies_inside(part: Mask | None, whole: Mask | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import zmq
 
@@ -48,14 +49,21 @@ class ZmqFrames:
             raise SourceError(f"expected zmq+tcp://HOST:PORT or zmq+ipc:///PATH, got {uri!r}")
         self._config = config
         self._wait = wait
-        self._context = context or zmq.Context.instance()
+        self._context = context
         self._intake = Intake(config, clock=clock, books=books, is_local=is_local(self._endpoint))
         self._silence = Silence(self._endpoint, clock, after_s=config.source.silent_s)
 
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
-        socket = self._context.socket(zmq.SUB)
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._intake.close)
+            self._intake.prepare()
+            context = self._context
+            if context is None:
+                context = zmq.Context()
+                stack.callback(context.term)
+            socket = context.socket(zmq.SUB)
+            stack.callback(socket.close, 0)
             harden(socket)
             keep_frames_fresh(socket)
             # All majors: an incompatible camera is to be counted and named, not silently unmatched.
@@ -64,9 +72,6 @@ class ZmqFrames:
             while not self._wait(0.0):
                 if socket.poll(_POLL_MS):
                     yield from self._decode_newest(self._drain(socket))
-        finally:
-            socket.close(0)
-            self._intake.close()
 
     def reasons(self) -> tuple[str, ...]:
         """See `Watched`."""

@@ -36,6 +36,7 @@ from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
 from ureca.keys import ClientKeys
 from ureca.packing import LIMITS, WireLimits
+from ureca.pictures import Picture
 from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
 from ureca.requests import (
     Description,
@@ -195,6 +196,12 @@ class AsyncClient:
     async def snapshot(self) -> list[AnyEvent]:
         """See `Client`."""
         return await self._ask(questions.snapshot())
+
+    async def picture(
+        self, stream: str, *, after: int | None = None, max_width_px: int = 640
+    ) -> Picture:
+        """See `Client.picture`."""
+        return await self._ask(questions.picture(stream, after, max_width_px))
 
     async def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
         """See `Client`."""

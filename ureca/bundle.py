@@ -23,7 +23,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 
 _RESTORE = (
-    "restore the folder from version control, or write it anew: ureca export CHECKPOINT -o FOLDER"
+    "restore the folder (from version control; an installed one: pip install --force-reinstall "
+    "ureca-nano-weights), or write it anew: ureca export CHECKPOINT -o FOLDER"
 )
 
 

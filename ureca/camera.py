@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from ureca.clock import clock_domain
 from ureca.credits import ASK_EVERY_S, MAX_CREDITS, CreditAsk, decode_grant, encode_credit
 from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
 from ureca.errors import WireError
@@ -28,7 +29,7 @@ from ureca.frames import Encoding, FrameHeader, encode_frame
 from ureca.keys import ClientKeys, ServerKeys
 from ureca.packing import LIMITS, WireLimits
 from ureca.ring import RingWriter
-from ureca.sockets import harden, keep_frames_fresh, require_keys
+from ureca.sockets import harden, keep_frames_fresh, reopened, require_keys
 from ureca.zap import Gate
 
 _Sender = TypeVar("_Sender", bound="FrameSender")
@@ -101,7 +102,8 @@ class FrameSender(ABC):
         self.next_seq = frame.seq + 1
         if not self._room():
             return False
-        header = FrameHeader.of(frame, self._enc)
+        domain = clock_domain() if frame.clock == "mono" else None
+        header = FrameHeader.of(frame, self._enc, clk_id=domain)
         if self._ring is not None:
             shared = self._ring.write(np.ascontiguousarray(frame.image))
             return self.send_encoded(msgspec.structs.replace(header, shm=shared), b"")
@@ -155,31 +157,46 @@ class FramePublisher(FrameSender):
         require_keys(address, keys)
         super().__init__(stream=stream, node=node, encoder=encoder, enc=enc, shm=shm, limits=limits)
         self._gate = Gate(self._context, keys) if keys is not None else None
-        self._socket = self._context.socket(zmq.PUB)
-        harden(self._socket, limits)
-        keep_frames_fresh(self._socket)
-        if self._gate is not None:
-            self._gate.guard(self._socket, address, "pictures")
         try:
-            self._socket.bind(address)
+            self._socket = self._open(address)
+        except WireError:
+            self._close_gate()
+            super().close()
+            raise
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _open(self, address: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.PUB)
+        harden(socket, self._limits)
+        keep_frames_fresh(socket)
+        if self._gate is not None:
+            self._gate.guard(socket, address, "pictures")
+        try:
+            socket.bind(address)
         except zmq.ZMQError as error:
-            self.close()
+            socket.close(0)
             raise WireError(
                 f"cannot publish frames on {address}: {error}", code="INTERNAL"
             ) from error
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return socket
 
     def close(self) -> None:
         """See `FrameSender`."""
         self._socket.close(0)
+        self._close_gate()
+        super().close()
+
+    def _close_gate(self) -> None:
         if self._gate is not None:
             self._gate.close()
-        super().close()
 
     def _room(self) -> bool:
         return True
 
     def _send(self, parts: list[bytes]) -> bool:
+        if self._gate is not None and self._gate.take_revoked():
+            self._socket.close(0)  # the others connect again by themselves
+            self._socket = reopened(lambda: self._open(self.address))
         self._socket.send_multipart(parts)  # PUB never blocks: it drops for slow subscribers
         return True
 

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 from ureca import __version__
-from ureca.errors import UrecaError
+from ureca.errors import MissingExtraError, UrecaError
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Command:
     module: str
     summary: str
     example: str
+    extra: str = ""
+    """What `pip install` must bring beyond the client."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -26,21 +29,68 @@ COMMANDS: dict[str, Command] = {
         "ureca.node.main",
         "run the node: a camera or clip in, captions of its regions out",
         "ureca run --source clip.mp4 --prompts prompts.json",
+        extra="node",
     ),
     "replay": Command(
         "ureca.node.record.command",
         "run a recording through the node's decisions again and compare",
         "ureca replay run.mcap",
+        extra="node",
     ),
     "watch": Command(
         "ureca.watch",
         "watch a running node's captions live",
         "ureca watch --json",
     ),
+    "view": Command(
+        "ureca.node.viewer.command",
+        "serve a page that shows a running node: video, regions, captions, figures",
+        "ureca view --open",
+        extra="view",
+    ),
+    "camera": Command(
+        "ureca.node.inputs.camera_command",
+        "send the pictures of a camera, stream or clip to a node",
+        "ureca camera 'v4l2:///dev/video0?width=1280&height=720' --jpeg 90",
+        extra="node",
+    ),
+    "ros": Command(
+        "ureca.bridges.ros.command",
+        "publish detections on ROS 2, and forward ROS 2 cameras",
+        "ureca ros --image /camera/image_raw=cam0 --masks mono16",
+    ),
+    "rerun": Command(
+        "ureca.bridges.rerun.command",
+        "log pictures, masks, captions and latencies to Rerun",
+        "ureca rerun --save run.rrd",
+    ),
     "describe": Command(
         "ureca.node.describe",
         "caption one region of one picture",
         "ureca describe photo.jpg --box 40,30,200,180",
+        extra="node",
+    ),
+    "doctor": Command(
+        "ureca.node.doctor.command",
+        "is this machine ready? what is missing, and the remedy",
+        "ureca doctor",
+        extra="node",
+    ),
+    "sources": Command(
+        "ureca.node.doctor.sources",
+        "list the cameras of this machine",
+        "ureca sources",
+        extra="node",
+    ),
+    "health": Command(
+        "ureca.health_command",
+        "ask a running node whether it is well",
+        "ureca health",
+    ),
+    "completion": Command(
+        "ureca.completion",
+        "print a script that completes commands and options in your shell",
+        "ureca completion bash",
     ),
     "keys": Command(
         "ureca.keys_command",
@@ -51,16 +101,19 @@ COMMANDS: dict[str, Command] = {
         "ureca.models.evaluation.caption",
         "caption many regions of a data set",
         "ureca caption regions.jsonl.gz --images images --bundle BUNDLE -o captions.jsonl",
+        extra="eval",
     ),
     "eval": Command(
         "ureca.models.evaluation.command",
         "measure captions of held-out regions and write a report",
         "ureca eval BUNDLE --data DATA -o report",
+        extra="eval",
     ),
     "train": Command(
         "ureca.models.training.train",
         "train a captioner",
         "ureca train configs/train/nano.yaml",
+        extra="train",
     ),
     "mllm": Command(
         "ureca.models.mllm.command",
@@ -71,21 +124,35 @@ COMMANDS: dict[str, Command] = {
         "ureca.export.build",
         "turn a checkpoint into a bundle that the node runs",
         "ureca export runs/nano -o bundle",
+        extra="export",
     ),
     "verify": Command(
         "ureca.export.verify",
         "prove that a bundle still says what its checkpoint says",
         "ureca verify models/pretrained/ureca-nano",
+        extra="export",
     ),
     "worlds": Command(
         "ureca.models.data.worlds.make",
         "render synthetic training views and demo clips",
         "ureca worlds --help",
+        extra="train",
     ),
     "data": Command(
         "ureca.models.data.command",
         "check training data: counts, faults, a contact sheet",
         "ureca data check ../shared/data -o report",
+        extra="train",
+    ),
+    "weights": Command(
+        "ureca.weights",
+        "list published weights, or bring them, checked by sha256",
+        "ureca weights get sam2-hiera-tiny",
+    ),
+    "curate": Command(
+        "ureca.models.curation.command",
+        "write captions for pictures with masks, by a larger model or our own",
+        "ureca curate DATA -o runs/curated --limit 200",
     ),
     "bench": Command(
         "ureca.models.bench",
@@ -115,7 +182,22 @@ def node() -> int:
 
 def guarded(module: str, argv: Sequence[str]) -> int:
     """Import a command's module and run it, turning the errors that we expect into exit codes."""
-    return _guarded(lambda: int(importlib.import_module(module).main(argv)))
+    return _guarded(lambda: int(_loaded(module).main(argv)))
+
+
+def _loaded(module: str) -> ModuleType:
+    """A command's module; raises `MissingExtraError` where its extra was not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        name = str(error.name)
+        extra = next((c.extra for c in COMMANDS.values() if c.module == module), "")
+        if not extra or name.partition(".")[0] == "ureca":
+            raise
+        raise MissingExtraError(
+            f"{name!r} is not installed; it comes with the extra {extra!r}: "
+            f"pip install 'ureca[{extra}]'"
+        ) from error
 
 
 def _say(text: str, code: int) -> int:
@@ -142,7 +224,7 @@ def _guarded(command: Callable[[], int]) -> int:
 def usage() -> str:
     """The text of `ureca --help`."""
     lines = ["usage: ureca COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "examples:", *(f"  {command.example}" for command in COMMANDS.values())]
     lines += [
         "",

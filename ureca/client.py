@@ -37,6 +37,7 @@ from ureca.datatypes import Image, RegionSeed, Style
 from ureca.events import AnyEvent
 from ureca.keys import ClientKeys
 from ureca.packing import LIMITS, WireLimits
+from ureca.pictures import Picture
 from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
 from ureca.requests import Description, Health, Hello, decode_reply, encode_request
 from ureca.sockets import connect_pair
@@ -183,6 +184,14 @@ class Client:
     def snapshot(self) -> list[AnyEvent]:
         """The last word on every live region: its track event and, if it has one, its caption."""
         return self._ask(questions.snapshot())
+
+    def picture(self, stream: str, *, after: int | None = None, max_width_px: int = 640) -> Picture:
+        """What the node sees of a stream, as a JPEG at most so wide, with the regions' masks.
+
+        Waits for a frame whose number is not `after`; raises `RequestError` (DEADLINE) if none
+        comes.
+        """
+        return self._ask(questions.picture(stream, after, max_width_px))
 
     def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
         """The regions whose captions have words of `text`, those with most of them first."""

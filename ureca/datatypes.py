@@ -79,7 +79,7 @@ class Frame:
 
     `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a
     drop), and is compared within one `boot` (16 bytes, new for every publisher process).
-    `captured_ns` is on `clock`. `regions` is None when the sender sends no masks, and a tuple
+    `captured_ns` is on `clock`, in the domain `clock_id` if it is known. `regions` is None when the sender sends no masks, and a tuple
     (maybe empty) when it does. `prompts` are regions to start here and carry on. `refused` are
     those of either that do not fit the picture.
     """
@@ -95,6 +95,7 @@ class Frame:
     regions: tuple[RegionSeed, ...] | None = None
     prompts: tuple[RegionSeed, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    clock_id: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:

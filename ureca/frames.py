@@ -197,6 +197,7 @@ def decode_frame(
         captured_ns=header.cap_ns,
         image=image,
         clock=header.clk,
+        clock_id=header.clk_id,
         cap_src=header.cap_src,
         received_ns=received_ns,
         regions=regions,

@@ -46,7 +46,7 @@ ERROR_CODES = frozenset(
 )
 
 _ID = re.compile(r"[a-z0-9_-]{1,64}\Z")
-_PREFIX = re.compile(rb"ureca(\d{1,4})/")
+_PREFIX = re.compile(rb"ureca(0|[1-9]\d{0,3})/")
 _MAX_TOPIC_BYTES = 5 + 4 + 4 * 65 + 16
 _Message = TypeVar("_Message")
 
@@ -71,8 +71,11 @@ class WireLimits:
 
     @property
     def for_replies(self) -> WireLimits:
-        """Replies may be longer: a snapshot carries a mask or two for every live region."""
-        return replace(self, max_header_bytes=self.max_reply_bytes)
+        """Replies may be longer: a snapshot carries a mask or two for every live region, `picture`
+        a JPEG.
+        """
+        most = self.max_reply_bytes
+        return replace(self, max_header_bytes=most, max_binary_bytes=most)
 
 
 LIMITS = WireLimits()

@@ -1,10 +1,11 @@
-"""Width and height of a JPEG or PNG from its own header, without decoding a pixel.
+"""Width and height of a JPEG, PNG, WebP or BMP from its own header, without decoding a pixel.
 
 A small file may unpack to gigabytes; whoever checks the size first cannot be surprised.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Literal
 
 from ureca.errors import WireError
@@ -18,6 +19,32 @@ _MAX_SEGMENTS = 1024
 def picture_size(data: bytes, enc: Literal["jpeg", "png"]) -> tuple[int, int]:
     """(width, height) in pixels as the file says; `WireError` when it is not such a file."""
     return _png_size(data) if enc == "png" else _jpeg_size(data)
+
+
+def any_picture_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in pixels of a JPEG, PNG, WebP or BMP; `WireError` for everything else."""
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_size(data)
+    if data.startswith(b"BM") and len(data) >= 26:
+        width, height = struct.unpack_from("<ii", data, 18)
+        return width, abs(height)  # negative: the rows stand from top to bottom
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP" and len(data) >= 30:
+        return _webp_size(data)
+    return _png_size(data)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """The first chunk: extended, lossless or lossy (RFC 9649)."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        sides = data[24:27], data[27:30]
+        return int.from_bytes(sides[0], "little") + 1, int.from_bytes(sides[1], "little") + 1
+    bits = int.from_bytes(data[21:25] if kind == b"VP8L" else data[26:30], "little")
+    if kind == b"VP8L":
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return bits & 0x3FFF, bits >> 16 & 0x3FFF
+    raise WireError(f"expected a WebP, got one whose first chunk is {kind!r}")
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from ureca.asking import snapshot_events, typed
 from ureca.datatypes import RegionSeed, Style
 from ureca.errors import WireError
 from ureca.events import AnyEvent
+from ureca.pictures import Picture
 from ureca.region_requests import PolicyPatch
 from ureca.requests import Health, Hello
 from ureca.wire_regions import WireRegion
@@ -125,6 +126,12 @@ def config() -> Question[Plain]:
 def snapshot() -> Question[list[AnyEvent]]:
     """`snapshot`."""
     return Question("snapshot", {}, snapshot_events)
+
+
+def picture(stream: str, after: int | None, max_width_px: int) -> Question[Picture]:
+    """`picture`."""
+    args = {"stream": stream, "after": after, "max_width_px": max_width_px}
+    return Question("picture", args, lambda result: typed(result, Picture))
 
 
 def find(text: str, stream: str | None, limit: int) -> Question[list[Found]]:

@@ -40,6 +40,7 @@ OPS = frozenset(
         "find",
         "stats",
         "health",
+        "picture",
         "config.get",
         "record.start",
         "record.stop",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
 
-from ureca.errors import ConfigError, RequestError
+from ureca.errors import ConfigError, RequestError, WireError
 from ureca.keys import ClientKeys, ServerKeys
 from ureca.packing import LIMITS, WireLimits, subscription
 
@@ -16,6 +19,7 @@ HEARTBEAT_TIMEOUT_MS = 5_000
 EVENT_HWM = 10_000
 FRAME_HWM = 2
 FRAME_BUFFER_BYTES = 1 << 18
+_REOPEN_TRIES, _REOPEN_S = 200, 0.01
 _LOCAL = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:.*)?|(ipc|inproc)://.+)")
 _TO_CAMERA = """    ureca keys new camera -o keys
     ureca keys allow NODE.key --role observe -o keys
@@ -87,6 +91,17 @@ def connect_pair(
             f"cannot connect to {events} and {requests}: {error}", code="NOT_FOUND"
         ) from error
     return sub, dealer
+
+
+def reopened(opened: Callable[[], zmq.Socket[Any]]) -> zmq.Socket[Any]:
+    """What `opened` binds to an address that a socket has just been closed on: libzmq lets go of it
+    a little later, so `WireError` is not believed at once.
+    """
+    for _ in range(_REOPEN_TRIES):
+        with contextlib.suppress(WireError):
+            return opened()
+        time.sleep(_REOPEN_S)
+    return opened()
 
 
 def keep_frames_fresh(socket: zmq.Socket[bytes]) -> None:

@@ -81,6 +81,20 @@ class Gate:
         watcher.connect(endpoint)
         self._monitors.append((watcher, plane))
 
+    def sender_of(self, message: zmq.Frame) -> bytes:
+        """The public key with which a received frame's connection was opened; empty without one."""
+        try:
+            return str(message.get("User-Id")).encode("ascii", "replace")
+        except zmq.ZMQError:
+            return b""
+
+    def admits(self, message: zmq.Frame, plane: Plane) -> bool:
+        """Whether the sender of a frame may still use the plane; counted if not."""
+        admitted = self.role_of(self.sender_of(message)) in PLANE_ROLES[plane]
+        if not admitted:
+            self.refused[plane] += 1
+        return admitted
+
     def role_of(self, user: bytes) -> Role | None:
         """The role that a connected key has now; None when it was revoked since."""
         return self._keys.allow.role_of(user)

@@ -13,6 +13,10 @@ BENCHES = {
         "shared prefix against region by region, eager torch and transformers",
     ),
     "node": ("ureca.node.bench.command", "a node under open-loop load, from capture to caption"),
+    "track": (
+        "ureca.node.bench.track_command",
+        "masks followed through clips, against the true ones",
+    ),
 }
 """Module and summary by name; modules are imported by name, so that no room knows another."""
 

@@ -17,9 +17,9 @@ from ureca.models.data.counts import Counts, count, table
 from ureca.models.data.folders import check_pictures, check_regions, read_folders
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore
 from ureca.models.data.sheet import choose, write_sheets
+from ureca.models.runtime.shipped import shipped_bundle
 from ureca.models.tokenizer import Tokenizer
 
-_SHIPPED_TOKENIZER = Path(__file__).parents[1] / "pretrained" / "ureca-nano" / "tokenizer.json"
 _NAMED = 10
 _EPILOG = """examples:
   ureca data check ../shared/data -o report
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     data = read_folders(options.roots)
     store = ImageStore([root / "images" for root in options.roots])
-    tokenizer = Tokenizer.load(options.tokenizer)
+    tokenizer = Tokenizer.load(options.tokenizer or shipped_bundle() / "tokenizer.json")
     findings = [*data.unreadable, *check_regions(data, options.held_out_every)]
     texts = tqdm(data.records, desc="texts", unit="region", disable=None)
     findings += check_texts(texts, tokenizer.encode, options.max_tokens)
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"divisor of the split ({HELD_OUT_EVERY})",
     )
-    add("--tokenizer", type=Path, default=_SHIPPED_TOKENIZER, help="tokenizer.json (the shipped)")
+    add("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json (the shipped)")
     add("--max-tokens", type=int, default=32, help="of a caption, its end included (32)")
     add("--json", action="store_true", help="one JSON object instead of tables")
     return parser

@@ -66,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = caption_records(
         engine, store, todo, style=options.style, image_only=options.image_only
     )
+    if options.render is not None:
+        # Imported here: it draws, and captioning alone needs nothing to draw with.
+        from ureca.models.evaluation.rendered import rendered
+
+        results = rendered(results, todo, store, options.render)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w" if options.overwrite else "a", encoding="utf8") as out:
         failed = _write(tqdm(results, total=len(todo), unit="region"), out)
@@ -253,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--style", choices=("auto", "short", "long"), default="auto")
     parser.add_argument(
         "--image-only", action="store_true", help="control: full-frame masks, nothing of the region"
+    )
+    parser.add_argument(
+        "--render", type=Path, metavar="DIR", help="write each picture with its captions as PNG"
     )
     parser.add_argument("--overwrite", action="store_true", help="start the output anew")
     parser.add_argument("--threads", type=_positive, help="threads of the float graphs")

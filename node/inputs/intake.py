@@ -15,7 +15,9 @@ from ureca.frames import Pixels
 from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
-from ureca.node.pictures import decode_nv12, decode_picture
+from ureca.node.decode_guard import Decoder
+from ureca.node.inputs.clocks import Clocks
+from ureca.node.pictures import decode_nv12
 from ureca.ring import RingReader
 from ureca.wire import FrameHeader, decode_frame
 
@@ -48,6 +50,8 @@ class Intake:
         self._clock = clock
         self._books = books
         self._ring = RingReader() if is_local else None
+        self._decode = Decoder(config, is_local=is_local)
+        self._clocks = Clocks(clock, is_local=is_local)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         self._senders: dict[bytes, _Sender] = {}
 
@@ -67,9 +71,10 @@ class Intake:
         frame = self._decoded(parts)
         if frame is None:
             return None
+        frame = self._clocks.ours(frame)
         self._count_gap(self._sender(parts[0]), frame)
         if self._is_expired(frame):
-            age_ms = (frame.received_ns - frame.captured_ns) // 1_000_000
+            age_ms = (self._clock.now_ns() - frame.captured_ns) // 1_000_000
             self.drop("expired", f"frame {frame.seq} of {frame.stream} is {age_ms} ms old")
             return None
         return frame
@@ -77,15 +82,24 @@ class Intake:
     def drop(self, reason: DropReason, message: str) -> None:
         """Count a message that will not become a frame, and say why now and then."""
         self._books.frame_dropped(reason)
-        self._log.warning(reason, f"dropped a frame ({reason}): {message}")
+        self.warn(reason, f"dropped a frame ({reason}): {message}")
+
+    def warn(self, key: str, message: str) -> None:
+        """Log, but not too often under one key."""
+        self._log.warning(key, message)
 
     def left(self, count: int) -> None:
         """So many messages came in and will not be looked at, because the node is ending."""
         if count:
             self._books.frame_dropped("shutdown", count)
 
+    def prepare(self) -> None:
+        """Before the first message: what takes time must not make frames old."""
+        self._decode.prepare()
+
     def close(self) -> None:
         """Give back what shared memory there was, and delete what dead cameras left."""
+        self._decode.close()
         if self._ring is not None:
             self._ring.close()
 
@@ -108,7 +122,7 @@ class Intake:
     def _pixels(self, data: Pixels, header: FrameHeader) -> Image:
         if header.enc == "nv12":
             return decode_nv12(data, width=header.w, height=header.h, stride=header.stride)
-        return decode_picture(bytes(data), max_px=self._config.limits.max_image_px)
+        return self._decode(bytes(data), max_px=self._config.limits.max_image_px)
 
     def _count_gap(self, sender: _Sender, frame: Frame) -> None:
         if sender.boot == frame.boot:
@@ -119,12 +133,8 @@ class Intake:
         sender.boot, sender.seq, sender.received = frame.boot, frame.seq, 0
 
     def _is_expired(self, frame: Frame) -> bool:
-        """Only a stamp of our own clock can be compared; others are taken as they come. A stamp in
-        the future would keep its captions valid for as long.
-        """
-        if frame.clock != self._clock.name:
-            return False
-        age_ns = frame.received_ns - frame.captured_ns
+        """A stamp in the future would keep its captions valid for as long."""
+        age_ns = self._clock.now_ns() - frame.captured_ns
         return abs(age_ns) > self._config.source.max_age_ms * 1_000_000
 
     def _sender(self, topic: bytes) -> _Sender:

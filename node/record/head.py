@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import msgspec
 
@@ -10,8 +11,12 @@ from ureca.config import from_plain, to_plain
 from ureca.datatypes import EngineInfo, RegionSeed
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
+from ureca.node.inputs.address import without_secrets
 from ureca.node.prompts import Prompts
 from ureca.node.record.reader import Recording
+
+MID_RUN = "began_while_running"
+"""Stands in the head of a recording whose beginning is not the node's."""
 
 
 def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str, str]:
@@ -19,7 +24,7 @@ def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str,
     plain = {str(seq): msgspec.to_builtins(seeds) for seq, seeds in prompts.items()}
     return {
         "format": "1",
-        "config": json.dumps(to_plain(config)),
+        "config": json.dumps(to_plain(replace(config, source=without_secrets(config.source)))),
         "prompts": json.dumps(plain),
         "model": info.model,
         "bundle_sha": info.bundle_sha,
@@ -27,7 +32,13 @@ def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str,
 
 
 def config_of(recording: Recording) -> NodeConfig:
-    """The configuration that was recorded."""
+    """The configuration that was recorded; `SourceError` where it alone is not enough to replay."""
+    if MID_RUN in recording.head:
+        raise SourceError(
+            f"{recording.path} was begun by record.start while the node was running: its pictures, "
+            "masks and events can be read, but its decisions follow from what came before and "
+            "cannot be replayed. Record with: ureca run --record FILE"
+        )
     try:
         plain = json.loads(recording.head["config"])
         return from_plain(NodeConfig, plain, where=str(recording.path))

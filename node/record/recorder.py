@@ -61,7 +61,7 @@ class Recorder:
         max_pending_bytes: int = _MAX_PENDING_BYTES,
         open_file: OpenFile = _open,
     ) -> None:
-        self._path, self._clock = path, clock
+        self.path, self._clock = path, clock
         self._max_bytes = max_pending_bytes
         self._wall_offset_ns = time.time_ns() - clock.now_ns()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
@@ -189,7 +189,7 @@ class Recorder:
 
     def _give_up(self, error: OSError) -> None:
         with self._changed:
-            self.failure = f"recording to {self._path} ended: {error.strerror or error}"
+            self.failure = f"recording to {self.path} ended: {error.strerror or error}"
             self._lost["message"] += 1 + len(self._pending)
             lost = self._lost["message"]
             self._pending.clear()

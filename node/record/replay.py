@@ -32,11 +32,11 @@ from ureca.node.record import schemas
 from ureca.node.record.head import config_of, prompts_of
 from ureca.node.record.reader import Recording, digest
 from ureca.node.record.tape import Turn, Wish, failure
-from ureca.node.record.then import ThenCaptioner
+from ureca.node.record.then import ThenCaptioner, ThenCutters
 from ureca.region_requests import ORDERS
 
 _log = logging.getLogger(__name__)
-_STAMPS = frozenset({"boot", "eseq", "pub_ns", "t", "age_at_pub_ms"})
+_STAMPS = frozenset({"boot", "eseq", "pub_ns", "t", "age_at_pub_ms", "drop"})
 """What two runs of the same decisions may differ in: identities of the process and durations."""
 
 Story = dict[str, Any]
@@ -101,9 +101,11 @@ class _Run:
         self._found = Replayed()
         self._max_px = config.limits.max_image_px
         self._captioner = ThenCaptioner(recording, engine, config, self.clock)
+        self._cutters = ThenCutters()
         self._pipeline = Pipeline(
             config,
             self._captioner,
+            cutters=self._cutters if config.segmenter.model else None,
             clock=self.clock,
             books=self._books,
             prompts=prompts_of(recording),
@@ -115,6 +117,7 @@ class _Run:
         for turn in self._turns:
             self.clock.advance(ns=max(0, turn.now_ns - self.clock.now_ns()))
             self._captioner.begin(turn)
+            self._cutters.begin(turn)
             frame = _frame(turn, pictures)
             if turn.frame is not None and frame is None:
                 found.gap = f"the picture of turn {turn.n} was not recorded"

@@ -18,6 +18,7 @@ from ureca.datatypes import Frame, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent
 from ureca.node.asks import Ask
+from ureca.node.cutting import Cutting
 from ureca.node.jobs import Job
 from ureca.node.orders import Order
 from ureca.node.record.pictures import to_png
@@ -60,6 +61,8 @@ class Turn(msgspec.Struct, kw_only=True, omit_defaults=True):
     ended: list[list[Ended]] = []
     rooms: list[int] = []
     jobs: list[list[Wish]] = []
+    cuts: list[Cutting] = []
+    """What a segmenter had cut out of an earlier frame."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -13,6 +13,8 @@ from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import RequestError, UrecaError
 from ureca.events import AnyEvent, CaptionAbort, CaptionTerminal
 from ureca.node.asks import Ask
+from ureca.node.cutters import Cutters
+from ureca.node.cutting import Cutting
 from ureca.node.jobs import Captioner, Job, Outcome, Send
 from ureca.node.orders import Order
 from ureca.node.pipeline import Pipeline
@@ -152,6 +154,24 @@ class TapedCaptioner:
         found = self._captioner.outcomes()
         if self._notes.open is not None:
             self._notes.open.ended.append([_ended(outcome) for outcome in found])
+        return found
+
+
+class TapedCutters:
+    """`Cutters` whose answers are noted where the pipeline saw them."""
+
+    def __init__(self, cutters: Cutters, notes: Notes) -> None:
+        self._cutters = cutters
+        self._notes = notes
+        self.start = cutters.start
+        self.submit = cutters.submit
+        self.close = cutters.close
+
+    def results(self) -> list[Cutting]:
+        """See `Cutters`."""
+        found = self._cutters.results()
+        if self._notes.open is not None:
+            self._notes.open.cuts.extend(found)
         return found
 
 

@@ -13,6 +13,7 @@ from ureca.errors import EngineError
 from ureca.events import CaptionAbort
 from ureca.node.captioner import CaptionWriter
 from ureca.node.config import NodeConfig
+from ureca.node.cutting import Cutting, KeyWish
 from ureca.node.jobs import Job, Outcome, Send
 from ureca.node.record.reader import Recording
 from ureca.node.record.tape import Batch, Ended, Turn, Wish, wishes
@@ -72,6 +73,31 @@ class ThenCaptioner:
 
     def close(self) -> None:
         """Nothing is ever in flight."""
+
+
+class ThenCutters:
+    """`Cutters` that answer what, and when, a segmenter answered then: no weights are needed."""
+
+    def __init__(self) -> None:
+        self._cuts: list[Cutting] = []
+
+    def begin(self, turn: Turn) -> None:
+        """The next turn begins."""
+        self._cuts = list(turn.cuts)
+
+    def start(self) -> None:
+        """See `Cutters`."""
+
+    def submit(self, wish: KeyWish) -> None:
+        """See `Cutters`; what came of it was recorded."""
+
+    def results(self) -> list[Cutting]:
+        """See `Cutters`."""
+        cuts, self._cuts = self._cuts, []
+        return cuts
+
+    def close(self) -> None:
+        """See `Cutters`."""
 
 
 class ThenEngine:

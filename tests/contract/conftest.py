@@ -5,7 +5,7 @@ import pytest
 from ureca import events as ev
 
 BOOT = bytes(range(16))
-MASK = ev.WireRle(size=(4, 6), counts="65O5O5O5")
+MASK = ev.WireRle(size=(4, 6), counts="5220007")
 
 
 def every_event() -> list[ev.AnyEvent]:

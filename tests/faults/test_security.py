@@ -15,7 +15,7 @@ import zmq.auth
 
 from tests.node.test_node_sockets import Steady, until_final
 from ureca import keys_command
-from ureca.camera import FramePublisher
+from ureca.camera import FrameDealer, FramePublisher
 from ureca.client import Client
 from ureca.clock import Clock, MonotonicClock
 from ureca.conservation import imbalances
@@ -326,9 +326,80 @@ def test_a_camera_shows_its_pictures_to_allowed_nodes_only(tmp_path: Path) -> No
             time.sleep(0.02)
         for node in nodes.values():
             node.close()
-    zmq.Context.instance().term()  # where the sources' sockets lived
     assert seen("node") >= 10
     assert seen("stranger") == seen("") == 0
+
+
+def test_a_revoked_node_sees_no_more_pictures_and_others_do(tmp_path: Path) -> None:
+    for name in ("camera", "one", "two"):
+        keys_command.main(["new", name, "-o", str(tmp_path)])
+    for name in ("one", "two"):
+        public = str(tmp_path / f"{name}.key")
+        keys_command.main(["allow", public, "--role", "observe", "-o", str(tmp_path)])
+    server = ServerKeys.read(tmp_path / "camera.key_secret", tmp_path / "allow.txt")
+    source = SyntheticSource(things=3)
+    with FramePublisher("tcp://127.0.0.1:*", keys=server) as camera:
+        nodes = {name: _node_on(camera.address, tmp_path, name) for name in ("one", "two")}
+        for node in nodes.values():
+            node.start()
+
+        def send_until(condition: Callable[[], bool]) -> None:
+            until = time.monotonic() + 20
+            while not condition():
+                assert time.monotonic() < until
+                camera.send(source.image(camera.next_seq))
+                time.sleep(0.02)
+
+        def came(name: str) -> int:
+            balance = nodes[name].balance()
+            return balance.frames_in - balance.frames_dropped.get("link_gap", 0)
+
+        send_until(lambda: came("one") > 5 and came("two") > 5)
+        keys_command.main(["revoke", "one", "-o", str(tmp_path)])
+        send_until(lambda: camera._gate.refused["pictures"] > 0)
+        before = {name: came(name) for name in nodes}
+        send_until(lambda: came("two") > before["two"] + 10)
+        for node in nodes.values():
+            node.close()
+        assert came("one") == before["one"]
+
+
+def test_a_revoked_camera_is_not_heard_though_it_is_connected(tmp_path: Path) -> None:
+    for name, *more in (("node",), ("camera", "--role", "camera"), ("robot", "--role", "observe")):
+        keys_command.main(["new", name, *more, "-o", str(tmp_path)])
+    address = free_address()
+    config = replace(
+        NodeConfig(),
+        source=SourceConfig(uri=f"credit+{address}"),
+        publish=PublishConfig(events="tcp://127.0.0.1:*", requests="tcp://127.0.0.1:*"),
+        security=SecurityConfig(
+            key=str(tmp_path / "node.key_secret"), allow=str(tmp_path / "allow.txt")
+        ),
+    )
+    node = Node(config, ScriptedEngine(), clock=MonotonicClock())
+    node.start()
+    source = SyntheticSource(things=3)
+    keys = {
+        name: ClientKeys.read(tmp_path / f"{name}.key_secret", tmp_path / "node.key")
+        for name in ("camera", "robot")
+    }
+    with (
+        FrameDealer(address, keys=keys["camera"]) as camera,
+        FrameDealer(address, stream="cam1", keys=keys["robot"]) as robot,
+    ):
+        for _ in range(6):
+            assert camera.wait(20)
+            camera.send(source.image(camera.next_seq))
+        assert not robot.wait(0.5)  # who may listen may not send
+        keys_command.main(["revoke", "camera", "-o", str(tmp_path)])
+        before = node.balance().frames_in
+        until = time.monotonic() + 5
+        while camera.wait(0.1) and time.monotonic() < until:
+            camera.send(source.image(camera.next_seq))
+    counters = node.heartbeat().counters
+    node.close()
+    assert node.balance().frames_in <= before + 1
+    assert counters["refused_frames"] > 0
 
 
 def _node_on(address: str, folder: Path, name: str) -> Node:

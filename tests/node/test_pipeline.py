@@ -46,10 +46,6 @@ def test_replay_tells_the_golden_story() -> None:
         "green cap.start",
         "red cap.final a red thing #1 new",
         "green cap.final a green thing #1 new",
-        "red cap.start",
-        "red cap.final a red thing #2 change",
-        "green cap.start",
-        "green cap.final a green thing #2 change",
         "red trk.end",
         "green trk.end",
     ]

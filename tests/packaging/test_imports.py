@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,7 +119,11 @@ def test_the_law_of_the_contract_covers_every_module_of_it(repository):
 
 
 def test_one_version(repository):
-    assert f'version = "{__version__}"' in (repository / "pyproject.toml").read_text()
+    text = (repository / "pyproject.toml").read_text()
+    assert 'dynamic = ["version"]' in text
+    assert 'version = { attr = "ureca.__version__" }' in text
+    assert '\nversion = "' not in text
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

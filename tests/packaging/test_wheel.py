@@ -1,46 +1,45 @@
+"""What is in the two wheels, how large they are, and that they are the same bytes every time."""
+
 from __future__ import annotations
 
 import email
+import hashlib
+import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
-SOURCES = ("ureca", "models", "node", "export")
+from tests.packaging.conftest import build_wheel
+from ureca import __version__
+
+MEGABYTE = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def wheel(repository, tmp_path_factory):
-    """Built from a copy, so that no build folder is left in the checkout."""
-    pytest.importorskip("build")
-    copy = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
-        shutil.copytree(
-            repository / name,
-            copy / name,
-            symlinks=True,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(repository / name, copy / name)
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."],
-        cwd=copy,
-        check=True,
-        capture_output=True,
-    )
-    (path,) = (copy / "dist").glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+@pytest.fixture
+def wheel(ureca_wheel):
+    with zipfile.ZipFile(ureca_wheel) as archive:
         yield archive
+
+
+@pytest.fixture
+def weights(weights_wheel):
+    with zipfile.ZipFile(weights_wheel) as archive:
+        yield archive
+
+
+def _metadata(archive):
+    (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
 
 
 def test_the_only_top_level_name_is_ureca(wheel):
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert tops == {"ureca", "ureca-0.1.0.dist-info"}
+    assert tops == {"ureca", f"ureca-{__version__}.dist-info"}
 
 
 def test_rooms_are_real_files_and_complete(wheel, repository):
@@ -57,17 +56,48 @@ def test_rooms_are_real_files_and_complete(wheel, repository):
     assert "ureca/py.typed" in names
 
 
-def test_shipped_weights_are_in_the_wheel(wheel, repository):
-    shipped = repository / "models" / "pretrained"
-    if not shipped.is_dir():
-        pytest.skip("no shipped weights in this checkout")
-    names = set(wheel.namelist())
-    for path in (p for p in shipped.rglob("*") if p.is_file()):
-        assert f"ureca/models/pretrained/{path.relative_to(shipped)}" in names
+def test_a_client_carries_less_than_5_megabytes(wheel, ureca_wheel):
+    assert not any("pretrained" in name for name in wheel.namelist())
+    assert ureca_wheel.stat().st_size < 5 * MEGABYTE
+    assert sum(info.file_size for info in wheel.infolist()) < 5 * MEGABYTE
+
+
+def test_the_weights_are_what_the_node_opens_and_no_more(weights, weights_wheel, repository):
+    prefix = "ureca_nano_weights/bundle/"
+    held = {n.removeprefix(prefix) for n in weights.namelist() if n.startswith(prefix)}
+    manifest = json.loads(weights.read(prefix + "manifest.json"))
+    files = [*manifest["graphs"].values(), manifest["embeddings"], manifest["tokenizer"]]
+    listed = {spec["file"]: spec["sha256"] for spec in [*files, *manifest["extra_files"]]}
+    assert held - {"manifest.json"} == set(listed)
+    for name, sha256 in listed.items():
+        assert hashlib.sha256(weights.read(prefix + name)).hexdigest() == sha256
+    others = [n for n in weights.namelist() if "/bundle/" not in n and "dist-info" not in n]
+    demo = ["ureca_nano_weights/demo/prompts.json", "ureca_nano_weights/demo/tabletop.mp4"]
+    assert sorted(others) == ["ureca_nano_weights/__init__.py", *demo]
+    assert weights_wheel.stat().st_size < 20 * MEGABYTE
+    assert not any(stat.S_ISLNK(info.external_attr >> 16) for info in weights.infolist())
+
+
+def test_the_extra_takes_the_weights_that_lie_here(wheel, weights):
+    needs = [Requirement(text) for text in _metadata(wheel).get_all("Requires-Dist")]
+    (need,) = (need for need in needs if need.name == "ureca-nano-weights")
+    assert str(need.marker) == 'extra == "nano"'
+    assert _metadata(weights)["Name"] == need.name
+    assert need.specifier.contains(_metadata(weights)["Version"])
+
+
+@pytest.mark.parametrize("name", ["ureca", "weights"])
+def test_another_build_has_the_same_bytes(name, request, tmp_path):
+    first = request.getfixturevalue(f"{name}_wheel")
+    second = build_wheel(name, tmp_path)
+    assert second.name == first.name
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)]
+    assert digests[0] == digests[1]
 
 
 def test_metadata_promises_a_light_base_and_a_node_without_torch(wheel):
-    metadata = email.message_from_bytes(wheel.read("ureca-0.1.0.dist-info/METADATA"))
+    metadata = _metadata(wheel)
+    assert metadata["Version"] == __version__
     needs = metadata.get_all("Requires-Dist")
     base = {need.split(">")[0] for need in needs if "extra ==" not in need}
     assert base == {"numpy", "msgpack", "msgspec", "pyzmq", "pyyaml"}

@@ -1,0 +1,98 @@
+"""What flows through the pipeline: one picture with its regions, and how each of them ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, get_args
+
+import msgspec
+import numpy as np
+
+from ureca import rle
+from ureca.datatypes import Mask, Rle
+
+Reason = Literal[
+    "too_small", "too_large", "shallow", "orphan", "bad_mask", "bad_answer", "not_verified"
+]
+"""Why a region has no caption in the export. `shallow`: a main thing with too few levels of parts;
+`orphan`: a part of a thing that was left out."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+class Region(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One mask. `counts`: COCO compressed RLE at the picture's size; `share`: of its area, 0..1."""
+
+    region_id: str
+    counts: str
+    box_xywh_px: tuple[int, int, int, int] = (0, 0, 0, 0)
+    share: float = 0.0
+    parent: str = ""
+    """`region_id` of the smallest thing that holds it; empty for a main thing."""
+    depth: int = 0
+    """Levels of parts below it."""
+    short: str = ""
+    long: str = ""
+    refined: str = ""
+    similar: tuple[str, ...] = ()
+    left_out: Reason | None = None
+
+    @property
+    def caption(self) -> str:
+        """The words to export: the refined ones where there are some."""
+        return self.refined or self.long or self.short
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture's regions, parents before their parts."""
+
+    image_key: str
+    height: int
+    width: int
+    regions: tuple[Region, ...]
+    annotator: str = ""
+    """Whose words these are."""
+
+    @property
+    def kept(self) -> tuple[Region, ...]:
+        """Regions that are still in."""
+        return tuple(region for region in self.regions if region.left_out is None)
+
+    def children(self, region_id: str) -> tuple[Region, ...]:
+        """The parts of a region that are still in; of `""`, the main things."""
+        return tuple(region for region in self.kept if region.parent == region_id)
+
+    def mask(self, region: Region) -> Mask:
+        """bool [H, W]. Raises `RegionError` for a code that is none."""
+        return rle.decode(Rle(size=(self.height, self.width), counts=region.counts))
+
+    def masks(self, regions: Iterable[Region]) -> np.ndarray:
+        """bool [N, H, W]."""
+        return np.stack([self.mask(region) for region in regions])
+
+    def changed(self, changes: Mapping[str, Region]) -> Picture:
+        """With some regions replaced, by `region_id`."""
+        regions = tuple(changes.get(region.region_id, region) for region in self.regions)
+        return msgspec.structs.replace(self, regions=regions)
+
+    def ancestors(self, region: Region) -> Iterator[str]:
+        """`region_id`s from its parent up."""
+        by_id = {each.region_id: each for each in self.regions}
+        while region.parent:
+            yield region.parent
+            region = by_id[region.parent]
+
+
+def leave_out(region: Region, reason: Reason) -> Region:
+    """The region with a reason; the first reason stays."""
+    return msgspec.structs.replace(region, left_out=region.left_out or reason)
+
+
+def orphans_left_out(picture: Picture) -> Picture:
+    """Parts of what was left out go with it: they were described with its help."""
+    gone = {region.region_id for region in picture.regions if region.left_out is not None}
+    changes = {}
+    for region in picture.regions:  # parents come first
+        if region.parent in gone and region.left_out is None:
+            gone.add(region.region_id)
+            changes[region.region_id] = leave_out(region, "orphan")
+    return picture.changed(changes)

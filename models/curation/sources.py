@@ -1,0 +1,85 @@
+"""Pictures with masks to begin from: our data folders, or a folder in SA-1B's layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ureca.errors import SourceError
+from ureca.models.curation.records import Picture, Region
+from ureca.models.data.folders import read_folders
+from ureca.models.data.regions import ImageStore, RegionRecord
+
+_NO_MASKS = ("full_image", "box")
+
+
+def read_pictures(roots: Sequence[Path], *, limit: int | None = None) -> list[Picture]:
+    """Pictures in the order of their keys, with every region that has a mask (a filled box is
+    none). Raises `ConfigError` for a folder without regions, `SourceError` for one without masks.
+    """
+    found = sorted(_pictures(roots), key=lambda picture: picture.image_key)[:limit]
+    if not found:
+        raise SourceError(
+            f"no masks under {', '.join(map(str, roots))}: boxes alone are not enough"
+        )
+    return found
+
+
+def read_images(roots: Sequence[Path]) -> ImageStore:
+    """The pixels of `read_pictures`."""
+    return ImageStore([root if is_sa1b(root) else root / "images" for root in roots])
+
+
+def is_sa1b(root: Path) -> bool:
+    """Whether a folder holds `sa_*.json` beside `sa_*.jpg`."""
+    return next(root.glob("sa_*.json"), None) is not None
+
+
+def _pictures(roots: Sequence[Path]) -> Iterator[Picture]:
+    for root in roots:
+        yield from (_sa1b if is_sa1b(root) else _ours)(root)
+
+
+def _ours(root: Path) -> Iterator[Picture]:
+    records = [r for r in read_folders([root]).records if r.mask_source not in _NO_MASKS]
+    records.sort(key=lambda record: record.image_key)
+    for key, group in groupby(records, key=lambda record: record.image_key):
+        rows = list(group)
+        yield Picture(
+            image_key=key,
+            height=rows[0].height,
+            width=rows[0].width,
+            regions=tuple(map(_region, rows)),
+        )
+
+
+def _region(record: RegionRecord) -> Region:
+    return Region(region_id=record.region_id, counts=record.counts)
+
+
+def _sa1b(root: Path) -> Iterator[Picture]:
+    """One JSON per picture: `image` {width, height}, `annotations` [{id, segmentation RLE}]."""
+    yield from map(_sa1b_picture, sorted(root.glob("sa_*.json")))
+
+
+def _sa1b_picture(path: Path) -> Picture:
+    try:
+        return _sa1b_read(path.stem, json.loads(path.read_text("utf8")))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise SourceError(f"{path} is not SA-1B's JSON: {error!r}") from error
+
+
+def _sa1b_read(stem: str, row: Any) -> Picture:  # whatever the file held
+    height, width = int(row["image"]["height"]), int(row["image"]["width"])
+    regions = []
+    for annotation in row["annotations"]:
+        if list(annotation["segmentation"]["size"]) != [height, width]:
+            raise ValueError(f"mask {annotation['id']} is not {height}x{width}")
+        region_id = f"{stem}:{annotation['id']}"
+        regions.append(
+            Region(region_id=region_id, counts=str(annotation["segmentation"]["counts"]))
+        )
+    return Picture(image_key=stem, height=height, width=width, regions=tuple(regions))

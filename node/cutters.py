@@ -1,0 +1,103 @@
+"""Where keyframes are cut: on a thread of its own, or in the caller.
+
+A segmenter takes seconds on a small machine. The step thread leaves it one keyframe at a time and
+finds the answer in a queue; it never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from typing import Protocol
+
+from ureca.node.cutting import Cutter, Cutting, KeyWish
+
+_JOIN_S = 2.0
+_log = logging.getLogger(__name__)
+
+
+class Cutters(Protocol):
+    """One keyframe is in flight at most; every `submit` leads to one result, unless it hangs."""
+
+    def start(self) -> None:
+        """Called once, before all else."""
+
+    def submit(self, wish: KeyWish) -> None:
+        """Cut this keyframe."""
+
+    def results(self) -> list[Cutting]:
+        """What has been cut since the last call."""
+
+    def close(self) -> None:
+        """Cut no more."""
+
+
+class InlineCutters:
+    """Cuts in the caller; the answer is there at the next look."""
+
+    def __init__(self, cutter: Cutter) -> None:
+        self._cutter = cutter
+        self._done: list[Cutting] = []
+
+    def start(self) -> None:
+        """See `Cutters`."""
+
+    def submit(self, wish: KeyWish) -> None:
+        """See `Cutters`."""
+        self._done.append(answered(self._cutter, wish))
+
+    def results(self) -> list[Cutting]:
+        """See `Cutters`."""
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """See `Cutters`."""
+
+
+class ThreadCutters:
+    """Cuts on the thread `ureca-segment`."""
+
+    def __init__(self, cutter: Cutter) -> None:
+        self._cutter = cutter
+        self._wishes: queue.Queue[KeyWish | None] = queue.Queue(maxsize=2)
+        self._done: deque[Cutting] = deque()
+        # A daemon: a model that never returns must not keep the process from ending.
+        self._thread = threading.Thread(target=self._loop, name="ureca-segment", daemon=True)
+
+    def start(self) -> None:
+        """See `Cutters`; starts the thread."""
+        self._thread.start()
+
+    def submit(self, wish: KeyWish) -> None:
+        """See `Cutters`."""
+        self._wishes.put_nowait(wish)
+
+    def results(self) -> list[Cutting]:
+        """See `Cutters`."""
+        return [self._done.popleft() for _ in range(len(self._done))]
+
+    def close(self) -> None:
+        """See `Cutters`."""
+        if self._thread.ident is None:
+            return
+        self._wishes.put(None)
+        self._thread.join(_JOIN_S)
+        if self._thread.is_alive():
+            _log.warning("the segmenter is still at work on a keyframe; its thread is left behind")
+
+    def _loop(self) -> None:
+        while (wish := self._wishes.get()) is not None:
+            self._done.append(answered(self._cutter, wish))
+
+
+def answered(cutter: Cutter, wish: KeyWish) -> Cutting:
+    """The answer, or why there is none: a model may fail in any way, the node goes on by flow."""
+    try:
+        return cutter.cut(wish)
+    except Exception as error:  # noqa: BLE001  (see above)
+        _log.exception("the segmenter failed on frame %d of %s", wish.frame.seq, wish.frame.stream)
+        failure = f"{type(error).__name__}: {error!s:.200}"
+        return Cutting(wish.frame.stream, wish.frame.seq, failure=failure)

@@ -1,0 +1,1 @@
+"""`ureca doctor` and `ureca sources`: is this machine ready, and what can it see?"""

@@ -1,0 +1,65 @@
+"""`ureca doctor`: look this machine over and say what is to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+
+from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
+from ureca.node.doctor import machine, software
+from ureca.node.doctor.findings import Check, Finding, examine, plain
+
+_EPILOG = """exit codes: 0 ready, 1 something must be mended first
+examples:
+  ureca doctor
+  ureca doctor --bundle runs/bundle --json | jq '.findings[] | select(.state == "bad")'"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 when the node can run here, 1 when something must be mended first."""
+    options = _parser().parse_args(argv)
+    checks = _checks(options)
+    width = max(len(name) for name, _ in checks)
+    findings: list[Finding] = []
+    for finding in examine(checks):
+        findings.append(finding)
+        if not options.json:
+            print(finding.text(width), flush=True)
+    bad = sum(finding.state == "bad" for finding in findings)
+    if options.json:
+        print(json.dumps(plain(findings), indent=1))
+    else:
+        print(f"\n{bad} to mend before the node can run" if bad else "\nready")
+    return 1 if bad else 0
+
+
+def _checks(options: argparse.Namespace) -> list[tuple[str, Check]]:
+    return [
+        ("python", machine.python),
+        ("processor", machine.processor),
+        ("memory", machine.memory),
+        ("shared memory", machine.shared_memory),
+        ("open files", machine.open_files),
+        ("clock", machine.clock_sync),
+        ("extras", software.extras),
+        ("onnxruntime", software.runtimes),
+        ("captioner", partial(software.captioner, options.bundle)),
+        ("events", partial(software.ports, options.events, options.requests)),
+        ("cameras", machine.camera_access),
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca doctor",
+        description="Is this machine ready to run the node? What is missing, and the remedy.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", default="", metavar="DIR", help="[the shipped captioner]")
+    parser.add_argument("--events", default=EVENTS_ADDRESS, help="[%(default)s]")
+    parser.add_argument("--requests", default=REQUESTS_ADDRESS, help="[%(default)s]")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    return parser

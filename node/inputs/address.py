@@ -1,0 +1,95 @@
+"""What a source is called: `NAME=URI` taken apart, and URIs shown without their secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import SplitResult, urlsplit
+
+from ureca.errors import SourceError
+from ureca.node.config import SourceConfig
+
+NETWORK = frozenset({"rtsp", "rtsps", "http", "https"})
+_NAMED = re.compile(r"([a-z0-9_-]{1,64})=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One source: the stream that its frames belong to, and where it is."""
+
+    stream: str
+    uri: str
+    is_named: bool = False
+
+
+def addresses_of(source: SourceConfig) -> tuple[Address, ...]:
+    """All sources of a configuration; `SourceError` when two of them would share a stream."""
+    first = _parted(source.uri, source.stream)
+    also = (_parted(text, f"cam{place}") for place, text in enumerate(source.also, 1))
+    addresses = (first, *also)
+    streams = [address.stream for address in addresses]
+    twice = {stream for stream in streams if streams.count(stream) > 1}
+    if twice:
+        raise SourceError(
+            f"two sources have the stream {min(twice)!r}: name them, --source front=URI"
+        )
+    return addresses
+
+
+def _parted(text: str, stream: str) -> Address:
+    """`NAME=URI` or `URI`; a file whose name looks like that is given as `./NAME=…`. Cameras that
+    speak the protocol bring their names along.
+    """
+    found = _NAMED.fullmatch(text)
+    if found is None:
+        return Address(stream, text)
+    if found.group(2).startswith(("zmq+", "credit+")):
+        raise SourceError(f"{text}: the cameras there name their streams, leave out the name")
+    return Address(found.group(1), found.group(2), is_named=True)
+
+
+def split(uri: str) -> SplitResult:
+    """The parts of a URI; `SourceError` for one that has none."""
+    try:
+        parts = urlsplit(uri)
+        parts.port  # noqa: B018  (reading it checks it)
+    except ValueError as error:
+        raise SourceError(f"{shown(uri)} is no URI: {error}") from error
+    return parts
+
+
+def shown(uri: str) -> str:
+    """A URI as it may stand in logs and events: of a network stream only scheme, host and port.
+
+    User and password, and what follows the host, are left out: cameras take passwords in all of
+    these places.
+    """
+    scheme, marker, rest = uri.partition("://")
+    if scheme.lower() not in NETWORK or not marker:
+        return uri
+    # Whatever may be before the last @ is secret, wherever a careless URI puts its slashes.
+    after = rest.rsplit("@", 1)[-1]
+    return f"{scheme}://{re.split('[/?#]', after, maxsplit=1)[0]}/…"
+
+
+def without_secrets(source: SourceConfig) -> SourceConfig:
+    """A configuration as it may be written to a file that others read."""
+    return replace(
+        source,
+        uri=_shown_named(source.uri),
+        also=tuple(_shown_named(text) for text in source.also),
+    )
+
+
+def _shown_named(text: str) -> str:
+    address = _parted(text, "")
+    return f"{address.stream}={shown(address.uri)}" if address.is_named else shown(text)
+
+
+def sources_of(texts: Sequence[str], source: SourceConfig) -> SourceConfig:
+    """`source` with the URIs of a command line: the first in `uri`, the others in `also`."""
+    if not texts:
+        return source
+    first = _parted(texts[0], source.stream)
+    return replace(source, uri=first.uri, stream=first.stream, also=tuple(texts[1:]))

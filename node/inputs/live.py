@@ -1,0 +1,215 @@
+"""A camera or network stream as a source: read by a thread of its own that keeps the newest
+picture, opened again when it goes away.
+
+An outage ends nothing: regions stay, captions run out, `health` says what is down and why. `boot`
+and numbers go on, because it is this process that numbers the pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ureca.clock import Clock
+from ureca.datatypes import Frame, Image
+from ureca.errors import SourceError, WireError
+from ureca.log import RateLimitedLog
+from ureca.node.accounting import Books, DropReason
+from ureca.node.config import NodeConfig
+from ureca.node.inputs.address import Address, shown
+from ureca.node.inputs.capture import Capture, OpenCapture, Shot, check_uri, open_capture
+from ureca.node.inputs.gaps import StampGaps
+from ureca.node.inputs.line import Line
+from ureca.node.pictures import decode_picture, rgb_of
+from ureca.picture_size import picture_size
+
+_POLL_S = 0.1
+_JOIN_S = 2.0
+"""How long the end waits for a driver that does not return; then it is left to the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    seq: int
+    shot: Shot
+
+
+class LiveSource:
+    """One camera or stream; see `FrameSource` and `Watched`."""
+
+    is_lossless = False
+
+    def __init__(
+        self,
+        address: Address,
+        config: NodeConfig,
+        *,
+        clock: Clock,
+        books: Books,
+        wait: Callable[[float], bool],
+        open_capture: OpenCapture = open_capture,
+    ) -> None:
+        check_uri(address.uri)
+        self._address = address
+        self._config = config
+        self._clock = clock
+        self._books = books
+        self._wait = wait
+        self._open = open_capture
+        self._boot = uuid.uuid4().bytes
+        self._next_seq = 0
+        self._newest = _Newest()
+        self._stopping = threading.Event()
+        name = f"{address.stream}: {shown(address.uri)}"
+        self._line = Line(name, config.source, clock)
+        self._log = RateLimitedLog(logging.getLogger(__name__), clock)
+
+    def frames(self) -> Iterator[Frame]:
+        """See `FrameSource`; ends only when told to stop."""
+        name = f"ureca-read-{self._address.stream}"
+        reader = threading.Thread(target=self._read_on, name=name, daemon=True)
+        reader.start()
+        try:
+            while not self._wait(0.0):
+                numbered = self._newest.take(_POLL_S)
+                frame = None if numbered is None else self._frame(numbered)
+                if frame is not None:
+                    yield frame
+        finally:
+            self._stopping.set()
+            reader.join(_JOIN_S)
+            if self._newest.take(0) is not None:
+                self._books.frame_dropped("shutdown")
+
+    def reasons(self) -> tuple[str, ...]:
+        """See `Watched`."""
+        return self._line.reasons()
+
+    def counters(self) -> dict[str, int]:
+        """See `Watched`."""
+        return {"source_outages": self._line.outages, "sources_down": len(self.reasons())}
+
+    def taken(self, frame: Frame) -> None:
+        """See `Watched`."""
+
+    # --- the reading thread ----------------------------------------------------------------------
+
+    def _read_on(self) -> None:
+        source = self._config.source
+        delay_s = source.retry_s
+        while not self._stopping.is_set():
+            before = self._next_seq
+            try:
+                self._session()
+            except SourceError as error:
+                self._line.down(str(error))
+            except Exception as error:  # noqa: BLE001  (a driver may fail in any way)
+                # Its text may hold the address, and the address a password.
+                self._line.down(f"{shown(self._address.uri)} failed: {type(error).__name__}")
+            delay_s = source.retry_s if self._next_seq > before else delay_s
+            self._stopping.wait(delay_s)
+            delay_s = min(2 * delay_s, source.retry_max_s)
+
+    def _session(self) -> None:
+        """Open, and read to the end."""
+        self._line.busy(is_open=False)
+        with contextlib.closing(self._opened()) as capture:
+            gaps = StampGaps()
+            self._line.busy(is_open=True)
+            while (shot := capture.read()) is not None and not self._stopping.is_set():
+                if self._line.is_late():
+                    # FFmpeg had held it back until the read timed out: nobody knows its age.
+                    self._books.frame_in()
+                    self._drop("expired", "a picture came as the read timed out")
+                    break
+                self._line.came()
+                self._count(shot, gaps)
+                self._line.busy(is_open=True)
+            if not self._stopping.is_set():
+                self._line.ended()  # before it is closed: a half-open peer makes that slow as well
+
+    def _opened(self) -> Capture:
+        return self._open(self._address.uri, self._config, self._clock)
+
+    def _count(self, shot: Shot, gaps: StampGaps) -> None:
+        missing = 0 if shot.stamp_ns is None else gaps.missing(shot.stamp_ns)
+        if missing:
+            self._books.frame_in(missing)
+            self._books.frame_dropped("link_gap", missing)
+        seq = self._next_seq + missing
+        self._next_seq = seq + 1
+        self._books.frame_in()
+        if self._newest.put(_Numbered(seq, shot)):
+            self._books.frame_dropped("superseded")
+
+    # --- the source's thread ---------------------------------------------------------------------
+
+    def _frame(self, numbered: _Numbered) -> Frame | None:
+        shot = numbered.shot
+        captured_ns = shot.read_ns if shot.stamp_ns is None else shot.stamp_ns
+        age_ns = self._clock.now_ns() - captured_ns
+        if age_ns > self._config.source.max_age_ms * 1_000_000:
+            self._drop("expired", f"a picture is {age_ns // 1_000_000} ms old")
+            return None
+        image = self._image(shot.picture)
+        if image is None:
+            return None
+        self._line.up()
+        return Frame(
+            stream=self._address.stream,
+            boot=self._boot,
+            seq=numbered.seq,
+            captured_ns=captured_ns,
+            image=image,
+            clock=self._clock.name,
+            cap_src="receive" if shot.stamp_ns is None else "driver",
+            received_ns=shot.read_ns,
+        )
+
+    def _image(self, picture: Image | bytes) -> Image | None:
+        if not isinstance(picture, bytes):
+            return rgb_of(picture)
+        max_px = self._config.limits.max_image_px
+        try:
+            width, height = picture_size(picture, "jpeg")  # before anything is decoded
+            if width * height <= max_px:
+                return decode_picture(picture, max_px=max_px)
+            self._drop("too_large", f"{width}x{height} exceeds limits.max_image_px = {max_px}")
+        except (SourceError, WireError) as error:
+            self._drop("decode_error", str(error))
+        return None
+
+    def _drop(self, reason: DropReason, message: str) -> None:
+        self._books.frame_dropped(reason)
+        text = f"{self._address.stream}: dropped a frame ({reason}): {message}"
+        self._log.warning(reason, text)
+
+
+class _Newest:
+    """Room for one picture, where the newest wins. Only the very first gives way to none: regions
+    of a prompt file begin on it.
+    """
+
+    def __init__(self) -> None:
+        self._held: _Numbered | None = None
+        self._changed = threading.Condition()
+
+    def put(self, numbered: _Numbered) -> bool:
+        """Leave a picture; True when there is one less, because nobody had taken the last."""
+        with self._changed:
+            is_full = self._held is not None
+            if self._held is None or self._held.seq > 0:
+                self._held = numbered
+            self._changed.notify()
+            return is_full
+
+    def take(self, timeout_s: float) -> _Numbered | None:
+        """The picture; None when there is none in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held is not None, timeout_s)
+            held, self._held = self._held, None
+            return held

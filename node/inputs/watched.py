@@ -1,0 +1,36 @@
+"""What a source of frames can do, as the node sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+from ureca.datatypes import Frame
+
+Wait = Callable[[float], bool]
+"""Waits up to so many seconds; True means stop. `threading.Event.wait` of a stop event is one."""
+
+
+class FrameSource(Protocol):
+    """Where frames come from."""
+
+    @property
+    def is_lossless(self) -> bool:
+        """True when every frame must be processed: the taker makes the source wait."""
+
+    def frames(self) -> Iterator[Frame]:
+        """Frames until the source ends or is told to stop; called once, from one thread."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A source that can go away and come back; any thread may ask."""
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why frames are missing, in words for `health`; empty when it is well."""
+
+    def counters(self) -> dict[str, int]:
+        """Numbers for the heartbeat."""
+
+    def taken(self, frame: Frame) -> None:
+        """A frame of this source is being worked on: there is room for the next."""

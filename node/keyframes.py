@@ -1,0 +1,64 @@
+"""Decides which frames a segmenter looks at, and takes its answers to their streams. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from ureca.clock import Clock
+from ureca.log import RateLimitedLog
+from ureca.node.cutters import Cutters
+from ureca.node.stream import Stream
+
+_STUCK_NS = 60_000_000_000
+"""A keyframe that takes longer than this is told of in `health`."""
+
+
+class Keyframes:
+    """One keyframe at a time, of whichever stream has one due when the segmenter is free; none
+    without `cutters`.
+    """
+
+    def __init__(
+        self, cutters: Cutters | None, streams: Mapping[str, Stream], clock: Clock
+    ) -> None:
+        self._cutters = cutters
+        self._streams = streams
+        self._since_ns: int | None = None
+        self._failures = 0
+        self._failure: str | None = None
+        self._log = RateLimitedLog(logging.getLogger(__name__), clock)
+        if cutters is not None:
+            cutters.start()
+
+    def take(self) -> None:
+        """Hand finished answers to their streams; their next frames take them up."""
+        for cutting in self._cutters.results() if self._cutters is not None else ():
+            self._since_ns = None
+            self._failure = cutting.failure
+            if cutting.failure is not None:
+                self._failures += 1
+                self._log.warning("segmenter", f"the segmenter failed: {cutting.failure}")
+            stream = self._streams.get(cutting.stream)
+            if stream is not None:
+                stream.corrected(cutting)
+
+    def offer(self, stream: Stream, now_ns: int) -> None:
+        """`stream` has a new frame: it may be the next keyframe."""
+        if self._cutters is None or self._since_ns is not None:
+            return
+        wish = stream.keyframe()
+        if wish is not None:
+            self._since_ns = now_ns
+            self._cutters.submit(wish)
+
+    def reasons(self, now_ns: int) -> list[str]:
+        """Why masks are not what they should be; may be called from any thread."""
+        found = []
+        since_ns, failure = self._since_ns, self._failure
+        if since_ns is not None and now_ns - since_ns > _STUCK_NS:
+            waited_s = (now_ns - since_ns) // 1_000_000_000
+            found.append(f"the segmenter has not answered for {waited_s} s; masks go on by flow")
+        if failure is not None:
+            found.append(f"the segmenter failed ({self._failures} times): {failure}")
+        return found

@@ -1,0 +1,133 @@
+"""Recordings that clients begin and end while the node runs (`record.start`, `record.stop`).
+
+The node notes everything all the time, and what is noted while no recording is under way is thrown
+away unread. A recording that begins in the middle holds pictures, masks, events and requests for
+people and for Foxglove; its decisions follow from what came before it, so it cannot be replayed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ureca.clock import Clock
+from ureca.datatypes import Frame, TrackSet
+from ureca.errors import RequestError
+from ureca.events import AnyEvent
+from ureca.node.record.head import MID_RUN
+from ureca.node.record.recorder import Recorder
+from ureca.node.record.tape import Batch, Turn
+
+Plain = dict[str, Any]
+Emit = Callable[[AnyEvent], None]
+
+
+class RecordSwitch:
+    """A `Tape` and a sink that leads to the recording under way, if there is one.
+
+    `first` is a recording from the start on, which can be replayed. Files go to `folder` and are
+    never overwritten. `begin` and `end` are called by one thread.
+    """
+
+    def __init__(
+        self, folder: Path, *, clock: Clock, head: Mapping[str, str], first: Recorder | None = None
+    ) -> None:
+        self._folder, self._clock, self._head = folder, clock, dict(head)
+        self._now: Recorder | None = first
+        self._lost: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._endings: list[threading.Thread] = []
+        self._emit: Emit = lambda _: None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the recording under way has ended."""
+        now = self._now
+        return None if now is None else now.failure
+
+    def start(self, emit: Emit) -> None:
+        """See `Recorder.start`."""
+        self._emit = emit
+        if self._now is not None:
+            self._now.start(emit)
+
+    def counters(self) -> dict[str, int]:
+        """See `Recorder.counters`; of all recordings together."""
+        with self._lock:
+            now = self._now
+            lost = Counter(self._lost)
+        return dict(lost + Counter(now.counters() if now is not None else {}))
+
+    def begin(self, name: str) -> Plain:
+        """Begin `NAME.mcap`; the result of `record.start`."""
+        if self._now is not None:
+            raise RequestError("a recording is under way; stop it first", code="BUSY")
+        path = self._folder / f"{name}.mcap"
+        if path.exists():
+            raise RequestError(f"{path} exists; choose another name", code="BAD_SCHEMA")
+        recorder = Recorder(path, clock=self._clock, head={**self._head, MID_RUN: "1"})
+        recorder.start(self._emit)
+        self._now = recorder
+        return {"file": str(path)}
+
+    def end(self, reply: Callable[[Plain], None]) -> None:
+        """End the recording under way and answer when its file is whole; does not wait for it."""
+        with self._lock:
+            recorder, self._now = self._now, None
+        if recorder is None:
+            raise RequestError("no recording is under way", code="NOT_FOUND")
+        self._endings = [thread for thread in self._endings if thread.is_alive()]
+        ending = threading.Thread(
+            target=self._finish, args=(recorder, reply), name="ureca-record-end"
+        )
+        self._endings.append(ending)
+        ending.start()
+
+    def _finish(self, recorder: Recorder, reply: Callable[[Plain], None]) -> None:
+        recorder.close()
+        lost = recorder.counters()
+        with self._lock:
+            self._lost.update(lost)
+        reply({"file": str(recorder.path), "failure": recorder.failure, "lost": lost})
+
+    def close(self) -> None:
+        """Finish every recording."""
+        for ending in self._endings:
+            ending.join()
+        if self._now is not None:
+            self._now.close()
+
+    # --- what is recorded ------------------------------------------------------------------------
+
+    def __call__(self, event: AnyEvent) -> None:
+        """See `Recorder`."""
+        if (now := self._now) is not None:
+            now(event)
+
+    def turn(self, turn: Turn) -> None:
+        """See `Tape`."""
+        if (now := self._now) is not None:
+            now.turn(turn)
+
+    def picture(self, turn: int, frame: Frame) -> None:
+        """See `Tape`."""
+        if (now := self._now) is not None:
+            now.picture(turn, frame)
+
+    def tracks(self, turn: int, tracks: TrackSet) -> None:
+        """See `Tape`."""
+        if (now := self._now) is not None:
+            now.tracks(turn, tracks)
+
+    def batch(self, batch: Batch) -> None:
+        """See `Tape`."""
+        if (now := self._now) is not None:
+            now.batch(batch)
+
+    def reply(self, event: AnyEvent) -> None:
+        """See `Tape`."""
+        if (now := self._now) is not None:
+            now.reply(event)

@@ -1,0 +1,209 @@
+"""Draws every frame that the node worked on and writes it into a video, beside the node.
+
+What waits is bounded: when drawing is slower than the node, pictures are left out and counted, and
+the one before stands longer in the video. Only a source that must not lose anything waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ureca.datatypes import Frame, Image, TrackSet
+from ureca.drawing.picture import annotated
+from ureca.drawing.text import EXTRA
+from ureca.events import AnyEvent, CaptionFinal, CaptionSame, TrackEnd
+from ureca.extras import require
+from ureca.node.render.video_file import FreeBytes, VideoFile, free_bytes
+from ureca.node.render.words import News, Words
+
+_MAX_PENDING_BYTES = 128 << 20
+_MAX_HOLD_S = 2.0
+"""How long one picture may stand in the video, however long the camera was away."""
+_log = logging.getLogger(__name__)
+
+Draw = Callable[[Frame, TrackSet, Words], Image]
+_Item = tuple[Frame, TrackSet] | News
+
+
+def drawn(frame: Frame, tracks: TrackSet, words: Words) -> Image:
+    """The picture with its regions."""
+    return annotated(frame.image, words.shown(tracks), title=frame.stream, memory=words.memory)
+
+
+@dataclass
+class _Film:
+    """The video of one stream: its file, its words, and where it is in time."""
+
+    file: VideoFile
+    words: Words = field(default_factory=Words)
+    last: tuple[Frame, Image] | None = None
+    owed_s: float = 0.0
+
+
+class Renderer:
+    """A sink for events, and a viewer of frames. Construct, `start`, and `close` after the node.
+
+    The first stream goes to `path`, others to `NAME-STREAM.mp4` beside it. With `lossless` every
+    frame is one picture of the video and `saw` waits for room; without, the video keeps the time
+    of the captures and `saw` never waits. Raises `ConfigError` when the file cannot be made and
+    `MissingExtraError` without the `render` extra.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: float,
+        lossless: bool = False,
+        draw: Draw = drawn,
+        free: FreeBytes = free_bytes,
+        max_pending_bytes: int = _MAX_PENDING_BYTES,
+    ) -> None:
+        require("PIL.ImageFont", extra=EXTRA)
+        self._path, self._fps, self._lossless = path, fps, lossless
+        self._draw, self._free = draw, free
+        self._max_bytes = max_pending_bytes
+        self._first = VideoFile(path, fps=fps, free=free)
+        self._films: dict[str, _Film] = {}
+        self._changed = threading.Condition()
+        self._pending: deque[_Item] = deque()
+        self._pending_bytes = 0
+        self._lost = 0
+        self._closing = False
+        self.failure: str | None = None
+        """Why the video ended before the node did."""
+        self._thread = threading.Thread(target=self._loop, name="ureca-render")
+
+    def start(self) -> None:
+        """Begin drawing."""
+        self._thread.start()
+
+    def counters(self) -> dict[str, int]:
+        """Frames that the video does not have, for the heartbeat."""
+        with self._changed:
+            return {"render_lost_frame": self._lost} if self._lost else {}
+
+    def __call__(self, event: AnyEvent) -> None:
+        """Take note of a published event."""
+        if isinstance(event, CaptionFinal | CaptionSame | TrackEnd):
+            with self._changed:
+                if not self._is_over():
+                    self._pending.append(event)
+
+    def saw(self, frame: Frame, tracks: TrackSet) -> None:
+        """Take one frame with its regions; never waits, except for a lossless source."""
+        with self._changed:
+            if self._lossless:
+                self._changed.wait_for(lambda: self._has_room(frame) or self._is_over())
+            if self._is_over() or not self._has_room(frame):
+                self._lost += 1
+                return
+            self._pending.append((frame, tracks))
+            self._pending_bytes += frame.image.nbytes
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Draw what waits, finish the files, end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if not self._films:
+            self._first.close()
+        for film in self._films.values():
+            self._guard(film.file.close)
+
+    def text(self) -> str:
+        """One line for the summary."""
+        if self.failure is not None:
+            return self.failure
+        lost = f", {self._lost} frames lost" if self._lost else ""
+        pictures = sum(film.file.pictures for film in self._films.values())
+        return f"{self._path}: {pictures / self._fps:.1f} s at {self._fps:g} pictures/s{lost}"
+
+    def _has_room(self, frame: Frame) -> bool:
+        return not self._pending_bytes or (
+            self._pending_bytes + frame.image.nbytes <= self._max_bytes
+        )
+
+    def _is_over(self) -> bool:
+        return self._closing or self.failure is not None
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while (item := self._take()) is not None:
+            if self.failure is None:
+                self._guard(lambda item=item: self._handle(item))  # type: ignore[misc]
+
+    def _take(self) -> _Item | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending_bytes or self._closing)
+            if not self._pending:
+                return None
+            item = self._pending.popleft()
+            if isinstance(item, tuple):
+                self._pending_bytes -= item[0].image.nbytes
+                self._changed.notify_all()
+            return item
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            self._give_up(str(error))
+        except Exception as error:  # noqa: BLE001  (drawing must not end the node; it is told)
+            _log.exception("a picture could not be drawn")
+            self._give_up(f"a picture could not be drawn: {error}")
+
+    def _give_up(self, why: str) -> None:
+        with self._changed:
+            self.failure = self.failure or f"rendering to {self._path} ended: {why}"
+            waiting = sum(isinstance(item, tuple) for item in self._pending)
+            self._lost += 1 + waiting
+            self._pending.clear()
+            self._pending_bytes = 0
+            self._changed.notify_all()
+        _log.error("%s; the node goes on without it", self.failure)
+
+    def _handle(self, item: _Item) -> None:
+        if isinstance(item, tuple):
+            self._frame(*item)
+        elif item.stream in self._films:
+            self._films[item.stream].words.apply(item)
+
+    def _frame(self, frame: Frame, tracks: TrackSet) -> None:
+        film = self._film(frame.stream)
+        times = self._times(film, frame)
+        image = self._draw(frame, tracks, film.words)
+        if film.last is not None:
+            for _ in range(times - 1):
+                film.file.write(film.last[1])
+        if times:
+            film.file.write(image)
+        film.last = (frame, image)
+
+    def _times(self, film: _Film, frame: Frame) -> int:
+        """How many pictures of the video have become due since the frame before."""
+        if self._lossless or film.last is None:
+            return 1
+        passed_s = (frame.captured_ns - film.last[0].captured_ns) / 1e9
+        same = frame.boot == film.last[0].boot and passed_s >= 0
+        film.owed_s += min(passed_s, _MAX_HOLD_S) if same else 1 / self._fps
+        due = round(film.owed_s * self._fps)
+        film.owed_s -= due / self._fps
+        return due
+
+    def _film(self, stream: str) -> _Film:
+        if stream not in self._films:
+            path = self._path.with_stem(f"{self._path.stem}-{stream}")
+            first = not self._films
+            file = self._first if first else VideoFile(path, fps=self._fps, free=self._free)
+            self._films[stream] = _Film(file)
+        return self._films[stream]

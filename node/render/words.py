@@ -1,0 +1,47 @@
+"""What was said of the regions of a stream, for drawing."""
+
+from __future__ import annotations
+
+from ureca.datatypes import Track, TrackSet, TrackState
+from ureca.drawing.palette import Palette
+from ureca.drawing.picture import Memory, Shown
+from ureca.events import CaptionFinal, CaptionSame, TrackEnd
+from ureca.said import Captions
+
+News = CaptionFinal | CaptionSame | TrackEnd
+"""The events that change what is drawn."""
+
+
+class Words:
+    """The last captions, colours and places of one stream's regions."""
+
+    def __init__(self) -> None:
+        self.memory: Memory = {}
+        self._captions = Captions()
+        self._palette = Palette()
+
+    def apply(self, event: News) -> None:
+        """Take note of one event."""
+        self._captions.apply(event)
+        if isinstance(event, TrackEnd):
+            self._palette.forget(event.rid)
+
+    def shown(self, tracks: TrackSet) -> list[Shown]:
+        """The regions to draw on this frame; what is lost or out of date is stale."""
+        return [
+            self._shown(track, tracks)
+            for track in tracks.tracks
+            if track.state is not TrackState.ENDED
+        ]
+
+    def _shown(self, track: Track, tracks: TrackSet) -> Shown:
+        said = self._captions.get(tracks.stream, track.rid)
+        old = said is not None and not said.holds(tracks.captured_ns)
+        return Shown(
+            track.rid,
+            track.box_xyxy_px,
+            self._palette[track.rid],
+            "" if said is None else said.text,
+            track.mask,
+            stale=old or track.mask is None,
+        )

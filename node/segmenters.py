@@ -1,0 +1,30 @@
+"""The segmenter that a configuration names, on its thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ureca.node.cutters import Cutters, ThreadCutters
+from ureca.node.cutting import Cutter
+from ureca.node.sam2 import Sam2
+from ureca.node.scripted_segmenter import ScriptedSegmenter
+from ureca.node.segmenter import Segmenter
+from ureca.node.segmenter_config import SegmenterConfig
+from ureca.weights import cached
+
+
+def open_cutters(config: SegmenterConfig) -> Cutters | None:
+    """Opened and not yet started; None when no model is named. Raises `WeightsError` when its files
+    are missing.
+    """
+    if not config.model:
+        return None
+    return ThreadCutters(Cutter(open_segmenter(config), config))
+
+
+def open_segmenter(config: SegmenterConfig) -> Segmenter:
+    """The model that `config` names."""
+    if config.model == "scripted":
+        return ScriptedSegmenter()
+    folder = Path(config.folder) if config.folder else cached(Sam2.name)
+    return Sam2(folder, threads=config.threads)

@@ -1,0 +1,76 @@
+"""Following a node through its death and another life."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from ureca.async_client import AsyncClient
+from ureca.bridges.following import Follower
+from ureca.events import CaptionFinal
+from ureca.node.bundle_path import demo_clip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_another_life_of_the_node_is_followed_from_its_beginning(processes):
+    if demo_clip() is None:
+        pytest.skip("no demo clip in configs/demo")
+    sights, finals = [], []
+
+    def event(found, shift_ns):
+        if isinstance(found, CaptionFinal):
+            finals.append((found, shift_ns))
+
+    async def until(true, timeout_s=60):
+        end = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < end, "it did not happen in time"
+            await asyncio.sleep(0.05)
+
+    def captioned(since):
+        return any(said is not None for sight in sights[since:] for _, said in sight.regions)
+
+    async def story():
+        async with AsyncClient.connect(processes.events, processes.requests) as client:
+            follower = Follower(client, on_sight=sights.append, on_event=event, max_width_px=64)
+            following = asyncio.create_task(follower.run())
+            await asyncio.sleep(0.3)  # there is no node yet
+            first = processes.node("--loop")
+            await until(lambda: captioned(0))
+            first.kill()
+            first.wait()
+            before = len(sights)
+            processes.node("--loop")
+            await until(lambda: captioned(before))
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(story())
+    boots = {event.boot for event, _ in finals}
+    assert len(boots) == 2
+    last = sights[-1]
+    assert last.picture.stream == "cam0"
+    assert abs(last.unix_ns - time.time_ns()) < 60 * 10**9, "Unix time, not monotonic time"
+    texts = {event.text for event, _ in finals}
+    assert {said.text for s in sights for _, said in s.regions if said is not None} <= texts
+    shown = [s.picture.cap_ns for s in sights]
+    assert shown == sorted(set(shown)), "a frame came twice"
+
+
+def test_what_a_callback_raises_ends_the_following(processes):
+    processes.node("--loop")
+
+    async def story():
+        def broken(*_):
+            raise ZeroDivisionError
+
+        async with AsyncClient.connect(processes.events, processes.requests) as client:
+            await asyncio.wait_for(Follower(client, on_sight=broken).run(), 60)
+
+    if demo_clip() is None:
+        pytest.skip("no demo clip in configs/demo")
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(story())

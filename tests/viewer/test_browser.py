@@ -1,0 +1,198 @@
+"""The page in a real browser, against a live node on the demo clip."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.viewer.conftest import ended
+from ureca.node.bundle_path import SHIPPED_BUNDLE
+
+pytest.importorskip(
+    "websockets", reason="no websockets here: that the page is served was not proven"
+)
+
+from tests.viewer.chromium import chromium, executable
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        executable() is None,
+        reason="no Chromium here: that the page works in a browser was not proven",
+    ),
+]
+LIVE_CARDS = "document.querySelectorAll('.card:not(.gone)').length"
+SHOWN = f"{LIVE_CARDS} > 3 && document.querySelector('.stage.has-picture:not(.stale)') !== null"
+STATE = "document.getElementById('state').dataset.state"
+CHOSEN = "document.querySelector('.card.chosen .text')?.textContent ?? ''"
+FACTS = "document.getElementById('picture-facts').textContent"
+PLACE = (
+    "(() => { const r = document.getElementById('stage').getBoundingClientRect();"
+    " return [r.left, r.top, r.width, r.height]; })()"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as new_tab:
+        yield new_tab
+
+
+@pytest.fixture
+def node(live, demo):
+    clip, prompts = demo
+    return live("--source", clip, "--prompts", prompts, "--loop")
+
+
+@pytest.fixture
+def page(browser, node):
+    """A tab that shows the node, and complained of nothing until the end."""
+    with ended(node.viewer()) as viewer:
+        tab = browser()
+        tab.size(1280, 800)
+        tab.open(viewer.line("ureca view: "))
+        tab.until(SHOWN)
+        tab.viewer = viewer
+        yield tab
+        assert tab.console == []
+        tab.close()
+
+
+def at(tab, x: float, y: float) -> tuple[float, float]:
+    left, top, width, height = tab.js(PLACE)
+    return left + x * width, top + y * height
+
+
+def test_a_click_starts_a_region_and_its_caption_appears(page):
+    before = page.js(LIVE_CARDS)
+    page.click(*at(page, 0.12, 0.12))
+    page.until(f"{LIVE_CARDS} > {before}")
+    page.until(f"({CHOSEN}).startsWith('a ')")
+
+
+def test_a_drag_starts_a_region_and_so_do_keys(page):
+    before = page.js(LIVE_CARDS)
+    page.drag(*at(page, 0.05, 0.05), *at(page, 0.25, 0.3))
+    page.until(f"{LIVE_CARDS} > {before}")
+    page.until(f"({CHOSEN}).startsWith('a ')")
+    page.js("document.getElementById('stage').focus()")
+    page.key("ArrowRight")
+    page.key("ArrowDown", shift=True)
+    page.key("ArrowRight", shift=True)
+    page.until("!document.getElementById('rubber').hidden")
+    page.key("Enter")
+    page.until(f"{LIVE_CARDS} > {before + 1}")
+
+
+def test_a_killed_node_is_shown_and_the_page_heals(page, node):
+    node.process.kill()
+    page.until(f"{STATE} === 'lost'")
+    page.until("!document.getElementById('banner').hidden")
+    assert page.js("document.getElementById('pause').disabled")
+    node.process.child.stdout.close()
+    node.start()
+    page.until(f"{STATE} === 'running' && {SHOWN}")
+    seen = page.js(FACTS)
+    page.until(f"{FACTS} !== {seen!r}")
+    assert page.js("document.getElementById('banner').hidden")
+
+
+def test_a_killed_viewer_is_shown(page):
+    page.viewer.kill()
+    page.until("document.getElementById('state-text').textContent === 'viewer lost'")
+    page.console.clear()  # that it cannot connect is what is tested
+
+
+def test_a_page_that_takes_its_time_is_sent_few_pictures(page):
+    """The next picture is sent when the last one was drawn: a slow page queues nothing."""
+    count = """(async (seconds) => {
+        const seen = new Set(), end = performance.now() + seconds * 1000;
+        while (performance.now() < end) {
+            seen.add(document.getElementById('picture-facts').textContent.match(/frame (\\d+)/)[1]);
+            await new Promise((done) => setTimeout(done, 10));
+        }
+        return seen.size; })"""
+    fast = page.js(f"{count}(4)")
+    page.js(
+        "(() => { const plain = window.createImageBitmap; window.createImageBitmap = async (blob)"
+        " => { await new Promise((done) => setTimeout(done, 1000)); return plain(blob); }; })()"
+    )
+    slow = page.js(f"{count}(4)")
+    assert 1 <= slow <= 6
+    assert fast > slow
+    latest = page.js(f"Number({FACTS}.match(/frame (\\d+)/)[1])")
+    assert latest >= 0
+
+
+def test_captions_are_text_never_markup(page):
+    """A caption is put into the page as text, whatever it says."""
+    page.js(
+        "import('./regions.js').then(async ({ Regions }) => {"
+        " const { Cards } = await import('./cards.js');"
+        " const regions = new Regions(), list = document.createElement('ul'); list.id = 'evil';"
+        " document.body.append(list);"
+        " const cards = new Cards(list, regions, { thumbnail() {} }, {});"
+        " const words = '<img src=x onerror=window.owned=1><script>window.owned=1</script>';"
+        " const common = { stream: 's', rid: 'r', clk: 'mono', cap_ns_last: 1, ttl_ms: 9 };"
+        " regions.apply({ ...common, ev: 'cap.final', rev: 1, text: words, score: 1 });"
+        " regions.all.get('s/r').number = '1'; cards.chosen = 's/r'; cards.query = 'img';"
+        " cards.draw('s', false); })"
+    )
+    assert page.js("document.querySelector('#evil img, #evil script')") is None
+    assert "<img src=x" in page.js("document.querySelector('#evil .text').textContent")
+    assert page.js("window.owned") is None
+
+
+@pytest.mark.parametrize("width", [390, 768, 1920])
+def test_nothing_sticks_out_of_the_window(page, width):
+    page.size(width, 844, phone=width < 500)
+    page.until(f"innerWidth === {width}")
+    assert page.js("document.documentElement.scrollWidth") <= width
+
+
+def test_search_pause_and_streams(page):
+    page.key("/")
+    page.until("document.activeElement.id === 'search'")
+    for letter in "purple":
+        page.key(letter)
+    page.until("document.getElementById('found').textContent !== ''")
+    page.until(
+        "[...document.querySelectorAll('.card .text')].every((t) => t.querySelector('mark'))"
+    )
+    page.key("Escape")
+    page.key("p")
+    page.until(f"{STATE} === 'paused'")
+    page.key("p")
+    page.until(f"{STATE} === 'running'")
+
+
+def test_policy_is_read_and_set(page):
+    page.js("document.getElementById('policy').open = true")
+    page.until("document.getElementById('policy-ttl').value === '10'")
+    page.js(
+        "document.getElementById('policy-ttl').value = 7;"
+        " document.getElementById('policy-form').requestSubmit()"
+    )
+    page.until("document.getElementById('toast').textContent === 'In force now'")
+    page.js("document.getElementById('policy-ttl').value = ''")
+    page.js("document.getElementById('policy-for').dispatchEvent(new Event('change'))")
+    page.until("document.getElementById('policy-ttl').value === '7'")
+
+
+def test_the_shipped_captioner_describes_what_is_clicked(browser, live, demo, repository):
+    if not SHIPPED_BUNDLE.is_dir():
+        pytest.skip("no bundle here: a caption of the real captioner on the page was not proven")
+    clip, prompts = demo
+    script = repository / "run_node.py"
+    node = live("--source", clip, "--prompts", prompts, "--loop", script=script)
+    with ended(node.viewer()) as viewer:
+        tab = browser()
+        tab.size(1280, 800)
+        tab.open(viewer.line("ureca view: "))
+        tab.until(SHOWN, 120)
+        before = tab.js(LIVE_CARDS)
+        tab.click(*at(tab, 0.12, 0.12))
+        tab.until(f"{LIVE_CARDS} > {before}")
+        tab.until(f"({CHOSEN}).length > 3", 120)
+        assert tab.console == []
+        tab.close()

@@ -1,0 +1,184 @@
+"""The bridge itself: sights of the node out, camera images in. It knows no middleware."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from ureca.bridges.following import Sight
+from ureca.bridges.ros.convert import (
+    ClassId,
+    MaskEncoding,
+    MaskPainter,
+    detections,
+    labels,
+    sidecar,
+    stamp,
+)
+from ureca.bridges.ros.messages import (
+    CompressedImage,
+    Detection2DArray,
+    Header,
+    Image,
+    LabelInfo,
+    Message,
+    String,
+)
+from ureca.bridges.ros.pictures import Numbering, Sent, compressed, raw
+from ureca.bridges.ros.transport import Transport
+from ureca.camera import FramePublisher
+from ureca.clock import MonotonicClock
+from ureca.errors import WireError
+from ureca.log import RateLimitedLog
+
+_REMEMBERED = 1024
+_log = logging.getLogger(__name__)
+_Picture = TypeVar("_Picture", Image, CompressedImage)
+Send = Callable[[Message], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeOptions:
+    """What is published, and how. `frame_id` None takes that of the image which a frame came from,
+    else the stream's name.
+    """
+
+    prefix: str = "/ureca"
+    class_id: ClassId = "caption"
+    masks: MaskEncoding | None = None
+    frame_id: str | None = None
+
+
+class Forwarded:
+    """The headers of the images that came through this bridge, by stream and number.
+
+    A node moves stamps of other clocks onto its own; what goes back to ROS has the very stamp that
+    came from ROS.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, int], Header] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def note(self, stream: str, seq: int, header: Header) -> None:
+        """Remember one image; old ones are forgotten."""
+        with self._lock:
+            self._known[stream, seq] = header
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+
+    def get(self, stream: str, seq: int) -> Header | None:
+        """The image's header, None for a frame that did not come through this bridge."""
+        with self._lock:
+            return self._known.get((stream, seq))
+
+
+class Outgoing:
+    """Publishes one set of messages per sight, all with the stamp of its frame. One thread."""
+
+    def __init__(self, transport: Transport, options: BridgeOptions, forwarded: Forwarded) -> None:
+        self.counts: Counter[str] = Counter()
+        """Messages published by kind, and `unsent`."""
+        self._transport, self._options, self._forwarded = transport, options, forwarded
+        self._topics: dict[str, Callable[[Sight, Header], None]] = {}
+        self._warn = RateLimitedLog(_log, MonotonicClock())
+
+    def __call__(self, sight: Sight) -> None:
+        """Publish what is known of one frame."""
+        picture = sight.picture
+        try:
+            header = self._header(sight)
+        except WireError as error:
+            self.counts["unstampable"] += 1
+            self._warn.warning("stamp", f"a frame of {picture.stream} is left out: {error}")
+            return
+        if picture.stream not in self._topics:
+            self._topics[picture.stream] = self._open(picture.stream)
+        self._topics[picture.stream](sight, header)
+
+    def _header(self, sight: Sight) -> Header:
+        picture = sight.picture
+        came = self._forwarded.get(picture.stream, picture.seq)
+        header = came or Header(stamp(sight.unix_ns), picture.stream)
+        return replace(header, frame_id=self._options.frame_id or header.frame_id)
+
+    def _open(self, stream: str) -> Callable[[Sight, Header], None]:
+        options, base = self._options, f"{self._options.prefix}/{topic_part(stream)}"
+        painter = MaskPainter(options.masks or "mono16")
+        publish = partial(self._transport.publisher, quality="reliable")
+        boxes = publish(f"{base}/detections", Detection2DArray)
+        words = publish(f"{base}/captions", String)
+        masks = publish(f"{base}/masks", Image) if options.masks else None
+        names = publish(f"{base}/labels", LabelInfo) if options.masks else None
+
+        def send(sight: Sight, header: Header) -> None:
+            values = painter.values(sight) if options.masks else {}
+            self._count("detections", boxes(detections(sight, header, options.class_id)))
+            self._count("captions", words(sidecar(sight, header, values)))
+            if masks is not None and names is not None:
+                self._count("masks", masks(painter.image(sight, header, values)))
+                self._count("labels", names(labels(sight, header, values, options.class_id)))
+
+        return send
+
+    def _count(self, kind: str, sent: bool) -> None:  # noqa: FBT001  (the result of a send)
+        self.counts[kind if sent else "unsent"] += 1
+
+
+def topic_part(stream: str) -> str:
+    """A stream's name where ROS allows letters, digits and `_`, and no digit first."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", stream)
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+class Incoming:
+    """Forwards images of ROS cameras to a node as frames, each with the very stamp it had."""
+
+    def __init__(self, transport: Transport, camera: FramePublisher, forwarded: Forwarded) -> None:
+        self.counts: Counter[str] = Counter()
+        """Images forwarded and refused."""
+        self._transport, self._camera, self._forwarded = transport, camera, forwarded
+        self._lock = threading.Lock()
+        self._warn = RateLimitedLog(_log, MonotonicClock())
+
+    def images(self, topic: str, stream: str) -> None:
+        """Forward a topic of `sensor_msgs/Image`."""
+        take = partial(self._take, raw, _numbering(stream))
+        self._transport.subscribe(topic, Image, "sensor", take)
+
+    def compressed(self, topic: str, stream: str) -> None:
+        """Forward a topic of `sensor_msgs/CompressedImage`."""
+        take = partial(self._take, compressed, _numbering(stream))
+        self._transport.subscribe(topic, CompressedImage, "sensor", take)
+
+    def _take(
+        self,
+        read: Callable[[_Picture, Numbering, int], Sent],
+        camera: Numbering,
+        image: _Picture,
+    ) -> None:
+        with self._lock:  # a socket belongs to one thread at a time
+            try:
+                header, pixels = read(image, camera, time.time_ns())
+                # Before it is sent: the node's answer may be quicker than we are.
+                sent = replace(image.header, stamp=stamp(header.cap_ns))
+                self._forwarded.note(camera.stream, header.seq, sent)
+                self._camera.send_encoded(header, pixels)
+            except WireError as error:
+                self.counts["refused"] += 1
+                self._warn.warning(camera.stream, f"an image of {camera.stream}: {error}")
+                return
+            self.counts["forwarded"] += 1
+
+
+def _numbering(stream: str) -> Numbering:
+    """From the present millisecond on, so that no number of an earlier bridge comes again."""
+    return Numbering(stream, os.urandom(16), time.time_ns() // 1_000_000)

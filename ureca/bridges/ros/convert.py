@@ -1,0 +1,198 @@
+"""What the node sees, as ROS messages. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ureca import rle
+from ureca.bridges.following import Sight
+from ureca.bridges.ros.messages import (
+    BoundingBox2D,
+    Detection2D,
+    Detection2DArray,
+    Header,
+    Image,
+    LabelInfo,
+    ObjectHypothesis,
+    ObjectHypothesisWithPose,
+    Point2D,
+    Pose2D,
+    String,
+    Time,
+    VisionClass,
+)
+from ureca.datatypes import Rle
+from ureca.errors import WireError
+from ureca.pictures import PictureRegion
+from ureca.said import Said
+
+ClassId = Literal["caption", "rid", "label"]
+MaskEncoding = Literal["mono8", "mono16"]
+_MAX_VALUE = {"mono8": 255, "mono16": 65_535}
+_LARGEST_SEC = (1 << 31) - 1
+_LIVE = frozenset({"new", "alive", "recovered"})
+
+
+def stamp(ns: int) -> Time:
+    """Nanoseconds as a ROS stamp, to the nanosecond; `WireError` before 1970 and after 2038."""
+    sec, nanosec = divmod(ns, 1_000_000_000)
+    if not 0 <= sec <= _LARGEST_SEC:
+        raise WireError(f"{ns} ns are no ROS stamp: it holds 0 to {_LARGEST_SEC} s")
+    return Time(sec, nanosec)
+
+
+def nanoseconds(time: Time) -> int:
+    """The inverse of `stamp`."""
+    return time.sec * 1_000_000_000 + time.nanosec
+
+
+def detections(sight: Sight, header: Header, class_id: ClassId) -> Detection2DArray:
+    """Every region that is visible on the frame; `id` is the region's, boxes are in its pixels.
+
+    A caption that did not hold any more when the frame was captured is left out: such a detection
+    has no hypothesis.
+    """
+    found = tuple(
+        Detection2D(header, _hypotheses(sight, region, said, class_id), _bbox(region), region.rid)
+        for region, said in sight.regions
+        if region.state in _LIVE
+    )
+    return Detection2DArray(header, found)
+
+
+def _hypotheses(
+    sight: Sight, region: PictureRegion, said: Said | None, class_id: ClassId
+) -> tuple[ObjectHypothesisWithPose, ...]:
+    name = name_of(sight, region, said, class_id)
+    if not name:
+        return ()
+    score = said.score if said is not None and class_id == "caption" else None
+    return (ObjectHypothesisWithPose(ObjectHypothesis(name, math.nan if score is None else score)),)
+
+
+def name_of(sight: Sight, region: PictureRegion, said: Said | None, class_id: ClassId) -> str:
+    """What a region is called: its caption while it holds, its id, or its sender's label."""
+    if class_id == "caption":
+        return said.text if said is not None and sight.holds(said) else ""
+    return region.rid if class_id == "rid" else region.label or ""
+
+
+def _bbox(region: PictureRegion) -> BoundingBox2D:
+    x0, y0, x1, y1 = region.box
+    middle = Point2D((x0 + x1) / 2, (y0 + y1) / 2)
+    return BoundingBox2D(Pose2D(middle), float(x1 - x0), float(y1 - y0))
+
+
+def sidecar(sight: Sight, header: Header, values: dict[str, int]) -> String:
+    """All that is known of the same regions, as JSON; `stamp` is that of the detections."""
+    picture = sight.picture
+    facts = {
+        "stamp": {"sec": header.stamp.sec, "nanosec": header.stamp.nanosec},
+        "frame_id": header.frame_id,
+        "stream": picture.stream,
+        "seq": picture.seq,
+        "cap_ns": picture.cap_ns,
+        "clk": picture.clk,
+        "width": picture.width,
+        "height": picture.height,
+        "regions": [
+            _facts(sight, r, said, header=header, value=values.get(r.rid))
+            for r, said in sight.regions
+        ],
+    }
+    return String(json.dumps(facts, ensure_ascii=False))
+
+
+def _facts(
+    sight: Sight, region: PictureRegion, said: Said | None, *, header: Header, value: int | None
+) -> dict[str, Any]:
+    facts = {
+        "id": region.rid,
+        "state": region.state,
+        "box_xyxy_px": region.box,
+        "label": region.label,
+        "mask_value": value,
+    }
+    if said is None:
+        return {**facts, "caption": None}
+    age_ns = sight.picture.cap_ns - said.cap_ns
+    about = stamp(max(0, nanoseconds(header.stamp) - age_ns))
+    return {
+        **facts,
+        "caption": said.text,
+        "holds": sight.holds(said),
+        "about": {"sec": about.sec, "nanosec": about.nanosec},
+        "age_ms": round(age_ns / 1e6, 3),
+        "ttl_ms": said.ttl_ms,
+        "score": said.score,
+        "trigger": said.trigger,
+        "rev": said.rev,
+    }
+
+
+@dataclass
+class MaskPainter:
+    """Mask images: one value per region, kept for as long as the region lives."""
+
+    encoding: MaskEncoding = "mono16"
+    _values: dict[str, int] = field(default_factory=dict)
+
+    def values(self, sight: Sight) -> dict[str, int]:
+        """The pixel value of each region, from 1; those beyond the encoding have none."""
+        rids = [region.rid for region, _ in sight.regions]
+        self._values = {rid: value for rid, value in self._values.items() if rid in rids}
+        taken = set(self._values.values())
+        free = iter(v for v in range(1, _MAX_VALUE[self.encoding] + 1) if v not in taken)
+        for rid in rids:
+            if rid not in self._values and (value := next(free, None)) is not None:
+                self._values[rid] = value
+        return dict(self._values)
+
+    def image(self, sight: Sight, header: Header, values: dict[str, int]) -> Image:
+        """The masks in the size of the frame, 0 where there is none; small regions on top."""
+        picture = sight.picture
+        kind: Any = np.uint8 if self.encoding == "mono8" else np.dtype("<u2")
+        small = np.zeros((picture.h, picture.w), kind)
+        masks = [
+            (rle.decode(Rle(region.mask.size, region.mask.counts)), values[region.rid])
+            for region, _ in sight.regions
+            if region.mask is not None and region.rid in values
+        ]
+        for mask, value in sorted(masks, key=lambda pair: -int(pair[0].sum())):
+            small[mask] = value
+        pixels = _enlarged(small, picture.height, picture.width)
+        return Image(
+            header=header,
+            height=picture.height,
+            width=picture.width,
+            encoding=self.encoding,
+            step=picture.width * pixels.itemsize,
+            data=pixels.tobytes(),
+        )
+
+
+def _enlarged(pixels: npt.NDArray[Any], height_px: int, width_px: int) -> npt.NDArray[Any]:
+    """Nearest neighbour to the size of the frame; frames wider than 1,920 px come smaller."""
+    if pixels.shape == (height_px, width_px):
+        return pixels
+    rows = np.arange(height_px) * pixels.shape[0] // height_px
+    columns = np.arange(width_px) * pixels.shape[1] // width_px
+    return np.ascontiguousarray(pixels[rows[:, None], columns[None, :]])
+
+
+def labels(sight: Sight, header: Header, values: dict[str, int], class_id: ClassId) -> LabelInfo:
+    """The name of each value of the mask image of the same stamp: the region's id where it has no
+    other.
+    """
+    named = tuple(
+        VisionClass(values[r.rid], name_of(sight, r, said, class_id) or r.rid)
+        for r, said in sight.regions
+        if r.rid in values
+    )
+    return LabelInfo(header, named)

@@ -1,0 +1,57 @@
+"""Annotated pictures as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ureca.datatypes import Image, Mask
+from ureca.drawing.palette import Palette
+from ureca.drawing.picture import Shown, annotated
+from ureca.drawing.text import EXTRA
+from ureca.errors import ConfigError
+from ureca.extras import require
+
+
+def check_name(path: Path) -> None:
+    """Raises `ConfigError` for a name or a folder that cannot become a PNG, `MissingExtraError`
+    without the extra: before the captions are written, not after.
+    """
+    require("PIL.ImageFont", extra=EXTRA)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--render writes PNG: expected a name like out.png, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+def save(path: Path, image: Image, masks: Sequence[Mask], texts: Sequence[str]) -> None:
+    """Write `image`, RGB u8 [H, W, 3], with bool [H, W] masks and what was said of them.
+
+    Raises `ConfigError` when the file cannot be written.
+    """
+    cv2: Any = require("cv2", extra=EXTRA)
+    picture = annotated(image, regions(masks, texts))
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done  # a u8 picture can always be encoded
+    try:
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def regions(masks: Sequence[Mask], texts: Sequence[str]) -> list[Shown]:
+    """Regions in colours of their own, in order."""
+    palette = Palette()
+    return [
+        Shown(str(number), _box(mask), palette[str(number)], text, mask)
+        for number, (mask, text) in enumerate(zip(masks, texts, strict=True))
+        if mask.any()
+    ]
+
+
+def _box(mask: Mask) -> tuple[int, int, int, int]:
+    ys, xs = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1

@@ -1,0 +1,43 @@
+"""One colour per region, the same for as long as it lives."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+Rgb = tuple[int, int, int]
+
+COLOURS: tuple[Rgb, ...] = (
+    (255, 107, 97),
+    (72, 201, 120),
+    (92, 156, 255),
+    (255, 200, 61),
+    (197, 118, 255),
+    (46, 207, 214),
+    (255, 140, 200),
+    (170, 220, 60),
+    (255, 156, 66),
+    (130, 190, 255),
+    (120, 230, 180),
+    (225, 170, 120),
+)
+"""RGB, light enough to be seen on dark pictures and to carry dark outlines."""
+
+STALE: Rgb = (168, 168, 168)
+"""What is not vouched for any more."""
+
+
+class Palette:
+    """Colours by name: each new name gets the colour that the fewest others have."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> Rgb:
+        if name not in self._numbers:
+            used = Counter(self._numbers.values())
+            self._numbers[name] = min(range(len(COLOURS)), key=lambda number: used[number])
+        return COLOURS[self._numbers[name]]
+
+    def forget(self, name: str) -> None:
+        """Let a name go; the others keep their colours."""
+        self._numbers.pop(name, None)

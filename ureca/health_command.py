@@ -1,0 +1,58 @@
+"""`ureca health`: ask a node whether it is well; what containers and supervisors poll."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import msgspec
+
+from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
+from ureca.client import Client
+from ureca.keys import add_key_options, keys_of
+from ureca.requests import Health
+
+_EPILOG = """examples:
+  ureca health
+  ureca health --requests ipc:///run/ureca/requests --timeout 2 --json
+
+Exit status 0: the node runs (or is paused) and names no trouble; 1: it is degraded, draining or
+stopping; 2: nobody answered."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the node's state. Raises `RequestError` (exit 2) when no node answers."""
+    options = _parser().parse_args(argv)
+    keys = keys_of(options)
+    with Client.connect(
+        EVENTS_ADDRESS, options.requests, timeout_s=options.timeout, keys=keys
+    ) as client:
+        health = client.health()
+    if options.json:
+        print(msgspec.json.encode(health).decode())
+    else:
+        print("; ".join([health.state, *health.reasons]))
+    return 0 if is_well(health) else 1
+
+
+def is_well(health: Health) -> bool:
+    """Whether frames are captioned, or would be if somebody had not paused them."""
+    return health.state in {"running", "paused"} and not health.reasons
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca health",
+        description="Ask a running node whether it is well.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=5.0, metavar="S", help="wait this long [%(default)s]"
+    )
+    add_key_options(parser)
+    parser.add_argument("--json", action="store_true", help="the whole answer, counters included")
+    return parser
