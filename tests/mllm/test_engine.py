@@ -7,6 +7,7 @@ import pytest
 import torch
 from worlds import internvl_base, masks, picture, scaled, tiny_config, words_json
 
+from ureca import cli
 from ureca.datatypes import RegionInput, RowDelta, RowDone
 from ureca.errors import (
     ConfigError,
@@ -283,3 +284,35 @@ def test_the_bench_compares_equal_work(tiny_engine):
     assert [arm.arm for arm in result.arms] == ["shared", "batch", "per region"]
     assert all(len(arm.seconds) == 2 for arm in result.arms)
     assert "3 of 3" in result.table()
+
+
+def test_wrapping_by_command_takes_a_configuration_and_never_overwrites(
+    tiny_base, repository, tmp_path, capsys
+):
+    model = repository / "configs" / "model" / "internvl.yaml"
+    command = ["mllm", "wrap", str(tiny_base), "-o", str(tmp_path / "c"), "--config", str(model)]
+    changes = ["--set", "mask.side_px=28", "--set", "mask.num_mask_tokens=3"]
+    assert cli.main([*command, *changes]) == 0
+    assert "untrained" in capsys.readouterr().out
+    found = load_checkpoint(tmp_path / "c", precision="fp32")
+    assert found.config.name == "ureca-internvl"
+    assert (found.config.picture.tile_px, found.config.mask.num_mask_tokens) == (28, 3)
+    assert cli.main([*command, *changes]) == 2
+    assert "holds a checkpoint already" in capsys.readouterr().err
+    assert cli.main(["mllm", "wrap", str(tmp_path), "-o", str(tmp_path / "d")]) == 2
+    assert cli.main(["mllm", "plan"]) == 0
+    assert "computed, not measured" in capsys.readouterr().out
+
+
+def test_an_untouched_base_says_what_it_said(tiny_base, tiny_checkpoint):
+    """New words must not move old ones: the language model's logits stay as they were."""
+    from transformers import AutoModelForImageTextToText
+
+    base = AutoModelForImageTextToText.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    ids = torch.tensor([[7, 40, 91, 12]])
+    with torch.inference_mode():
+        before = base(input_ids=ids).logits
+        model = load_checkpoint(tiny_checkpoint)
+        after = model.logits(model(model.embed(ids), torch.ones_like(ids)))
+    known = Words.load(tiny_base / "tokenizer.json").size
+    torch.testing.assert_close(after[..., :known], before[..., :known])

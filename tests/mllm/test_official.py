@@ -11,6 +11,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from worlds import masks, picture, words_json
 
+from ureca import cli
 from ureca.errors import WeightsError
 from ureca.models.mllm.backend import prefix_input, suffix_input
 from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
@@ -164,3 +165,15 @@ def test_a_missing_tensor_and_half_an_adapter_are_named(tmp_path):
     official.write(tmp_path / "less", "qwen2", state, tokens_of_the_release())
     with pytest.raises(WeightsError, match=r"linear_2\.bias"):
         convert(tmp_path / "less", tmp_path / "b")
+
+
+def test_the_command_converts_and_says_what_comes_next(tmp_path, capsys):
+    release(tmp_path / "release", "qwen2")
+    out = tmp_path / "converted"
+    command = ["mllm", "convert", str(tmp_path / "release"), "-o", str(out), "--scale", "1"]
+    assert cli.main([*command, "--max-tiles", "12"]) == 0
+    assert "ureca export" in capsys.readouterr().out
+    config = load_checkpoint(out).config
+    assert not config.mask.legacy_scale
+    assert config.picture.max_tiles == 12
+    assert config.prompt.begin.startswith("<|im_start|>system")

@@ -120,6 +120,9 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
     assert {e["model"] for e in finals} == {"ureca-mllm-tiny"}
     assert {e["bundle_sha"] for e in finals} == {bundle_sha(manifest)}
 
+    # Without torch it says what is missing; nothing else of the node needs it.
+    assert "pip install 'ureca[mllm]'" in without_torch(repository, bundle)
+
     # An altered file is found before anything of it is used.
     path = bundle / "mask.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
@@ -132,6 +135,24 @@ def _data(given):
     from ureca.models.mllm.training.config import MllmDataConfig
 
     return [MllmDataConfig(**source) for source in given["data"]]
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from ureca.errors import MissingExtraError
+from ureca.node.bundle_path import open_engine
+try:
+    open_engine(sys.argv[1])
+except MissingExtraError as error:
+    print(error)
+"""
+
+
+def without_torch(repository, bundle):
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(bundle)]
+    env = {**os.environ, "PYTHONPATH": str(repository)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
 def run_node(repository, folder, bundle):
