@@ -116,9 +116,7 @@ def mask_tiles(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: TileSizes) 
     return np.stack(_mask_cells(mask, grid, vision)).astype(np.float32)
 
 
-def masks_tiles(
-    masks: Sequence[npt.NDArray[np.bool_] | U8], grid: Grid, vision: TileSizes
-) -> F32:
+def masks_tiles(masks: Sequence[npt.NDArray[np.bool_] | U8], grid: Grid, vision: TileSizes) -> F32:
     """`mask_tiles` of N masks of one picture, written once: f32 [N, T, mask_px, mask_px]."""
     cells = np.empty((len(masks), grid.tiles, vision.mask_px, vision.mask_px), np.float32)
     for rows, mask in zip(cells, masks, strict=True):
