@@ -10,12 +10,14 @@ from collections.abc import Callable
 import zmq
 
 from ureca.clock import Clock
-from ureca.errors import WireError
+from ureca.errors import UrecaError, WireError
 from ureca.events import Heartbeat
+from ureca.node.accounting import Books
 from ureca.node.auth import Guard, anybody, asker_of, unguarded
+from ureca.node.config import PublishConfig
 from ureca.node.control import Control
 from ureca.node.outbox import Answer, Outbox
-from ureca.node.publisher import Publisher
+from ureca.node.publisher import Publisher, Sink
 from ureca.sockets import harden
 from ureca.wire import encode_reply
 from ureca.zap import Gate
@@ -45,6 +47,43 @@ def bind_router(
             code="INTERNAL",
         ) from error
     return router
+
+
+def open_sockets(
+    context: zmq.Context[zmq.Socket[bytes]],
+    publish: PublishConfig,
+    *,
+    boot: bytes,
+    clock: Clock,
+    books: Books,
+    sinks: tuple[Sink, ...],
+    guard: Guard,
+    control: Control,
+    outbox: Outbox,
+    heartbeat: Callable[[], Heartbeat],
+    gate: Gate | None,
+) -> tuple[Publisher, IoThread]:
+    """Bind events and requests, and the thread that will own them. Raises `WireError` with the
+    remedy when an address is taken; then nothing is left open.
+    """
+    publisher = Publisher(
+        context, publish, boot=boot, clock=clock, books=books, sinks=sinks, guard=guard
+    )
+    try:
+        router = bind_router(context, publish.requests, guard)
+    except UrecaError:
+        publisher.close()
+        raise
+    return publisher, IoThread(
+        publisher,
+        router,
+        control,
+        outbox,
+        heartbeat=heartbeat,
+        heartbeat_s=publish.heartbeat_s,
+        clock=clock,
+        gate=gate,
+    )
 
 
 class IoThread:

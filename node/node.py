@@ -11,7 +11,6 @@ joined.
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import zmq
 
 from ureca.clock import Clock
-from ureca.datatypes import EngineInfo, Frame
+from ureca.datatypes import EngineInfo
 from ureca.engine import Engine
 from ureca.errors import UrecaError
 from ureca.events import AnyEvent, Heartbeat
@@ -31,8 +30,9 @@ from ureca.node.auth import open_gate, unguarded
 from ureca.node.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.control import Control
+from ureca.node.feeder import Feeder
 from ureca.node.gate import Quarantine
-from ureca.node.io import IoThread, bind_router
+from ureca.node.io import open_sockets
 from ureca.node.jobs import Captioner
 from ureca.node.mailbox import Mailbox
 from ureca.node.orders import Order
@@ -40,7 +40,7 @@ from ureca.node.outbox import Outbox
 from ureca.node.pipeline import Pipeline
 from ureca.node.preview import Previews
 from ureca.node.prompts import Prompts
-from ureca.node.publisher import Publisher, Sink
+from ureca.node.publisher import Sink
 from ureca.node.record.recorder import Recorder
 from ureca.node.record.switch import RecordSwitch
 from ureca.node.record.tape import Notes
@@ -49,16 +49,13 @@ from ureca.node.render.renderer import Renderer
 from ureca.node.replies import Asker
 from ureca.node.segmenters import open_cutters
 from ureca.node.sources import FrameSource, Wait, Watched, open_source
+from ureca.node.stepper import Stepper
+from ureca.node.vitals import Vitals, failure_of
 from ureca.pictures import PictureArgs
 from ureca.zap import Gate
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
 OpenSource = Callable[[NodeConfig, Clock, Books, Wait], FrameSource]
-
-_TICK_S = 0.05
-_GRACE_S = 3.0
-"""How long captions in flight may go on after a stop."""
-_log = logging.getLogger(__name__)
 
 
 def _open_configured(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
@@ -82,17 +79,11 @@ class Node:
     ) -> None:
         self.books = Books()
         self.boot = uuid.uuid4().bytes
-        self.failure: UrecaError | None = None
-        """Why the source ended before its time, if it did."""
         self._config = config
         self._clock = clock
         self._info = engine.info
         self._state: State = "starting"
-        self._started_ns = clock.now_ns()
         self._stop = threading.Event()
-        self._hurry = threading.Event()
-        self._done = threading.Event()
-        self._source_ended = threading.Event()
         self._prompts = prompts or {}
         cutters = open_cutters(config.segmenter)  # first: a missing model leaves nothing behind
         self._source = open_frames(config, clock, self.books, self._stop.wait)
@@ -131,38 +122,52 @@ class Node:
             wake=self._mailbox.wake,
         )
         self._previews = Previews(self._pipeline.views, clock)
-        self._source_thread = threading.Thread(target=self._feed, name="ureca-source")
-        self._step_thread = threading.Thread(target=self._work, name="ureca-step")
+        self._vitals = self._watch_over()
+        self._feeder = Feeder(self._source, self._mailbox, self._prompts, self._vitals)
+        self._stepper = Stepper(
+            self._pipeline,
+            self._mailbox,
+            self._feeder,
+            self.books,
+            clock,
+            self._stop,
+            watched=self._watched,
+            renderer=renderer,
+        )
+
+    def _watch_over(self) -> Vitals:
+        """Everything that counts or complains."""
+        vitals = Vitals(self.books, self._info, self._clock, self._pipeline.streams)
+        vitals.counters.append(self._quarantine.counters)
+        for part in (self._recorder, self._renderer):
+            if part is not None:
+                vitals.counters.append(part.counters)
+                vitals.complaints.append(failure_of(part))
+        if self._watched is not None:
+            vitals.counters.append(self._watched.counters)
+            vitals.complaints.append(self._watched.reasons)
+        if self._gate is not None:
+            vitals.counters.append(self._gate.counters)
+        vitals.complaints.append(self._pipeline.reasons)
+        return vitals
 
     def _open_sockets(self, sinks: tuple[Sink, ...]) -> None:
-        publish, gate = self._config.publish, self._gate
-        guard = unguarded if gate is None else gate.guard
-        self._publisher = Publisher(
+        guard = unguarded if self._gate is None else self._gate.guard
+        control = Control(
+            self._config, self, boot=self.boot, clock=self._clock, answer=self._outbox.answer
+        )
+        self._publisher, self._io = open_sockets(
             self._context,
-            publish,
+            self._config.publish,
             boot=self.boot,
             clock=self._clock,
             books=self.books,
             sinks=sinks,
             guard=guard,
-        )
-        try:
-            router = bind_router(self._context, publish.requests, guard)
-        except UrecaError:
-            self._publisher.close()
-            raise
-        control = Control(
-            self._config, self, boot=self.boot, clock=self._clock, answer=self._outbox.answer
-        )
-        self._io = IoThread(
-            self._publisher,
-            router,
-            control,
-            self._outbox,
+            control=control,
+            outbox=self._outbox,
             heartbeat=self.heartbeat,
-            heartbeat_s=publish.heartbeat_s,
-            clock=self._clock,
-            gate=gate,
+            gate=self._gate,
         )
 
     # --- life ------------------------------------------------------------------------------------
@@ -176,19 +181,19 @@ class Node:
         self._previews.start()
         self._io.start()
         self._state = "running"
-        self._step_thread.start()
-        self._source_thread.start()
+        self._stepper.start()
+        self._feeder.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; True when everything that was accepted has ended."""
-        return self._done.wait(timeout_s)
+        return self._stepper.done.wait(timeout_s)
 
     def stop(self) -> None:
         """Begin an orderly end; a second call aborts what is still in flight. Any thread may call
         it.
         """
         if self._stop.is_set():
-            self._hurry.set()
+            self._stepper.hurry.set()
         self._stop.set()
         self._mailbox.wake()
 
@@ -201,9 +206,8 @@ class Node:
             return
         self._stop.set()
         self._mailbox.wake()
-        for thread in (self._step_thread, self._source_thread):
-            if thread.ident is not None:
-                thread.join()
+        self._stepper.join()
+        self._feeder.join()
         self._captioner.close()
         if self._cutters is not None:
             self._cutters.close()
@@ -228,7 +232,9 @@ class Node:
     @property
     def state(self) -> State:
         """Where the node is in its life; `paused` and `draining` also where a request halted it."""
-        return (self._pipeline.halt or self._state) if self._state == "running" else self._state
+        if self._state != "running":
+            return self._state
+        return "draining" if self._stepper.is_draining else self._pipeline.halt or "running"
 
     def balance(self) -> Balance:
         """The books now."""
@@ -236,39 +242,16 @@ class Node:
 
     def heartbeat(self) -> Heartbeat:
         """State, books and streams now."""
-        return Heartbeat(
-            uptime_ms=(self._clock.now_ns() - self._started_ns) // 1_000_000,
-            state=self.state,
-            counters={
-                **self.balance().counters(),
-                **self._quarantine.counters(),
-                **(self._recorder.counters() if self._recorder is not None else {}),
-                **(self._renderer.counters() if self._renderer is not None else {}),
-                **(self._watched.counters() if self._watched is not None else {}),
-                **(self._gate.counters() if self._gate is not None else {}),
-            },
-            streams=dict(self._pipeline.streams()),
-            model=self._info.model,
-            bundle_sha=self._info.bundle_sha,
-        )
+        return self._vitals.heartbeat(self.state)
 
     def reasons(self) -> tuple[str, ...]:
         """Why the node is not well."""
-        balance = self.balance()
-        found = []
-        if self.failure is not None:
-            found.append(f"source: {self.failure}")
-        if self._recorder is not None and self._recorder.failure is not None:
-            found.append(self._recorder.failure)
-        if self._renderer is not None and self._renderer.failure is not None:
-            found.append(self._renderer.failure)
-        found += self._watched.reasons() if self._watched is not None else ()
-        found += self._pipeline.reasons()
-        if balance.frames_dropped.get("internal"):
-            found.append("frames failed inside the node; see its log")
-        if balance.requests_ended.get("error", 0) > balance.requests_ended.get("final", 0):
-            found.append("most captions fail")
-        return tuple(found)
+        return self._vitals.reasons()
+
+    @property
+    def failure(self) -> UrecaError | None:
+        """Why the source ended before its time, if it did."""
+        return self._vitals.failure
 
     def last_events(self) -> list[AnyEvent]:
         """The last word on every live region; only the socket thread may call this."""
@@ -294,65 +277,3 @@ class Node:
     def picture(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
         """Answer with a stream's next picture."""
         self._previews.ask(args, asker, deadline_ns)
-
-    # --- threads ---------------------------------------------------------------------------------
-
-    def _feed(self) -> None:
-        try:
-            for frame in self._source.frames():
-                # A prompt is drawn on this very picture.
-                keep = frame.seq in self._prompts or bool(frame.prompts)
-                if not self._mailbox.put(frame, keep=keep, wait=self._source.is_lossless):
-                    break
-        except UrecaError as error:
-            self.failure = error
-            _log.error("the source failed: %s", error)
-        except Exception as error:  # noqa: BLE001  (a source may fail in any way; it is reported)
-            self.failure = UrecaError(f"the source failed: {type(error).__name__}: {error}")
-            _log.exception("the source failed")
-        self._source_ended.set()
-        self._mailbox.wake()
-
-    def _work(self) -> None:
-        try:
-            finished = False
-            while not self._stop.is_set() and not (finished := self._is_finished()):
-                self._advance(self._mailbox.take(_TICK_S))
-            self._drain("source_end" if finished else "shutdown")
-        finally:
-            self._done.set()
-
-    def _advance(self, frame: Frame | None) -> None:
-        now_ns = self._clock.now_ns()
-        if frame is not None and self._watched is not None:
-            self._watched.taken(frame)
-        try:
-            if frame is None:
-                self._pipeline.tick(now_ns)
-            else:
-                self._pipeline.step(frame, now_ns)
-                self._render(frame)
-        except Exception:  # noqa: BLE001  (costs one frame, is counted, shows in `health`)
-            if frame is not None:
-                self.books.frame_dropped("internal")
-            _log.exception("a frame failed inside the node")
-
-    def _render(self, frame: Frame) -> None:
-        view = self._pipeline.views().get(frame.stream) if self._renderer is not None else None
-        if view is not None and view[0] is frame and self._renderer is not None:
-            self._renderer.saw(*view)
-
-    def _is_finished(self) -> bool:
-        """The source has ended and everything that it gave was processed and captioned."""
-        ended = self._source_ended.is_set() and self._mailbox.is_empty()
-        return ended and self._pipeline.is_idle()
-
-    def _drain(self, reason: str) -> None:
-        self._state = "draining"
-        self._stop.set()
-        self._mailbox.close()
-        deadline_ns = self._clock.now_ns() + int(_GRACE_S * 1e9)
-        while not self._pipeline.settle() and self._clock.now_ns() < deadline_ns:
-            if self._hurry.wait(_TICK_S):
-                break
-        self._pipeline.close(reason, self._clock.now_ns())

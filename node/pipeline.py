@@ -27,13 +27,11 @@ from ureca.node.keyframes import Keyframes
 from ureca.node.orders import Order, Orders
 from ureca.node.prompts import Prompts
 from ureca.node.stream import News, Stream, resolve
-from ureca.node.troubles import troubles
+from ureca.node.troubles import Hang, troubles
 from ureca.node.turns import ASKS, Halt, Turns
 from ureca.node.waiting import Waiting
 
 Emit = Callable[[AnyEvent], None]
-_STUCK_NS = 1_000_000_000
-"""A captioner whose requests have all ended is done within this, or hangs."""
 
 
 def _nobody(event: AnyEvent) -> None:
@@ -67,7 +65,7 @@ class Pipeline:
         self._orders: Waiting[Order] = Waiting(config.limits.max_orders)
         self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel, halt=self._halt)
         self._direct: dict[Key, int] = {}
-        self._stuck_ns: int | None = None
+        self._hang = Hang(clock)
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
         self._turns = Turns()
@@ -78,9 +76,7 @@ class Pipeline:
     # --- what callers do -------------------------------------------------------------------------
 
     def step(self, frame: Frame, now_ns: int) -> list[AnyEvent]:
-        """Take one frame through tracking and scheduling; returns the events since the last
-        call.
-        """
+        """Track and schedule on one frame; returns the events since the last call."""
         self._absorb()
         self._keyframes.take()
         self._carry_out(now_ns)
@@ -162,9 +158,7 @@ class Pipeline:
 
     def reasons(self) -> list[str]:
         """Why captions are not what they should be; may be called from any thread."""
-        since_ns = self._stuck_ns
-        hangs = since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS
-        found = troubles(list(self._streams.items()), hangs=hangs)
+        found = troubles(list(self._streams.items()), hangs=self._hang.is_on)
         return found + self._keyframes.reasons(self._clock.now_ns())
 
     @property
@@ -231,10 +225,7 @@ class Pipeline:
                 stream.scheduler.ended(
                     outcome.row.request, has_caption=has_caption, now_ns=outcome.ended_ns
                 )
-        if not self._is_stuck():
-            self._stuck_ns = None
-        elif self._stuck_ns is None:
-            self._stuck_ns = self._clock.now_ns()
+        self._hang.look(is_stuck=self._is_stuck())
 
     def _renew(self, stream: Stream, now_ns: int) -> None:
         """Only a new frame can say that a caption still holds: `tick` renews nothing."""

@@ -4,7 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ureca.clock import Clock
 from ureca.node.stream import Stream
+
+_STUCK_NS = 1_000_000_000
+"""A captioner whose requests have all ended is done within this, or hangs."""
+
+
+class Hang:
+    """Notices a captioner that stays busy although every request of it has ended."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since_ns: int | None = None
+
+    def look(self, *, is_stuck: bool) -> None:
+        """Told at every turn."""
+        if not is_stuck:
+            self._since_ns = None
+        elif self._since_ns is None:
+            self._since_ns = self._clock.now_ns()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it has lasted; may be asked from any thread."""
+        since_ns = self._since_ns
+        return since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS
 
 
 def troubles(streams: Iterable[tuple[str, Stream]], *, hangs: bool) -> list[str]:

