@@ -29,10 +29,10 @@ from ureca.bundle import (
     load_manifest,
     write_manifest,
 )
-from ureca.config import to_plain
+from ureca.config import load_config, to_plain
 from ureca.errors import BundleError, ConfigError
 from ureca.export.cases import Case, find_cases
-from ureca.export.config import Tolerances
+from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.mllm_proof import proved
 from ureca.export.verify import Verification
 from ureca.export.write import CARD, FAILED, PARITY, remember
@@ -76,6 +76,7 @@ def export_command(options: Namespace) -> int:
         source=source,
         precision=kind,
         max_regions=options.max_regions,
+        tolerances=load_config(ExportConfig, options.config).tolerances,
     )
     sys.stdout.write(report.table() + "\n")
     return 1 if report.failures() else 0
@@ -89,6 +90,7 @@ def export_mllm(
     source: str,
     precision: Precision | None = None,
     max_regions: int | None = None,
+    tolerances: Tolerances | None = None,
 ) -> Verification:
     """Merge, write, prove; a bundle that fails its proof is not published.
 
@@ -100,7 +102,7 @@ def export_mllm(
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
         stage = Path(place) / "bundle"
         _write(checkpoint, stage, precision=precision, max_regions=max_regions)
-        manifest = _manifest(checkpoint, stage)
+        manifest = _manifest(checkpoint, stage, tolerances or Tolerances())
         report = proved(checkpoint, stage, manifest, cases=cases, source=source)
         report = replace(report, bundle_sha256="")  # known only when this report is in it
         report.save(stage / PARITY)
@@ -155,7 +157,7 @@ def _write(
         shutil.copyfile(checkpoint / CARD, stage / CARD)
 
 
-def _manifest(checkpoint: Path, stage: Path) -> BundleManifest:
+def _manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> BundleManifest:
     engine = checkpoint_engine(stage, device="cpu")
     config, prompt = engine.config, engine.prompt
     package = require("transformers", extra="mllm")
@@ -176,7 +178,7 @@ def _manifest(checkpoint: Path, stage: Path) -> BundleManifest:
         limits=Limits(max_regions=config.max_regions, max_new_tokens=config.max_new_tokens),
         runtime=TRANSFORMERS,
         runtime_version=f"{package.__version__} torch {torch.__version__}",
-        tolerances=asdict(Tolerances()),
+        tolerances=asdict(tolerances),
     )
 
 
