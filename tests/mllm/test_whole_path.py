@@ -48,12 +48,13 @@ def recipe(folder, data, start, stage, **more):
     }
 
 
-def two_processes(repository, folder, given):
+def two_processes(repository, folder, given, *options):
     """`torchrun` with two workers; returns the run's folder."""
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(given))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "ureca.models.mllm.training.train", str(path), "--out", str(folder)]
+    command += options
     env = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -129,6 +130,22 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
     assert cli.main(["describe", str(tmp_path / "clip" / "00000.png"), "--bundle", str(bundle),
                      "--box", "10,10,60,60"]) == 2  # fmt: skip
     assert "altered" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_resumed_run_of_two_processes_equals_an_unbroken_one(
+    repository, tiny_checkpoint, tiny_data, tmp_path
+):
+    lora = {"rank": 4, "alpha": 8.0, "dropout": 0.3}
+    given = recipe(tmp_path, tiny_data, tiny_checkpoint, 2, lora=lora)
+    whole = two_processes(repository, tmp_path / "whole", given)
+    broken = two_processes(repository, tmp_path / "broken", given, "--stop-after", "1")
+    ours, half = (load_file(f / "checkpoint" / "lora.safetensors") for f in (whole, broken))
+    assert any(not torch.equal(ours[name], half[name]) for name in ours)
+    two_processes(repository, broken, given)
+    again = load_file(broken / "checkpoint" / "lora.safetensors")
+    assert all(torch.equal(ours[name], again[name]) for name in ours)
 
 
 def _data(given):
