@@ -28,10 +28,12 @@ from ureca.export.prove import Proof, Protos, choose_int8, embedding_table, open
 from ureca.export.quantise import computed_in_f16, stored_as_f16
 from ureca.export.report import Report, Trial
 from ureca.export.write import Files, check_checkpoint
+from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
 from ureca.models.runtime.graph_backend import GraphBackend
 from ureca.models.runtime.graphs import GATHER, GRAPHS, LM_STATIC
+from ureca.models.runtime.home import MLLM_CONFIG
 from ureca.models.runtime.load import engine_over, load_backend
 
 Say = Callable[[str], None]
@@ -49,6 +51,8 @@ why, and whatever was in OUT before is untouched; 2 an input was refused"""
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
     options = _parser().parse_args(argv)
+    if (options.checkpoint / MLLM_CONFIG).is_file():
+        return int(require("ureca.export.mllm", extra="mllm").export_command(options))
     names = ("runtime", "precision", "target", "opset", "max_regions", "buckets", "static_cache")
     given = {name: getattr(options, name) for name in names}
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
@@ -202,8 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runtime", choices=("auto", *PRECISIONS), help="default: onnx")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8", "int4"),
-        help="default: int8 for onnx, fp32 for aoti, fp16 elsewhere",
+        choices=("fp32", "fp16", "bf16", "int8", "int4"),
+        help="default: int8 for onnx, fp32 for aoti, fp16 elsewhere; bf16: ureca-mllm only",
     )
     parser.add_argument(
         "--target",

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ from ureca.export.parity import Agreement, Said
 from ureca.export.prove import Proof
 from ureca.export.report import figures
 from ureca.export.words import Words, compare_words
+from ureca.extras import require
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
+from ureca.models.runtime.home import TRANSFORMERS
 from ureca.models.runtime.load import load_backend
 from ureca.models.runtime.trt import PACKAGES
 from ureca.models.tokenizer import Tokenizer
@@ -102,16 +104,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             f"{options.out} lies in the bundle, whose files are fixed: write elsewhere"
         )
-    checkpoint = _checkpoint(options.bundle, options.checkpoint, manifest)
     cases, source = find_cases(options.regions, options.images, limit=options.limit)
-    report = verify(
-        options.bundle,
-        checkpoint,
-        manifest=manifest,
-        tolerances=tolerances,
-        cases=cases,
-        source=source,
-    )
+    if manifest.runtime == TRANSFORMERS:
+        ours = require("ureca.export.mllm", extra="mllm").verify_mllm
+        report = ours(options.bundle, options.checkpoint, cases=cases, source=source)
+        report = replace(report, tolerances=tolerances)
+    else:
+        report = verify(
+            options.bundle,
+            _checkpoint(options.bundle, options.checkpoint, manifest),
+            manifest=manifest,
+            tolerances=tolerances,
+            cases=cases,
+            source=source,
+        )
     sys.stdout.write(report.table() + "\n")
     if options.out is not None:
         report.save(options.out)

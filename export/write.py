@@ -77,13 +77,7 @@ class Files:
 
     def remember(self, engine: Engine) -> None:
         """Let the finished bundle caption the golden picture and keep what it said."""
-        source = Path(__file__).with_name("golden")
-        regions = read_regions(source / "regions.json")
-        texts = say(engine, read_picture(source / GOLDEN_PICTURE), regions)
-        told = [msgspec.structs.replace(r, text=t) for r, t in zip(regions, texts, strict=True)]
-        document = msgspec.json.format(msgspec.json.encode(told), indent=1)
-        (self._stage / GOLDEN).write_bytes(document + b"\n")
-        shutil.copyfile(source / GOLDEN_PICTURE, self._stage / GOLDEN_PICTURE)
+        remember(engine, self._stage)
 
     def publish(self, manifest: BundleManifest, report: Report, out: Path) -> None:
         """Move everything to `out`, the manifest last; of a failed proof only its report."""
@@ -148,6 +142,17 @@ class Files:
         if self._config.runtime == "aoti":
             return cpu_target()
         return ANY if self._config.runtime == "onnx" else str(self._config.target)
+
+
+def remember(engine: Engine, stage: Path) -> None:
+    """Write the self-test of a bundle: the golden picture and what `engine` says of it."""
+    source = Path(__file__).with_name("golden")
+    regions = read_regions(source / "regions.json")
+    texts = say(engine, read_picture(source / GOLDEN_PICTURE), regions)
+    told = [msgspec.structs.replace(r, text=t) for r, t in zip(regions, texts, strict=True)]
+    document = msgspec.json.format(msgspec.json.encode(told), indent=1)
+    (stage / GOLDEN).write_bytes(document + b"\n")
+    shutil.copyfile(source / GOLDEN_PICTURE, stage / GOLDEN_PICTURE)
 
 
 def _listed(out: Path) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ureca.datatypes import Style
 from ureca.errors import WeightsError
@@ -77,6 +77,13 @@ class Tokenizer:
         return _START_IDS[style]
 
 
+class Decodes(Protocol):
+    """Ids to text: ours, or the tokenizer of another language model."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out, surrounding space stripped."""
+
+
 class Detokenizer:
     """Turns the ids of one growing caption into deltas that are never taken back.
 
@@ -84,7 +91,7 @@ class Detokenizer:
     them, so the deltas joined together (with `finish`) equal `Tokenizer.decode` of all ids.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self.text = ""

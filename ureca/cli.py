@@ -115,6 +115,11 @@ COMMANDS: dict[str, Command] = {
         "ureca train configs/train/nano.yaml",
         extra="train",
     ),
+    "mllm": Command(
+        "ureca.models.mllm.command",
+        "URECA over a vision-language model: wrap, convert, train, plan, bench",
+        "ureca mllm wrap InternVL3-1B-hf -o runs/base",
+    ),
     "export": Command(
         "ureca.export.build",
         "turn a checkpoint into a bundle that the node runs",

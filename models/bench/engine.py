@@ -16,13 +16,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ureca.bundle import bundle_sha, load_manifest
+from ureca.bundle import BundleManifest, bundle_sha, load_manifest
 from ureca.models.bench.arms import AGAINST, open_arms
 from ureca.models.bench.charts import chart
 from ureca.models.bench.roofline import Peaks, measure_peaks, work
 from ureca.models.bench.scenes import scenes
 from ureca.models.bench.timing import Row, measure, with_roofline
 from ureca.models.config import CaptionerConfig
+from ureca.models.runtime.home import TRANSFORMERS
 from ureca.models.runtime.load import captioner_config
 from ureca.models.runtime.ort import default_threads
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=options.checkpoint,
         threads=options.threads,
     )
-    config = captioner_config(load_manifest(options.bundle[0]))
+    config = _counted(load_manifest(options.bundle[0]))
     peaks, threads = measure_peaks(), options.threads or default_threads()
     rows: list[Row] = []
     for count in tqdm(options.regions, desc="regions", disable=None, leave=False):
@@ -78,7 +79,14 @@ def _line(row: Row) -> str:
     )
 
 
-def _judged(row: Row, config: CaptionerConfig, peaks: Peaks, threads: int) -> Row:
+def _counted(manifest: BundleManifest) -> CaptionerConfig | None:
+    """What the roofline is counted from; only the nano's work is known."""
+    return None if manifest.runtime == TRANSFORMERS else captioner_config(manifest)
+
+
+def _judged(row: Row, config: CaptionerConfig | None, peaks: Peaks, threads: int) -> Row:
+    if config is None:
+        return row
     works = work(config, regions=row.regions, tokens=row.tokens_per_caption)
     return with_roofline(row, works, peaks, threads)
 

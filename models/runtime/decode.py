@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import RowDelta, RowDone, Stop
-from ureca.models.tokenizer import Detokenizer, Tokenizer
+from ureca.models.tokenizer import Decodes, Detokenizer
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -105,7 +105,7 @@ class _Row:
 def decode(
     stepper: Stepper,
     plans: Sequence[RowPlan],
-    tokenizer: Tokenizer,
+    tokenizer: Decodes,
     *,
     eos_id: int,
     aborted: Callable[[int], bool],

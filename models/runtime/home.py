@@ -22,6 +22,11 @@ TENSORRT, TENSORRT_RTX = PACKAGES
 OPTIONS = {"onnx": ONNX, **{name: name for name in (ORT_GPU, TENSORRT, TENSORRT_RTX, AOTI)}}
 """`ureca export --runtime` to the `runtime` of a manifest."""
 
+TRANSFORMERS = "transformers"
+"""Runtime of `ureca-mllm` bundles, which hold tensors and no graphs (`models/mllm/engine.py`)."""
+MLLM_CONFIG = "mllm.json"
+"""The file by which a checkpoint of `ureca-mllm` is known."""
+
 ANY = "any"
 RTX_ANY = "sm_80+"
 """Target of an RTX plan that names no device: every one from Ampere on, but for Jetson's."""

@@ -11,21 +11,29 @@ import numpy.typing as npt
 from ureca.bundle import BundleManifest, bundle_sha, load_manifest, verify_files
 from ureca.config import from_plain
 from ureca.datatypes import EngineInfo, RegionInput
+from ureca.engine import Engine
 from ureca.errors import BundleError, ConfigError, UrecaError
+from ureca.extras import require
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.buckets import BucketBackend
 from ureca.models.runtime.engine import BatchEngine
 from ureca.models.runtime.golden import GOLDEN, self_test
 from ureca.models.runtime.graph_backend import GraphBackend, Picture, Values
 from ureca.models.runtime.graphs import LM, REGIONS, VISION
-from ureca.models.runtime.home import check_home, graph_names, open_runner, version
+from ureca.models.runtime.home import (
+    TRANSFORMERS,
+    check_home,
+    graph_names,
+    open_runner,
+    version,
+)
 from ureca.models.runtime.ort import default_threads
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 BundleEngine = BatchEngine[Picture, Values]
 
 
-def load_engine(folder: Path | str, *, threads: int | None = None) -> BundleEngine:
+def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:
     """Verify the bundle in `folder`, open it in its runtime, warm it up and test it.
 
     `threads` is for every graph; by default the process's cores, at most 4. Raises
@@ -35,11 +43,20 @@ def load_engine(folder: Path | str, *, threads: int | None = None) -> BundleEngi
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
+    if manifest.runtime == TRANSFORMERS:
+        return _mllm(folder, manifest, threads=threads)
     backend = load_backend(folder, manifest, threads=threads)
     engine = engine_over(backend, folder, manifest)
     _warm_up(engine, folder)
     if any(spec.file == GOLDEN for spec in manifest.extra_files):
         self_test(engine, folder)
+    return engine
+
+
+def _mllm(folder: Path, manifest: BundleManifest, *, threads: int | None) -> Engine:
+    """A captioner over a model of `transformers`: only now, and only here, is torch loaded."""
+    opener = require("ureca.models.mllm.engine", extra="mllm")
+    engine: Engine = opener.open_bundle(folder, manifest, threads=threads)
     return engine
 
 

@@ -1,0 +1,195 @@
+"""`ureca export` and `ureca verify` of `ureca-mllm`: a verified bundle of tensors, run by torch.
+
+There are no graphs: the language models of `transformers` do not fit the interface of `lm`
+(`models/nano/language.py`), so the bundle holds the model itself, adapters merged, and needs torch
+where it runs (`export/mllm_proof.py` is the proof).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import safe_open
+
+from ureca.bundle import (
+    MANIFEST_NAME,
+    BundleManifest,
+    Limits,
+    PreprocessSpec,
+    TokenIds,
+    file_spec,
+    load_manifest,
+    write_manifest,
+)
+from ureca.config import load_config, to_plain
+from ureca.errors import BundleError, ConfigError
+from ureca.export.cases import Case, find_cases
+from ureca.export.config import ExportConfig, Tolerances
+from ureca.export.mllm_proof import proved
+from ureca.export.verify import Verification
+from ureca.export.write import CARD, FAILED, PARITY, remember
+from ureca.extras import require
+from ureca.models.mllm.checkpoint import (
+    CONFIG,
+    TOKENIZER,
+    base_sha256,
+    checkpoint_sha256,
+    load_checkpoint,
+    read_config,
+    save_parts,
+)
+from ureca.models.mllm.config import Precision
+from ureca.models.mllm.engine import checkpoint_engine
+from ureca.models.runtime.home import TRANSFORMERS
+
+_REGIONS = 32
+"""Regions that the proof compares: logits of large vocabularies are big."""
+_KINDS = ("fp32", "bf16", "int8", "int4")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds a checkpoint of `ureca-mllm`."""
+    return (folder / CONFIG).is_file()
+
+
+def export_command(options: Namespace) -> int:
+    """`ureca export CHECKPOINT -o OUT` for such a checkpoint."""
+    kind = options.precision
+    if kind is not None and kind not in _KINDS:
+        raise ConfigError(f"--precision of a ureca-mllm bundle is one of {_KINDS}, got {kind}")
+    for name in ("runtime", "target", "opset", "buckets", "static_cache"):
+        if getattr(options, name) not in (None, "auto"):
+            raise ConfigError(f"--{name.replace('_', '-')}: a ureca-mllm bundle is run by torch")
+    cases, source = find_cases(options.regions, options.images, limit=_REGIONS)
+    report = export_mllm(
+        options.checkpoint,
+        options.out,
+        cases=cases,
+        source=source,
+        precision=kind,
+        max_regions=options.max_regions,
+        tolerances=load_config(ExportConfig, options.config).tolerances,
+    )
+    sys.stdout.write(report.table() + "\n")
+    return 1 if report.failures() else 0
+
+
+def export_mllm(
+    checkpoint: Path,
+    out: Path,
+    *,
+    cases: Sequence[Case],
+    source: str,
+    precision: Precision | None = None,
+    max_regions: int | None = None,
+    tolerances: Tolerances | None = None,
+) -> Verification:
+    """Merge, write, prove; a bundle that fails its proof is not published.
+
+    Raises `WeightsError` for a checkpoint that cannot be read.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / MANIFEST_NAME).exists():
+        raise BundleError(f"{out} holds a bundle already: choose another folder, or remove it")
+    with tempfile.TemporaryDirectory(dir=out.parent) as place:
+        stage = Path(place) / "bundle"
+        _write(checkpoint, stage, precision=precision, max_regions=max_regions)
+        manifest = _manifest(checkpoint, stage, tolerances or Tolerances())
+        report = proved(checkpoint, stage, manifest, cases=cases, source=source)
+        report = replace(report, bundle_sha256="")  # known only when this report is in it
+        report.save(stage / PARITY)
+        if report.failures():
+            report.save(out / FAILED)
+            return report
+        remember(checkpoint_engine(stage), stage)
+        names = [p.relative_to(stage).as_posix() for p in sorted(stage.rglob("*")) if p.is_file()]
+        extra = tuple(file_spec(stage, n) for n in names if n not in _named(manifest))
+        for path in stage.iterdir():
+            shutil.move(path, out / path.name)
+        write_manifest(out, msgspec.structs.replace(manifest, extra_files=extra))
+    return report
+
+
+def verify_mllm(
+    bundle: Path, checkpoint: Path | None, *, cases: Sequence[Case], source: str
+) -> Verification:
+    """Open a bundle by its hashes and compare it with its checkpoint. Raises `BundleError`."""
+    manifest = load_manifest(bundle)
+    if checkpoint is None or not is_checkpoint(checkpoint):
+        raise BundleError(f"give --checkpoint DIR: what {bundle} was made from")
+    got = checkpoint_sha256(checkpoint)
+    if got != manifest.checkpoint_sha256:
+        raise BundleError(
+            f"{checkpoint} is another checkpoint: it has sha256 {got}, the bundle was made from "
+            f"{manifest.checkpoint_sha256}"
+        )
+    opener = require("ureca.models.mllm.engine", extra="mllm")
+    opener.open_bundle(bundle, manifest, threads=None)
+    return proved(checkpoint, bundle, manifest, cases=cases, source=source)
+
+
+def _write(
+    checkpoint: Path, stage: Path, *, precision: Precision | None, max_regions: int | None
+) -> None:
+    """Base with its adapters merged, mask encoder, words, card."""
+    asked = precision or read_config(checkpoint).precision
+    stored: Precision = "fp32" if asked == "fp32" else "bf16"
+    model = load_checkpoint(checkpoint, precision=stored)
+    model.base.save_pretrained(stage / "base")
+    config = replace(
+        model.config,
+        base="base",
+        base_sha256=base_sha256(stage / "base"),
+        lora=None,
+        precision=asked,
+        max_regions=max_regions or model.config.max_regions,
+    )
+    save_parts(stage, model, config=config, tokenizer=checkpoint / TOKENIZER)
+    if (checkpoint / CARD).is_file():
+        shutil.copyfile(checkpoint / CARD, stage / CARD)
+
+
+def _manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> BundleManifest:
+    engine = checkpoint_engine(stage, device="cpu")
+    config, prompt = engine.config, engine.prompt
+    package = require("transformers", extra="mllm")
+    stop, mark = prompt.stop_ids[0], prompt.mark_ids[0]
+    return BundleManifest(
+        model=to_plain(config),
+        checkpoint_sha256=checkpoint_sha256(checkpoint),
+        graphs={},
+        embeddings=file_spec(stage, _embedding_file(stage)),
+        tokenizer=file_spec(stage, TOKENIZER),
+        # Both instructions are text; what they have in common is the token they begin with.
+        tokens=TokenIds(pad=stop, short=mark, long=mark, eos=stop),
+        preprocess=PreprocessSpec(
+            tile_px=config.picture.tile_px,
+            mask_px=config.mask.side_px,
+            max_tiles=config.picture.max_tiles,
+        ),
+        limits=Limits(max_regions=config.max_regions, max_new_tokens=config.max_new_tokens),
+        runtime=TRANSFORMERS,
+        runtime_version=f"{package.__version__} torch {torch.__version__}",
+        tolerances=asdict(tolerances),
+    )
+
+
+def _embedding_file(stage: Path) -> str:
+    """The file of the base that holds its table of word embeddings."""
+    for path in sorted((stage / "base").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            if any(name.endswith("embed_tokens.weight") for name in tensors.keys()):  # noqa: SIM118
+                return f"base/{path.name}"
+    raise BundleError(f"{stage / 'base'} holds no table of word embeddings")
+
+
+def _named(manifest: BundleManifest) -> set[str]:
+    return {MANIFEST_NAME, manifest.embeddings.file, manifest.tokenizer.file}

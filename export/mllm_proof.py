@@ -1,0 +1,146 @@
+"""Does a `ureca-mllm` bundle still say what its checkpoint says? Two ways of running one model.
+
+The reference is the checkpoint as the package runs it: adapters beside their matrices, the whole
+prompt of every region through `generate`, logits without any cache. The candidate is the bundle as
+the node runs it: adapters merged, one prefix, one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ureca.bundle import BundleManifest, bundle_sha
+from ureca.datatypes import RegionInput
+from ureca.export.cases import Case
+from ureca.export.config import Tolerances
+from ureca.export.parity import Said, agreement
+from ureca.export.verify import Verification
+from ureca.extras import require
+from ureca.models.mllm import generate
+from ureca.models.mllm.backend import Rows, prefix_input
+from ureca.models.mllm.captioner import Mllm
+from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.engine import EncodedPicture, MllmEngine, checkpoint_engine
+from ureca.models.mllm.masks import MaskEncoder
+from ureca.models.mllm.words import Words
+from ureca.models.tokenizer import EOS_ID
+
+_TOKENS = 32
+"""Tokens of a caption that are compared: logits of large vocabularies are big."""
+
+
+def proved(
+    checkpoint: Path,
+    bundle: Path,
+    manifest: BundleManifest,
+    *,
+    cases: Sequence[Case],
+    source: str,
+) -> Verification:
+    """The checkpoint, unmerged and unshared, against the bundle as the node runs it."""
+    candidate = checkpoint_engine(bundle)
+    words, info = Words.load(checkpoint / TOKENIZER), candidate.info
+    model = load_checkpoint(checkpoint, merge=False, device=str(candidate.model.device))
+    reference = MllmEngine(model, words, info=info)
+    bar = tqdm(cases, desc="the checkpoint's captions", unit="picture", disable=None)
+    ours = [_stock(reference, case) for case in bar]
+    forced = [said.captions for said in ours]
+    theirs = [_shared(candidate, *pair) for pair in zip(cases, forced, strict=True)]
+    other = _other(reference)
+    control = [_shared(other, *pair) for pair in zip(cases, forced, strict=True)]
+    package = require("transformers", extra="mllm")
+    missing = {} if torch.cuda.is_available() else {"GPU": "no CUDA device was used"}
+    if source.startswith("synthetic"):
+        missing["real pictures"] = source
+    missing["METEOR, CIDEr"] = "captions are compared token by token"
+    return Verification(
+        bundle_sha256=bundle_sha(manifest),
+        checkpoint_sha256=manifest.checkpoint_sha256,
+        proven_with=f"{manifest.runtime} {manifest.runtime_version}",
+        versions={p.__name__: str(p.__version__) for p in (torch, package, np)},
+        cases=source,
+        tolerances=Tolerances(**manifest.tolerances),
+        quantised=candidate.config.precision != "fp32",
+        bundle=agreement(ours, theirs),
+        alone_exact=_alone(candidate, cases[0]),
+        control=agreement(ours, control),
+        words=None,
+        not_proven=missing,
+    )
+
+
+def _inputs(engine: MllmEngine, case: Case) -> tuple[EncodedPicture, list[Tensor]]:
+    frame = engine.encode(case.image)
+    pairs = zip(case.masks, case.styles, strict=True)
+    return frame, engine.suffixes(frame, [RegionInput(m, style=s) for m, s in pairs])
+
+
+@torch.inference_mode()
+def _stock(engine: MllmEngine, case: Case) -> Said:
+    """Captions by the package's `generate`, region by region; logits without any cache."""
+    frame, suffixes = _inputs(engine, case)
+    model, stop = engine.model, engine.prompt.stop_ids
+    prefix = prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
+    limit = min(_TOKENS, engine.info.max_new_tokens)
+    said = generate.per_region(model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit)
+    whole = [ids if len(ids) == limit else [*ids, stop[0]] for ids in said]
+    longest = max(map(len, whole))
+    logits = [
+        _whole(model, torch.cat([prefix, suffix], dim=1), ids, longest)
+        for suffix, ids in zip(suffixes, whole, strict=True)
+    ]
+    return Said(whole, np.stack(logits))
+
+
+def _whole(model: Mllm, x: Tensor, ids: Sequence[int], length: int) -> npt.NDArray[np.float32]:
+    """Logits f32 [length, V] before each token of one caption, from one plain forward pass."""
+    words = model.embed(torch.tensor([ids], device=x.device))
+    full = torch.cat([x, words], dim=1)
+    hidden = model(full, torch.ones(full.shape[:2], dtype=torch.long, device=x.device))
+    logits = model.logits(hidden[0, x.shape[1] - 1 : -1]).float().cpu().numpy()
+    return np.pad(logits, ((0, length - len(ids)), (0, 0)))
+
+
+@torch.inference_mode()
+def _shared(engine: MllmEngine, case: Case, forced: Sequence[Sequence[int]]) -> Said:
+    """Captions of one batch after the shared prefix, and logits of the forced ones."""
+    frame, suffixes = _inputs(engine, case)
+    stop, limit = engine.prompt.stop_ids, min(_TOKENS, engine.info.max_new_tokens)
+    prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+    free = generate.shared(engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit)
+    ids = np.full((len(forced), max(map(len, forced))), EOS_ID, np.int64)
+    for row, caption in enumerate(forced):
+        ids[row, : len(caption)] = caption
+    rows = Rows(engine.model, frame.prefix)
+    steps = [rows.start(suffixes), *(rows.step(column) for column in ids.T[:-1])]
+    logits = torch.stack(steps, dim=1).cpu().numpy()
+    return Said([i if len(i) == limit else [*i, stop[0]] for i in free], logits)
+
+
+def _other(engine: MllmEngine) -> MllmEngine:
+    """The negative control: the same words over a mask encoder of another seed."""
+    model = engine.model
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model.masks = MaskEncoder(model.config.mask, width=model.width).to(model.device).eval()
+    return engine
+
+
+def _alone(engine: MllmEngine, case: Case) -> float:
+    """Captions that stay the same when their region is captioned alone."""
+    frame, suffixes = _inputs(engine, case)
+    prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+    stop = engine.prompt.stop_ids
+    together = generate.shared(engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=8)
+    alone = [
+        generate.shared(engine.model, prefix, [one], stop_ids=stop, max_new_tokens=8)[0]
+        for one in suffixes
+    ]
+    return sum(a == b for a, b in zip(together, alone, strict=True)) / len(alone)

@@ -1,0 +1,233 @@
+"""Memory and time of training, computed and never measured: `ureca mllm plan`.
+
+Parameters are counted from the shapes of the published configurations. Memory of one worker is
+weights + what learns (float32 weight, gradient and two moments) + activations: with gradient
+checkpointing one layer's input for every layer, one layer recomputed, and the logits of the answer.
+Time is floating-point work over an assumed share of the device's peak. Both are for planning: a
+measured run goes above the memory by the allocator's slack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+_GIB = 2**30
+_SAMPLES = 138_152
+"""Regions of URECA's training set."""
+_STATE_BYTES = 16
+"""Of a learning parameter: float32 weight, gradient, and two moments of AdamW."""
+_LAYER_FACTOR = 20
+"""Numbers per token and unit of width that one recomputed layer keeps, attention by flash."""
+_ANSWER_TOKENS = 128
+_PROMPT_TOKENS = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What decides the cost of a base model; `heads` and `shared` are query and key-value heads."""
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    shared: int
+    head_dim: int
+    ff_width: int
+    vocab: int
+    tied: bool = False
+    vision: int = 304_000_000
+    """Parameters of InternViT-300M."""
+    vision_width: int = 1024
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of the linear layers of one block: where adapters go."""
+        query, key = self.heads * self.head_dim, self.shared * self.head_dim
+        return {
+            "q_proj": (query, self.width),
+            "k_proj": (key, self.width),
+            "v_proj": (key, self.width),
+            "o_proj": (self.width, query),
+            "gate_proj": (self.ff_width, self.width),
+            "up_proj": (self.ff_width, self.width),
+            "down_proj": (self.width, self.ff_width),
+        }
+
+    @property
+    def block(self) -> int:
+        """Parameters of one block's matrices."""
+        return sum(rows * columns for rows, columns in self.matrices.values())
+
+    @property
+    def language(self) -> int:
+        """Parameters of the language model; norms and biases are left out (below 0.1 %)."""
+        return self.layers * self.block + (1 if self.tied else 2) * self.vocab * self.width
+
+    @property
+    def projector(self) -> int:
+        """Parameters of the image projector."""
+        return 4 * self.vision_width * self.width + self.width**2
+
+    def lora(self, rank: int) -> int:
+        """Parameters of adapters on every matrix."""
+        return self.layers * rank * sum(a + b for a, b in self.matrices.values())
+
+    def mask(self, tokens: int, *, side_px: int = 448) -> int:
+        """Parameters of the mask encoder: two convolutions and the shared linear layer."""
+        convolutions = 10 * tokens + 9 * tokens**2 + tokens
+        return convolutions + (side_px // 4) ** 2 * self.width + self.width
+
+
+SHAPES = (
+    Shape(
+        name="1B",
+        width=896,
+        layers=24,
+        heads=14,
+        shared=2,
+        head_dim=64,
+        ff_width=4864,
+        vocab=151_674,
+    ),
+    Shape(
+        name="2B",
+        width=2048,
+        layers=24,
+        heads=16,
+        shared=8,
+        head_dim=128,
+        ff_width=8192,
+        vocab=92_553,
+    ),
+    Shape(
+        name="8B",
+        width=4096,
+        layers=32,
+        heads=32,
+        shared=8,
+        head_dim=128,
+        ff_width=14_336,
+        vocab=92_553,
+    ),
+)
+"""InternVL 2.5 over Qwen2.5-0.5B, InternLM2.5-1.8B and InternLM2.5-7B."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one worker trains."""
+
+    stage: int
+    rows_per_pass: int = 4
+    tiles: int = 7
+    tokens_per_tile: int = 256
+    mask_tokens: int = 16
+    rank: int = 128
+    peak_flops: float = 312e12
+    """An A100's bfloat16 peak."""
+    share_of_peak: float = 0.4
+    workers: int = 4
+
+    @property
+    def length(self) -> int:
+        """Tokens of one row: picture, mask, prompt and answer."""
+        picture = self.tiles * (self.tokens_per_tile + self.mask_tokens)
+        return picture + _PROMPT_TOKENS + _ANSWER_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """One worker's memory in GiB, and hours of an epoch over URECA's training set."""
+
+    parameters: int
+    learning: int
+    weights_gib: float
+    state_gib: float
+    activations_gib: float
+    hours: float
+
+    @property
+    def total_gib(self) -> float:
+        """All memory of one worker."""
+        return self.weights_gib + self.state_gib + self.activations_gib
+
+
+def budget(shape: Shape, recipe: Recipe) -> Budget:
+    """Memory and time of one stage; frozen weights in bfloat16, every worker holds all of them."""
+    frozen = shape.language + shape.vision + shape.projector
+    learning = shape.mask(recipe.mask_tokens) if recipe.stage == 1 else shape.lora(recipe.rank)
+    idle = shape.mask(recipe.mask_tokens) if recipe.stage == 2 else 0
+    tokens = recipe.rows_per_pass * recipe.length
+    checkpoints = tokens * shape.width * shape.layers * 2
+    layer = tokens * (_LAYER_FACTOR * shape.width + 3 * shape.ff_width) * 2
+    logits = recipe.rows_per_pass * _ANSWER_TOKENS * shape.vocab * 4 * 2
+    return Budget(
+        parameters=frozen + learning + idle,
+        learning=learning,
+        weights_gib=2 * (frozen + 2 * idle) / _GIB,
+        state_gib=_STATE_BYTES * learning / _GIB,
+        activations_gib=(checkpoints + layer + logits) / _GIB,
+        hours=_hours(shape, recipe),
+    )
+
+
+def _hours(shape: Shape, recipe: Recipe) -> float:
+    """An epoch: forward, recomputed forward, and the backward pass to the inputs (weights are
+    frozen); the image encoder forward only; attention's own products on top.
+    """
+    passes = 3
+    attention = 2 * recipe.length * shape.heads * shape.head_dim * shape.layers
+    language = passes * (2 * (shape.layers * shape.block) + attention) * recipe.length
+    patches = 4 * recipe.tokens_per_tile * recipe.tiles
+    flops = language + 2 * shape.vision * patches
+    return _SAMPLES * flops / (recipe.workers * recipe.peak_flops * recipe.share_of_peak) / 3600
+
+
+def table(recipe: Recipe = Recipe(stage=1)) -> str:
+    """The plan as Markdown, both stages of every shape."""
+    head = (
+        "| base | stage | parameters | learning | weights GiB | state GiB | activations GiB | "
+        "total GiB | hours an epoch |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    rows = [
+        _row(shape.name, stage, budget(shape, replace(recipe, stage=stage)))
+        for shape in SHAPES
+        for stage in (1, 2)
+    ]
+    return "\n".join([head, *rows])
+
+
+def _row(name: str, stage: int, found: Budget) -> str:
+    numbers = (found.weights_gib, found.state_gib, found.activations_gib, found.total_gib)
+    cells = " | ".join(f"{number:.1f}" for number in numbers)
+    sizes = f"{found.parameters / 1e9:.2f} G | {found.learning / 1e6:.1f} M"
+    return f"| {name} | {stage} | {sizes} | {cells} | {found.hours:.1f} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ureca mllm plan`."""
+    parser = argparse.ArgumentParser(
+        prog="ureca mllm plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: ureca mllm plan --workers 8 --rows-per-pass 2",
+    )
+    add = parser.add_argument
+    known = Recipe(stage=1)
+    add("--workers", type=int, default=known.workers, help="devices (%(default)s)")
+    add("--rows-per-pass", type=int, default=known.rows_per_pass, help="(%(default)s)")
+    add("--peak-tflops", type=float, default=known.peak_flops / 1e12, help="(%(default)s)")
+    add("--share-of-peak", type=float, default=known.share_of_peak, help="(%(default)s)")
+    options = parser.parse_args(argv)
+    recipe = replace(
+        known,
+        workers=options.workers,
+        rows_per_pass=options.rows_per_pass,
+        peak_flops=options.peak_tflops * 1e12,
+        share_of_peak=options.share_of_peak,
+    )
+    sys.stdout.write("computed, not measured\n\n" + table(recipe) + "\n")
+    return 0

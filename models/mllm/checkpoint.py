@@ -1,0 +1,202 @@
+"""Checkpoints of `ureca-mllm`: a folder of tensors and JSON, no code and no pickle.
+
+mllm.json           MllmConfig
+mask.safetensors    mask encoder (names of the published weights), marks, feature token
+lora.safetensors    adapters of the language model, if there are any
+tokenizer.json      the base's own, with the mask tokens
+base/               the base model as `save_pretrained` wrote it (or `base` names it elsewhere)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ureca.config import from_plain, to_plain
+from ureca.errors import ConfigError, MissingExtraError, WeightsError
+from ureca.extras import require
+from ureca.models.mllm.captioner import Mllm
+from ureca.models.mllm.config import LoraConfig, MllmConfig, Precision
+from ureca.models.mllm.lora import add_lora, load_lora, lora_tensors, merge_lora
+
+EXTRA = "mllm"
+CONFIG, MASK, LORA, TOKENIZER = (
+    "mllm.json",
+    "mask.safetensors",
+    "lora.safetensors",
+    "tokenizer.json",
+)
+_MAX_CONFIG_BYTES = 1 << 20
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+_BITS: dict[str, dict[str, Any]] = {
+    "int8": {"load_in_8bit": True},
+    "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16},
+}
+
+
+def read_config(folder: Path) -> MllmConfig:
+    """`mllm.json` of a checkpoint or bundle. Raises `WeightsError`."""
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise WeightsError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes")
+        return from_plain(MllmConfig, msgspec.json.decode(path.read_bytes()), where=str(path))
+    except (OSError, ValueError, msgspec.MsgspecError, ConfigError) as error:
+        raise WeightsError(f"{folder} is not a `ureca-mllm` checkpoint: {error}") from error
+
+
+def write_config(folder: Path, config: MllmConfig) -> None:
+    """Write `mllm.json`."""
+    text = msgspec.json.format(msgspec.json.encode(to_plain(config)), indent=2)
+    (folder / CONFIG).write_bytes(text + b"\n")
+
+
+def save_parts(folder: Path, model: Mllm, *, config: MllmConfig, tokenizer: Path) -> None:
+    """Write everything but the base; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(mask_tensors(model), folder / MASK)
+    low = lora_tensors(model.language)
+    if low:
+        _save(low, folder / LORA)
+    text = tokenizer.read_text(encoding="utf8")
+    (folder / TOKENIZER).write_text(text, encoding="utf8")
+    write_config(folder, config)
+
+
+def mask_tensors(model: Mllm) -> dict[str, Tensor]:
+    """Mask encoder, marks and feature token by the names that the file has."""
+    found = {
+        name.removeprefix("masks."): tensor
+        for name, tensor in model.state_dict().items()
+        if not name.startswith("base.")
+    }
+    return {name: tensor.detach().float() for name, tensor in found.items()}
+
+
+def load_mask_tensors(model: Mllm, tensors: dict[str, Tensor]) -> None:
+    """Fill them. Raises `WeightsError` for other names or shapes."""
+    own = mask_tensors(model)
+    wrong = sorted(set(own) ^ set(tensors))
+    shapes = [n for n in set(own) & set(tensors) if own[n].shape != tensors[n].shape]
+    if wrong or shapes:
+        raise WeightsError(
+            f"the mask encoder does not fit its configuration: names {wrong[:4]}, shapes "
+            f"{[(n, list(tensors[n].shape), list(own[n].shape)) for n in shapes[:4]]}"
+        )
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name if name in state else f"masks.{name}"].copy_(tensor)
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    precision: Precision | None = None,
+    device: str = "cpu",
+    merge: bool = True,
+) -> Mllm:
+    """Read a checkpoint, in eval mode; adapters are merged unless the weights are quantised.
+
+    `precision` replaces the configuration's. Raises `WeightsError` when something is missing,
+    damaged or does not fit, and `MissingExtraError` when int8 or int4 lacks its package.
+    """
+    config = read_config(folder)
+    base_folder = (folder / config.base).resolve()
+    if config.base_sha256 and (got := base_sha256(base_folder)) != config.base_sha256:
+        raise WeightsError(
+            f"{base_folder} is another base model: expected sha256 {config.base_sha256}, got {got}"
+        )
+    kind = precision or config.precision
+    model = Mllm(load_base(base_folder, kind, device=device), config)
+    for part in (model.masks, model.feature):
+        if part is not None:
+            part.to(device)
+    model.marks.data = model.marks.data.to(device)
+    load_mask_tensors(model, read_tensors(folder / MASK))
+    if config.lora is not None:
+        _with_lora(model, config.lora, folder, merge=merge and kind not in _BITS)
+    return model.eval()
+
+
+def load_base(folder: Path, precision: Precision, *, device: str = "cpu") -> Any:
+    """The base model of `transformers`, read from safetensors without remote code."""
+    package = require("transformers", extra=EXTRA)
+    options: dict[str, Any] = {"dtype": _DTYPES.get(precision, torch.bfloat16)}
+    if precision in _BITS:
+        options |= {"quantization_config": _bits(package, precision), "device_map": device}
+    try:
+        base = package.AutoModelForImageTextToText.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{folder} is not a base model: {error}") from error
+    return base if precision in _BITS else base.to(device)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises `WeightsError`."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read the tensors {path}: {error}") from error
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """One sum over a checkpoint: mask encoder, adapters, words, and the base's own sum."""
+    config = read_config(folder)
+    digest = hashlib.sha256(base_sha256((folder / config.base).resolve()).encode())
+    for name in (MASK, LORA, TOKENIZER):
+        if (folder / name).is_file():
+            digest.update(_file_sum(folder / name))
+    return digest.hexdigest()
+
+
+def base_sha256(folder: Path) -> str:
+    """One sum over configuration and weights of a base model. Raises `WeightsError`."""
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    if len(files) == 1 or not files[0].is_file():
+        raise WeightsError(f"{folder} is not a base model: expected config.json and *.safetensors")
+    return hashlib.sha256(b"".join(map(_file_sum, files))).hexdigest()
+
+
+def _file_sum(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
+
+
+def _with_lora(model: Mllm, lora: LoraConfig, folder: Path, *, merge: bool) -> None:
+    add_lora(model.language, lora)
+    load_lora(model.language, read_tensors(folder / LORA))
+    if merge:
+        merge_lora(model.language)
+
+
+def _bits(package: Any, precision: Precision) -> Any:
+    """The quantisation of `bitsandbytes`. Raises `MissingExtraError` where it is not installed."""
+    try:
+        require("bitsandbytes", extra="mllm-bits")
+        require("accelerate", extra="mllm-bits")
+    except MissingExtraError as error:
+        raise MissingExtraError(f"precision {precision}: {error}; or load in bf16") from error
+    return package.BitsAndBytesConfig(**_BITS[precision])
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
+    part.replace(path)

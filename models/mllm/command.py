@@ -1,0 +1,116 @@
+"""`ureca mllm`: wrap a base model, convert the published weights, train, plan, bench."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ureca.config import load_config
+from ureca.errors import ConfigError
+from ureca.extras import require
+from ureca.models.mllm.config import MllmConfig
+
+EXTRA = "mllm"
+_EPILOG = """examples:
+  ureca mllm wrap InternVL3-1B-hf -o runs/base --config configs/model/internvl.yaml
+  ureca mllm convert URECA-8B -o runs/ureca-8b
+  ureca mllm train configs/train/mllm-stage1.yaml --out runs/one
+  torchrun --nproc-per-node 2 -m ureca.models.mllm.training.train configs/train/mllm-stage2.yaml
+  ureca mllm plan
+  ureca mllm bench runs/two/checkpoint --regions 8
+
+a checkpoint becomes a bundle with: ureca export CHECKPOINT -o BUNDLE"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] and arguments[0] in _OTHERS:
+        module = importlib.import_module(_OTHERS[arguments[0]])
+        return int(module.main(arguments[1:]))
+    options = _parser().parse_args(arguments)
+    require("torch", extra=EXTRA)
+    return _OWN[options.command](options)
+
+
+def _wrap(options: argparse.Namespace) -> int:
+    from ureca.models.mllm.wrap import wrap
+
+    given = load_config(MllmConfig, options.config, options.set) if _asked(options) else None
+    out = wrap(options.base, options.out, given, seed=options.seed)
+    sys.stdout.write(
+        f"checkpoint: {out} (its mask encoder is untrained)\n"
+        "next: ureca mllm train configs/train/mllm-stage1.yaml --set "
+        f"start_from={out}\n"
+    )
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from ureca.models.mllm.official import Compatibility, convert
+
+    scale = None if options.scale is None else options.scale == "255"
+    how = Compatibility(
+        legacy_scale=scale,
+        alpha_over_rank=options.alpha_over_rank,
+        max_tiles=options.max_tiles,
+    )
+    out = convert(options.folder, options.out, how)
+    sys.stdout.write(f"checkpoint: {out}\nnext: ureca export {out} -o BUNDLE --precision bf16\n")
+    return 0
+
+
+def _asked(options: argparse.Namespace) -> bool:
+    return options.config is not None or bool(options.set)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca mllm",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parts = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wrap = parts.add_parser("wrap", help="a base model of transformers becomes a checkpoint")
+    wrap.add_argument("base", type=Path, help="folder of save_pretrained")
+    wrap.add_argument("-o", "--out", type=Path, required=True, help="folder for the checkpoint")
+    wrap.add_argument("--config", type=Path, help="YAML of MllmConfig (configs/model/)")
+    wrap.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one")
+    wrap.add_argument("--seed", type=int, default=0, help="of the mask encoder (%(default)s)")
+    convert = parts.add_parser("convert", help="the published URECA weights become a checkpoint")
+    convert.add_argument("folder", type=Path, help="config.json, tokenizer and weights")
+    convert.add_argument("-o", "--out", type=Path, required=True, help="folder for the checkpoint")
+    convert.add_argument(
+        "--scale", choices=("1", "255"), help="masks of 0..1 or 0..255 (by config)"
+    )
+    convert.add_argument(
+        "--alpha-over-rank", type=_positive, default=2.0, help="of unmerged adapters (%(default)s)"
+    )
+    convert.add_argument("--max-tiles", type=int, help="12: as its demonstration (by config)")
+    for name, module in _OTHERS.items():
+        parts.add_parser(name, help=_HELP[name], description=f"see {module}")
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"expected a number above 0, got {text}")
+    return number
+
+
+_OWN: dict[str, Callable[[argparse.Namespace], int]] = {"wrap": _wrap, "convert": _convert}
+_OTHERS = {
+    "train": "ureca.models.mllm.training.train",
+    "plan": "ureca.models.mllm.budget",
+    "bench": "ureca.models.mllm.bench",
+}
+_HELP = {
+    "train": "train one stage",
+    "plan": "memory and time of training 1B, 2B and 8B, computed",
+    "bench": "shared prefix against one `generate` per region",
+}

@@ -1,0 +1,151 @@
+"""What a `ureca-mllm` captioner is made of beside its base model: frozen sizes, texts, switches.
+
+Pure data, stored as `mllm.json` beside the weights. The defaults are those of URECA's best run
+(arXiv 2504.05305, table 6: 16 mask tokens) over InternVL 2.5; `configs/model/*.yaml` override them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ureca.datatypes import Style
+
+Layout = Literal["plain", "rows"]
+"""How a family writes the image block: all tiles in a row, or Idefics3's marks of row, column."""
+
+Precision = Literal["fp32", "bf16", "int8", "int4"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureConfig:
+    """How pictures are cut and normalised; sizes follow the base model."""
+
+    tile_px: int = 448
+    tokens_per_tile: int = 256
+    max_tiles: int = 6
+    """Tiles of a picture, without the thumbnail: URECA trained with 6 and demonstrated with 12."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    resampling: Literal["ours", "official"] = "ours"
+    """`official` resizes as the published weights saw it (Pillow): pictures bicubic, and the mask's
+    thumbnail smoothly, so that it is not strictly 0 or 1.
+    """
+
+    def __post_init__(self) -> None:
+        for name in ("tile_px", "tokens_per_tile", "max_tiles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """The mask encoder ("arch 3") and what may stand beside it."""
+
+    num_mask_tokens: int = 16
+    """Channels of the encoder; channel n becomes mask token n of its tile."""
+    side_px: int = 448
+    """Side of a mask tile; two convolutions of stride 2 and the shared linear layer follow."""
+    legacy_scale: bool = False
+    """Masks of 0..255 instead of 0..1: what the published weights were trained on."""
+    feature_token: bool = False
+    """One more token: the image tokens averaged inside the mask (an addition to the paper)."""
+
+    def __post_init__(self) -> None:
+        if self.num_mask_tokens < 1:
+            raise ValueError(f"num_mask_tokens must be at least 1, got {self.num_mask_tokens}")
+        if self.side_px < 4 or self.side_px % 4:
+            raise ValueError(f"side_px must be a multiple of 4, got {self.side_px}")
+
+    @property
+    def cells(self) -> int:
+        """Values of one channel after the convolutions: the input of the shared linear layer."""
+        return (self.side_px // 4) ** 2
+
+    def tokens(self, tiles: int) -> int:
+        """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
+        return self.num_mask_tokens * tiles + self.feature_token
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """The words around picture and mask. Everything up to the mask block is the shared prefix."""
+
+    begin: str = "<|im_start|>user\n"
+    image_open: str = "<img>"
+    image_token: str = "<IMG_CONTEXT>"
+    image_close: str = "</img>\n"
+    mask_open: str = "<mask>"
+    mask_token: str = "<MASK_CONTEXT>"
+    mask_close: str = "</mask>\n"
+    short: str = "Name this region in a few words."
+    long: str = "Describe this region in detail."
+    end: str = "<|im_end|>\n<|im_start|>assistant\n"
+    stop: tuple[str, ...] = ("<|im_end|>",)
+    """Tokens that end a caption; the first one is taught."""
+
+    def __post_init__(self) -> None:
+        if not self.stop:
+            raise ValueError("stop must name at least one token")
+
+    def instruction(self, style: Style) -> str:
+        """What is asked of the model."""
+        return self.short if style == "short" else self.long
+
+    @property
+    def mask_specials(self) -> tuple[str, str, str]:
+        """The tokens that a base model does not know yet: start, placeholder, end."""
+        return self.mask_open.strip(), self.mask_token, self.mask_close.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank additions to linear layers of the language model (arXiv 2106.09685).
+
+    URECA's 8B runs: rank 128, alpha 256, dropout 0.05 on attention and feed-forward matrices.
+    """
+
+    rank: int = 128
+    alpha: float = 256.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in 0..1, got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmConfig:
+    """The whole captioner but for the base's own configuration, which is `base/config.json`."""
+
+    name: str = "ureca-mllm"
+    family: str = "internvl"
+    base: str = "base"
+    """Folder of the base model, relative to the checkpoint."""
+    base_sha256: str = ""
+    """Over the base's configuration and weights; empty: not checked."""
+    picture: PictureConfig = field(default_factory=PictureConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    lora: LoraConfig | None = None
+    """Set where `lora.safetensors` lies beside the checkpoint."""
+    precision: Precision = "fp32"
+    """How the base is loaded to caption: int8 and int4 need `bitsandbytes`."""
+    max_regions: int = 32
+    max_new_tokens: int = 128
+    threads: int = 0
+    """CPU threads; 0 leaves torch's default."""

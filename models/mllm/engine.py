@@ -1,0 +1,209 @@
+"""`ureca-mllm` behind the `Engine` protocol, so that node, bench and evaluation take it.
+
+Imports torch: the node reaches this file only when a bundle asks for it
+(`models/runtime/load.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ureca.bundle import BundleManifest, bundle_sha, verify_files
+from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
+from ureca.engine import never
+from ureca.errors import BundleError, EngineError, WeightsError
+from ureca.models.mllm.backend import Rows, choose, prefix_input, suffix_input
+from ureca.models.mllm.captioner import Mllm
+from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.config import MllmConfig
+from ureca.models.mllm.pictures import Cutter
+from ureca.models.mllm.split import Prefix
+from ureca.models.mllm.words import I64, Prompt, Words
+from ureca.models.preprocess import Grid
+from ureca.models.runtime.decode import Choice, RowPlan, decode
+from ureca.models.runtime.golden import GOLDEN, self_test
+from ureca.models.runtime.inputs import check_regions
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """One encoded frame: its image tokens [T * p, d] and the keys and values of its prefix."""
+
+    image_tokens: Tensor
+    prefix: Prefix
+    grid: Grid
+    height_px: int
+    width_px: int
+
+
+class MllmEngine:
+    """Implements `ureca.engine.Engine`."""
+
+    def __init__(self, model: Mllm, words: Words, *, info: EngineInfo) -> None:
+        self.model, self._words, self._info = model.eval(), words, info
+        self._cutter = Cutter.of(model.config)
+        self.prompt = prompt_of(model, words)
+        self._us: dict[str, int] = {}
+
+    @property
+    def config(self) -> MllmConfig:
+        """What the captioner is made of."""
+        return self.model.config
+
+    @property
+    def info(self) -> EngineInfo:
+        """Model, runtime, precision, bundle hash and limits."""
+        return self._info
+
+    @property
+    def times(self) -> StageTimes:
+        """Microseconds of the last calls, by the names of `models/runtime/engine.py`."""
+        return StageTimes(dict(self._us))
+
+    @torch.inference_mode()
+    def encode(self, image: Image) -> EncodedPicture:
+        """Run vision and the shared prefix once. `image` is u8 [H, W, 3] RGB of any size."""
+        began_ns = time.perf_counter_ns()
+        height_px, width_px = image.shape[:2]
+        grid = self._cutter.grid(width_px, height_px)
+        tiles = torch.from_numpy(self._cutter.picture(image, grid))
+        prepared_ns = time.perf_counter_ns()
+        tokens = self.model.vision(tiles)
+        if not bool(torch.isfinite(tokens).all()):
+            raise EngineError("vision gave numbers that are not finite: the weights are damaged")
+        seen_ns = time.perf_counter_ns()
+        prefix = self.model.prefix(prefix_input(self.model, self.prompt, grid, tokens))
+        self._us["prep"] = (prepared_ns - began_ns) // 1000
+        self._us["vit"] = (seen_ns - prepared_ns) // 1000
+        self._us["prefill"] = (time.perf_counter_ns() - seen_ns) // 1000
+        return EncodedPicture(tokens, prefix, grid, height_px, width_px)
+
+    def caption(
+        self,
+        frame: EncodedPicture,
+        regions: Sequence[RegionInput],
+        *,
+        aborted: Callable[[int], bool] = never,
+    ) -> Iterator[RowDelta | RowDone]:
+        """Caption all `regions` in one batch; see `ureca.engine.Engine.caption`."""
+        check_regions(
+            regions,
+            height_px=frame.height_px,
+            width_px=frame.width_px,
+            max_regions=self._info.max_regions,
+        )
+        if not regions:
+            return iter(())
+        limit = self._info.max_new_tokens
+        plans = [RowPlan(i, min(r.max_new_tokens, limit)) for i, r in enumerate(regions)]
+        stop = self.prompt.stop_ids[0]
+        batch = _Batch(self, frame, regions)
+        return decode(batch, plans, self._words, eos_id=stop, aborted=aborted)
+
+    @torch.inference_mode()
+    def suffixes(self, frame: EncodedPicture, regions: Sequence[RegionInput]) -> list[Tensor]:
+        """Every region's own prompt [1, L, d]."""
+        masks = self._cutter.masks([region.mask for region in regions], frame.grid)
+        tokens = self.model.regions(torch.from_numpy(masks), frame.image_tokens)
+        count = tokens.shape[1]
+        return [
+            suffix_input(
+                self.model, self.prompt, self.prompt.suffix(region.style, mask_tokens=count), own
+            )
+            for region, own in zip(regions, tokens, strict=True)
+        ]
+
+    def rows(self, frame: EncodedPicture) -> Rows:
+        """An empty batch after the frame's prefix."""
+        return Rows(self.model, frame.prefix)
+
+    def timed(self, **us: int) -> None:
+        """Keep stage times."""
+        self._us.update(us)
+
+
+class _Batch:
+    """The `Stepper` of one caption call."""
+
+    def __init__(
+        self, engine: MllmEngine, frame: EncodedPicture, regions: Sequence[RegionInput]
+    ) -> None:
+        self._engine, self._frame, self._regions = engine, frame, regions
+        self._rows = engine.rows(frame)
+        self._gen_ns = 0
+
+    def start(self, rows: I64) -> Choice:
+        """Prompts of `rows` in one pass."""
+        began_ns = time.perf_counter_ns()
+        chosen = [self._regions[row] for row in rows]
+        prompts = self._engine.suffixes(self._frame, chosen)
+        self._engine.timed(region=(time.perf_counter_ns() - began_ns) // 1000)
+        choice = self._timed(lambda: self._rows.start(prompts))
+        self._engine.timed(ttft=(time.perf_counter_ns() - began_ns) // 1000)
+        return choice
+
+    def step(self, ids: I64) -> Choice:
+        """One more token for every row of the batch."""
+        return self._timed(lambda: self._rows.step(ids))
+
+    def keep(self, slots: I64) -> None:
+        """Drop the other rows."""
+        self._rows.keep(slots)
+
+    def _timed(self, run: Callable[[], Tensor]) -> Choice:
+        began_ns = time.perf_counter_ns()
+        choice = choose(run(), self._engine.prompt.stop_ids)
+        self._gen_ns += time.perf_counter_ns() - began_ns
+        self._engine.timed(gen=self._gen_ns // 1000)
+        return choice
+
+
+def prompt_of(model: Mllm, words: Words) -> Prompt:
+    """The prompt of a captioner. Raises `WeightsError` for a tokenizer without its tokens."""
+    config = model.config
+    return Prompt(
+        words,
+        config.prompt,
+        layout=model.family.layout,
+        tokens_per_tile=config.picture.tokens_per_tile,
+    )
+
+
+def checkpoint_engine(folder: Path, *, device: str = "auto", bundle: str = "") -> MllmEngine:
+    """The engine over a checkpoint (or the checkpoint inside a bundle)."""
+    where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_checkpoint(folder, device=where)
+    config = model.config
+    package = __import__("transformers")
+    info = EngineInfo(
+        model=config.name,
+        runtime=f"transformers {package.__version__} torch {torch.__version__} {where}",
+        precision=config.precision,
+        bundle_sha=bundle,
+        max_regions=config.max_regions,
+        max_new_tokens=config.max_new_tokens,
+    )
+    return MllmEngine(model, Words.load(folder / TOKENIZER), info=info)
+
+
+def open_bundle(folder: Path, manifest: BundleManifest, *, threads: int | None) -> MllmEngine:
+    """Verify every file, load, warm up and self-test. Raises `BundleError` with the remedy."""
+    verify_files(folder, manifest)
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        engine = checkpoint_engine(folder, bundle=bundle_sha(manifest))
+        frame = engine.encode(np.full((64, 64, 3), 128, np.uint8))
+        list(engine.caption(frame, [RegionInput(np.ones((64, 64), np.bool_), max_new_tokens=2)]))
+    except WeightsError as error:
+        raise BundleError(f"the bundle {folder} does not run: {error}") from error
+    if any(spec.file == GOLDEN for spec in manifest.extra_files):
+        self_test(engine, folder)
+    return engine

@@ -1,0 +1,165 @@
+"""Which vision-language models of `transformers` can carry URECA, and where their parts are.
+
+A family fits when its picture comes first as a run of tokens per tile and its language model counts
+positions in one dimension. The rest of its forward pass (packing, new-line tokens, processors) is
+not used: tiles are cut by our own grid, since the mask must be cut by the same decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ureca.errors import WeightsError
+from ureca.models.mllm.config import IMAGENET_MEAN, IMAGENET_STD, Layout, PromptConfig
+
+_HALF = (0.5, 0.5, 0.5)
+# `Any` below is a model or configuration of `transformers`, whose classes differ by family.
+
+
+@dataclass(frozen=True)
+class Family:
+    """The parts of a base model that URECA needs."""
+
+    see: Callable[[Any, Tensor], Tensor]
+    """(base, tiles [T, 3, S, S]) -> projected image tokens [T, p, d]."""
+    language: str
+    """The language model, as an attribute of `base.model`."""
+    projector: str
+    """The image projector, as an attribute of `base.model`."""
+    grid_side: Callable[[Any], float]
+    """Tokens along one side of a tile, from the base's configuration."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    layout: Layout = "plain"
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+
+
+def _see_internvl(base: Any, tiles: Tensor) -> Tensor:
+    config = base.config
+    return base.model.get_image_features(
+        pixel_values=tiles,
+        vision_feature_layer=config.vision_feature_layer,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        return_dict=True,
+    ).pooler_output
+
+
+def _see_llava(base: Any, tiles: Tensor) -> Tensor:
+    config = base.config
+    seen = base.model.vision_tower(tiles, output_hidden_states=True, return_dict=True)
+    features = seen.hidden_states[config.vision_feature_layer]
+    if config.vision_feature_select_strategy == "default":
+        features = features[:, 1:]
+    return base.model.multi_modal_projector(features)
+
+
+def _see_idefics(base: Any, tiles: Tensor) -> Tensor:
+    side = tiles.shape[-1] // base.config.vision_config.patch_size
+    whole = torch.ones(len(tiles), side, side, dtype=torch.bool, device=tiles.device)
+    seen = base.model.vision_model(pixel_values=tiles, patch_attention_mask=whole)
+    return base.model.connector(seen.last_hidden_state)
+
+
+def _side(value: Any) -> int:
+    """A side that is written as a number or as a pair."""
+    return int(value[0] if isinstance(value, list | tuple) else value)
+
+
+def _internvl_side(config: Any) -> float:
+    vision = config.vision_config
+    return _side(vision.image_size) / _side(vision.patch_size) * config.downsample_ratio
+
+
+_CHATML = PromptConfig(
+    begin="<|im_start|>user ",
+    image_open="",
+    image_token="<image>",
+    image_close="\n",
+    end="<|im_end|><|im_start|>assistant\n",
+)
+_IDEFICS_PROMPT = PromptConfig(
+    begin="<|im_start|>User:",
+    image_open="",
+    image_token="<image>",
+    image_close="<fake_token_around_image>",
+    end="<end_of_utterance>\nAssistant:",
+    stop=("<end_of_utterance>",),
+)
+_IDEFICS = Family(
+    see=_see_idefics,
+    language="text_model",
+    projector="connector",
+    grid_side=lambda c: c.vision_config.image_size / c.vision_config.patch_size / c.scale_factor,
+    mean=_HALF,
+    std=_HALF,
+    layout="rows",
+    prompt=_IDEFICS_PROMPT,
+)
+
+FAMILIES: dict[str, Family] = {
+    "internvl": Family(
+        see=_see_internvl,
+        language="language_model",
+        projector="multi_modal_projector",
+        grid_side=_internvl_side,
+    ),
+    "llava_onevision": Family(
+        see=_see_llava,
+        language="language_model",
+        projector="multi_modal_projector",
+        grid_side=lambda c: c.vision_config.image_size // c.vision_config.patch_size,
+        mean=_HALF,
+        std=_HALF,
+        prompt=_CHATML,
+    ),
+    "smolvlm": _IDEFICS,
+    "idefics3": _IDEFICS,
+}
+"""By `model_type` of the base's configuration."""
+
+_REFUSED = {
+    "qwen2_vl": "its language model counts positions in three dimensions",
+    "qwen2_5_vl": "its language model counts positions in three dimensions",
+    "qwen3_vl": "its language model counts positions in three dimensions",
+    "internvl_chat": "this is the layout with remote code: `ureca mllm convert` reads it",
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a base model. Raises `WeightsError` for one that does not fit."""
+    if model_type not in FAMILIES:
+        why = _REFUSED.get(model_type, "no family of that name is known")
+        raise WeightsError(
+            f"a base of type {model_type!r} cannot carry URECA: {why}; known are "
+            f"{', '.join(FAMILIES)}"
+        )
+    return FAMILIES[model_type]
+
+
+def tile_px(config: Any) -> int:
+    """Side of one tile in pixels."""
+    return _side(config.vision_config.image_size)
+
+
+def tokens_per_tile(config: Any) -> int:
+    """Image tokens of one tile. Raises `WeightsError` when they do not fill a square."""
+    side = family_of(config.model_type).grid_side(config)
+    if side != int(side) or side < 1:
+        raise WeightsError(f"a tile of {tile_px(config)} px gives {side} tokens a side: not whole")
+    return int(side) ** 2
+
+
+def language_of(base: Any, family: Family) -> Any:
+    """The decoder without its output layer. Raises `WeightsError` for sliding-window layers."""
+    language = getattr(base.model, family.language)
+    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
+    if kinds - {"full_attention"}:
+        raise WeightsError(
+            f"the language model has layers {sorted(kinds)}: a shared prefix needs full attention"
+        )
+    return language

@@ -1,0 +1,84 @@
+"""Captions of N regions of one picture: with the shared prefix, and as the package itself would.
+
+Both are greedy and must say the same token by token; the second is what the first is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ureca.models.mllm.backend import Rows, choose
+from ureca.models.mllm.captioner import Mllm
+
+
+def shared(
+    model: Mllm,
+    prefix_x: Tensor,
+    suffixes: Sequence[Tensor],
+    *,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Prefix [1, P, d] once, suffixes [1, L, d] in one batch; token lists without the stop."""
+    with torch.inference_mode():
+        rows = Rows(model, model.prefix(prefix_x))
+    chosen = [choose(rows.start(suffixes), stop_ids).ids]
+    while len(chosen) < max_new_tokens and not _all_ended(chosen, stop_ids[0]):
+        chosen.append(choose(rows.step(chosen[-1]), stop_ids).ids)
+    return [_until(row, stop_ids) for row in np.stack(chosen, axis=1).tolist()]
+
+
+def per_region(
+    model: Mllm,
+    prefix_x: Tensor,
+    suffixes: Sequence[Tensor],
+    *,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """The whole prompt of every region through the package's own `generate`."""
+    return [
+        _generate(model, torch.cat([prefix_x, suffix], dim=1), stop_ids, max_new_tokens)[0]
+        for suffix in suffixes
+    ]
+
+
+def expanded(
+    model: Mllm,
+    prefix_x: Tensor,
+    suffixes: Sequence[Tensor],
+    *,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """The package's `generate` on a batch of whole prompts of one length: nothing is shared."""
+    whole = torch.cat([torch.cat([prefix_x, suffix], dim=1) for suffix in suffixes])
+    return _generate(model, whole, stop_ids, max_new_tokens)
+
+
+@torch.inference_mode()
+def _generate(
+    model: Mllm, x: Tensor, stop_ids: Sequence[int], max_new_tokens: int
+) -> list[list[int]]:
+    ids = model.base.generate(
+        inputs_embeds=x,
+        attention_mask=torch.ones(x.shape[:2], dtype=torch.long, device=x.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(stop_ids),
+        pad_token_id=stop_ids[0],
+    )
+    return [_until(row, stop_ids) for row in ids.tolist()]
+
+
+def _all_ended(chosen: list[np.ndarray], stop_id: int) -> bool:
+    return bool((np.stack(chosen, axis=1) == stop_id).any(axis=1).all())
+
+
+def _until(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    ends = [place for place, token in enumerate(ids) if token in stop_ids]
+    return ids[: ends[0]] if ends else ids

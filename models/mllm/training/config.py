@@ -1,0 +1,94 @@
+"""What a training run of `ureca-mllm` is: frozen, stored beside it, overridden by YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ureca.models.data.regions import HELD_OUT_EVERY
+from ureca.models.mllm.config import LoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmDataConfig:
+    """One folder of regions in the common format (`docs/data.md`)."""
+
+    root: str
+    shards: tuple[str, ...] = ()
+    """Keep only records whose shard begins with one of these; empty keeps all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What learns. The image encoder never does."""
+
+    mask: bool = False
+    """Mask encoder and its linear layer."""
+    feature: bool = False
+    """The feature token, where the captioner has one."""
+    marks: bool = False
+    """What is added to the embeddings of the two new words around the mask block (URECA leaves
+    these as they were created)."""
+    projector: bool = False
+    """The image projector (frozen in URECA; for a base with a new trunk)."""
+    lora: bool = False
+    """Adapters in the language model."""
+
+
+STAGES: dict[int, Parts] = {1: Parts(mask=True, feature=True), 2: Parts(lora=True)}
+"""URECA: mask modules alone, then adapters alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmTrainConfig:
+    """One stage. Everything random follows from `seed` and the step, so a resumed run equals an
+    unbroken one.
+    """
+
+    data: tuple[MllmDataConfig, ...]
+    start_from: str
+    """A checkpoint folder: `ureca mllm wrap` or `convert` made it, or stage 1."""
+    stage: Literal[1, 2] = 1
+    parts: Parts | None = None
+    """What learns, when it is not what the stage says."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters of stage 2, when the checkpoint has none."""
+    steps: int = 8635
+    """URECA: 138,152 regions by 16 are 8,635 steps, one epoch."""
+    rows_per_step: int = 16
+    """Regions that one update learns from, over all workers."""
+    rows_per_pass: int = 4
+    """Regions that one worker has in memory at a time; more are accumulated."""
+    learning_rate: float = 2e-4
+    warmup_share: float = 0.03
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    max_length: int = 8192
+    """Tokens of a row; a longer caption is cut, a longer prompt is refused."""
+    max_tiles: int = 6
+    long_share: float = 0.5
+    """How often a region with captions of both lengths is asked for the long one."""
+    gradient_checkpointing: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: frozen weights and arithmetic in bfloat16, what learns stays in float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    seed: int = 0
+    held_out_every: int = HELD_OUT_EVERY
+    """One picture in this many (by hash of its key) is never trained on; 0 trains on all."""
+    save_every: int = 500
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows_per_step", "rows_per_pass", "max_length", "max_tiles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.data:
+            raise ValueError("data must name at least one folder of regions")
+        if not 0 <= self.long_share <= 1:
+            raise ValueError(f"long_share must be in 0..1, got {self.long_share}")
+
+    @property
+    def learns(self) -> Parts:
+        """What learns in this stage."""
+        return self.parts or STAGES[self.stage]

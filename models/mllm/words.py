@@ -1,0 +1,140 @@
+"""The base model's own words, and the prompt: `[..image..][mask][instruction]`, counted.
+
+The prompt is cut in two at the mask block. What stands before does not depend on the region and is
+run once per picture; both parts begin at a special token, so cutting changes no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ureca.datatypes import Style
+from ureca.errors import ConfigError, WeightsError
+from ureca.extras import require
+from ureca.models.mllm.config import Layout, PromptConfig
+from ureca.models.preprocess import Grid
+
+EXTRA = "mllm"
+I64 = npt.NDArray[np.int64]
+_GLOBAL, _FAKE = "<global-img>", "<fake_token_around_image>"
+
+
+class Words:
+    """Text to ids and back, by the base's `tokenizer.json`."""
+
+    def __init__(self, inner: Any) -> None:  # a `tokenizers.Tokenizer`
+        self._inner = inner
+
+    @classmethod
+    def load(cls, path: Path) -> Words:
+        """Read a `tokenizer.json`. Raises `WeightsError` when it is missing or broken."""
+        package = require("tokenizers", extra=EXTRA)
+        try:
+            text = path.read_text(encoding="utf8")
+            return cls(package.Tokenizer.from_str(text))
+        except Exception as error:  # the package raises bare `Exception` for malformed JSON
+            raise WeightsError(f"cannot read the tokenizer {path}: {error}") from error
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json`."""
+        path.write_text(self._inner.to_str(pretty=False), encoding="utf8")
+
+    def add_special(self, tokens: Sequence[str]) -> int:
+        """Append the tokens that are not known yet; returns how many."""
+        package = require("tokenizers", extra=EXTRA)
+        added = [package.AddedToken(token, special=True, normalized=False) for token in tokens]
+        return int(self._inner.add_special_tokens(added))
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; special tokens in it become their ids, and none is added."""
+        return list(self._inner.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, special tokens left out, surrounding space stripped."""
+        return str(self._inner.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def id_of(self, token: str) -> int:
+        """The id of one token. Raises `WeightsError` when the tokenizer does not have it."""
+        found = self._inner.token_to_id(token)
+        if found is None:
+            raise WeightsError(
+                f"the tokenizer has no token {token!r}: name the base's own in `prompt`, or wrap "
+                "the base again: ureca mllm wrap BASE -o CHECKPOINT"
+            )
+        return int(found)
+
+
+class Prompt:
+    """Ids of a picture's shared prefix and of a region's own suffix; placeholders are counted."""
+
+    def __init__(
+        self, words: Words, config: PromptConfig, *, layout: Layout, tokens_per_tile: int
+    ) -> None:
+        self._words, self._config, self._layout = words, config, layout
+        self._per_tile = tokens_per_tile
+        self.image_id, self.mask_id = (
+            words.id_of(config.image_token),
+            words.id_of(config.mask_token),
+        )
+        self.mark_ids = tuple(words.id_of(config.mask_specials[k]) for k in (0, 2))
+        self.stop_ids = tuple(words.id_of(token) for token in config.stop)
+
+    def prefix(self, grid: Grid) -> I64:
+        """Everything before the mask block, for a picture of `grid`."""
+        text = self._config.begin + self._image_block(grid) + self._config.image_close
+        return self._counted(text, images=self._per_tile * grid.tiles, masks=0)
+
+    def suffix(self, style: Style, *, mask_tokens: int) -> I64:
+        """The mask block, the instruction and the start of the answer."""
+        config = self._config
+        block = config.mask_open + config.mask_token * mask_tokens + config.mask_close
+        text = block + config.instruction(style) + config.end
+        return self._counted(text, images=0, masks=mask_tokens)
+
+    def answer(self, caption: str) -> list[int]:
+        """A caption and the token that ends it. Raises `ConfigError` for placeholders in it."""
+        ids = self._words.encode(caption)
+        check_count(np.array(ids), self.image_id, 0, "image placeholders in a caption")
+        check_count(np.array(ids), self.mask_id, 0, "mask placeholders in a caption")
+        return [*ids, self.stop_ids[0]]
+
+    def _image_block(self, grid: Grid) -> str:
+        one = self._config.image_token * self._per_tile
+        if self._layout == "plain":
+            return self._config.image_open + one * grid.tiles
+        whole = f"{_FAKE}{_GLOBAL}{one}"
+        if grid.tiles == 1:
+            return whole
+        rows = [
+            "".join(f"{_FAKE}<row_{row + 1}_col_{col + 1}>{one}" for col in range(grid.cols))
+            for row in range(grid.rows)
+        ]
+        return "\n".join(rows) + "\n\n" + whole
+
+    def _counted(self, text: str, *, images: int, masks: int) -> I64:
+        ids = np.array(self._words.encode(text), np.int64)
+        check_count(ids, self.image_id, images, "image placeholders")
+        check_count(ids, self.mask_id, masks, "mask placeholders")
+        return ids
+
+
+def check_count(ids: I64, token_id: int, expected: int, what: str) -> None:
+    """Raise `ConfigError` unless `token_id` occurs exactly `expected` times.
+
+    (The official trainer gives such a sample zero loss and goes on.)
+    """
+    found = int((ids == token_id).sum())
+    if found != expected:
+        raise ConfigError(
+            f"expected {expected} {what}, found {found}: look for them in the texts of `prompt`"
+        )

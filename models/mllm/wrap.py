@@ -1,0 +1,117 @@
+"""A base model becomes a `ureca-mllm` checkpoint: sizes read, mask tokens added, weights fresh.
+
+New words get the mean of the known embeddings (and of the output rows), so an untouched base says
+what it said; the mask encoder starts from Xavier's distribution and must be trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ureca.errors import WeightsError
+from ureca.extras import require
+from ureca.models.mllm.captioner import Mllm
+from ureca.models.mllm.checkpoint import (
+    TOKENIZER,
+    base_sha256,
+    load_mask_tensors,
+    mask_tensors,
+    save_parts,
+)
+from ureca.models.mllm.config import MllmConfig
+from ureca.models.mllm.families import family_of, tile_px, tokens_per_tile
+from ureca.models.mllm.words import Words
+
+EXTRA = "mllm"
+
+
+def wrap(base_folder: Path, out: Path, config: MllmConfig | None = None, *, seed: int = 0) -> Path:
+    """Write the checkpoint `out` over the model in `base_folder`, a folder of `save_pretrained`.
+
+    `config` gives what the base does not decide; None takes the family's prompt and the paper's
+    sizes. Raises `WeightsError` for a base that does not fit.
+    """
+    package = require("transformers", extra=EXTRA)
+    if (out / "mllm.json").exists():
+        raise WeightsError(f"{out} holds a checkpoint already: choose another folder")
+    words = base_words(base_folder)
+    try:
+        base = package.AutoModelForImageTextToText.from_pretrained(
+            base_folder, local_files_only=True, dtype="auto", trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{base_folder} is not a base model: {error}") from error
+    fitted = fitted_config(base, config)
+    known = words.size
+    words.add_special(fitted.prompt.mask_specials)
+    widen(base, known=known, wanted=words.size)
+    torch.manual_seed(seed)
+    return save_whole(out, base, words, fitted)
+
+
+def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
+    """The configuration with what the base decides: its family, sizes and normalisation."""
+    kind = base.config.model_type
+    family = family_of(kind)
+    given = config or MllmConfig(prompt=family.prompt)
+    picture = replace(
+        given.picture,
+        tile_px=tile_px(base.config),
+        tokens_per_tile=tokens_per_tile(base.config),
+        mean=family.mean,
+        std=family.std,
+    )
+    return replace(given, family=kind, picture=picture, base="base")
+
+
+def save_whole(
+    out: Path,
+    base: Any,
+    words: Words,
+    config: MllmConfig,
+    *,
+    mask: dict[str, Tensor] | None = None,
+) -> Path:
+    """Base and mask encoder (a fresh one when none is given) as a checkpoint; the base keeps the
+    type it has.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    base.save_pretrained(out / "base")
+    words.save(out / TOKENIZER)
+    config = replace(config, base="base", base_sha256=base_sha256(out / "base"))
+    model = Mllm(base, config)
+    if mask is not None:
+        load_mask_tensors(model, {**mask_tensors(model), **mask})
+    save_parts(out, model, config=config, tokenizer=out / TOKENIZER)
+    return out
+
+
+@torch.no_grad()
+def widen(base: Any, *, known: int, wanted: int) -> None:
+    """Rows for new words, each the mean of the rows of the `known` ones."""
+    if base.get_input_embeddings().weight.shape[0] < wanted:
+        base.resize_token_embeddings(wanted, mean_resizing=False)
+    tables = {id(t.weight): t.weight for t in (base.get_input_embeddings(), base.lm_head)}
+    for table in tables.values():
+        table[known:wanted] = table[:known].float().mean(0).to(table.dtype)
+
+
+def base_words(folder: Path) -> Words:
+    """The base's tokenizer: `tokenizer.json`, or whatever `transformers` can turn into one."""
+    if (folder / TOKENIZER).is_file():
+        return Words.load(folder / TOKENIZER)
+    package = require("transformers", extra=EXTRA)
+    try:
+        slow = package.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        return Words(slow.backend_tokenizer)
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise WeightsError(
+            f"{folder} has no {TOKENIZER} and its tokenizer cannot be converted: {error}"
+        ) from error

@@ -1,0 +1,318 @@
+"""Captions through the shared prefix, and every family that is said to work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from worlds import internvl_base, masks, picture, scaled, tiny_config, words_json
+
+from ureca import cli
+from ureca.datatypes import RegionInput, RowDelta, RowDone
+from ureca.errors import (
+    ConfigError,
+    EngineError,
+    MissingExtraError,
+    RegionError,
+    WeightsError,
+)
+from ureca.models.mllm import generate
+from ureca.models.mllm.backend import Rows, prefix_input
+from ureca.models.mllm.bench import bench
+from ureca.models.mllm.captioner import placed
+from ureca.models.mllm.checkpoint import load_checkpoint
+from ureca.models.mllm.config import MaskConfig, PromptConfig
+from ureca.models.mllm.engine import checkpoint_engine
+from ureca.models.mllm.families import FAMILIES, family_of
+from ureca.models.mllm.words import Prompt, Words
+from ureca.models.mllm.wrap import wrap
+from ureca.models.preprocess import Grid
+
+PREFIXED = ("end_of_utterance", "fake_token_around_image", "global-img", "row_1_col_1")
+
+
+def inputs(count, height=90, width=120, **options):
+    """Regions, every third one asked for a sentence: prompts of two lengths."""
+    return [
+        RegionInput(mask, style="long" if n % 3 == 0 else "short", **options)
+        for n, mask in enumerate(masks(count, height, width))
+    ]
+
+
+def done(stream):
+    return {event.row: event for event in stream if isinstance(event, RowDone)}
+
+
+def both(engine, image, regions, *, new=8):
+    """Token lists of the shared prefix and of the package's own `generate` per region."""
+    with torch.inference_mode():
+        frame = engine.encode(image)
+        suffixes = engine.suffixes(frame, regions)
+        prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+    how = {"stop_ids": engine.prompt.stop_ids, "max_new_tokens": new}
+    shared = generate.shared(engine.model, prefix, suffixes, **how)
+    return shared, generate.per_region(engine.model, prefix, suffixes, **how)
+
+
+@pytest.mark.parametrize("size", [(90, 120), (60, 120)], ids=["one tile", "two and a thumbnail"])
+def test_the_shared_prefix_says_what_generate_says_per_region(tiny_engine, size):
+    shared, alone = both(tiny_engine, picture(*size), inputs(6, *size))
+    assert shared == alone
+    assert len({tuple(ids) for ids in shared}) > 3, "regions must differ, or nothing is compared"
+
+
+def test_the_prefix_is_held_once_and_not_per_region(tiny_engine):
+    frame = tiny_engine.encode(picture())
+    keys, values = frame.prefix[0]
+    assert keys.shape == values.shape == (2, len(tiny_engine.prompt.prefix(frame.grid)), 8)
+    rows = Rows(tiny_engine.model, frame.prefix)
+    suffixes = tiny_engine.suffixes(frame, inputs(5))
+    rows.start(suffixes)
+    own = rows._cache.layers[0].keys
+    assert own.shape[2] == max(x.shape[1] for x in suffixes), "only own tokens are cached per row"
+
+
+def test_streamed_text_joins_to_the_caption_and_rows_end_once(tiny_engine):
+    frame = tiny_engine.encode(picture())
+    events = list(tiny_engine.caption(frame, inputs(5, max_new_tokens=6)))
+    rows = done(events)
+    assert sorted(rows) == [0, 1, 2, 3, 4]
+    assert len([e for e in events if isinstance(e, RowDone)]) == 5
+    for row, end in rows.items():
+        parts = [e.text for e in events if isinstance(e, RowDelta) and e.row == row]
+        assert "".join(parts) == end.text
+        assert end.n_tok <= 6
+    assert {"prep", "vit", "prefill", "region", "ttft", "gen"} <= set(tiny_engine.times.us)
+
+
+def test_rows_that_end_early_do_not_disturb_the_others(tiny_engine):
+    frame = tiny_engine.encode(picture())
+    alike = inputs(5, max_new_tokens=8)
+    mixed = [
+        RegionInput(r.mask, style=r.style, max_new_tokens=2 if n < 3 else 8)
+        for n, r in enumerate(alike)
+    ]
+    whole, cut = (done(tiny_engine.caption(frame, regions)) for regions in (alike, mixed))
+    assert [cut[n].text for n in (3, 4)] == [whole[n].text for n in (3, 4)]
+    stopped = done(tiny_engine.caption(frame, alike, aborted=lambda row: row == 1))
+    assert stopped[1].stop == "aborted"
+    assert stopped[0].text == whole[0].text
+
+
+def test_bad_regions_are_refused_at_the_call(tiny_engine):
+    frame = tiny_engine.encode(picture())
+    with pytest.raises(RegionError, match="empty"):
+        tiny_engine.caption(frame, [RegionInput(np.zeros((90, 120), np.bool_))])
+    with pytest.raises(RegionError, match="size"):
+        tiny_engine.caption(frame, [RegionInput(np.ones((9, 9), np.bool_))])
+    with pytest.raises(EngineError, match="at most 32"):
+        tiny_engine.caption(frame, inputs(33))
+    assert list(tiny_engine.caption(frame, [])) == []
+
+
+def test_weights_that_are_not_finite_end_the_row_and_not_the_process(tiny_engine):
+    frame = tiny_engine.encode(picture())
+    with torch.no_grad():
+        tiny_engine.model.masks.mask_linear.bias[0] = float("nan")
+    rows = done(tiny_engine.caption(frame, inputs(2)))
+    assert {row.stop for row in rows.values()} == {"non_finite"}
+
+
+def test_the_feature_token_is_one_more_and_starts_silent(tiny_base, tmp_path):
+    mask = MaskConfig(num_mask_tokens=2, side_px=28, feature_token=True)
+    wrap(tiny_base, tmp_path / "c", tiny_config(mask=mask))
+    engine = checkpoint_engine(tmp_path / "c", device="cpu")
+    frame = engine.encode(picture())
+    cells = torch.from_numpy(engine._cutter.masks(masks(3), frame.grid))
+    with torch.inference_mode():
+        tokens = engine.model.regions(cells, frame.image_tokens)
+        assert tokens.shape == (3, 3, 32)
+        assert not tokens[:, -1].any()
+        torch.nn.init.eye_(engine.model.feature.linear.weight)
+        means = engine.model.feature(cells, frame.image_tokens)[:, 0]
+    share = torch.nn.functional.adaptive_avg_pool2d(cells, 2).flatten(1)
+    mean = share @ frame.image_tokens / share.sum(1, keepdim=True)
+    expected = torch.nn.functional.layer_norm(mean, (32,))
+    torch.testing.assert_close(means, expected)
+    shared, alone = both(engine, picture(), inputs(4))
+    assert shared == alone
+
+
+def test_bf16_runs_and_bits_need_their_package(tiny_checkpoint):
+    model = load_checkpoint(tiny_checkpoint, precision="bf16")
+    assert model.dtype == torch.bfloat16
+    assert model.masks.mask_linear.weight.dtype == torch.float32
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        for kind in ("int8", "int4"):
+            with pytest.raises(MissingExtraError, match="mllm-bits"):
+                load_checkpoint(tiny_checkpoint, precision=kind)
+    else:
+        pytest.skip("bitsandbytes is installed: its refusal was not tried, nor were its weights")
+
+
+def test_another_base_is_found_by_its_sum(tiny_checkpoint, tmp_path):
+    import shutil
+
+    shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    other = internvl_base(tmp_path / "other", layers=2)
+    path = tmp_path / "copy" / "base" / "config.json"
+    path.write_text((other / "config.json").read_text() + " ")
+    with pytest.raises(WeightsError, match="another base model"):
+        load_checkpoint(tmp_path / "copy")
+
+
+def test_placeholders_are_counted_and_a_mismatch_is_raised(tiny_checkpoint):
+    words = Words.load(tiny_checkpoint / "tokenizer.json")
+    prompt = Prompt(words, PromptConfig(), layout="plain", tokens_per_tile=4)
+    before, own = prompt.prefix(Grid(2, 1)), prompt.suffix("long", mask_tokens=6)
+    assert (before == prompt.image_id).sum() == 12
+    assert (own == prompt.mask_id).sum() == 6
+    text = words._inner.decode([*before, *own], skip_special_tokens=False)
+    assert words.encode(text) == [*before, *own], "cutting at the mask block changes no token"
+    bad = PromptConfig(short="Name <MASK_CONTEXT> this.")
+    with pytest.raises(ConfigError, match="expected 6 mask placeholders, found 7"):
+        Prompt(words, bad, layout="plain", tokens_per_tile=4).suffix("short", mask_tokens=6)
+    with pytest.raises(ConfigError, match="in a caption"):
+        prompt.answer("a red <IMG_CONTEXT> cup")
+    ids = torch.from_numpy(own)
+    with pytest.raises(EngineError, match=r"expected 5 placeholders .*found 6"):
+        placed(torch.zeros(len(own), 8), ids, prompt.mask_id, torch.zeros(5, 8))
+    with pytest.raises(WeightsError, match="no token '<nobody>'"):
+        Prompt(words, PromptConfig(stop=("<nobody>",)), layout="plain", tokens_per_tile=4)
+
+
+def test_mask_tokens_are_the_channels_in_order(tiny_checkpoint):
+    """Flatten per channel, one shared linear: never spatial tokens."""
+    model = load_checkpoint(tiny_checkpoint)
+    tiles = torch.from_numpy(np.stack([m[:28, :28] for m in masks(3)])).float()[None]
+    with torch.inference_mode():
+        maps = model.masks.mask_encoder(tiles[0, :, None])
+        expected = [model.masks.mask_linear(maps[t, n].flatten()) for t in range(3) for n in (0, 1)]
+        torch.testing.assert_close(model.masks(tiles)[0], torch.stack(expected))
+
+
+def other_base(kind, folder):
+    """A random base of another family, by the package's own classes."""
+    import transformers as package
+
+    text = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 28,
+        "patch_size": 7,
+    }
+    if kind == "llava_onevision":
+        config = package.LlavaOnevisionConfig(
+            vision_config=package.SiglipVisionConfig(**vision),
+            text_config=package.Qwen2Config(**text),
+            image_token_id=5,
+            vision_feature_layer=-1,
+            tie_word_embeddings=False,
+        )
+        base = package.LlavaOnevisionForConditionalGeneration(config)
+    else:
+        names = {"smolvlm": "SmolVLM", "idefics3": "Idefics3"}
+        kinds = {n: getattr(package, f"{names[kind]}{n}") for n in ("Config", "VisionConfig")}
+        config = kinds["Config"](
+            vision_config=kinds["VisionConfig"](**vision),
+            text_config=package.LlamaConfig(**text),
+            image_token_id=5,
+            scale_factor=2,
+            tie_word_embeddings=False,
+        )
+        base = getattr(package, f"{names[kind]}ForConditionalGeneration")(config)
+    scaled(base).save_pretrained(folder)
+    words = Words.load(_written(folder))
+    words.add_special([f"<{name}>" for name in PREFIXED])
+    words.save(folder / "tokenizer.json")
+    return folder, base
+
+
+def _written(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(words_json(), encoding="utf8")
+    return path
+
+
+def stock_features(kind, base, tiles):
+    """Image tokens [T * p, d] as the package's own entry point gives them, tile by tile."""
+    if kind == "llava_onevision":
+        seen = base.model.vision_tower(tiles, output_hidden_states=True).hidden_states[-1]
+        return base.model.multi_modal_projector(seen).flatten(0, 1)
+    return base.model.get_image_features(tiles[None]).pooler_output[0]
+
+
+@pytest.mark.parametrize("kind", sorted(set(FAMILIES) - {"internvl"}))
+def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
+    folder, base = other_base(kind, tmp_path / "base")
+    wrap(folder, tmp_path / "c", tiny_config(prompt=family_of(kind).prompt))
+    engine = checkpoint_engine(tmp_path / "c", device="cpu")
+    image = picture(60, 120)
+    grid = engine._cutter.grid(120, 60)
+    tiles = torch.from_numpy(engine._cutter.picture(image, grid))
+    assert float(tiles.min()) >= -1.0001, "SigLIP's pictures are normalised to -1..1"
+    with torch.inference_mode():
+        expected = stock_features(kind, base.eval(), tiles)
+        torch.testing.assert_close(engine.model.vision(tiles), expected)
+    shared, alone = both(engine, image, inputs(4, 60, 120))
+    assert shared == alone
+    assert len({tuple(ids) for ids in shared}) > 1
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "internvl_chat", "nobody"])
+def test_a_family_that_does_not_fit_is_refused_with_the_reason(kind):
+    with pytest.raises(WeightsError, match="cannot carry URECA"):
+        family_of(kind)
+
+
+def test_the_bench_compares_equal_work(tiny_engine):
+    result = bench(tiny_engine, regions=3, rounds=2, new_tokens=4)
+    assert result.equal_rows == 3
+    assert [arm.arm for arm in result.arms] == ["shared", "batch", "per region"]
+    assert all(len(arm.seconds) == 2 for arm in result.arms)
+    assert "3 of 3" in result.table()
+
+
+def test_wrapping_by_command_takes_a_configuration_and_never_overwrites(
+    tiny_base, repository, tmp_path, capsys
+):
+    model = repository / "configs" / "model" / "internvl.yaml"
+    command = ["mllm", "wrap", str(tiny_base), "-o", str(tmp_path / "c"), "--config", str(model)]
+    changes = ["--set", "mask.side_px=28", "--set", "mask.num_mask_tokens=3"]
+    assert cli.main([*command, *changes]) == 0
+    assert "untrained" in capsys.readouterr().out
+    found = load_checkpoint(tmp_path / "c", precision="fp32")
+    assert found.config.name == "ureca-internvl"
+    assert (found.config.picture.tile_px, found.config.mask.num_mask_tokens) == (28, 3)
+    assert cli.main([*command, *changes]) == 2
+    assert "holds a checkpoint already" in capsys.readouterr().err
+    assert cli.main(["mllm", "wrap", str(tmp_path), "-o", str(tmp_path / "d")]) == 2
+    assert cli.main(["mllm", "plan"]) == 0
+    assert "computed, not measured" in capsys.readouterr().out
+
+
+def test_an_untouched_base_says_what_it_said(tiny_base, tiny_checkpoint):
+    """New words must not move old ones: the language model's logits stay as they were."""
+    from transformers import AutoModelForImageTextToText
+
+    base = AutoModelForImageTextToText.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    ids = torch.tensor([[7, 40, 91, 12]])
+    with torch.inference_mode():
+        before = base(input_ids=ids).logits
+        model = load_checkpoint(tiny_checkpoint)
+        after = model.logits(model(model.embed(ids), torch.ones_like(ids)))
+    known = Words.load(tiny_base / "tokenizer.json").size
+    torch.testing.assert_close(after[..., :known], before[..., :known])
