@@ -79,9 +79,9 @@ class Frame:
 
     `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a
     drop), and is compared within one `boot` (16 bytes, new for every publisher process).
-    `captured_ns` is on `clock`, in the domain `clock_id` if it is known. `regions` is None when the sender sends no masks, and a tuple
-    (maybe empty) when it does. `prompts` are regions to start here and carry on. `refused` are
-    those of either that do not fit the picture.
+    `captured_ns` is on `clock`, in the domain `clock_id` if it is known. `regions` is None when the
+    sender sends no masks, and a tuple (maybe empty) when it does. `prompts` are regions to start
+    here and carry on. `refused` are those of either that do not fit the picture.
     """
 
     stream: str

@@ -84,7 +84,7 @@ def test_two_recordings_of_one_run(tmp_path: Path) -> None:
     assert found["/cam0/image"] >= 5
     assert {"/cam0/tracks", "/cam0/outlines"} <= found.keys()
     assert topics(tmp_path / "two.mcap")  # finished by the end of the node
-    with pytest.raises(SourceError, match="begun by record.start"):
+    with pytest.raises(SourceError, match=r"begun by record\.start"):
         replay([str(tmp_path / "one.mcap")], engine_of=lambda folder: ScriptedEngine())
 
 
