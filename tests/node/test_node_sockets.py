@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress, Iterator
 from dataclasses import replace
 
 import cv2
@@ -247,7 +248,8 @@ def test_a_vanished_subscriber_and_asker_do_no_harm(start: Callable[..., Running
     with running.client() as client:
         until_final(client)
     for _ in range(3):
-        with running.client() as gone, pytest.raises(RequestError, match="DEADLINE"):
+        # It leaves at once; now and then the answer is faster.
+        with running.client() as gone, suppress(RequestError):
             gone.request("describe", {"stream": "cam0", "rid": "red"}, 0.001)
     with running.client() as client:
         until_final(client)
