@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
-from contextlib import suppress, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import cv2
@@ -249,7 +248,7 @@ def test_a_vanished_subscriber_and_asker_do_no_harm(start: Callable[..., Running
         until_final(client)
     for _ in range(3):
         # It leaves at once; now and then the answer is faster.
-        with running.client() as gone, suppress(RequestError):
+        with running.client() as gone, contextlib.suppress(RequestError):
             gone.request("describe", {"stream": "cam0", "rid": "red"}, 0.001)
     with running.client() as client:
         until_final(client)
