@@ -1,0 +1,188 @@
+"""Every command of the documents: run here as it stands there, run by another test, or not run for
+a reason that is given. A command that is new in a document must be put into one of the three.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import cv2
+import pytest
+
+from tests.docs.test_docs import PAGES, ROOT, commands
+
+NODE = "run --source clip.mp4 --prompts prompts.json"
+RUN = [
+    "--version",
+    "doctor",
+    "completion bash",
+    "completion zsh",
+    "completion fish",
+    "keys new node -o keys",
+    "keys new robot -o keys",
+    "keys new camera -o keys",
+    "keys allow keys/robot.key --role request -o keys",
+    "keys allow keys/node.key --role observe -o keys",
+    "weights list",
+    "describe photo.jpg --box 40,30,200,180",
+    "describe photo.jpg --box 40,30,200,180 --point 320,200 --render out.png",
+    f"{NODE} --render out.mp4",
+    f"{NODE} --record run.mcap",
+    "replay run.mcap --runs 2",
+]
+"""In this order, each in the same folder."""
+BESIDE = ["health", "watch", "watch --duration 5", "rerun --save run.rrd --duration 60"]
+"""Beside a node that runs `NODE`; what has no end is ended after some seconds."""
+ELSEWHERE = {
+    r"run( --view)?|view": "tests/viewer/test_server.py",
+    r"run --source clip.mp4 .*": "tests/system/test_node_process.py",
+    r"run --config .*segmenter.yaml .*": "tests/node/test_segmenter.py",
+    r"run --source (zmq|credit)\+.*": "tests/node/test_inputs_camera_command.py",
+    r"camera clip.mp4 --loop --shm .*": "tests/node/test_inputs_camera_command.py",
+    r"camera clip.mp4 --loop --bind tcp.*|run --source zmq\+tcp://10.*|watch --events tcp://10.*|"
+    r"view robot.local.*": "tests/system/test_two_hosts.py",
+    r"ros.*": "tests/bridges/test_ros_processes.py",
+    r"bench node .*": "tests/system/test_bench_node.py",
+    r"bench engine .*": "tests/parity/test_bench.py",
+    r"bench track .*": "tests/node/test_bench_track.py",
+    r"weights get .*": "tests/contract/test_weights.py",
+    r"(export|verify) .*": "tests/parity/test_verify.py",
+    r"eval .*": "tests/models/test_eval_command.py",
+    r"caption .*": "tests/models/test_runtime_caption_command.py",
+    r"data check .*": "tests/models/test_data_check.py",
+    r"worlds .*": "tests/worlds/test_worlds_make.py",
+    r"curate .*": "tests/curation/test_run.py",
+    r"mllm .*|run --bundle bundle .*": "tests/mllm/test_whole_path.py",
+    r"train .*": "tests/models/test_training.py",
+}
+"""Pattern to the test that runs the command with data, models or peers of its own making."""
+NOT_RUN = {
+    r".*(v4l2|rtsp)://.*": "needs a camera; the sources' tests have fakes and real servers",
+    r"run --bundle bundle-gpu|export .* --runtime auto": "needs a GPU",
+}
+
+
+def _documented():
+    return {" ".join(words) for page in PAGES for words in commands(page)}
+
+
+def test_every_command_is_run_or_says_why_not():
+    patterns = [*NOT_RUN, *ELSEWHERE]
+    known = {NODE, *RUN, *BESIDE}
+    unknown = [
+        text
+        for text in sorted(_documented() - known)
+        if not any(re.fullmatch(pattern, text) for pattern in patterns)
+    ]
+    assert unknown == []
+    assert known <= _documented() | {NODE}
+    assert [test for test in ELSEWHERE.values() if not (ROOT / test).is_file()] == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a reader of the documents has at hand: a clip with prompts, and a photograph."""
+    place = tmp_path_factory.mktemp("docs")
+    shutil.copy(ROOT / "configs/demo/tabletop.mp4", place / "clip.mp4")
+    shutil.copy(ROOT / "configs/demo/prompts.json", place / "prompts.json")
+    ok, image = cv2.VideoCapture(str(place / "clip.mp4")).read()
+    assert ok
+    cv2.imwrite(str(place / "photo.jpg"), image)
+    return place
+
+
+def _words(text, place):
+    """The command with addresses of its own, so that a node of somebody else is left alone."""
+    command, *rest = text.split()
+    events, requests = (f"ipc://{place}/{name}" for name in ("events", "requests"))
+    if command == "run":
+        rest += ["--set", f"publish.events={events}", "--set", f"publish.requests={requests}"]
+        rest += ["--duration", "6"]
+    elif command in {"doctor", "watch", "rerun", "health"}:
+        rest += ["--requests", requests]
+        rest += [] if command == "health" else ["--events", events]
+    return [sys.executable, "-m", "ureca", command, *rest]
+
+
+def _needs(module):
+    """Without importing it: some start threads."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def _start(text, place, **options):
+    return subprocess.Popen(
+        _words(text, place),
+        cwd=place,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_commands_do_as_the_documents_say(folder):
+    for text in RUN:
+        for option, module in {"--record": "mcap", "--render": "PIL"}.items():
+            if option in text:
+                _needs(module)
+        process = _start(text, folder)
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, f"ureca {text}\n{said}"
+        assert said.strip(), text
+    made = {path.name for path in folder.iterdir()}
+    assert {"keys", "out.png", "out.mp4", "run.mcap"} <= made
+
+
+@contextmanager
+def _node(place):
+    process = _start(f"{NODE} --loop", place)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("text", BESIDE)
+def test_commands_beside_a_node_do_as_the_documents_say(text, folder):
+    if text.startswith("rerun"):
+        _needs("rerun")
+    with _node(folder):
+        _wait_until_well(folder)
+        process = _start(text, folder)
+        try:
+            said, _ = process.communicate(timeout=6 if "--duration 5" not in text else 60)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            said, _ = process.communicate(timeout=60)
+            assert process.returncode in {-15, 0, 130}, said
+        else:
+            assert process.returncode == 0, said
+        assert text.startswith("rerun") or said.strip()
+
+
+def _wait_until_well(place):
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        process = _start("health", place)
+        process.communicate(timeout=60)
+        if process.returncode == 0:
+            return
+    raise AssertionError("no node answered")
