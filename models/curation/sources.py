@@ -11,16 +11,17 @@ from typing import Any
 from ureca.errors import SourceError
 from ureca.models.curation.records import Picture, Region
 from ureca.models.data.folders import read_folders
-from ureca.models.data.regions import ImageStore, RegionRecord
+from ureca.models.data.regions import ImageStore, RegionRecord, image_hash
 
 _NO_MASKS = ("full_image", "box")
 
 
 def read_pictures(roots: Sequence[Path], *, limit: int | None = None) -> list[Picture]:
-    """Pictures in the order of their keys, with every region that has a mask (a filled box is
-    none). Raises `ConfigError` for a folder without regions, `SourceError` for one without masks.
+    """Pictures in the order of their hashes (a few are a sample of all), with every region that
+    has a mask; a filled box is none. Raises `ConfigError` for a folder without regions,
+    `SourceError` for one without masks.
     """
-    found = sorted(_pictures(roots), key=lambda picture: picture.image_key)[:limit]
+    found = sorted(_pictures(roots), key=lambda each: image_hash(each.image_key))[:limit]
     if not found:
         raise SourceError(
             f"no masks under {', '.join(map(str, roots))}: boxes alone are not enough"
