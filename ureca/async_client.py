@@ -133,10 +133,17 @@ class AsyncClient:
         """See `Client.request`."""
         seconds = self._timeout_s if deadline_s is None else deadline_s
         request = new_request(op, args, seconds)
+        # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes with the
+        # reply, and its caller goes on for ever.
+        exchange = asyncio.create_task(self._exchange(request, picture))
         try:
-            return await asyncio.wait_for(self._exchange(request, picture), seconds)
-        except asyncio.TimeoutError:
-            raise no_answer(self._requests, op, seconds) from None
+            await asyncio.wait({exchange}, timeout=seconds)
+            if not exchange.done():
+                raise no_answer(self._requests, op, seconds)
+            return exchange.result()
+        finally:
+            exchange.cancel()
+            await asyncio.gather(exchange, return_exceptions=True)
 
     async def _exchange(self, request: Request, picture: bytes | None) -> dict[str, Any]:
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

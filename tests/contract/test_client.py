@@ -230,6 +230,29 @@ def test_the_async_view_sees_the_same(every_event):
     assert (hello.node, missed) == ("n1", 0)
 
 
+def test_a_cancellation_that_comes_with_the_reply_is_one(tmp_path):
+    """`asyncio.wait_for` swallows it before Python 3.12."""
+
+    async def story():
+        arrived = asyncio.Event()
+
+        async def exchange(request, picture):
+            await arrived.wait()
+            return {}
+
+        async with AsyncClient.connect(f"ipc://{tmp_path}/e", f"ipc://{tmp_path}/r") as client:
+            client._exchange = exchange
+            asking = asyncio.create_task(client.request("health"))
+            await asyncio.sleep(0.01)
+            arrived.set()
+            await asyncio.sleep(0)  # the reply is there, its reader was not woken yet
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    asyncio.run(story())
+
+
 def test_a_camera_publishes_frames_that_the_wire_reads():
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     context = zmq.Context()
