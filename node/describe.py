@@ -6,21 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from ureca import rle
-from ureca.datatypes import Image, RegionInput, RegionSeed, Rle, RowDone
+from ureca.datatypes import Image, RegionInput, RowDone
 from ureca.drawing.files import check_name, save
 from ureca.engine import Engine
-from ureca.errors import ConfigError, EngineError, RegionError, SourceError
+from ureca.errors import ConfigError, EngineError, SourceError
 from ureca.node.bundle_path import open_engine
 from ureca.node.config import CaptionConfig
 from ureca.node.gate import complaint
 from ureca.node.pictures import decode_picture
+from ureca.node.region_options import add_region_options, seed_of
 from ureca.node.regions import seed_mask
 
 
@@ -34,7 +30,7 @@ def main(
     if options.render:
         check_name(Path(options.render))
     image = _read_picture(Path(options.image))
-    seeds = [_seed(kind, text) for kind, text in options.region]
+    seeds = [seed_of(kind, text) for kind, text in options.region]
     masks = [seed_mask(seed, image) for seed in seeds]
     engine = engine_of(options.bundle or "")
     limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
@@ -59,20 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--render out.png",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
-    for kind, metavar, text in (
-        ("mask", "FILE.png", "a mask of the picture's size; pixels above 0 belong to the region"),
-        ("box", "X0,Y0,X1,Y1", "a box in pixels, refined by GrabCut where that holds"),
-        ("point", "X,Y", "a point in pixels; similar colours around it are taken"),
-    ):
-        parser.add_argument(
-            f"--{kind}",
-            dest="region",
-            type=partial(_tagged, kind),
-            action="append",
-            default=[],
-            metavar=metavar,
-            help=f"{text}; repeatable",
-        )
+    add_region_options(parser, of="")
     parser.add_argument("--style", choices=("short", "long"), default="short")
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--json", action="store_true", help="one JSON object per region")
@@ -80,10 +63,6 @@ def _parser() -> argparse.ArgumentParser:
         "--render", metavar="OUT.png", help="write the picture with masks and captions drawn on it"
     )
     return parser
-
-
-def _tagged(kind: str, value: str) -> tuple[str, str]:
-    return kind, value
 
 
 def _read_picture(path: Path) -> Image:
@@ -95,32 +74,6 @@ def _read_picture(path: Path) -> Image:
         return decode_picture(data)
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from error
-
-
-def _seed(kind: str, text: str) -> RegionSeed:
-    if kind == "mask":
-        return RegionSeed(mask=_read_mask(Path(text)))
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != (4 if kind == "box" else 2):
-        wanted = "x0,y0,x1,y1" if kind == "box" else "x,y"
-        raise RegionError(f"--{kind} expects {wanted} in pixels, got {text!r}")
-    if kind == "box":
-        return RegionSeed(box_xyxy_px=(numbers[0], numbers[1], numbers[2], numbers[3]))
-    return RegionSeed(point_xy_px=(numbers[0], numbers[1]))
-
-
-def _read_mask(path: Path) -> Rle:
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise SourceError(f"cannot read the mask {path}: {error.strerror}") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if picture is None:
-        raise SourceError(f"{path} is no readable picture; a mask is a PNG of the image's size")
-    return rle.encode(np.asarray(picture > 0, np.bool_))
 
 
 def _caption(engine: Engine, image: Image, regions: list[RegionInput]) -> list[RowDone]:

@@ -28,6 +28,7 @@ from ureca.node.publisher import Sink
 from ureca.node.record.head import head_of
 from ureca.node.record.recorder import Recorder
 from ureca.node.record.switch import RecordSwitch
+from ureca.node.region_options import add_region_options, seed_of
 from ureca.node.render.renderer import Renderer
 from ureca.node.report import EventFile, RunReport, line_printer
 from ureca.node.terminal import TerminalView
@@ -112,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca run",
         description="Run the node: follow regions of a camera or clip and publish their captions.",
-        epilog="examples: ureca run --source clip.mp4 --prompts prompts.json --duration 30; "
+        epilog="examples: ureca run --source clip.mp4 --box 40,30,200,180 --point 320,200; "
+        "ureca run --source clip.mp4 --prompts prompts.json --duration 30; "
         "ureca run --source 'front=v4l2:///dev/video0?width=1280&height=720' --source "
         "rear=rtsp://192.168.1.9/stream1",
     )
@@ -131,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fps", type=float, help="pictures per second of a folder or tar [24]")
     parser.add_argument("--prompts", metavar="FILE", help="JSON list of regions to follow")
+    add_region_options(parser, of=", on the first picture")
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.add_argument("--events", metavar="FILE", help="write every event as one JSON line")
@@ -179,7 +182,9 @@ def _configured(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
         caption=replace(config.caption, style=options.style or config.caption.style),
         http=replace(config.http, port=options.http or config.http.port),
     )
-    return _with_defaults(config)
+    config, prompts = _with_defaults(config)
+    drawn = tuple(seed_of(kind, text) for kind, text in options.region)
+    return config, {**prompts, 0: (*drawn, *prompts.get(0, ()))} if drawn else prompts
 
 
 def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:

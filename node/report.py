@@ -17,8 +17,14 @@ from ureca.events import AnyEvent, CaptionFinal, TrackEnd, TrackEvent, TrackLost
 from ureca.node.accounting import Balance
 from ureca.streams import event_kind
 
-_MAX_AGES = 100_000
+_MAX_AGES = 10_000
+"""Of so many captions the summary knows the age: the latest."""
 _MAX_REGIONS = 1_000
+_NO_REGIONS = (
+    "regions   none were given, so there was nothing to caption: point at some with --box, --point "
+    "or --prompts,\n          click on them in the browser (--view), send masks with the frames, "
+    "or let SAM 2 find them (docs/tracking.md)"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +91,8 @@ class RunReport:
         if not balance.closed:
             still = f"{balance.frames_in_flight} frames, {balance.requests_in_flight} captions"
             lines.append(f"open      {still}")
+        if not self.regions:
+            lines.append(_NO_REGIONS)
         if balance.regions_refused:
             lines.append(f"refused   {balance.regions_refused} regions")
         if balance.events_dropped:
