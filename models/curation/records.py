@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
 import msgspec
-import numpy as np
 
 from ureca import rle
 from ureca.datatypes import Mask, Rle
@@ -64,10 +63,6 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     def mask(self, region: Region) -> Mask:
         """bool [H, W]. Raises `RegionError` for a code that is none."""
         return rle.decode(Rle(size=(self.height, self.width), counts=region.counts))
-
-    def masks(self, regions: Iterable[Region]) -> np.ndarray:
-        """bool [N, H, W]."""
-        return np.stack([self.mask(region) for region in regions])
 
     def changed(self, changes: Mapping[str, Region]) -> Picture:
         """With some regions replaced, by `region_id`."""
