@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,48 @@ from ureca.node.regions import box_of
 from ureca.node.search import View
 
 _MAX_STEM = 56
+MAX_NAMES = 65_536
+"""So many names that senders chose are remembered, per stream."""
+_NUMBERED = re.compile(r"r([1-9][0-9]*)")
+
+
+class Names:
+    """Gives ids, none of them twice, in bounded memory: names of senders are remembered, numbers
+    only counted. After `MAX_NAMES` names every further region gets a number.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[str, int] = {}
+        """How often each name was asked for."""
+        self._count = 0
+
+    def new(self, wanted: str | None) -> str:
+        """`wanted` when it was never used, else `wanted-2` and so on; `r1`, `r2` ... for the
+        nameless. Raises `RegionError` for a name that is no id.
+        """
+        if wanted is not None and ID_PATTERN.fullmatch(wanted) is None:
+            raise RegionError(f"a region id must match [a-z0-9_-]{{1,64}}, got {wanted!r}")
+        if wanted is None or len(self._asked) >= MAX_NAMES:
+            return self._number()
+        return self._name(wanted)
+
+    def _number(self) -> str:
+        self._count += 1
+        while (rid := f"r{self._count}") in self._asked:
+            self._count += 1
+        return rid
+
+    def _name(self, wanted: str) -> str:
+        rid = wanted
+        while self._is_used(rid):
+            self._asked[wanted] = self._asked.get(wanted, 1) + 1
+            rid = f"{wanted[:_MAX_STEM]}-{self._asked[wanted]}"
+        self._asked.setdefault(rid, 1)
+        return rid
+
+    def _is_used(self, rid: str) -> bool:
+        number = _NUMBERED.fullmatch(rid)
+        return rid in self._asked or (number is not None and int(number[1]) <= self._count)
 
 
 @dataclass(slots=True)
@@ -80,8 +123,7 @@ class Regions:
     def __init__(self, max_regions: int) -> None:
         self._max = max_regions
         self._by_rid: dict[str, Region] = {}
-        self._used: set[str] = set()
-        self._count = 0
+        self._names = Names()
 
     def __iter__(self) -> Iterator[Region]:
         return iter(self._by_rid.values())
@@ -104,7 +146,7 @@ class Regions:
         """A new region at `mask`; raises `RegionError` when there is no room or the id is none."""
         self.check_room()
         track = Track(
-            rid=self._new_rid(seed.rid),
+            rid=self._names.new(seed.rid),
             state=TrackState.NEW,
             mask=mask,
             box_xyxy_px=box_of(mask),
@@ -117,21 +159,6 @@ class Regions:
         region = Region(track, sender_rid=seed.rid)
         self._by_rid[track.rid] = region
         return region
-
-    def _new_rid(self, wanted: str | None) -> str:
-        """`wanted` when it was never used, else `wanted-2` and so on; `r1`, `r2` ... for the
-        nameless.
-        """
-        if wanted is not None and ID_PATTERN.fullmatch(wanted) is None:
-            raise RegionError(f"a region id must match [a-z0-9_-]{{1,64}}, got {wanted!r}")
-        self._count += wanted is None
-        rid = stem = wanted or f"r{self._count}"
-        suffix = 2
-        while rid in self._used:
-            rid = f"{stem[:_MAX_STEM]}-{suffix}"
-            suffix += 1
-        self._used.add(rid)
-        return rid
 
     def end(self, rid: str, reason: str) -> Track:
         """Forget a region; its last word."""

@@ -17,8 +17,8 @@ from ureca.events import AnyEvent, CaptionFinal, TrackEnd, TrackEvent, TrackLost
 from ureca.node.accounting import Balance
 from ureca.streams import event_kind
 
-_MAX_AGES = 10_000
-"""Of so many captions the summary knows the age: the latest."""
+_MAX_AGES = 1_000
+"""The median age is that of so many captions: the latest."""
 _MAX_REGIONS = 1_000
 _NO_REGIONS = (
     "regions   none were given, so there was nothing to caption: point at some with --box, --point "
@@ -47,6 +47,8 @@ class RunReport:
     """A sink for published events; bounded."""
 
     regions: dict[tuple[str, str], RegionReport] = field(default_factory=dict)
+    captions: int = 0
+    worst_age_ms: float = 0.0
     ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_AGES))
 
     def __call__(self, event: AnyEvent) -> None:
@@ -58,6 +60,8 @@ class RunReport:
             if key in self.regions:
                 self._note(self.regions[key], event)
         if isinstance(event, CaptionFinal):
+            self.captions += 1
+            self.worst_age_ms = max(self.worst_age_ms, event.age_at_pub_ms)
             self.ages_ms.append(event.age_at_pub_ms)
 
     @staticmethod
@@ -73,18 +77,17 @@ class RunReport:
         dropped = ", ".join(f"{n} {why}" for why, n in sorted(balance.frames_dropped.items()))
         ended = ", ".join(f"{n} {end}" for end, n in sorted(balance.requests_ended.items()))
         ages = (
-            f"{statistics.median(self.ages_ms):.0f} ms median, {max(self.ages_ms):.0f} ms worst"
+            f"{statistics.median(self.ages_ms):.0f} ms median, {self.worst_age_ms:.0f} ms worst"
             if self.ages_ms
             else "no captions"
         )
         frames_dropped = sum(balance.frames_dropped.values())
         frames = f"{balance.frames_processed} processed + {frames_dropped} dropped"
         fps = balance.frames_processed / max(seconds, 1e-9)
-        captions = len(self.ages_ms)
         lines = [
             f"frames    {balance.frames_in} in = {frames} ({dropped or 'none'})",
             f"captions  {balance.requests_in} asked = {ended or 'none'}",
-            f"age       {ages} (capture to publication, {captions} captions)",
+            f"age       {ages} (capture to publication, {self.captions} captions)",
             f"time      {seconds:.1f} s, {fps:.1f} frames/s",
             f"books     {'balance' if balance.closed else 'DO NOT BALANCE'}",
         ]
