@@ -247,8 +247,8 @@ class SecurityConfig:
     allow: str = ""
     """The allow-list: who may connect, and in which role."""
     camera: str = ""
-    """Public key file of the camera that `source.uri` names; without it a source on TCP is read in
-    the clear."""
+    """Public key file of the camera that `source.uri` names. A ZeroMQ source on another host is
+    refused without it."""
     decode: Literal["auto", "inside", "apart"] = "auto"
     """Where compressed pictures from other processes are decoded. `apart`: in a process of their
     own, whose crash costs one picture; `auto`: apart for what comes over the network."""

@@ -14,7 +14,7 @@ import zmq
 
 from ureca.clock import Clock
 from ureca.datatypes import Frame
-from ureca.errors import SourceError
+from ureca.errors import ConfigError, SourceError
 from ureca.node.accounting import Books
 from ureca.node.auth import camera_keys
 from ureca.node.config import NodeConfig
@@ -25,6 +25,18 @@ SCHEME = "zmq+"
 _POLL_MS = 100
 _MAX_DRAIN = 256
 """Messages drained before the newest ones are decoded: a flood must not keep us from working."""
+
+
+def _require_camera(endpoint: str, config: NodeConfig) -> None:
+    """Frames from another host are encrypted, and from the camera that was named: `ConfigError`."""
+    if not (is_local(endpoint) or config.security.camera):
+        raise ConfigError(
+            f"the source {endpoint} is on another host, where anybody could read its pictures or "
+            "send others: name the camera's public key and the node's own keys:\n"
+            "    --set security.camera=keys/camera.key --set security.key=keys/node.key_secret "
+            "--set security.allow=keys/allow.txt\n"
+            "docs/security.md has the commands that make them"
+        )
 
 
 class ZmqFrames:
@@ -47,6 +59,7 @@ class ZmqFrames:
         self._endpoint = uri.removeprefix(SCHEME)
         if not self._endpoint.startswith(("tcp://", "ipc://", "inproc://")):
             raise SourceError(f"expected zmq+tcp://HOST:PORT or zmq+ipc:///PATH, got {uri!r}")
+        _require_camera(self._endpoint, config)
         self._config = config
         self._wait = wait
         self._context = context

@@ -25,7 +25,7 @@ from ureca.node.accounting import Books
 from ureca.node.auth import _COVERED, check
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
 from ureca.node.node import Node
-from ureca.node.sources import FrameSource, Wait
+from ureca.node.sources import FrameSource, Wait, open_source
 from ureca.requests import OPS
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
@@ -493,3 +493,15 @@ def test_half_a_configuration_is_refused() -> None:
         SecurityConfig(allow="a")
     with pytest.raises(ConfigError, match=r"security\.key"):
         SecurityConfig(camera="c")
+
+
+def test_pictures_of_another_host_are_not_read_in_the_clear() -> None:
+    source = SourceConfig(uri="zmq+tcp://10.0.0.2:5600")
+
+    def opened(security: SecurityConfig) -> FrameSource:
+        config = NodeConfig(source=source, security=security)
+        return open_source(config, clock=MonotonicClock(), books=Books(), wait=lambda _: True)
+
+    with pytest.raises(ConfigError, match=r"security\.camera=keys/camera\.key"):
+        opened(SecurityConfig())
+    assert opened(SecurityConfig(key="k", allow="a", camera="c")).is_lossless is False
