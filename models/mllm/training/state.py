@@ -1,56 +1,39 @@
-"""Saving and resuming: what learns and the optimiser as safetensors, the step as JSON.
-
-The two newest saves are kept and the pointer is replaced last, so a kill leaves one whole save.
-"""
+"""Saving and resuming a run over a full-size base: what learns, and the optimiser."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ureca.errors import WeightsError
-from ureca.models.mllm.checkpoint import read_tensors
 from ureca.models.mllm.training.step import Learner
+from ureca.models.saves import load_optimizer, optimizer_tensors, read_save, unusable, write_save
 
-_POINTER = "latest.json"
+_FILES = ("learned", "optimizer")
 
 
 def save_state(folder: Path, learner: Learner, *, step: int) -> None:
     """Write `step-<n>/` and point to it. `step` is the next step to run."""
-    target = folder / f"step-{step:07d}"
-    part = target.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file(_plain(learned(learner.model)), part / "learned.safetensors")
-    save_file(_plain(_moments(learner.optimizer)), part / "optimizer.safetensors")
-    shutil.rmtree(target, ignore_errors=True)
-    part.replace(target)
-    pointer = folder / (_POINTER + ".part")
-    pointer.write_text(json.dumps({"step": step, "folder": target.name}))
-    pointer.replace(folder / _POINTER)
-    for old in sorted(folder.glob("step-*[0-9]"))[:-2]:
-        shutil.rmtree(old)
+    parts = (learned(learner.model), optimizer_tensors(learner.optimizer))
+    write_save(folder, step, dict(zip(_FILES, parts, strict=True)))
 
 
 def resume_state(folder: Path, learner: Learner) -> int:
-    """Load the newest save into `learner`; returns the step to go on with (0 if none)."""
-    if not (folder / _POINTER).exists():
+    """Load the newest save into `learner`; returns the step to go on with (0 if none).
+
+    Raises `WeightsError` for a save that cannot be read or in which other parameters learnt.
+    """
+    saved = read_save(folder, _FILES)
+    if saved is None:
         return 0
+    step, (parameters, optimizer) = saved
     try:
-        pointer = json.loads((folder / _POINTER).read_text())
-        saved = folder / pointer["folder"]
-        _fill(learner.model, read_tensors(saved / "learned.safetensors"))
-        _restore(learner.optimizer, read_tensors(saved / "optimizer.safetensors"))
-        return int(pointer["step"])
-    except (OSError, ValueError, KeyError, WeightsError) as error:
-        raise WeightsError(
-            f"cannot resume from {folder}: {error}; remove it to start again"
-        ) from error
+        _fill(learner.model, parameters)
+        load_optimizer(learner.optimizer, optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise unusable(folder, error) from error
+    return step
 
 
 def learned(model: nn.Module) -> dict[str, Tensor]:
@@ -62,24 +45,6 @@ def learned(model: nn.Module) -> dict[str, Tensor]:
 def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     own = learned(model)
     if set(own) != set(tensors):
-        raise WeightsError("another set of parameters learns now than when it was saved")
+        raise ValueError("another set of parameters learns now than when it was saved")
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
-
-
-def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{n}.{key}": value for n, entry in state.items() for key, value in entry.items()}
-
-
-def _restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    entries: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        entries.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": entries, "param_groups": groups})
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
