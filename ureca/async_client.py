@@ -163,7 +163,10 @@ class AsyncClient:
         async with self._reading:
             if answer.done():
                 return
-            reply = decode_reply(await self._dealer.recv_multipart(), self._limits)
+            # Not a `recv` that waits: when it is cancelled as its message comes, that is lost.
+            await self._dealer.poll()
+            message = await self._dealer.recv_multipart(zmq.DONTWAIT)
+            reply = decode_reply(message, self._limits)
             waiting = self._open.get(reply.id)
             if reply.terminal and waiting is not None and not waiting.done():
                 waiting.set_result(reply)

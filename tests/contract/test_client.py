@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import contextmanager
 
 import msgspec
@@ -251,6 +252,29 @@ def test_a_cancellation_that_comes_with_the_reply_is_one(tmp_path):
                 await asking
 
     asyncio.run(story())
+
+
+def test_a_reader_that_is_cancelled_loses_no_answer_of_others():
+    """Whoever waits first reads for all: it is cancelled just as the answer of another comes."""
+
+    def answers(request):
+        return [_result(request, HELLO)] if request.op == "hello" else []
+
+    async def story(node):
+        loop = asyncio.get_running_loop()
+        async with AsyncClient.connect(node.events, node.requests, timeout_s=5) as client:
+            reader = asyncio.create_task(client.health())
+            await asyncio.sleep(0.1)
+            other = asyncio.create_task(client.hello())
+            for _ in range(5):  # asked, and not answered while nobody looks
+                await asyncio.sleep(0)
+            time.sleep(0.3)  # noqa: ASYNC251  (the answer comes meanwhile)
+            loop.call_soon(reader.cancel)
+            assert (await other).node == "n1"
+            assert reader.cancelled()
+
+    with fake_node(answers=answers) as node:
+        asyncio.run(story(node))
 
 
 def test_a_camera_publishes_frames_that_the_wire_reads():
