@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ureca.datatypes import Style
-from ureca.errors import ConfigError
+from ureca.node.checks import ensure
 from ureca.node.flow import Preset
 from ureca.node.http_config import HttpConfig
 from ureca.node.segmenter_config import SegmenterConfig
@@ -22,11 +22,6 @@ ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _TO_NODE = """    ureca keys new node -o keys
     ureca keys new robot --role observe -o keys
     ureca run ... --set security.key=keys/node.key_secret --set security.allow=keys/allow.txt"""
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +64,18 @@ class SourceConfig:
     """How many frames each camera on `credit+…` may have on their way to the scheduler."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")
-        _require(1 <= self.credits <= 16, f"source.credits must be 1..16, got {self.credits}")
+        ensure(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")
+        ensure(1 <= self.credits <= 16, f"source.credits must be 1..16, got {self.credits}")
         for key in ("open_timeout_s", "read_timeout_s", "retry_s", "silent_s"):
-            _require(
+            ensure(
                 0 < getattr(self, key) <= 3600,
                 f"source.{key} must be above 0 and at most 3600, got {getattr(self, key)}",
             )
-        _require(
+        ensure(
             self.retry_s <= self.retry_max_s <= 3600,
             f"source.retry_max_s must be source.retry_s..3600, got {self.retry_max_s}",
         )
-        _require(
+        ensure(
             ID_PATTERN.fullmatch(self.stream) is not None,
             f"source.stream must match [a-z0-9_-]{{1,64}}, got {self.stream!r}",
         )
@@ -136,12 +131,12 @@ class TrackerConfig:
     overlap, nearness and colours together."""
 
     def __post_init__(self) -> None:
-        _require(
+        ensure(
             64 <= self.work_width_px <= 1920,
             f"tracker.work_width_px must be 64..1920, got {self.work_width_px}",
         )
-        _require(self.lost_ttl_s > 0, f"tracker.lost_ttl_s must be positive, got {self.lost_ttl_s}")
-        _require(
+        ensure(self.lost_ttl_s > 0, f"tracker.lost_ttl_s must be positive, got {self.lost_ttl_s}")
+        ensure(
             self.bad_frames >= 1, f"tracker.bad_frames must be at least 1, got {self.bad_frames}"
         )
 
@@ -174,18 +169,16 @@ class SchedulerConfig:
     max_batch: int = 16
 
     def __post_init__(self) -> None:
-        _require(
+        ensure(
             1 <= self.max_batch <= 256, f"scheduler.max_batch must be 1..256, got {self.max_batch}"
         )
-        _require(
-            self.deadline_s > 0, f"scheduler.deadline_s must be positive, got {self.deadline_s}"
-        )
-        _require(
+        ensure(self.deadline_s > 0, f"scheduler.deadline_s must be positive, got {self.deadline_s}")
+        ensure(
             0 <= self.min_interval_s <= self.refresh_s,
             f"scheduler.min_interval_s must be 0..refresh_s, got {self.min_interval_s} "
             f"and refresh_s {self.refresh_s}",
         )
-        _require(
+        ensure(
             self.change_area_ratio > 1,
             f"scheduler.change_area_ratio must exceed 1, got {self.change_area_ratio}",
         )
@@ -206,11 +199,11 @@ class CaptionConfig:
     """A word, or pair or triple of words, said more than this many times in a row is a failure."""
 
     def __post_init__(self) -> None:
-        _require(
+        ensure(
             1 <= self.max_new_tokens <= 512,
             f"caption.max_new_tokens must be 1..512, got {self.max_new_tokens}",
         )
-        _require(
+        ensure(
             self.max_repeat >= 1, f"caption.max_repeat must be at least 1, got {self.max_repeat}"
         )
 
@@ -230,7 +223,7 @@ class PublishConfig:
     false leaves joiners to ask for a `snapshot`, which goes to them alone."""
 
     def __post_init__(self) -> None:
-        _require(
+        ensure(
             ID_PATTERN.fullmatch(self.node) is not None,
             f"publish.node must match [a-z0-9_-]{{1,64}}, got {self.node!r}",
         )
@@ -254,12 +247,12 @@ class SecurityConfig:
     own, whose crash costs one picture; `auto`: apart for what comes over the network."""
 
     def __post_init__(self) -> None:
-        _require(
+        ensure(
             bool(self.key) == bool(self.allow),
             "security.key and security.allow go together: a key without an allow-list lets nobody "
             "in, and a list without a key guards nothing",
         )
-        _require(self.key or not self.camera, "security.camera needs security.key as well")
+        ensure(self.key or not self.camera, "security.camera needs security.key as well")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +292,7 @@ class NodeConfig:
     def __post_init__(self) -> None:
         for key in ("events", "requests"):
             address = getattr(self.publish, key)
-            _require(
+            ensure(
                 is_local(address) or (self.security.key and address.startswith("tcp://")),
                 unguarded(f"publish.{key}", address, _TO_NODE),
             )

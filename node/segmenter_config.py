@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ureca.errors import ConfigError
-
-
-def _require(condition: object, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+from ureca.node.checks import ensure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +34,12 @@ class SegmenterConfig:
     """Everything: share of the picture that a thing may cover."""
 
     def __post_init__(self) -> None:
-        _require(
+        ensure(
             self.every_frames >= 1,
             f"segmenter.every_frames must be at least 1, got {self.every_frames}",
         )
-        _require(1 <= self.grid <= 32, f"segmenter.grid must be 1..32, got {self.grid}")
-        _require(
+        ensure(1 <= self.grid <= 32, f"segmenter.grid must be 1..32, got {self.grid}")
+        ensure(
             0 <= self.min_share <= self.max_share <= 1,
             f"expected 0 <= segmenter.min_share <= segmenter.max_share <= 1, got "
             f"{self.min_share} and {self.max_share}",
