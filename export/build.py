@@ -26,7 +26,7 @@ from ureca.export.graphs import export_graph
 from ureca.export.parity import edge_diff
 from ureca.export.prove import Proof, Protos, choose_int8, embedding_table, open_graphs
 from ureca.export.quantise import computed_in_f16, stored_as_f16
-from ureca.export.report import Report, Trial
+from ureca.export.report import Report, Trial, show
 from ureca.export.write import Files, check_checkpoint
 from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
     machine = Machine.look()
     config, said = settled(load_config(ExportConfig, options.config, overrides), machine)
-    sys.stdout.write(said + "\n")
+    (sys.stderr if options.json else sys.stdout).write(said + "\n")
     cases, source = find_cases(options.regions, options.images, limit=config.parity_regions)
     try:
         report = export_bundle(
@@ -69,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"the bundle could not be written to {options.out}: {error}; without its manifest.json "
             "nothing there counts as a bundle. Free some space or choose another folder, and repeat"
         ) from error
-    sys.stdout.write(report.table() + "\n")
-    return 1 if report.failures() else 0
+    return show(report, as_json=options.json)
 
 
 def export_bundle(
@@ -227,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="configs/export/*.yaml")
     parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the proof")
     parser.add_argument("--images", type=Path, help="their pictures: a folder, or a tar")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
     return parser
 
 

@@ -8,7 +8,6 @@ where it runs (`export/mllm_proof.py` is the proof).
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from ureca.errors import BundleError, ConfigError
 from ureca.export.cases import Case, find_cases
 from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.mllm_proof import proved
+from ureca.export.report import show
 from ureca.export.verify import Verification
 from ureca.export.write import CARD, FAILED, PARITY, remember
 from ureca.extras import require
@@ -78,8 +78,7 @@ def export_command(options: Namespace) -> int:
         max_regions=options.max_regions,
         tolerances=load_config(ExportConfig, options.config).tolerances,
     )
-    sys.stdout.write(report.table() + "\n")
-    return 1 if report.failures() else 0
+    return show(report, as_json=options.json)
 
 
 def export_mllm(

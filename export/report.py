@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from ureca.export.config import Tolerances
 from ureca.export.parity import Agreement
@@ -67,8 +69,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write `parity.json`."""
-        document = {**asdict(self), "failures": self.failures()}
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf8")
+        path.write_text(document(self), encoding="utf8")
 
     def table(self) -> str:
         """The report for a terminal."""
@@ -86,6 +87,31 @@ class Report:
         )
         lines += [f"NOT PROVEN: {what}: {why}" for what, why in self.not_proven.items()]
         return "\n".join([*lines, *(f"FAILED: {reason}" for reason in self.failures())])
+
+
+class Reported(Protocol):
+    """A report on an export, or on a bundle that was verified."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def failures(self) -> list[str]:
+        """Why the bundle may not be used; empty when it may."""
+        ...
+
+    def table(self) -> str:
+        """For a terminal."""
+        ...
+
+
+def document(report: Reported) -> str:
+    """The report as JSON, with its failures."""
+    return json.dumps({**asdict(report), "failures": report.failures()}, indent=2) + "\n"
+
+
+def show(report: Reported, *, as_json: bool) -> int:
+    """Print it; returns the exit status, 1 when the proof failed."""
+    sys.stdout.write(document(report) if as_json else report.table() + "\n")
+    return 1 if report.failures() else 0
 
 
 def figures(agreement: Agreement) -> str:

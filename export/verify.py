@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from ureca.export.cases import Case, find_cases, prepared
 from ureca.export.config import Tolerances
 from ureca.export.parity import Agreement, Said
 from ureca.export.prove import Proof
-from ureca.export.report import figures
+from ureca.export.report import document, figures, show
 from ureca.export.words import Words, compare_words
 from ureca.extras import require
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
@@ -78,8 +76,7 @@ class Verification:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON."""
-        document = {**asdict(self), "failures": self.failures()}
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf8")
+        path.write_text(document(self), encoding="utf8")
 
     def table(self) -> str:
         """The report for a terminal."""
@@ -118,10 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             cases=cases,
             source=source,
         )
-    sys.stdout.write(report.table() + "\n")
     if options.out is not None:
         report.save(options.out)
-    return 1 if report.failures() else 0
+    return show(report, as_json=options.json)
 
 
 def verify(
@@ -242,4 +238,5 @@ def _parser() -> argparse.ArgumentParser:
         help="a bound other than the manifest's; repeatable",
     )
     add("-o", "--out", type=Path, metavar="FILE", help="also write the report as JSON")
+    add("--json", action="store_true", help="print the report as one JSON document")
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "new": lambda: _new(options, folder),
         "allow": lambda: _allow(options, folder),
         "revoke": lambda: _revoke(options, folder),
-        "list": lambda: _list(folder),
+        "list": lambda: _list(folder, as_json=options.json),
     }
     actions[options.action]()
     return 0
@@ -73,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     allow.add_argument("file", metavar="NAME.key")
     allow.add_argument("--name", help="how the list calls it [the file's name]")
     actions.add_parser("revoke", help="take a name off the list").add_argument("name")
-    actions.add_parser("list", help="who is on the list, and which keys lie here")
+    listing = actions.add_parser("list", help="who is on the list, and which keys lie here")
+    listing.add_argument("--json", action="store_true", help="one JSON document")
     for action, parsed in actions.choices.items():
         parsed.add_argument(
             "-o", "--output", metavar="DIR", default=str(default_folder()), help="[%(default)s]"
@@ -118,16 +120,26 @@ def _revoke(options: argparse.Namespace, folder: Path) -> None:
     print(f"{folder / ALLOW_LIST}: {options.name} is out; a running node has noticed in a second")
 
 
-def _list(folder: Path) -> None:
+def _list(folder: Path, *, as_json: bool) -> None:
     path = folder / ALLOW_LIST
     entries = AllowList(path).entries() if path.exists() else {}
-    for public, (role, name) in entries.items():
-        print(f"{role:<8} {public.decode('ascii')} {name}")
+    allowed = [
+        {"role": role, "public_key": public.decode("ascii"), "name": name}
+        for public, (role, name) in entries.items()
+    ]
+    keys = [
+        {"file": str(key), "secret": key.with_suffix(".key_secret").exists()}
+        for key in sorted(folder.glob("*.key"))
+    ]
+    if as_json:
+        print(json.dumps({"allow": str(path), "allowed": allowed, "keys": keys}))
+        return
+    for one in allowed:
+        print(f"{one['role']:<8} {one['public_key']} {one['name']}")
     if not entries:
         print(f"{path} lets nobody in")
-    for key in sorted(folder.glob("*.key")):
-        note = "and its secret" if key.with_suffix(".key_secret").exists() else "public only"
-        print(f"{key}  {note}")
+    for key in keys:
+        print(f"{key['file']}  {'and its secret' if key['secret'] else 'public only'}")
 
 
 def _lines(folder: Path) -> list[str]:

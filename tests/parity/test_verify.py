@@ -66,6 +66,13 @@ def test_an_untouched_bundle_is_verified(bundle, tmp_path, capsys):
     assert report["control"]["teacher_forced"] < 0.9
 
 
+def test_the_report_as_json_says_what_the_table_says(bundle, capsys):
+    assert run(bundle, "--json", "--tolerance", "float_agreement=1.1") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["bundle"]["regions"] > 0
+    assert "the manifest asks for 1.1" in report["failures"][0]
+
+
 def test_one_flipped_byte_is_refused(bundle):
     path = bundle / "lm.onnx"
     data = bytearray(path.read_bytes())

@@ -128,6 +128,14 @@ class Tab:
             self.mouse("mouseMoved", x0 + part * (x1 - x0), y0 + part * (y1 - y0))
         self.mouse("mouseReleased", x1, y1)
 
+    def touch(self, *places: tuple[float, float]) -> None:
+        """A finger comes down at the first place, moves over the others, and is lifted."""
+        self.call("Emulation.setTouchEmulationEnabled", enabled=True)
+        kinds = ["touchStart", *["touchMove"] * (len(places) - 1)]
+        for kind, (x, y) in zip(kinds, places, strict=True):
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def key(self, key: str, *, shift: bool = False) -> None:
         text = {"text": key} if len(key) == 1 else {}
         text = {"text": "\r"} if key == "Enter" else text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.viewer.conftest import ended
@@ -148,6 +150,42 @@ def test_nothing_sticks_out_of_the_window(page, width):
     page.size(width, 844, phone=width < 500)
     page.until(f"innerWidth === {width}")
     assert page.js("document.documentElement.scrollWidth") <= width
+
+
+def test_a_finger_points_boxes_and_scrolls(page):
+    page.size(390, 844, phone=True)
+    page.until("innerWidth === 390")
+    before = page.js(LIVE_CARDS)
+    page.touch(at(page, 0.12, 0.12))
+    page.until(f"{LIVE_CARDS} === {before + 1}")
+    page.touch(*(at(page, 0.05 + 0.02 * k, 0.5 + 0.02 * k) for k in range(14)))
+    page.until(f"{LIVE_CARDS} === {before + 2}")
+    page.touch(*(at(page, 0.5, 0.9 - 0.1 * k) for k in range(8)))
+    page.until("scrollY > 20")
+    assert page.js(LIVE_CARDS) == before + 2
+
+
+@pytest.mark.parametrize("state", ["light", "dark", "phone", "policy", "search"])
+def test_axe_finds_nothing_serious(page, state):
+    axe = pytest.importorskip(
+        "axe_core_python", reason="no axe-core-python: accessibility was not proven"
+    )
+    page.size(390 if state == "phone" else 1280, 844, dark=state == "dark", phone=state == "phone")
+    if state == "policy":
+        page.js("document.getElementById('policy').open = true")
+        page.until("document.getElementById('policy-ttl').value === '10'")
+    if state == "search":
+        page.js("document.getElementById('search').value = 'purple'")
+        page.js("document.getElementById('search').dispatchEvent(new Event('input'))")
+        page.until("document.querySelector('mark') !== null")
+    page.js((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = page.js(
+        "axe.run().then((r) => r.violations"
+        ".filter((v) => !['minor', 'moderate'].includes(v.impact))"
+        ".map((v) => v.id + ': ' + v.nodes.map((n) => n.html.slice(0, 200)).join(' | ')))"
+    )
+    assert found == []
+    assert page.js("axe.run().then((r) => r.passes.length)") > 15
 
 
 def test_search_pause_and_streams(page):
