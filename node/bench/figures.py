@@ -81,6 +81,7 @@ def row(raw: Raw) -> Row:
         frames=_frames(samples, raw, begin, end),
         captions={
             "per_s": round(len(measured) / raw.plan.duration_s, 2),
+            "per_batch": round(len(measured) / max(1, len({f.at_s for f in measured})), 2),
             "final": len(measured),
             **{kind: counted[f"cap.{kind}"] for kind in ("same", "abort", "error")},
         },

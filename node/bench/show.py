@@ -84,6 +84,7 @@ def _details(row: Row) -> list[str]:
         f"  {'first':<10}{_long(row.first_caption_ms)} from first sight, warm-up included",
         "  stages    " + ", ".join(_stage(name, s) for name, s in row.stages_ms.items()),
         "  frames    " + _frames(row),
+        f"  batches   {row.captions['per_batch']:g} captions in one, on average",
         "  node      " + _node(row),
         "  load      " + _load(row),
     ]

@@ -84,6 +84,7 @@ def test_a_row_says_what_was_observed() -> None:
     assert found.ttfd_ms["all"].p50 == 60
     assert found.warm_up_c2c_ms.n == 4
     assert found.c2c_ms["all"].n == 16
+    assert found.captions["per_batch"] == 2.0  # both regions, in each captioned frame
     assert found.frames["measured_dropped"] == {"superseded": 3}
     assert found.frames["never_seen"] == 0
     assert found.node["cpu_cores"] == pytest.approx(0.5)
