@@ -82,6 +82,7 @@ class Watcher:
         self._addresses = (events, requests)
         self.kinds: Counter[str] = Counter()
         self.ages_ms: list[float] = []
+        self._last: dict[str, int] = {}
         self.counters: dict[str, int] = {}
         self.asked: Counter[str] = Counter()
         self.missed = 0
@@ -131,7 +132,9 @@ class Watcher:
 
         self.kinds[event_kind(event)] += 1
         if isinstance(event, CaptionFinal):
-            self.ages_ms.append(event.age_at_pub_ms)
+            if self._last.get(event.rid) != event.request_id:  # else repeated for a newcomer
+                self.ages_ms.append(event.age_at_pub_ms)
+            self._last[event.rid] = event.request_id
         elif isinstance(event, Heartbeat):
             self.counters = event.counters
 

@@ -1,11 +1,12 @@
-"""What a page that looks costs the node: captions' ages with and without it, turn by turn.
+"""What somebody who looks costs the node: captions' ages with and without, turn by turn.
 
     python tools/viewer_cost.py --rounds 8 --seconds 20 -o viewer-cost.json
 
-One node takes 8 moving regions at 15 frames per second (the camera of tools/soak.py). In each round
-it is watched for a while without and with a page in Chromium that takes 0.2 s for every picture, in
-alternating order. Chromium draws on the processor of the same machine, so where it has no core of
-its own the difference holds its work as well as the node's.
+One node takes 8 moving regions at 15 frames per second (the camera of tools/soak.py). Each round
+has three turns, in changing order: `nobody` looks; a `socket` looks, which asks the viewer for
+pictures as the page does, 0.2 s after each, and draws nothing, as a page elsewhere would; a `page`
+in Chromium takes 0.2 s for each picture. Chromium draws on the processor of the same machine: what
+the page costs beyond the socket is its own work.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from websockets import Origin
+from websockets.sync.client import connect
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -32,18 +37,21 @@ from soak_figures import sample_of, spread  # noqa: E402
 from tests.viewer.chromium import Tab, chromium  # noqa: E402
 
 SETTLE_S = 4.0
+DRAWING_S = 0.2
 SLOW_DRAWING = (
     "(() => { const plain = window.createImageBitmap; window.createImageBitmap = async (blob) =>"
-    " { await new Promise((done) => setTimeout(done, 200)); return plain(blob); }; })()"
+    f" {{ await new Promise((done) => setTimeout(done, {1000 * DRAWING_S:.0f}));"
+    " return plain(blob); }; })()"
 )
 SHOWN = "document.querySelector('.stage.has-picture:not(.stale)') !== null"
+KINDS = ("nobody", "socket", "page")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One stretch with or without a page."""
+    """One stretch of a kind of `KINDS`."""
 
-    page: bool
+    kind: str
     ages_ms: dict[str, float]
     processed_per_s: float
     dropped: int
@@ -51,8 +59,8 @@ class Turn:
 
 
 @contextmanager
-def looking(tab: Tab, events: str, requests: str) -> Iterator[None]:
-    """A viewer of its own process, and the page that draws slowly."""
+def viewer(events: str, requests: str) -> Iterator[str]:
+    """A viewer of its own process; its address."""
     command = [sys.executable, "-m", "ureca", "view", "--port", "0"]
     child = subprocess.Popen(
         [*command, "--events", events, "--requests", requests],
@@ -63,37 +71,81 @@ def looking(tab: Tab, events: str, requests: str) -> Iterator[None]:
     )
     try:
         assert child.stdout is not None
-        url = next(line for line in child.stdout if line.startswith("ureca view: "))
-        tab.open(url.removeprefix("ureca view: ").strip())
-        tab.js(SLOW_DRAWING)
-        tab.until(SHOWN)
-        yield
+        line = next(line for line in child.stdout if line.startswith("ureca view: "))
+        yield line.removeprefix("ureca view: ").strip()
     finally:
-        tab.open("about:blank")
         child.kill()
         child.wait()
 
 
-def turn(watcher: Watcher, pid: int, seconds: float, *, page: bool) -> Turn:
+@contextmanager
+def page(url: str, tab: Tab) -> Iterator[None]:
+    """A page that draws slowly."""
+    tab.open(url)
+    tab.js(SLOW_DRAWING)
+    tab.until(SHOWN)
+    try:
+        yield
+    finally:
+        tab.open("about:blank")
+
+
+@contextmanager
+def socket(url: str) -> Iterator[None]:
+    """What the page says and waits for, without a browser."""
+    stop, shown = threading.Event(), threading.Event()
+    live = f"{url.replace('http', 'ws', 1).rstrip('/')}/live"
+
+    def look() -> None:
+        with connect(live, origin=Origin(url.rstrip("/"))) as link:
+            link.send(json.dumps({"t": "look", "stream": "cam0"}))
+            while not stop.is_set():
+                with suppress(TimeoutError):
+                    if isinstance(link.recv(0.5), bytes):
+                        shown.set()
+                        time.sleep(DRAWING_S)
+                        link.send(json.dumps({"t": "ready"}))
+
+    thread = threading.Thread(target=look, name="socket")
+    thread.start()
+    try:
+        assert shown.wait(30), "no picture came"
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def looking(kind: str, tab: Tab, events: str, requests: str) -> Iterator[None]:
+    """Whoever looks in a turn of this kind."""
+    if kind == "nobody":
+        yield
+        return
+    with viewer(events, requests) as url, page(url, tab) if kind == "page" else socket(url):
+        yield
+
+
+def turn(watcher: Watcher, pid: int, seconds: float, kind: str) -> Turn:
     """Watch for so long, after a moment to settle."""
     watcher.watch(SETTLE_S)
     watcher.ages_ms.clear()
-    before, cpu = dict(watcher.counters), sample_of(pid, 0).cpu_s
+    before, cpu_s = dict(watcher.counters), sample_of(pid, 0).cpu_s
     start = time.monotonic()
     watcher.watch(seconds)
     took_s = time.monotonic() - start
     rise = {key: value - before.get(key, 0) for key, value in watcher.counters.items()}
     return Turn(
-        page=page,
+        kind=kind,
         ages_ms=spread(watcher.ages_ms),
         processed_per_s=round(rise.get("frames_processed", 0) / took_s, 2),
         dropped=sum(n for key, n in rise.items() if key.startswith("drop_")),
-        node_cores=round((sample_of(pid, 0).cpu_s - cpu) / took_s, 3),
+        node_cores=round((sample_of(pid, 0).cpu_s - cpu_s) / took_s, 3),
     )
 
 
-def measured(options: argparse.Namespace) -> list[list[Turn]]:
-    """For each round the turn without a page, then the one with it."""
+def measured(options: argparse.Namespace) -> list[dict[str, Turn]]:
+    """The three turns of each round, by kind."""
     rounds = []
     with tempfile.TemporaryDirectory() as name, chromium() as new_tab:
         tab = new_tab()
@@ -101,33 +153,31 @@ def measured(options: argparse.Namespace) -> list[list[Turn]]:
             watcher = Watcher(events, requests)
             watcher.wait_ready()
             watcher.watch(10)
-            for k in range(options.rounds):
-                pair = {}
-                for page in (False, True) if k % 2 else (True, False):
-                    if page:
-                        with looking(tab, events, requests):
-                            pair[page] = turn(watcher, node.pid, options.seconds, page=True)
-                    else:
-                        pair[page] = turn(watcher, node.pid, options.seconds, page=False)
-                    print(pair[page], flush=True)
-                rounds.append([pair[False], pair[True]])
+            for number in range(options.rounds):
+                turns = {}
+                for kind in KINDS[number % 3 :] + KINDS[: number % 3]:
+                    with looking(kind, tab, events, requests):
+                        turns[kind] = turn(watcher, node.pid, options.seconds, kind)
+                    print(turns[kind], file=sys.stderr)
+                rounds.append(turns)
     return rounds
 
 
-def summary(rounds: list[list[Turn]]) -> dict[str, object]:
-    """Medians over the rounds, and the differences round by round."""
-    found: dict[str, object] = {"rounds": len(rounds)}
+def summary(rounds: list[dict[str, Turn]]) -> dict[str, object]:
+    """Medians over the rounds, and quartiles of the differences to `nobody` round by round."""
+    return {"rounds": len(rounds)} | {kind: _figures(rounds, kind) for kind in KINDS}
+
+
+def _figures(rounds: list[dict[str, Turn]], kind: str) -> dict[str, object]:
+    found: dict[str, object] = {}
     for key in ("p50", "p95"):
-        without, there = ([pair[k].ages_ms[key] for pair in rounds] for k in (0, 1))
-        gaps = [b - a for a, b in zip(without, there, strict=True)]
+        ages = [turns[kind].ages_ms[key] for turns in rounds]
+        gaps = [turns[kind].ages_ms[key] - turns["nobody"].ages_ms[key] for turns in rounds]
         quartiles = statistics.quantiles(gaps, n=4) if len(gaps) > 1 else gaps
-        found[f"age_{key}_ms"] = {
-            "without": round(statistics.median(without), 1),
-            "with": round(statistics.median(there), 1),
-            "difference_quartiles": [round(q, 1) for q in quartiles],
-        }
+        found[f"age_{key}_ms"] = round(statistics.median(ages), 1)
+        found[f"age_{key}_more_ms"] = [round(q, 1) for q in quartiles]
     for key in ("processed_per_s", "dropped", "node_cores"):
-        found[key] = [statistics.median(getattr(pair[k], key) for pair in rounds) for k in (0, 1)]
+        found[key] = statistics.median(getattr(turns[kind], key) for turns in rounds)
     return found
 
 
@@ -147,8 +197,8 @@ def main() -> int:
     rounds = measured(options)
     found = summary(rounds)
     if options.out is not None:
-        turns = [[asdict(one) for one in pair] for pair in rounds]
-        options.out.write_text(json.dumps({"summary": found, "turns": turns}, indent=1))
+        turns = [{kind: asdict(one) for kind, one in turns.items()} for turns in rounds]
+        options.out.write_text(json.dumps({"summary": found, "rounds": turns}, indent=1))
     print(json.dumps(found))
     return 0
 
