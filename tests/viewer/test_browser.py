@@ -158,11 +158,28 @@ def test_a_finger_points_boxes_and_scrolls(page):
     before = page.js(LIVE_CARDS)
     page.touch(at(page, 0.12, 0.12))
     page.until(f"{LIVE_CARDS} === {before + 1}")
+    page.until(f"({CHOSEN}).startsWith('a ')")
+    assert page.js("scrollY") == 0  # the picture stays in view
+    page.js("document.querySelector('.labels').hidden = true")  # they can be touched, too
     page.touch(*(at(page, 0.05 + 0.02 * k, 0.5 + 0.02 * k) for k in range(14)))
     page.until(f"{LIVE_CARDS} === {before + 2}")
     page.touch(*(at(page, 0.5, 0.9 - 0.1 * k) for k in range(8)))
     page.until("scrollY > 20")
     assert page.js(LIVE_CARDS) == before + 2
+
+
+def test_the_chosen_card_is_scrolled_into_its_list(page):
+    page.size(1280, 500)
+    page.js("document.querySelector('.card:last-child .head').click()")
+    page.until("document.querySelector('.card.chosen') !== null")
+    for _ in range(6):
+        page.key("k")
+    seen = """(() => { const [card, list] = ['.card.chosen', '.cards'].map(
+        (one) => document.querySelector(one).getBoundingClientRect());
+        return card.top >= list.top - 1 && card.bottom <= list.bottom + 1; })()"""
+    page.until(seen)
+    assert page.js("document.querySelector('.cards').scrollTop") > 0
+    assert page.js("scrollY") == 0
 
 
 @pytest.mark.parametrize("state", ["light", "dark", "phone", "policy", "search"])

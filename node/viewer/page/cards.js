@@ -141,7 +141,13 @@ export class Cards {
     return more;
   }
 
-  reveal(key) { this.#cards.get(key)?.root.scrollIntoView({ block: "nearest" }); }
+  /** Scrolls the list, never the page: on a narrow screen the picture stays where it is. */
+  reveal(key) {
+    const card = this.#cards.get(key)?.root;
+    if (!card) return;
+    const list = card.parentElement, [inner, outer] = [card, list].map((one) => one.getBoundingClientRect());
+    list.scrollTop += Math.min(0, inner.top - outer.top) + Math.max(0, inner.bottom - outer.bottom);
+  }
 }
 
 function line(when, text, more) {
