@@ -66,8 +66,8 @@ def clip_box(box: tuple[float, float, float, float], height: int, width: int) ->
 
 def box_of(mask: Mask) -> Box:
     """The tight box x0, y0, x1, y1 (exclusive ends) of a mask with at least one pixel."""
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return x0, y0, x0 + width, y0 + height
 
 
 def iou(one: Mask, other: Mask) -> float:

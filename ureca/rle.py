@@ -42,9 +42,17 @@ def decode(rle: Rle, *, max_pixels: int = MAX_PIXELS, max_runs: int = MAX_RUNS) 
     """
     runs = check(rle, max_pixels=max_pixels, max_runs=max_runs)
     height, width = rle.size
-    values = np.zeros(len(runs), np.bool_)
-    values[1::2] = True
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    mask = np.zeros((height, width), np.bool_)
+    runs = runs[: len(runs) // 2 * 2]  # up to the last run of ones
+    start, end = int(runs[:1].sum()), int(runs.sum())
+    first, last = start // height, -(-end // height)
+    if first < last:  # turning all of a large mask is what costs
+        inner = np.append(runs, last * height - end)
+        inner[0] -= first * height
+        values = np.zeros(len(inner), np.bool_)
+        values[1::2] = True
+        mask[:, first:last] = np.repeat(values, inner).reshape(last - first, height).T
+    return mask
 
 
 def check(rle: Rle, *, max_pixels: int = MAX_PIXELS, max_runs: int = MAX_RUNS) -> _I64:
