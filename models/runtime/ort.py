@@ -59,6 +59,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # one is kept for every new combination of lengths
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if first not in package.get_available_providers():
         raise BundleError(
