@@ -44,7 +44,7 @@ SINGLE_PRINTED = {
 }
 
 # coco-caption's demonstration (github.com/tylin/coco-caption, cocoEvalCapDemo.ipynb): 1,000
-# captions of COCO's val2014 against all of their references. The annotations have 30 MB and are not here.
+# captions of COCO's val2014 against all of their references, a file of 30 MB that is not here.
 COCO_PRINTED = {
     "bleu": [0.579, 0.404, 0.279, 0.191],
     "meteor": 0.195,

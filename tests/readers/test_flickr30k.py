@@ -14,15 +14,11 @@ XML = """<annotation>
 </annotation>"""
 OBJECT = """<object><name>{name}</name><bndbox><xmin>{0}</xmin><ymin>{1}</ymin><xmax>{2}</xmax>
 <ymax>{3}</ymax></bndbox></object>"""
-SENTENCES = "\n".join(
-    [
-        "[/EN#283585/people Two young guys] with [/EN#283590/bodyparts shaggy hair] look at "
-        "[/EN#283587/bodyparts their hands] .",
-        "[/EN#283585/people They] stand in [/EN#283588/scene the yard] on "
-        "[/EN#0/notvisual a bright and sunny day] .",
-        "[/EN#283585/people Two men in green shirts with long dark hair] wait .\n",
-    ]
-)
+SENTENCES = """\
+[/EN#283585/people Two young guys] with [/EN#283590/bodyparts shaggy hair] on [/EN#283587/other it]
+[/EN#283585/people They] are in [/EN#283588/scene the yard] on [/EN#0/notvisual a sunny day] .
+[/EN#283585/people Two men in green shirts with long dark hair] take [/EN#283587/other A Cup] .
+"""
 
 
 @pytest.fixture
@@ -53,14 +49,15 @@ def test_entities_are_regions(tmp_path, root, imported):
     expected = np.zeros((HEIGHT, WIDTH), np.bool_)
     expected[:20, :10] = expected[:20, 30:40] = True
     assert np.array_equal(made.mask("flickr30k_1000092795_283585"), expected)
-    hands = made.records["flickr30k_1000092795_283587"]
-    assert (hands.short, hands.part, hands.group) == (("their hands",), True, False)
-    assert hands.box_xywh_px == (4, 4, 4, 4)
-    assert "flickr30k_1000092795_283590" in made.records  # two entities in one box
+    cup = made.records["flickr30k_1000092795_283587"]
+    assert (cup.short, cup.part, cup.group) == (("a cup",), False, False)
+    assert cup.box_xywh_px == (4, 4, 4, 4)
+    hair = made.records["flickr30k_1000092795_283590"]  # two entities in one box
+    assert (hair.types, hair.part) == (("bodyparts",), True)
     assert made.left_out == {"no box": 1}  # the yard
     (listed,) = made.data.images
     assert listed.photo_id == "1000092795"
-    assert listed.captions[1] == "They stand in the yard on a bright and sunny day ."
+    assert listed.captions[1] == "They are in the yard on a sunny day ."
     assert "research" in listed.license
 
 
