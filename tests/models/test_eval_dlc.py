@@ -198,10 +198,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def answer(prompt):
     """A judge that looks for words."""
-    said = prompt.split("Description:\n")[1].split("\n\n")[0]
-    if "Yes" in prompt:
+    said, _, question = prompt.partition("Description:\n")[2].lower().partition("\n\n")
+    if "a. yes" in question:
         return "A. Yes" if "pot" in said or "cups" in said else "B. No"
-    if "spoon" in prompt:
+    if "spoon" in question:
         return "B" if "spoon" in said else "A. The spoon is not mentioned."
     return "D" if "red lid" in said else "A"
 
@@ -227,7 +227,8 @@ def test_captions_of_another_model_are_judged(bench, tmp_path, capsys):
         assert (found["prompt"], found["judge_sees_picture"]) == ("ours", False)
         assert (found["asked"], found["tokens"]) == (5, [250, 10])
         assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found
-        rows = [json.loads(line) for line in (tmp_path / "out" / "judged.jsonl").open()]
+        text = (tmp_path / "out" / "judged.jsonl").read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
         assert [row["region"] for row in rows] == ["101", "102"]
         assert rows[0]["answers"][1] == {
             "question": "Which applies?",

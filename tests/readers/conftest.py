@@ -70,7 +70,7 @@ def imported(tmp_path, capsys):
         checked = json.loads(capsys.readouterr().out)
         assert checked["faults"] == 0
         assert checked["totals"]["regions"] == len(made.records) == made.report["regions"]
-        assert made.report == {**json.loads((place / "import.json").read_text()), **made.report}
+        assert made.report.items() <= json.loads((place / "import.json").read_text()).items()
         return made
 
     return run

@@ -195,6 +195,7 @@ def test_one_photograph_in_two_sources_is_no_duplicate(tmp_path, imported, capsy
     words = ("coco", file, "--pictures", tmp_path / "val2017")
     roots = [imported(*words, "--name", name, out=name).root for name in ("refcoco", "refcoco+")]
     assert main(["check", *map(str, roots)]) == 0
+    capsys.readouterr()
     again = imported(*words, "--name", "refcoco", out="again").root
     assert main(["check", str(roots[0]), str(again)]) == 1
     assert "duplicate picture" in capsys.readouterr().out
@@ -209,7 +210,7 @@ def test_refusals(tmp_path, imported):
     with pytest.raises(ConfigError, match="--split"):
         imported("coco", file, "--pictures", tmp_path, "--split", "../x")
     with pytest.raises(ConfigError, match=r"no region could be kept.*no such picture"):
-        imported("coco", file, "--pictures", tmp_path / "out")
+        imported("coco", file, "--pictures", tmp_path)
     for text in ("[]", '{"images": 3}', "[" * 100_000, "\udcff"):
         (tmp_path / "wrong.json").write_text(text, "utf8", "surrogateescape")
         with pytest.raises(SourceError, match="not of this format"):

@@ -8,7 +8,7 @@ from tests.readers.conftest import dump, picture
 from tests.readers.test_coco import CATEGORIES, LICENSES, SQUARE, image, region
 from ureca.errors import ConfigError, SourceError
 
-NAME = "COCO_train2014_000000000042.jpg"
+NAME, OTHER = "COCO_train2014_000000000042.jpg", "COCO_train2014_000000000043.jpg"
 
 
 def ref(number, ann_id, split, *texts, image_id=42):
@@ -30,17 +30,18 @@ def ref(number, ann_id, split, *texts, image_id=42):
 
 @pytest.fixture
 def files(tmp_path):
-    picture(tmp_path / "train2014" / NAME)
+    for name in (NAME, OTHER):
+        picture(tmp_path / "train2014" / name)
     content = {
-        "images": [image(42, NAME)],
-        "annotations": [region(1, 42, [SQUARE]), region(2, 42, [SQUARE], category_id=1)],
+        "images": [image(42, NAME), image(43, OTHER)],
+        "annotations": [region(1, 42, [SQUARE]), region(2, 43, [SQUARE], category_id=1)],
         "categories": CATEGORIES,
         "licenses": LICENSES,
     }
     refs = [
         ref(0, 1, "train", "dog", "left dog"),
         ref(1, 1, "train", "the brown dog that lies near the door"),
-        ref(2, 2, "val", "woman in red", ""),
+        ref(2, 2, "val", "woman in red", "", image_id=43),
         ref(3, 9, "val", "nobody"),
         {"ref_id": "broken"},
     ]

@@ -64,6 +64,9 @@ def test_shards_hold_equal_records_and_are_a_data_folder(tmp_path, coco, importe
     assert names[:2] == ["mscoco_000000000000.jpg", "mscoco_000000000000.json"]
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # it leaves files open
 def test_the_package_webdataset_reads_them(tmp_path, coco, imported):
     webdataset = pytest.importorskip("webdataset", reason="the package itself was not tried")
     made = imported(*coco, "--webdataset")
