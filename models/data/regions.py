@@ -114,6 +114,11 @@ class RegionRecord:
         rest = {name: getattr(self, name) for name in _AS_THEY_ARE}
         return {name: value for name, value in {**row, **rest}.items() if value or name in _NEEDED}
 
+    @property
+    def for_training(self) -> bool:
+        """Whether its data set lets it be trained on: its split is `train`, or it has none."""
+        return self.split in {"", "train"}
+
     def held_out(self, every: int) -> bool:
         """Whether this record's picture belongs to the hash-held-out split (one picture in
         `every`).
