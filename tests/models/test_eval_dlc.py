@@ -303,4 +303,6 @@ def test_refusals(bench, tmp_path):
         stranger = dump(tmp_path / "x.json", {"9": "a cat"})
         with pytest.raises(SourceError, match="no caption is of a region"):
             main([*start, "--captions", str(stranger)])
+        with pytest.raises(ConfigError, match="cannot read the prompt"):
+            main([*start, "--captions", str(stranger), "--prompt", str(tmp_path / "none")])
         assert not judge.asked

@@ -96,6 +96,10 @@ def test_instances_and_captions_together(tmp_path, imported):
     [
         ("bad mask", region(2, 42, [[1.0, 2.0, 3.0, 4.0]])),
         ("bad mask", region(2, 42, [[1.0, 2.0, 3.0, 4.0, 5.0, 9e9]])),
+        ("bad mask", region(2, 42, [[-9e9, 2.0, 3.0, 4.0, 5.0, 9.0]])),
+        ("bad mask", region(2, 42, [[[[1.0]] * 3] * 3])),
+        ("bad mask", region(2, 42, {"size": 3})),
+        ("bad mask", region(2, 42, "outline")),
         ("bad mask", region(2, 42, [["1", 2.0, 3.0, 4.0, 5.0, 6.0]])),
         ("bad mask", region(2, 42, [[1.0] * 300_000])),
         ("bad mask", region(2, 42, {"size": [HEIGHT, WIDTH], "counts": [5, 7]})),
@@ -142,6 +146,18 @@ def test_a_wrong_picture_is_counted(tmp_path, imported, reason, entry):
     made = imported("coco", file, "--pictures", tmp_path / "val2017")
     assert made.left_out == {reason: 1}
     assert [r.image_key for r in made.records.values()] == ["coco_good"]
+
+
+def test_a_row_that_is_nested_deeply_costs_no_other(tmp_path, imported):
+    file = instances(tmp_path, [region(1, 42, [SQUARE]), region(2, 42, "deep")])
+    file.write_text(file.read_text().replace('"deep"', "[" * 900 + "]" * 900))
+    made = imported("coco", file, "--pictures", tmp_path / "val2017")
+    assert made.left_out == {"bad mask": 1}
+    file.write_text(
+        file.read_text().replace("[" * 900, "[" * 90_000).replace("]" * 900, "]" * 90_000)
+    )
+    with pytest.raises(SourceError, match="not of this format"):
+        imported("coco", file, "--pictures", tmp_path / "val2017", out="deep")
 
 
 def test_boxes_with_words_are_regions(tmp_path, imported):

@@ -21,6 +21,9 @@ SENTENCES = """\
 """
 
 
+ENTITY = OBJECT.format(1, 1, 5, 5, name="283585")
+
+
 @pytest.fixture
 def root(tmp_path):
     root = tmp_path / "Flickr30kEntities"
@@ -71,7 +74,7 @@ def test_the_lists_say_the_split(tmp_path, root, imported):
 @pytest.mark.parametrize(
     "text",
     [
-        '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbb">]><annotation>&b;</annotation>',
+        '<!DOCTYPE a [<!ENTITY b "9">]>' + XML.format(width="&b;", height=3, objects=ENTITY),
         "<annotation><size>",
         "<annotation/>",
         XML.format(width="w", height=3, objects=""),

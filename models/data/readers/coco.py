@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from ureca.datatypes import Rle
+from ureca.errors import RegionError
 from ureca.models.data.readers.core import Found, Job, Picture, load, picture_key
 from ureca.models.data.readers.masks import boxes_mask, coco_mask
 
@@ -56,11 +58,17 @@ class Annotation(msgspec.Struct):
     id: int
     image_id: int
     category_id: int | None = None
-    segmentation: Any = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    """As it stands in the file: a million outlines are parsed one by one, when they are drawn."""
     bbox: tuple[float, float, float, float] | None = None
     iscrowd: int = 0
     caption: str | None = None
     original_id: int | None = None
+
+    @property
+    def outlined(self) -> bool:
+        """Whether there is more than a box."""
+        return bytes(self.segmentation) not in {b"null", b"[]", b""}
 
 
 class File(msgspec.Struct):
@@ -86,7 +94,7 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
         for image in job.each(file.images, Image):
             images.setdefault(image.id, image)
         for annotation in job.each(file.annotations, Annotation):
-            if annotation.segmentation is None and annotation.bbox is None:
+            if not annotation.outlined and annotation.bbox is None:
                 captions.setdefault(annotation.image_id, []).append(annotation.caption or "")
             else:
                 regions.setdefault(annotation.image_id, []).append(annotation)
@@ -134,19 +142,25 @@ def _regions(
 
 def region(row: Annotation, *, region_id: str, texts: Sequence[str], category: str) -> Found:
     """A region from an annotation: its outline where there is one, else its box."""
-    outlined = bool(row.segmentation)
-    if outlined:
-        draw = partial(coco_mask, row.segmentation)
+    if row.outlined:
+        draw = partial(_outline, row.segmentation)
     else:
         x, y, width, height = row.bbox or (0.0, 0.0, 0.0, 0.0)
         draw = partial(boxes_mask, [(x, y, x + width, y + height)])
     return Found(
         region_id=region_id,
         draw=draw,
-        mask_source="gt:coco" if outlined else "box",
+        mask_source="gt:coco" if row.outlined else "box",
         texts=tuple(texts),
         category=category,
     )
+
+
+def _outline(segmentation: msgspec.Raw, height: int, width: int) -> Rle:
+    try:
+        return coco_mask(msgspec.json.decode(segmentation), height, width)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RegionError(f"segmentation: {error}") from error
 
 
 def license_name(entry: License) -> str:

@@ -96,8 +96,8 @@ def _add_output(parser: argparse.ArgumentParser, *, webdataset: bool) -> None:
         metavar="DIR",
         help="a folder that is not there yet",
     )
-    add("--limit", type=int, metavar="N", help="at most N pictures")
-    add("--shard-mb", type=int, default=SHARD_BYTES >> 20, metavar="N", help="[%(default)s]")
+    add("--limit", type=_positive, metavar="N", help="at most N pictures")
+    add("--shard-mb", type=_positive, default=SHARD_BYTES >> 20, metavar="N", help="[%(default)s]")
     add("--json", action="store_true", help="one JSON object")
     if webdataset:
         add("--webdataset", action="store_true", help="shards as `ureca data shards` writes them")
@@ -151,8 +151,6 @@ def folder_samples(root: Path, job: Job) -> Iterator[Sample]:
 
 
 def _writer(options: argparse.Namespace, name: str, *, webdataset: bool) -> FolderWriter:
-    if options.shard_mb < 1:
-        raise ConfigError(f"--shard-mb: expected 1 or more, got {options.shard_mb}")
     _say_leftovers(options.out)
     size = options.shard_mb << 20
     return FolderWriter(options.out, name=name, shard_bytes=size, webdataset=webdataset)
@@ -190,6 +188,13 @@ def _write(
             raise ConfigError(f"no region could be kept; left out: {report['left_out'] or 'none'}")
     sys.stdout.write(json.dumps(report) + "\n" if options.json else _table(report, options.out))
     return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
 
 
 def _table(report: dict[str, Any], out: Path) -> str:

@@ -94,7 +94,7 @@ class Job:
         for row in rows:
             try:
                 yield msgspec.json.decode(row, type=kind)
-            except (msgspec.MsgspecError, UnicodeDecodeError):  # noqa: PERF203
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # noqa: PERF203
                 self.reject("malformed")
 
 

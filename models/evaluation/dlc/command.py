@@ -33,6 +33,7 @@ from ureca.models.evaluation.dlc.questions import (
     score_region,
 )
 from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.options import positive
 from ureca.models.evaluation.scores import mean
 
 _MAX_ANSWER_TOKENS = 300
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if (options.model is None) == (options.captions is None):
         raise ConfigError("give one of BUNDLE_OR_CHECKPOINT (with --data) and --captions")
-    template = options.prompt.read_text("utf8") if options.prompt else PROMPT
+    template = _prompt(options.prompt) if options.prompt else PROMPT
     asked = read_questions(options.bench / "qa.json", options.bench / "class_names.json")
     prompt_of(template, "", next(iter(asked.values()))[0])
     captions = _captions(options, asked)
@@ -67,6 +68,13 @@ def main(argv: Sequence[str]) -> int:
         lines.writelines(json.dumps(row) + "\n" for row in judged.rows())
     print(json.dumps(metrics) if options.json else _table(metrics))
     return int(bool(metrics["without_caption"] or metrics["not_judged"]))
+
+
+def _prompt(path: Path) -> str:
+    try:
+        return path.read_text("utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the prompt {path}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,9 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--judge", required=True, metavar="URL", help="an OpenAI-compatible server, http://HOST/v1")
     add("--judge-model", required=True, metavar="NAME", help="the judge's name at that server")
     add("--prompt", type=Path, metavar="FILE", help="another one, with {caption} and {question}")
-    add("--threads", type=int, default=4, help="regions at a time [%(default)s]")
+    add("--threads", type=positive, default=4, help="regions at a time [%(default)s]")
     add("--per-minute", type=float, default=0.0, metavar="N", help="requests a minute")
-    add("--max-questions", type=int, metavar="N", help="of this run; then it stops")
+    add("--max-questions", type=positive, metavar="N", help="of this run; then it stops")
     add("--retries", type=int, default=6, help="of a request that fails [%(default)s]")
     add("-o", "--out", type=Path, required=True, help="folder for the results")
     add("--json", action="store_true", help="print metrics.json instead of a table")
