@@ -219,7 +219,9 @@ class ImageStore:
     def read(self, image_key: str) -> npt.NDArray[np.uint8]:
         """The picture as u8 [H, W, 3] RGB. Raises `SourceError` when absent or not decodable."""
         encoded = np.frombuffer(self.encoded(image_key), np.uint8)
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+        # Masks lie over the pixels as they are stored, whichever way up a camera held them.
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(encoded, flags) if encoded.size else None
         if image is None:
             where = self._where[image_key][0]
             raise SourceError(f"picture {image_key!r} in {where} cannot be decoded")

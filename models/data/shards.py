@@ -120,7 +120,8 @@ class _Split:
 
     def __init__(self, folder: Path, name: str, split: str, shard_bytes: int) -> None:
         self._folder, self._name, self._split, self._shard_bytes = folder, name, split, shard_bytes
-        self._number, self._filled = -1, shard_bytes
+        self._number, self._filled = -1, 0
+        self._tar: tarfile.TarFile | None = None
 
     def __enter__(self) -> _Split:
         self._regions = _Lines(self._folder / f"regions-{self._split}.jsonl.gz")
@@ -129,18 +130,19 @@ class _Split:
 
     def __exit__(self, *_: object) -> None:
         for file in (self._tar, self._regions, self._images):
-            file.close()
+            if file is not None:
+                file.close()
 
     def add(self, sample: Sample, *, webdataset: bool) -> None:
-        if self._filled >= self._shard_bytes:
-            self._next_shard()
-        shard = self._shard
+        if self._tar is None or self._filled >= self._shard_bytes:
+            self._tar = self._next_shard(self._tar)
+        tar, shard = self._tar, self._shard
         image = replace(sample.image, shard=sample.image.shard or shard)
         regions = tuple(replace(r, shard=r.shard or shard) for r in sample.regions)
         sample = replace(sample, image=image, regions=regions)
-        self._put(f"{image.image_key}.{suffix_of(sample.encoded)}", sample.encoded)
+        self._put(tar, f"{image.image_key}.{suffix_of(sample.encoded)}", sample.encoded)
         if webdataset:
-            self._put(f"{image.image_key}.json", _json(sample.as_json()))
+            self._put(tar, f"{image.image_key}.json", _json(sample.as_json()))
         self._images.write(_json(image.as_json()) + b"\n")
         for region in regions:
             self._regions.write(_json(region.as_json()) + b"\n")
@@ -149,17 +151,17 @@ class _Split:
     def _shard(self) -> str:
         return f"{self._name}-{self._number:03d}.tar"
 
-    def _next_shard(self) -> None:
-        if self._number >= 0:
-            self._tar.close()
+    def _next_shard(self, last: tarfile.TarFile | None) -> tarfile.TarFile:
+        if last is not None:
+            last.close()
         self._number, self._filled = self._number + 1, 0
         path = self._folder / "images" / self._shard
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, tar: tarfile.TarFile, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
+        tar.addfile(member, io.BytesIO(data))
         self._filled += len(data)
 
 

@@ -1,5 +1,8 @@
 """COCO, and the files of its form: outlines, boxes, crowds, captions, licences, wrong rows."""
 
+import struct
+
+import cv2
 import numpy as np
 import pytest
 
@@ -146,6 +149,19 @@ def test_a_wrong_picture_is_counted(tmp_path, imported, reason, entry):
     made = imported("coco", file, "--pictures", tmp_path / "val2017")
     assert made.left_out == {reason: 1}
     assert [r.image_key for r in made.records.values()] == ["coco_good"]
+
+
+def test_a_picture_is_not_turned(tmp_path, imported):
+    """Annotations are made on the pixels as they are stored, EXIF or not."""
+    file = instances(tmp_path, [region(1, 42, [SQUARE])])
+    path = tmp_path / "val2017" / "000000000042.jpg"
+    turned = struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)  # one entry: orientation 6
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + turned
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    assert cv2.imread(str(path)).shape == (WIDTH, HEIGHT, 3)  # a viewer turns it
+    made = imported("coco", file, "--pictures", tmp_path / "val2017")
+    assert made.store.read("mscoco_000000000042").shape == (HEIGHT, WIDTH, 3)
 
 
 def test_a_row_that_is_nested_deeply_costs_no_other(tmp_path, imported):
