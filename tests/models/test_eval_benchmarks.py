@@ -16,6 +16,8 @@ from ureca import rle
 from ureca.models.data.command import main as data_main
 from ureca.models.data.folders import read_folders
 from ureca.models.evaluation.command import main
+from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig
+from ureca.models.mllm.training.plan import load_records as mllm_records
 from ureca.models.training.config import DataConfig
 from ureca.models.training.dataset import load_records
 
@@ -70,6 +72,10 @@ def test_refcocog_is_judged_by_all_expressions(tmp_path):
     assert data_main([*words, "--name", "refcocog", "-o", str(with_train)]) == 0
     learnt = load_records([DataConfig(root=str(with_train))])
     assert [record.region_id for _, record in learnt] == ["refcocog_3"]  # val is never trained on
+    config = MllmTrainConfig(
+        data=(MllmDataConfig(root=str(with_train)),), start_from="", held_out_every=0
+    )
+    assert [record.region_id for record in mllm_records(config)] == ["refcocog_3"]
 
 
 def test_ureca_test_is_judged_by_its_long_captions(tmp_path):

@@ -117,6 +117,11 @@ def parsed(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
         raise SourceError(f"{path} is not of this format: {error}") from error
 
 
+def is_list(content: msgspec.Raw) -> bool:
+    """Whether a piece of JSON is a list."""
+    return bytes(memoryview(content)[:1]) == b"["
+
+
 def file_bytes(path: Path, most: int) -> bytes:
     """A file's content. Raises `SourceError` when it is larger than `most`, or unreadable."""
     try:

@@ -13,7 +13,15 @@ import msgspec
 
 from ureca.errors import SourceError
 from ureca.models.data.readers import coco
-from ureca.models.data.readers.core import Found, Job, Picture, load, parsed, picture_key
+from ureca.models.data.readers.core import (
+    Found,
+    Job,
+    Picture,
+    is_list,
+    load,
+    parsed,
+    picture_key,
+)
 
 
 class Sentence(msgspec.Struct):
@@ -83,7 +91,7 @@ def _told_apart(paths: Sequence[Path]) -> tuple[Refs, coco.File]:
     instances: coco.File | None = None
     for path in paths:
         content = load(path, msgspec.Raw)
-        if memoryview(content)[:1] == b"[":
+        if is_list(content):
             refs = Refs(parsed(path, content, list[msgspec.Raw]))
         elif "refs" in parsed(path, content, dict[str, msgspec.Raw]):
             refs = parsed(path, content, Refs)

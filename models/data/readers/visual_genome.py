@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ureca.errors import SourceError
-from ureca.models.data.readers.core import Found, Job, Picture, load, parsed
+from ureca.models.data.readers.core import Found, Job, Picture, is_list, load, parsed
 from ureca.models.data.readers.masks import boxes_mask
 
 
@@ -79,7 +79,7 @@ def _told_apart(
     splits: dict[int, str] = {}
     for path in paths:
         content = load(path, msgspec.Raw)
-        if memoryview(content)[:1] == b"{":
+        if not is_list(content):
             for name, ids in parsed(path, content, dict[str, list[int]]).items():
                 splits |= dict.fromkeys(ids, name)
             continue
