@@ -140,7 +140,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "data": Command(
         "ureca.models.data.command",
-        "check training data: counts, faults, a contact sheet",
+        "check training data, read other data sets into it, write shards",
         "ureca data check ../shared/data -o report",
         extra="train",
     ),

@@ -12,7 +12,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask
 
-Kind = Literal["short", "long", "refine", "verify"]
+Kind = Literal["short", "long", "refine", "verify", "judge"]
 MAX_CHARS = 1200
 _MARKS = re.compile(
     r"\b(outlin\w*|contour\w*|(?:yellow|blue|coloured|colored) line|blur\w*|number (?:0|zero))\b",
@@ -45,6 +45,15 @@ class Question:
             digest.update(view.tobytes())
         digest.update(np.packbits(self.mask).tobytes())
         return digest.hexdigest()
+
+
+def text_question(kind: Kind, region_id: str, prompt: str) -> Question:
+    """A question that shows nothing."""
+    nothing = np.zeros((1, 1, 3), np.uint8)
+    mask = np.zeros((1, 1), np.bool_)
+    return Question(
+        kind=kind, region_id=region_id, image=nothing, mask=mask, views=(), prompt=prompt
+    )
 
 
 @dataclass(frozen=True, slots=True)

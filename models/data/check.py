@@ -117,6 +117,20 @@ def check_ids(named: Iterable[str], kind: Kind) -> Iterator[Finding]:
         seen.add(name)
 
 
+def check_listed(images: Iterable[ImageRecord]) -> Iterator[Finding]:
+    """Pictures listed more than once. One photograph under one key in two sources is none: COCO's
+    pictures are in all of its data sets.
+    """
+    seen: dict[str, ImageRecord] = {}
+    for image in images:
+        other = seen.setdefault(image.image_key, image)
+        same = (image.photo_id, image.width, image.height)
+        if other is not image and (
+            other.source == image.source or (other.photo_id, other.width, other.height) != same
+        ):
+            yield Finding("duplicate picture", image.image_key, "comes more than once")
+
+
 def check_splits(rows: Iterable[tuple[str, str]]) -> Iterator[Finding]:
     """Pictures (key, split) that stand in more than one split."""
     splits: dict[str, set[str]] = defaultdict(set)

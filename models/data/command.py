@@ -1,4 +1,6 @@
-"""`ureca data check`: counts, faults and pictures of data folders before anything is trained."""
+"""`ureca data`: `check` counts, validates and draws data folders before anything is trained;
+`import` and `shards` make them (`readers/command.py`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from ureca.models.data.check import Finding, check_texts
 from ureca.models.data.counts import Counts, count, table
 from ureca.models.data.folders import check_pictures, check_regions, read_folders
+from ureca.models.data.readers.command import add_import, add_shards
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore
 from ureca.models.data.sheet import choose, write_sheets
 from ureca.models.runtime.shipped import shipped_bundle
@@ -75,6 +78,10 @@ class Report:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
     options = _parser().parse_args(argv)
+    return int(options.run(options))
+
+
+def _check(options: argparse.Namespace) -> int:
     data = read_folders(options.roots)
     store = ImageStore([root / "images" for root in options.roots])
     tokenizer = Tokenizer.load(options.tokenizer or shipped_bundle() / "tokenizer.json")
@@ -97,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca data", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG
     )
-    commands = parser.add_subparsers(required=True, metavar="check")
+    commands = parser.add_subparsers(required=True, metavar="check|import|shards")
+    add_import(commands)
+    add_shards(commands)
     check = commands.add_parser(
         "check",
         help="count, validate and draw data folders",
@@ -105,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
+    check.set_defaults(run=_check)
     add = check.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="data folders")
     add("-o", "--out", type=Path, metavar="DIR", help="where the sheet and report.json go")

@@ -14,6 +14,7 @@ from ureca.errors import ConfigError, SourceError
 from ureca.models.data.check import (
     Finding,
     check_ids,
+    check_listed,
     check_photographs,
     check_record,
     check_splits,
@@ -70,7 +71,7 @@ def check_regions(data: DataSet, every: int) -> Iterator[Finding]:
     for record in tqdm(data.records, desc="regions", unit="region", disable=None):
         yield from check_record(record)
     yield from check_ids((r.region_id for r in data.records), "duplicate region")
-    yield from check_ids((i.image_key for i in data.images), "duplicate picture")
+    yield from check_listed(data.images)
     rows = [(r.image_key, r.split) for r in data.records]
     yield from check_splits([*rows, *((i.image_key, i.split) for i in data.images)])
     yield from check_photographs(data.images, every)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class ImageRecord:
             raise SourceError(
                 f"picture {name!r}: {error!r}; expected image_key, width, height"
             ) from error
+
+    def as_json(self) -> dict[str, Any]:  # JSON
+        """The line that `from_json` reads back as this record."""
+        return {**asdict(self), "captions": list(self.captions)}
 
 
 def read_images(path: Path) -> Iterator[ImageRecord]:

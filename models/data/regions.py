@@ -25,6 +25,13 @@ from ureca.errors import SourceError
 
 HELD_OUT_EVERY = 16
 """One picture in this many, by the hash of its key, is for development and never trained on."""
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+"""Suffixes of pictures; a shard may hold other things beside them."""
+_NEEDED = frozenset({"region_id", "image_key", "bbox", "rle"})
+_AS_THEY_ARE = (
+    *("shard", "source", "mask_source", "category", "part", "stuff", "group", "parent"),
+    *("expr_source", "split", "license"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,25 @@ class RegionRecord:
                 "rle {size, counts}, and lists of texts"
             ) from error
 
+    def as_json(self) -> dict[str, Any]:  # JSON
+        """The line that `from_json` reads back as this record; what is not set is left out."""
+        row = {
+            "region_id": self.region_id,
+            "image_key": self.image_key,
+            "bbox": list(self.box_xywh_px),
+            "rle": {"size": [self.height, self.width], "counts": self.counts},
+            "expressions": list(self.short),
+            "expressions_long": list(self.long),
+            "types": list(self.types),
+        }
+        rest = {name: getattr(self, name) for name in _AS_THEY_ARE}
+        return {name: value for name, value in {**row, **rest}.items() if value or name in _NEEDED}
+
+    @property
+    def for_training(self) -> bool:
+        """Whether its data set lets it be trained on: its split is `train`, or it has none."""
+        return self.split in {"", "train"}
+
     def held_out(self, every: int) -> bool:
         """Whether this record's picture belongs to the hash-held-out split (one picture in
         `every`).
@@ -159,14 +185,14 @@ class ImageStore:
         for path in files:
             if path.suffix == ".tar":
                 self._index_tar(path)
-            elif path.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"}:
+            elif path.suffix.lower() in PICTURES:
                 self._where.setdefault(path.stem, (path, 0, -1))
 
     def _index_tar(self, path: Path) -> None:
         try:
             with tarfile.open(path) as tar:
                 for member in tar:
-                    if member.isfile():
+                    if member.isfile() and Path(member.name).suffix.lower() in PICTURES:
                         self._where[Path(member.name).stem] = (
                             path,
                             member.offset_data,
@@ -181,15 +207,22 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self._where)
 
-    def read(self, image_key: str) -> npt.NDArray[np.uint8]:
-        """The picture as u8 [H, W, 3] RGB. Raises `SourceError` when absent or not decodable."""
+    def encoded(self, image_key: str) -> bytes:
+        """The picture's file as it is stored. Raises `SourceError` when absent."""
         if image_key not in self._where:
             raise SourceError(f"picture {image_key!r} is in none of the given folders or tars")
         path, offset, size = self._where[image_key]
         with path.open("rb") as file:
             file.seek(offset)
-            encoded = file.read(size)
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+            return file.read(size)
+
+    def read(self, image_key: str) -> npt.NDArray[np.uint8]:
+        """The picture as u8 [H, W, 3] RGB. Raises `SourceError` when absent or not decodable."""
+        encoded = np.frombuffer(self.encoded(image_key), np.uint8)
+        # Masks lie over the pixels as they are stored, whichever way up a camera held them.
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(encoded, flags) if encoded.size else None
         if image is None:
-            raise SourceError(f"picture {image_key!r} in {path} cannot be decoded")
+            where = self._where[image_key][0]
+            raise SourceError(f"picture {image_key!r} in {where} cannot be decoded")
         return np.asarray(image, np.uint8)

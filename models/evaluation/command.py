@@ -18,6 +18,7 @@ from ureca.models.evaluation.baselines import Captioner, region_mask
 from ureca.models.evaluation.captioners import captioner_of
 from ureca.models.evaluation.cases import DataSet, limited, read_data
 from ureca.models.evaluation.compare import write_comparison
+from ureca.models.evaluation.dlc.command import main as dlc_main
 from ureca.models.evaluation.engines import open_engine
 from ureca.models.evaluation.evaluate import (
     Part,
@@ -42,6 +43,8 @@ Json = dict[str, Any]  # JSON values
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
+    if argv and argv[0] == "dlc":
+        return dlc_main(argv[1:])
     options = parse(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.compare:

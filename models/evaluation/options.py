@@ -24,6 +24,7 @@ _EPILOG = """examples:
   ureca eval --baseline neighbours --data DATA -o knn
   ureca eval --captions captions.jsonl --data DATA -o scored
   ureca eval --compare report noisy control -o table
+  ureca eval dlc --help        # DLC-Bench, with a judge
 
 A data folder has regions-*.jsonl[.gz] and images/. Of regions-train* only the pictures whose hash
 is held out are used. The folder given with -o gets metrics.json, captions.jsonl and report.html,

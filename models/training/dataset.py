@@ -63,8 +63,10 @@ def load_records(data: Sequence[DataConfig]) -> list[tuple[int, RegionRecord]]:
 def _wanted(record: RegionRecord, source: DataConfig) -> bool:
     in_shard = not source.shards or record.shard.startswith(source.shards)
     named = source.class_names and record.category
-    return in_shard and bool(
-        record.short or record.long or (named and class_phrase(named, record.source))
+    return (
+        in_shard
+        and record.for_training
+        and bool(record.short or record.long or (named and class_phrase(named, record.source)))
     )
 
 

@@ -99,7 +99,7 @@ def load_records(config: MllmTrainConfig) -> list[RegionRecord]:
 def _wanted(record: RegionRecord, shards: tuple[str, ...], config: MllmTrainConfig) -> bool:
     in_shard = not shards or record.shard.startswith(shards)
     held = bool(config.held_out_every) and record.held_out(config.held_out_every)
-    return in_shard and not held and bool(record.short or record.long)
+    return in_shard and record.for_training and not held and bool(record.short or record.long)
 
 
 def read_row(row: Row, images: ImageStore) -> tuple[Image, Mask]:

@@ -1,0 +1,202 @@
+"""`ureca data import`: another data set into a folder of ours; `ureca data shards`: into shards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ureca.errors import ConfigError
+from ureca.models.data.folders import read_folders
+from ureca.models.data.images import ImageRecord
+from ureca.models.data.readers.core import Job
+from ureca.models.data.readers.formats import FORMATS
+from ureca.models.data.regions import ImageStore
+from ureca.models.data.shards import (
+    NAME,
+    SHARD_BYTES,
+    FolderWriter,
+    Sample,
+    records_by_picture,
+)
+
+NOTE = "import.json"
+_IMPORT_EPILOG = """formats and their files:
+{formats}
+
+examples:
+  ureca data import coco instances_val2017.json captions_val2017.json --pictures val2017 \\
+      --split val -o data/coco
+  ureca data import refcoco 'refs(umd).json' instances.json --pictures train2014 \\
+      --name refcocog -o data/refcocog
+  ureca data import vg region_descriptions.json image_data.json \\
+      --pictures VG_100K VG_100K_2 -o data/vg
+  ureca data import ureca train.jsonl SA1B_FOLDER -o data/ureca
+
+The folder appears when everything is in it; a run that is stopped leaves none. What is left out is
+counted by its reason, on the terminal and in import.json. Exit status 2: nothing could be kept."""
+_SHARDS_EPILOG = """examples:
+  ureca data shards ../shared/data -o shards
+  ureca data import webdataset shards/images -o data/again
+
+Every sample of images/*.tar is <key>.<jpg|png|webp> and <key>.json, for the package `webdataset`.
+The folder is a data folder as before."""
+
+
+def add_import(commands: Any) -> None:  # argparse's own type has no public name
+    """The options of `ureca data import`."""
+    formats = "\n".join(f"  {name:<11}{one.files}" for name, one in FORMATS.items())
+    parser = commands.add_parser(
+        "import",
+        help="read another data set into a data folder",
+        description="Read another data set into a data folder.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_IMPORT_EPILOG.format(formats=formats),
+    )
+    add = parser.add_argument
+    add("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
+    add("paths", nargs="+", type=Path, metavar="PATH", help="its files and folders, in any order")
+    add("--pictures", nargs="+", type=Path, default=[], metavar="DIR", help="folders of pictures")
+    add("--name", help="of the source, in every region's id [FORMAT]")
+    add(
+        "--split", default="", help="only this one; where files name none, what to call all [train]"
+    )
+    add("--license", metavar="TEXT", help="of pictures that come with none")
+    _add_output(parser, webdataset=True)
+    parser.set_defaults(run=run_import)
+
+
+def add_shards(commands: Any) -> None:  # argparse's own type has no public name
+    """The options of `ureca data shards`."""
+    parser = commands.add_parser(
+        "shards",
+        help="write data folders as WebDataset shards",
+        description="Write data folders as WebDataset shards.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_SHARDS_EPILOG,
+    )
+    parser.add_argument("root", type=Path, metavar="ROOT", help="a data folder")
+    _add_output(parser, webdataset=False)
+    parser.set_defaults(run=run_shards)
+
+
+def _add_output(parser: argparse.ArgumentParser, *, webdataset: bool) -> None:
+    add = parser.add_argument
+    add(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder that is not there yet",
+    )
+    add("--limit", type=_positive, metavar="N", help="at most N pictures")
+    add("--shard-mb", type=_positive, default=SHARD_BYTES >> 20, metavar="N", help="[%(default)s]")
+    add("--json", action="store_true", help="one JSON object")
+    if webdataset:
+        add("--webdataset", action="store_true", help="shards as `ureca data shards` writes them")
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """0 when regions were written."""
+    chosen = FORMATS[options.format]
+    if not options.pictures and not chosen.brings_pictures:
+        raise ConfigError(f"{options.format} needs --pictures DIR, the folder of its pictures")
+    missing = [str(path) for path in (*options.paths, *options.pictures) if not path.exists()]
+    if missing:
+        raise ConfigError(f"not found: {', '.join(missing)}")
+    for option, value in (("--name", options.name), ("--split", options.split)):
+        if value and not NAME.fullmatch(value):
+            raise ConfigError(f"{option}: expected letters, digits, '_', '-', '+', got {value!r}")
+    job = Job(
+        name=options.name or options.format,
+        pictures=tuple(options.pictures),
+        split=options.split,
+        license=chosen.license if options.license is None else options.license,
+    )
+    writer = _writer(options, job.name, webdataset=options.webdataset)
+    made = {"format": options.format, "files": [path.name for path in options.paths]}
+    return _write(writer, chosen.samples(options.paths, job), options, job, made=made)
+
+
+def run_shards(options: argparse.Namespace) -> int:
+    """0 when regions were written."""
+    job = Job(name=options.root.resolve().name)
+    writer = _writer(options, job.name, webdataset=True)
+    scenes = sorted(options.root.glob("scenes-*.jsonl.gz"))
+    return _write(writer, folder_samples(options.root, job), options, job, copied=scenes)
+
+
+def folder_samples(root: Path, job: Job) -> Iterator[Sample]:
+    """Everything in a data folder, picture by picture; unreadable lines are counted."""
+    data = read_folders([root])
+    job.reject("malformed", len(data.unreadable))
+    store = ImageStore([root / "images"])
+    images = {image.image_key: image for image in data.images}
+    for key, records in records_by_picture(data.records).items():
+        if key not in store:
+            job.reject("no such picture", len(records))
+            continue
+        head = records[0]
+        image = images.get(key) or ImageRecord(
+            key, head.shard, head.source, head.width, head.height, split=head.split
+        )
+        yield Sample(image, store.encoded(key), tuple(records))
+
+
+def _writer(options: argparse.Namespace, name: str, *, webdataset: bool) -> FolderWriter:
+    _say_leftovers(options.out)
+    size = options.shard_mb << 20
+    return FolderWriter(options.out, name=name, shard_bytes=size, webdataset=webdataset)
+
+
+def _say_leftovers(out: Path) -> None:
+    for place in sorted(out.parent.glob(f".{out.name}.part-*")):
+        sys.stderr.write(f"{place} is left of a run that was killed, or of one that goes on\n")
+
+
+def _write(
+    writer: FolderWriter,
+    found: Iterable[Sample],
+    options: argparse.Namespace,
+    job: Job,
+    *,
+    made: Mapping[str, Any] | None = None,
+    copied: Iterable[Path] = (),
+) -> int:
+    bar = tqdm(islice(found, options.limit), desc=job.name, unit="picture", disable=None)
+    with writer:
+        for sample in bar:
+            writer.add(sample)
+        rejected = dict(job.rejected.most_common())
+        report = {
+            **(made or {}),
+            **writer.counts,
+            "left_out": {k: n for k, n in rejected.items() if n},
+        }
+        if made:
+            writer.note(NOTE, {**report, "name": job.name, "license": job.license})
+        for path in copied:
+            writer.copy(path)
+        if not writer.counts["regions"]:
+            raise ConfigError(f"no region could be kept; left out: {report['left_out'] or 'none'}")
+    sys.stdout.write(json.dumps(report) + "\n" if options.json else _table(report, options.out))
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def _table(report: dict[str, Any], out: Path) -> str:
+    left = "".join(f"  left out {n:>9,}  {reason}\n" for reason, n in report["left_out"].items())
+    return f"{out}: {report['pictures']:,} pictures, {report['regions']:,} regions\n{left}"

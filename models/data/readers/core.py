@@ -1,0 +1,279 @@
+"""What all formats share: pictures and regions as a reader finds them, limits, and the way from
+there into our records.
+
+A reader only says what stands in its files. Here pictures are looked up, sizes compared, masks and
+words checked; what is wrong is left out and counted by its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import msgspec
+
+from ureca import rle
+from ureca.datatypes import Rle
+from ureca.errors import ConfigError, RegionError, SourceError, WireError
+from ureca.models.data.check import tight_box
+from ureca.models.data.images import ImageRecord
+from ureca.models.data.regions import RegionRecord
+from ureca.models.data.shards import NAME, Sample, suffix_of
+from ureca.picture_size import any_picture_size
+
+MAX_FILE_BYTES = 2 << 30
+"""Of an annotation file; the largest that is read, Visual Genome's, has 0.7 GB."""
+MAX_PICTURE_BYTES = 64 << 20
+MAX_TEXT_CHARS = 2000
+SHORT_WORDS = 5
+"""Texts of up to so many words are phrases (`short`), longer ones `long`."""
+_COCO_FILE = re.compile(r"(?:COCO_\w+?_)?(\d{12})\.jpg")
+
+T = TypeVar("T")
+
+
+class Rejected(Exception):  # noqa: N818  (it is counted, not raised to the user)
+    """A picture or region that is left out, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One region as a format has it."""
+
+    region_id: str
+    draw: Callable[[int, int], Rle]
+    """Its mask for a picture of that height and width; raises `RegionError`."""
+    mask_source: str
+    texts: tuple[str, ...] = ()
+    long: tuple[str, ...] = ()
+    """Texts that are long whatever their length."""
+    category: str = ""
+    types: tuple[str, ...] = ()
+    part: bool = False
+    stuff: bool = False
+    group: bool = False
+    expr_source: str = "human_phrase"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One picture as a format has it; `size` is width, height where the format says it."""
+
+    key: str
+    file: str
+    regions: Sequence[Found]
+    folder: Path | None = None
+    """Where the file lies, if that is not in the folders that were given."""
+    size: tuple[int, int] | None = None
+    split: str = ""
+    license: str = ""
+    photo_id: str = ""
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One import: what was asked for, and what was left out so far."""
+
+    name: str
+    pictures: tuple[Path, ...] = ()
+    split: str = ""
+    license: str = ""
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, reason: str, count: int = 1) -> None:
+        """Count regions that are left out."""
+        self.rejected[reason] += count
+
+    def each(self, rows: Iterable[msgspec.Raw], kind: type[T]) -> Iterator[T]:
+        """Rows of JSON as `kind`; what is none is counted."""
+        for row in rows:
+            try:
+                yield msgspec.json.decode(row, type=kind)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # noqa: PERF203
+                self.reject("malformed")
+
+
+def load(path: Path, kind: type[T]) -> T:
+    """A JSON file as `kind`. Raises `SourceError` when it is too large or of another form."""
+    data = file_bytes(path, MAX_FILE_BYTES)
+    if data[:1] == b"\x80" or path.suffix in {".p", ".pkl", ".pickle"}:
+        raise SourceError(
+            f"{path} is a pickle, which runs code when it is read: convert it to JSON where you "
+            "trust it (docs/data.md, RefCOCO)"
+        )
+    return parsed(path, data, kind)
+
+
+def parsed(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """A part of a JSON file as `kind`. Raises `SourceError` when it is of another form."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SourceError(f"{path} is not of this format: {error}") from error
+
+
+def is_list(content: msgspec.Raw) -> bool:
+    """Whether a piece of JSON is a list."""
+    return bytes(memoryview(content)[:1]) == b"["
+
+
+def file_bytes(path: Path, most: int) -> bytes:
+    """A file's content. Raises `SourceError` when it is larger than `most`, or unreadable."""
+    try:
+        size = path.stat().st_size
+        if size > most:
+            raise SourceError(f"{path} has {size} bytes, at most {most} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error}") from error
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`name` within `folder`. Raises `Rejected` for a name that would leave it."""
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise Rejected("bad picture name")
+    return folder / path
+
+
+def picture_key(name: str, file: str) -> str:
+    """A picture's key. COCO's have one in all of its data sets: they are the same pictures."""
+    coco = _COCO_FILE.fullmatch(PurePosixPath(file).name)
+    if coco:
+        return f"mscoco_{coco[1]}"
+    return re.sub(r"[^\w+-]", "_", f"{name}_{PurePosixPath(file).stem}", flags=re.ASCII)
+
+
+def samples(found: Iterable[Picture], job: Job) -> Iterator[Sample]:
+    """Every picture that can be used, with those of its regions that can. Raises `ConfigError`
+    when `job.split` is none that the files name.
+    """
+    others: set[str] = set()
+    kept = 0
+    for picture in found:
+        split = picture.split or job.split or "train"
+        if job.split not in {"", split}:
+            others.add(split)
+            continue
+        kept += 1
+        if not picture.regions:
+            continue
+        try:
+            sample = _sample(picture, split, job)
+        except Rejected as reason:
+            job.reject(str(reason), max(1, len(picture.regions)))
+            continue
+        if sample.regions:
+            yield sample
+    if others and not kept:
+        raise ConfigError(f"no picture of split {job.split!r}: the files have {sorted(others)}")
+
+
+def _sample(picture: Picture, split: str, job: Job) -> Sample:
+    if not NAME.fullmatch(split) or not NAME.fullmatch(picture.key):
+        raise Rejected("bad picture name")
+    encoded = _encoded(picture.file, (picture.folder,) if picture.folder else job.pictures)
+    size = picture_pixels(encoded)
+    if picture.size not in {None, size}:
+        raise Rejected("wrong picture size")
+    license_ = picture.license or job.license
+    image = ImageRecord(
+        image_key=picture.key,
+        shard="",
+        source=job.name,
+        width=size[0],
+        height=size[1],
+        photo_id=picture.photo_id,
+        captions=tuple(filter(None, map(clean, picture.captions))),
+        split=split,
+        license=license_,
+    )
+    return Sample(image, encoded, tuple(_records(picture.regions, image, job)))
+
+
+def _encoded(name: str, folders: Sequence[Path]) -> bytes:
+    """The picture's bytes; COCO's are also found under the name of another release."""
+    for folder in folders:
+        path = inside(folder, name)
+        bare = path.with_name(re.sub(r"^COCO_\w+?_(?=\d{12}\.jpg$)", "", path.name))
+        for place in (path, bare):
+            if place.is_file():
+                try:
+                    return file_bytes(place, MAX_PICTURE_BYTES)
+                except SourceError:
+                    raise Rejected("broken picture") from None
+    raise Rejected("no such picture")
+
+
+def picture_pixels(encoded: bytes) -> tuple[int, int]:
+    """Width and height of a picture. Raises `Rejected` for one that is none or too large."""
+    try:
+        suffix_of(encoded)
+        width, height = any_picture_size(encoded)
+    except (SourceError, WireError):
+        raise Rejected("broken picture") from None
+    if not 0 < width * height <= rle.MAX_PIXELS:
+        raise Rejected("picture too large")
+    return width, height
+
+
+def _records(found: Iterable[Found], image: ImageRecord, job: Job) -> Iterator[RegionRecord]:
+    ids: set[str] = set()
+    for region in found:
+        try:
+            record = _record(region, image, job)
+        except Rejected as reason:
+            job.reject(str(reason))
+            continue
+        if record.region_id in ids:
+            job.reject("duplicate region")
+        else:
+            ids.add(record.region_id)
+            yield record
+
+
+def _record(region: Found, image: ImageRecord, job: Job) -> RegionRecord:
+    texts = list(filter(None, map(clean, region.texts)))
+    long = list(filter(None, map(clean, region.long)))
+    if not (texts or long or region.category):
+        raise Rejected("nothing said")
+    try:
+        code = region.draw(image.height, image.width)
+        box = tight_box(rle.check(code), image.height)
+    except RegionError:
+        raise Rejected("bad mask") from None
+    if box is None:
+        raise Rejected("empty mask")
+    long = [*(text for text in texts if len(text.split()) > SHORT_WORDS), *long]
+    return RegionRecord(
+        region_id=f"{job.name}_{region.region_id}",
+        image_key=image.image_key,
+        shard="",
+        source=job.name,
+        height=image.height,
+        width=image.width,
+        counts=code.counts,
+        box_xywh_px=(box[0], box[1], box[2] - box[0], box[3] - box[1]),
+        mask_source=region.mask_source,
+        category=region.category,
+        short=tuple(dict.fromkeys(t for t in texts if len(t.split()) <= SHORT_WORDS)),
+        long=tuple(dict.fromkeys(long)),
+        types=region.types,
+        part=region.part,
+        stuff=region.stuff,
+        group=region.group,
+        expr_source=region.expr_source if texts or long else "none",
+        split=image.split,
+        license=image.license,
+    )
+
+
+def clean(text: str) -> str:
+    """A text on one line, without control characters; empty when it is too long to be a caption."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= MAX_TEXT_CHARS else ""

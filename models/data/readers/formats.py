@@ -1,0 +1,75 @@
+"""The formats that `ureca data import` knows: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ureca.models.data.readers import (
+    coco,
+    core,
+    flickr30k,
+    pix2cap,
+    refcoco,
+    sa1b,
+    visual_genome,
+    webdataset,
+)
+from ureca.models.data.shards import Sample
+
+Samples = Callable[[Sequence[Path], core.Job], Iterator[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What is read, from which files, and under which terms where they name none."""
+
+    files: str
+    license: str
+    samples: Samples
+    brings_pictures: bool = False
+    """The pictures lie among its files: no --pictures."""
+
+
+def _of(read: Callable[[Sequence[Path], core.Job], Iterator[core.Picture]]) -> Samples:
+    return lambda paths, job: core.samples(read(paths, job), job)
+
+
+FORMATS: dict[str, Format] = {
+    "ureca": Format(
+        "URECA's .jsonl and SA-1B's folder of sa_*.json and sa_*.jpg",
+        "SA-1B dataset research licence; URECA's captions carry none",
+        _of(sa1b.read),
+        brings_pictures=True,
+    ),
+    "refcoco": Format(
+        "refs(...).json and instances.json", "COCO: a licence per picture", _of(refcoco.read)
+    ),
+    "coco": Format(
+        "instances_*.json, captions_*.json, MDETR's and GRiT's files",
+        "COCO: a licence per picture",
+        _of(coco.read),
+    ),
+    "flickr30k": Format(
+        "the folder with Annotations and Sentences (and train|val|test.txt)",
+        "Flickr terms; research and education use only",
+        _of(flickr30k.read),
+    ),
+    "vg": Format(
+        "region_descriptions.json, image_data.json (and densecap_splits.json)",
+        "Visual Genome annotations CC BY 4.0; photographs under Flickr terms",
+        _of(visual_genome.read),
+    ),
+    "pix2cap": Format(
+        "pix2cap_coco_*.json and the folder of panoptic PNGs",
+        "COCO: a licence per picture",
+        _of(pix2cap.read),
+    ),
+    "webdataset": Format(
+        "*.tar shards of `ureca data shards`, or folders of them",
+        "",
+        webdataset.samples,
+        brings_pictures=True,
+    ),
+}

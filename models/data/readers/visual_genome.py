@@ -1,0 +1,96 @@
+"""Visual Genome: `region_descriptions.json`, `image_data.json`, optionally a file of splits.
+
+Its regions are boxes. Splits are an object of lists of image ids, as `densecap_splits.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from ureca.errors import SourceError
+from ureca.models.data.readers.core import Found, Job, Picture, is_list, load, parsed
+from ureca.models.data.readers.masks import boxes_mask
+
+
+class Described(msgspec.Struct):
+    """One region: a box with a phrase."""
+
+    region_id: int
+    phrase: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+class Regions(msgspec.Struct):
+    """All regions of a picture."""
+
+    id: int
+    regions: list[msgspec.Raw]
+
+
+class Image(msgspec.Struct):
+    """One picture."""
+
+    image_id: int
+    width: int
+    height: int
+    flickr_id: int | None = None
+
+
+def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+    """Pictures with their described boxes."""
+    described, images, splits = _told_apart(paths, job)
+    for row in described:
+        image = images.get(row.id)
+        if image is None:
+            job.reject("no such picture", len(row.regions))
+            continue
+        yield Picture(
+            key=f"{job.name}_{row.id}",
+            file=f"{row.id}.jpg",
+            size=(image.width, image.height),
+            split=splits.get(row.id, "none" if splits else ""),
+            photo_id=str(image.flickr_id or ""),
+            regions=tuple(map(_region, job.each(row.regions, Described))),
+        )
+
+
+def _region(row: Described) -> Found:
+    box = (row.x, row.y, row.x + row.width, row.y + row.height)
+    return Found(
+        region_id=str(row.region_id),
+        draw=partial(boxes_mask, [box]),
+        mask_source="box",
+        texts=(row.phrase,),
+    )
+
+
+def _told_apart(
+    paths: Sequence[Path], job: Job
+) -> tuple[Iterator[Regions], dict[int, Image], dict[int, str]]:
+    described: list[msgspec.Raw] = []
+    images: dict[int, Image] = {}
+    splits: dict[int, str] = {}
+    for path in paths:
+        content = load(path, msgspec.Raw)
+        if not is_list(content):
+            for name, ids in parsed(path, content, dict[str, list[int]]).items():
+                splits |= dict.fromkeys(ids, name)
+            continue
+        rows = parsed(path, content, list[msgspec.Raw])
+        if rows and "regions" in parsed(path, rows[0], dict[str, msgspec.Raw]):
+            described = rows
+        else:
+            images |= {image.image_id: image for image in job.each(rows, Image)}
+    if not described or not images:
+        raise SourceError(
+            "expected region_descriptions.json and image_data.json, got "
+            f"{', '.join(map(str, paths))}"
+        )
+    return job.each(described, Regions), images, splits

@@ -1,0 +1,1 @@
+"""DLC-Bench (Describe Anything, arXiv 2504.16072): detailed captions judged by questions."""

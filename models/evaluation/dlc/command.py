@@ -1,0 +1,252 @@
+"""`ureca eval dlc`: DLC-Bench with a language model behind an OpenAI-compatible server as judge."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ureca.errors import ConfigError, SourceError, UrecaError
+from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerAnnotator, ServerConfig
+from ureca.models.curation.errors import AnnotatorError, BudgetError
+from ureca.models.curation.ledger import Ledger
+from ureca.models.curation.questions import Annotator, text_question
+from ureca.models.data.folders import read_folders
+from ureca.models.data.readers.core import load
+from ureca.models.data.regions import ImageStore
+from ureca.models.evaluation.caption import Captioned, caption_records
+from ureca.models.evaluation.captioners import read_captions
+from ureca.models.evaluation.dlc.questions import (
+    PROMPT,
+    Question,
+    figures,
+    prompt_of,
+    read_questions,
+    score_region,
+)
+from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.options import positive
+from ureca.models.evaluation.scores import mean
+
+_MAX_ANSWER_TOKENS = 300
+_EPILOG = f"""examples:
+  ureca data import coco DLC-bench/annotations.json --pictures DLC-bench/images \\
+      --split test --name dlc -o data/dlc
+  ureca eval dlc BUNDLE --data data/dlc --bench DLC-bench --judge http://127.0.0.1:9000/v1 \\
+      --judge-model meta-llama/Meta-Llama-3.1-8B-Instruct -o runs/dlc
+  ureca eval dlc --captions outputs.json --bench DLC-bench --judge http://127.0.0.1:9000/v1 \\
+      --judge-model meta-llama/Meta-Llama-3.1-8B-Instruct -o runs/dlc-other
+
+The judge reads the caption and sees no picture. Its name and the hash of the prompt are in
+metrics.json: figures of other judges or prompts are other figures. Answers are kept in OUT/answers;
+start again to go on. The server's key comes from {KEY_VARIABLE}.
+
+Exit status: 0 done, 1 some regions could not be captioned or judged, 2 it could not be run."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; see `--help`."""
+    options = _parser().parse_args(argv)
+    if (options.model is None) == (options.captions is None):
+        raise ConfigError("give one of BUNDLE_OR_CHECKPOINT (with --data) and --captions")
+    template = _prompt(options.prompt) if options.prompt else PROMPT
+    asked = read_questions(options.bench / "qa.json", options.bench / "class_names.json")
+    prompt_of(template, "", next(iter(asked.values()))[0])
+    captions = _captions(options, asked)
+    judged = _judge(options, asked, captions, template)
+    metrics = {**_setting(options, template), **judged.metrics()}
+    (options.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", "utf8")
+    with (options.out / "judged.jsonl").open("w", encoding="utf8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in judged.rows())
+    print(json.dumps(metrics) if options.json else _table(metrics))
+    return int(bool(metrics["without_caption"] or metrics["not_judged"]))
+
+
+def _prompt(path: Path) -> str:
+    try:
+        return path.read_text("utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the prompt {path}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A finished run."""
+
+    judge: str
+    asked: Mapping[str, tuple[Question, ...]]
+    captions: Mapping[str, str]
+    answers: Mapping[str, list[str]]
+    counts: Mapping[str, int]
+
+    def metrics(self) -> dict[str, Any]:  # JSON
+        """The figures, and what they belong to."""
+        scores = {key: score_region(self.asked[key], said) for key, said in self.answers.items()}
+        return {
+            "judge": self.judge,
+            **figures(scores),
+            "questions": sum(len(self.asked[key]) - 1 for key in scores),
+            "without_caption": sum(not self.captions[key] for key in self.asked),
+            "not_judged": len(self.asked) - len(scores),
+            "words": mean([len(self.captions[key].split()) for key in self.asked]),
+            "asked": self.counts["asked"],
+            "tokens": [self.counts["tokens_in"], self.counts["tokens_out"]],
+        }
+
+    def rows(self) -> Iterator[dict[str, Any]]:  # JSON
+        """A row per region, with every answer."""
+        for key, answers in self.answers.items():
+            score = score_region(self.asked[key], answers)
+            pairs = zip(self.asked[key], answers, strict=True)
+            yield {
+                "region": key,
+                "caption": self.captions[key],
+                "positive": score.positive,
+                "negative": score.negative,
+                "recognised": score.recognised,
+                "answers": [
+                    {"question": q.question, "type": q.type, "answer": a} for q, a in pairs
+                ],
+            }
+
+
+def _setting(options: argparse.Namespace, template: str) -> dict[str, Any]:  # JSON
+    return {
+        "bench": "DLC-Bench",
+        "model": str(options.model or options.captions),
+        "judge_sees_picture": False,
+        "prompt": options.prompt.name if options.prompt else "ours",
+        "prompt_sha256": hashlib.sha256(template.encode()).hexdigest(),
+    }
+
+
+def _judge(
+    options: argparse.Namespace,
+    asked: Mapping[str, tuple[Question, ...]],
+    captions: Mapping[str, str],
+    template: str,
+) -> Judged:
+    options.out.mkdir(parents=True, exist_ok=True)
+    config = ServerConfig(
+        url=options.judge,
+        model=options.judge_model,
+        temperature=0.0,
+        max_tokens=_MAX_ANSWER_TOKENS,
+        per_minute=options.per_minute,
+        retries=options.retries,
+    )
+    server = ServerAnnotator(config)
+    ledger = Ledger(options.out / "answers", server, budget=options.max_questions)
+    prompts = {
+        key: [prompt_of(template, captions[key], question) for question in questions]
+        for key, questions in asked.items()
+    }
+    try:
+        answers = dict(_answers(ledger, prompts, options.threads))
+    finally:
+        ledger.close()
+        server.close()
+    return Judged(
+        judge=server.model, asked=asked, captions=captions, answers=answers, counts=ledger.counts
+    )
+
+
+def _captions(
+    options: argparse.Namespace, asked: Mapping[str, tuple[Question, ...]]
+) -> dict[str, str]:
+    """A caption for every region that is asked about; empty where the model gave none."""
+    said = dict(_from_file(options.captions) if options.captions else _from_model(options, asked))
+    missing = sorted(asked.keys() - said.keys())
+    if len(missing) == len(asked):
+        raise SourceError(f"no caption is of a region of {options.bench / 'qa.json'}")
+    for key in missing:
+        sys.stderr.write(f"{key}: no caption\n")
+    return {key: said.get(key, "") for key in asked}
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, str]]:
+    """By annotation id: a JSON object, or the lines of `ureca eval` and `ureca caption`."""
+    if path.suffix == ".json":
+        yield from load(path, dict[str, str]).items()
+        return
+    for region_id, found in read_captions(path).items():
+        yield _annotation(region_id), found.caption
+
+
+def _from_model(
+    options: argparse.Namespace, asked: Mapping[str, tuple[Question, ...]]
+) -> Iterator[tuple[str, str]]:
+    if options.data is None:
+        raise ConfigError("--data is needed: the folder that `ureca data import coco` made")
+    records = [r for r in read_folders([options.data]).records if _annotation(r.region_id) in asked]
+    engine = open_engine(options.model)
+    store = ImageStore([options.data / "images"])
+    results = caption_records(engine, store, records, style="long")
+    for result in tqdm(results, total=len(records), desc="captions", unit="region", disable=None):
+        if isinstance(result, Captioned):
+            yield _annotation(result.region_id), result.caption
+
+
+def _annotation(region_id: str) -> str:
+    """The benchmark's number of a region that was imported."""
+    return region_id.rpartition("_")[2]
+
+
+def _answers(
+    judge: Annotator, prompts: Mapping[str, list[str]], threads: int
+) -> Iterator[tuple[str, list[str]]]:
+    """The judge's answers by region; regions of which one is missing are left out and named."""
+
+    def answers(key: str) -> list[str] | UrecaError:
+        try:
+            questions = [text_question("judge", key, prompt) for prompt in prompts[key]]
+            return [judge.answer(question).text for question in questions]
+        except (AnnotatorError, BudgetError) as error:
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        bar = tqdm(prompts, desc="judged", unit="region", disable=None)
+        for key, said in zip(bar, pool.map(answers, prompts), strict=True):
+            if isinstance(said, UrecaError):
+                sys.stderr.write(f"{key}: not judged: {said}\n")
+            else:
+                yield key, said
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    def shown(value: object) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    return "\n".join(f"{name:<20} {shown(value)}" for name, value in metrics.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ureca eval dlc",
+        description="DLC-Bench: detailed captions, judged by a language model.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_EPILOG,
+    )
+    add = parser.add_argument
+    add("model", type=Path, nargs="?", metavar="BUNDLE_OR_CHECKPOINT")
+    add("--data", type=Path, metavar="DIR", help="the benchmark's pictures and masks, imported")
+    add("--captions", type=Path, metavar="FILE", help="captions that were made before")
+    add("--bench", type=Path, required=True, metavar="DIR", help="qa.json and class_names.json")
+    add("--judge", required=True, metavar="URL", help="an OpenAI-compatible server, http://HOST/v1")
+    add("--judge-model", required=True, metavar="NAME", help="the judge's name at that server")
+    add("--prompt", type=Path, metavar="FILE", help="another one, with {caption} and {question}")
+    add("--threads", type=positive, default=4, help="regions at a time [%(default)s]")
+    add("--per-minute", type=float, default=0.0, metavar="N", help="requests a minute")
+    add("--max-questions", type=positive, metavar="N", help="of this run; then it stops")
+    add("--retries", type=int, default=6, help="of a request that fails [%(default)s]")
+    add("-o", "--out", type=Path, required=True, help="folder for the results")
+    add("--json", action="store_true", help="print metrics.json instead of a table")
+    return parser
