@@ -40,6 +40,8 @@ class ServerConfig:
             raise ConfigError(f"expected http(s)://HOST/v1, got {self.url!r}")
         if not self.model:
             raise ConfigError("a server needs the name of a model: --model NAME")
+        if self.timeout_s <= 0:
+            raise ConfigError(f"--timeout must be above 0 seconds, got {self.timeout_s}")
 
 
 class ServerAnnotator:
@@ -116,6 +118,7 @@ def _answer(reply: Any, url: str) -> Answer:  # whatever the server sent
         cost = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
     except (AttributeError, IndexError, TypeError) as error:
         raise AnnotatorError(f"{url} sent no answer: {error}") from error
+    text = "" if text is None else text  # it had nothing to say: paid for, and no caption
     if not isinstance(text, str) or not all(isinstance(n, int) for n in cost):
         raise AnnotatorError(f"{url} sent no answer: content {text!r:.60}, usage {cost}")
     return Answer(text, *cost)
