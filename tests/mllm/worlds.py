@@ -88,7 +88,7 @@ def tiny_config(**changes):
 
     given = {
         "name": "ureca-mllm-tiny",
-        "picture": PictureConfig(max_tiles=2),
+        "picture": PictureConfig(tile_px=28, max_tiles=2),  # the side is the base's, if it has one
         "mask": MaskConfig(num_mask_tokens=2, side_px=28),
         "max_new_tokens": 8,
     }
