@@ -41,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self._log = options.log.open("a", encoding="utf8")
         self._lock, self._draw = threading.Lock(), random.Random(options.seed)  # noqa: S311
         self._trouble, self.silence_s = options.trouble, options.silence
+        self.delay_s = options.delay
         self.keep: Path | None = options.keep
 
     def next_act(self) -> str:
@@ -80,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
         if act == "answer":
             if self.server.keep is not None:
                 _keep(self.server.keep, key, prompt, pictures)
+            time.sleep(self.server.delay_s)
             self._send(200, _reply(key, prompt, pictures))
         elif act.isdigit():
             self._send(int(act), {"error": {"message": "scripted"}})
@@ -164,6 +166,7 @@ def main() -> None:
     add("--port", type=int, required=True)
     add("--log", type=Path, required=True, help="one JSON line a request is added")
     add("--trouble", type=float, default=0.0, metavar="SHARE", help="of requests [0]")
+    add("--delay", type=float, default=0.0, metavar="S", help="of every answer [0]")
     add("--silence", type=float, default=60.0, metavar="S", help="how long silence lasts [60]")
     add("--seed", type=int, default=0, help="which requests meet trouble")
     add("--keep", type=Path, metavar="DIR", help="keep what was shown and asked, to be looked at")

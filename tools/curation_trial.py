@@ -39,8 +39,10 @@ _POLL_S = 0.2
 class Server:
     """The scripted server as a process that can be killed and started again at its address."""
 
-    def __init__(self, log: Path, *, trouble: float, keep: Path | None = None) -> None:
-        self.log, self.trouble, self.keep = log, trouble, keep
+    def __init__(
+        self, log: Path, *, trouble: float, delay: float, keep: Path | None = None
+    ) -> None:
+        self.log, self.trouble, self.delay, self.keep = log, trouble, delay, keep
         self.port, self.starts = _free_port(), 0
         self.start()
 
@@ -53,6 +55,7 @@ class Server:
         """Until it listens."""
         self.starts += 1
         words = f"--port {self.port} --trouble {self.trouble} --seed {self.starts}".split()
+        words += ["--delay", str(self.delay)]
         words += ["--log", str(self.log), *(["--keep", str(self.keep)] if self.keep else [])]
         self.process = subprocess.Popen(
             [sys.executable, str(TOOLS / "curation_server.py"), *words], stdout=subprocess.PIPE
@@ -95,7 +98,7 @@ class Client:
     def __init__(self, options: argparse.Namespace, out: Path, server: Server, *more: str) -> None:
         words = ["curate", *map(str, options.data), "-o", str(out), "--limit", str(options.limit)]
         words += ["--url", server.url, "--model", "scripted", "--timeout", str(options.timeout)]
-        words += ["--price", _PRICE, "--json", *more]
+        words += ["--price", _PRICE, "--json", *options.more, *more]
         self.out, self._words = out, words
         self.sessions: list[dict[str, Any]] = []
 
@@ -228,7 +231,8 @@ def _threads(options: argparse.Namespace) -> list[str]:
 def _serving(
     options: argparse.Namespace, name: str, *, trouble: float, keep: Path | None = None
 ) -> Iterator[Server]:
-    server = Server(options.out / f"{name}.requests.jsonl", trouble=trouble, keep=keep)
+    log = options.out / f"{name}.requests.jsonl"
+    server = Server(log, trouble=trouble, delay=options.delay, keep=keep)
     try:
         yield server
     finally:
@@ -249,7 +253,9 @@ def _free_port() -> int:
 def main() -> int:
     """1 when something does not hold."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog="What is not known here goes to `ureca curate`, such as --max-share 1.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("data", nargs="+", type=Path)
@@ -257,10 +263,11 @@ def main() -> int:
     add("--limit", type=int, default=200, help="pictures [%(default)s]")
     add("--threads", type=int, default=4, help="of the clients [%(default)s]")
     add("--trouble", type=float, default=0.08, help="share of requests [%(default)s]")
+    add("--delay", type=float, default=0.02, help="of each answer, seconds [%(default)s]")
     add("--timeout", type=float, default=10.0, help="of the clients, seconds [%(default)s]")
     add("--ray", type=int, default=2, metavar="N", help="workers; 0 leaves Ray out [%(default)s]")
     add("--keep", type=Path, metavar="DIR", help="keep what the server was shown")
-    options = parser.parse_args()
+    options, options.more = parser.parse_known_args()
     options.out.mkdir(parents=True)
     runs = {"whole": whole(options)}
     runs["troubled"] = troubled(options, runs["whole"][1]["distinct_answered"])

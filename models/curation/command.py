@@ -63,6 +63,7 @@ def _settings(options: argparse.Namespace) -> Settings:
             model=options.model or "",
             per_minute=options.per_minute,
             timeout_s=options.timeout,
+            retries=options.retries,
         )
     tree = TreeConfig(
         min_share=options.min_share, max_share=options.max_share, min_depth=options.min_depth
@@ -115,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="requests a minute")
     who.add_argument(
         "--timeout", type=float, default=asking.timeout_s, metavar="S", help="[%(default)s]"
+    )
+    who.add_argument(
+        "--retries", type=int, default=asking.retries, metavar="N", help="[%(default)s]"
     )
     who.add_argument("--max-questions", type=int, metavar="N", help="of this run; then it stops")
     who.add_argument(

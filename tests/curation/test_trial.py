@@ -38,8 +38,8 @@ def test_killed_servers_and_clients_end_in_the_files_of_an_uninterrupted_run(
     done = tool(
         repository,
         "curation_trial",
-        *(sa1b, "-o", tmp_path / "trial", "--ray", 0, "--threads", 2, "--trouble", 0.2),
-        *("--timeout", 2),
+        *(sa1b, "-o", tmp_path / "trial", "--ray", 0, "--threads", 2, "--trouble", 0.1),
+        *("--timeout", 2, "--delay", 0.1, "--max-share", 1, "--retries", 4),
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     told = json.loads(done.stdout)

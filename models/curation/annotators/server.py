@@ -40,8 +40,11 @@ class ServerConfig:
             raise ConfigError(f"expected http(s)://HOST/v1, got {self.url!r}")
         if not self.model:
             raise ConfigError("a server needs the name of a model: --model NAME")
-        if self.timeout_s <= 0:
-            raise ConfigError(f"--timeout must be above 0 seconds, got {self.timeout_s}")
+        if self.timeout_s <= 0 or self.retries < 0:
+            raise ConfigError(
+                f"expected --timeout above 0 and --retries of 0 or more, got {self.timeout_s}, "
+                f"{self.retries}"
+            )
 
 
 class ServerAnnotator:
