@@ -83,10 +83,11 @@ config, worker = load_config(MllmTrainConfig, Path(sys.argv[1])), join(device)
 run = build(config, Path(sys.argv[2]), worker=worker, device=device)
 layers = list(run.learner.model.language.layers.parameters())
 whole, held = sum(p.numel() for p in layers), sum(p.to_local().numel() for p in layers)
-before = [p.to_local().clone() for p in layers]
 run.learner.learn(0, next(run.plan.steps(0, 1))[1])
 after = sum(p.to_local().numel() for p in layers)
-print(f"HELD {held} of {whole}, {after} after a step", flush=True)
+gradients = [p.grad.full_tensor() for p in run.learner.parameters]
+length = float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
+print(f"HELD {held} of {whole}, {after} after a step, gradient {length:.6f}", flush=True)
 torch.distributed.destroy_process_group()
 """
 
@@ -95,6 +96,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.timeout(600)
 def test_each_worker_holds_its_part_of_the_layers(repository, tiny_checkpoint, tiny_data, tmp_path):
     given = recipe(tmp_path, tiny_data, tiny_checkpoint, 2, shard=True)
+    given["gradient_clip"] = 0.001
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
     (tmp_path / "held.py").write_text(HELD)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -102,9 +104,10 @@ def test_each_worker_holds_its_part_of_the_layers(repository, tiny_checkpoint, t
     env = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    found = re.findall(r"HELD (\d+) of (\d+), (\d+) after", done.stdout)
+    found = re.findall(r"HELD (\d+) of (\d+), (\d+) after a step, gradient ([\d.]+)", done.stdout)
     assert len(found) == 2
-    for held, whole, after in found:
+    for held, whole, after, gradient in found:
+        assert float(gradient) == pytest.approx(0.001, rel=1e-2), "clipped over all parts"
         assert held == after, "given up again behind the step"
         assert int(held) <= 0.6 * int(whole)
 

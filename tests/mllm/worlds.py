@@ -44,7 +44,9 @@ def scaled(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def internvl_base(folder, *, width=32, layers=2, heads=4, shared=2, tile=28, vocab=400):
+def internvl_base(
+    folder, *, width=32, layers=2, heads=4, shared=2, tile=28, vocab=400, vision_width=16
+):
     """An InternVL in everything but size, saved by `save_pretrained`, and its tokenizer."""
     from transformers import (
         InternVLConfig,
@@ -54,10 +56,10 @@ def internvl_base(folder, *, width=32, layers=2, heads=4, shared=2, tile=28, voc
     )
 
     vision = InternVLVisionConfig(
-        hidden_size=16,
+        hidden_size=vision_width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=2 * vision_width,
         image_size=tile,
         patch_size=7,
     )
