@@ -113,9 +113,9 @@ def test_each_worker_holds_its_part_of_the_layers(repository, tiny_checkpoint, t
 
 
 def test_split_runs_that_would_hang_or_lose_something_are_refused(tiny_checkpoint):
-    model, two = load_checkpoint(tiny_checkpoint), Worker(0, 2)
+    model, two, cpu = load_checkpoint(tiny_checkpoint), Worker(0, 2), torch.device("cpu")
     data = {"data": (MllmDataConfig(root="x"),), "start_from": "x", "shard": True}
     with pytest.raises(ConfigError, match="5 rows a step over 2 workers"):
-        split(model, MllmTrainConfig(**data, rows_per_step=5), two)
+        split(model, MllmTrainConfig(**data, rows_per_step=5), two, cpu)
     with pytest.raises(ConfigError, match="unsplit run"):
-        split(model, MllmTrainConfig(**data, parts=Parts(mask=True, projector=True)), two)
+        split(model, MllmTrainConfig(**data, parts=Parts(mask=True, projector=True)), two, cpu)

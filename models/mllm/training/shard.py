@@ -19,14 +19,13 @@ from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.training.parallel import Worker
 
 
-def split(model: Mllm, config: MllmTrainConfig, worker: Worker) -> None:
-    """Split the layers, before an optimiser sees them; alone, nothing is split.
+def split(model: Mllm, config: MllmTrainConfig, worker: Worker, device: torch.device) -> None:
+    """Split the layers of a model in main memory and move everything to `device`, layer by layer,
+    before an optimiser sees it; alone, nothing is split.
 
     Raises `ConfigError` for settings under which workers would wait for each other for ever, or a
     base that learns could not be written.
     """
-    if worker.count == 1:
-        return
     if config.rows_per_step % worker.count:
         raise ConfigError(
             f"shard: {config.rows_per_step} rows a step over {worker.count} workers: give a "
@@ -34,12 +33,14 @@ def split(model: Mllm, config: MllmTrainConfig, worker: Worker) -> None:
         )
     if config.learns.projector:
         raise ConfigError("shard: the image projector learns in an unsplit run only")
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    if worker.count > 1:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(model.device.type, (worker.count,))
-    for layer in model.language.layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        mesh = init_device_mesh(device.type, (worker.count,))
+        for layer in model.language.layers:
+            fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    model.to(device)
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

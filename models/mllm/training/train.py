@@ -82,14 +82,15 @@ def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.d
     """Model, data and optimiser. The leader writes the list of what learns."""
     torch.manual_seed(config.seed)
     start = Path(config.start_from)
-    model = load_checkpoint(start, precision=config.precision, device=str(device), merge=False)
+    place = "cpu" if config.shard else str(device)  # split before it goes to a device
+    model = load_checkpoint(start, precision=config.precision, device=place, merge=False)
     picture = replace(model.config.picture, max_tiles=config.max_tiles)
     model.config = replace(model.config, picture=picture)
     names = freeze(model, config)
     if config.gradient_checkpointing:
         model.base.activation_checkpointing_enable({"use_reentrant": False})
     if config.shard:
-        split(model, config, worker)
+        split(model, config, worker, device)
     prompt = prompt_of(model, Words.load(start / TOKENIZER))
     images = ImageStore(Path(source.root) / "images" for source in config.data)
     learner = Learner(model, prompt, Reader(model, prompt, images, config), config, worker=worker)
