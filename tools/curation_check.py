@@ -115,7 +115,7 @@ def _region_faults(done: Picture, region: Region, tree: TreeConfig) -> Iterator[
     if abs(share - region.share) > 1e-9 or not tree.min_share <= share <= top:
         yield f"{name} was kept with a share of {share:.4f}, {region.share:.4f} is written"
     above = by_id.get(region.parent)
-    if above is not None and above.left_out not in (None, "not_verified"):
+    if above is not None and above.left_out is not None and not above.long:
         yield f"{name} was kept although {above.region_id} ended as {above.left_out}"
     kin = {*done.ancestors(region)}
     if any(name in done.ancestors(by_id[o]) or o in kin for o in region.similar):

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.curation.conftest import Scripted
-from tests.curation.test_run import go
+from tests.curation.test_run import WIDE, go
 from ureca.models.curation import output
 from ureca.models.curation.run import Settings
 from ureca.models.curation.sources import read_pictures
@@ -54,19 +54,18 @@ def test_killed_servers_and_clients_end_in_the_files_of_an_uninterrupted_run(
 
 @pytest.fixture
 def finished(sa1b, tmp_path):
-    settings = Settings(roots=(sa1b,), out=tmp_path / "out")
+    settings = Settings(roots=(sa1b,), out=tmp_path / "out", config=WIDE)
     go(settings, Scripted())
     return settings
 
 
 def spoil(settings, region_number, **changes):
-    """Change one region of the first picture that has it kept."""
-    for given in read_pictures(settings.roots):
-        (picture,) = output.finished(settings.out, [given.image_key])
-        region = picture.regions[region_number]
-        changed = msgspec.structs.replace(region, **changes)
-        output.save(settings.out, picture.changed({region.region_id: changed}))
-        return
+    """Change one region of the first picture."""
+    given = read_pictures(settings.roots)[0]
+    (picture,) = output.finished(settings.out, [given.image_key])
+    region = picture.regions[region_number]
+    changed = msgspec.structs.replace(region, **changes)
+    output.save(settings.out, picture.changed({region.region_id: changed}))
 
 
 @pytest.mark.parametrize(
@@ -76,12 +75,13 @@ def spoil(settings, region_number, **changes):
         ({"depth": 7}, "depth 7"),
         ({"left_out": None, "share": 0.5}, "kept with a share"),
         ({"left_out": None, "short": ""}, "without words"),
+        ({"left_out": "bad_answer", "short": "", "long": ""}, "was kept although"),
     ],
 )
 def test_the_check_finds_what_does_not_hold(repository, finished, changes, what):
     words = (*finished.roots, finished.out)
     assert tool(repository, "curation_check", *words).returncode == 0
-    spoil(finished, 2, **changes)
+    spoil(finished, 1, **changes)
     done = tool(repository, "curation_check", *words)
     assert done.returncode == 1
     assert what in done.stdout
