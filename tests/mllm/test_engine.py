@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from worlds import internvl_base, masks, picture, scaled, tiny_config, words_json
+from bases import other_base
+from worlds import internvl_base, masks, picture, tiny_config
 
 from ureca import cli
 from ureca.datatypes import RegionInput, RowDelta, RowDone
@@ -27,11 +28,6 @@ from ureca.models.mllm.families import FAMILIES, family_of
 from ureca.models.mllm.words import Prompt, Words
 from ureca.models.mllm.wrap import wrap
 from ureca.models.preprocess import Grid
-
-PREFIXED = (
-    *("end_of_utterance", "fake_token_around_image", "global-img", "row_1_col_1"),
-    *("|vision_start|", "|image_pad|", "|vision_end|"),
-)
 
 
 def inputs(count, height=90, width=120, **options):
@@ -196,84 +192,6 @@ def test_mask_tokens_are_the_channels_in_order(tiny_checkpoint):
         torch.testing.assert_close(model.masks(tiles)[0], torch.stack(expected))
 
 
-def other_base(kind, folder):
-    """A random base of another family, by the package's own classes."""
-    import transformers as package
-
-    text = {
-        "vocab_size": 400,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": 0,
-    }
-    vision = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "image_size": 28,
-        "patch_size": 7,
-    }
-    words = Words.load(_written(folder))
-    words.add_special([f"<{name}>" for name in PREFIXED])
-    words.save(folder / "tokenizer.json")
-    if kind.startswith("qwen"):
-        base = qwen_base(kind, text, image_token_id=words.id_of("<|image_pad|>"))
-    elif kind == "llava_onevision":
-        config = package.LlavaOnevisionConfig(
-            vision_config=package.SiglipVisionConfig(**vision),
-            text_config=package.Qwen2Config(**text),
-            image_token_id=5,
-            vision_feature_layer=-1,
-            tie_word_embeddings=False,
-        )
-        base = package.LlavaOnevisionForConditionalGeneration(config)
-    else:
-        names = {"smolvlm": "SmolVLM", "idefics3": "Idefics3"}
-        kinds = {n: getattr(package, f"{names[kind]}{n}") for n in ("Config", "VisionConfig")}
-        config = kinds["Config"](
-            vision_config=kinds["VisionConfig"](**vision),
-            text_config=package.LlamaConfig(**text),
-            image_token_id=5,
-            scale_factor=2,
-            tie_word_embeddings=False,
-        )
-        base = getattr(package, f"{names[kind]}ForConditionalGeneration")(config)
-    scaled(base).save_pretrained(folder)
-    return folder, base
-
-
-def qwen_base(kind, text, *, image_token_id):
-    """Qwen2-VL or Qwen2.5-VL: 8 numbers a head, of which 4 pairs turn by time, height and width."""
-    import transformers as package
-
-    vision = {"depth": 2, "num_heads": 2, "patch_size": 7, "spatial_merge_size": 2}
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
-    if kind == "qwen2_vl":
-        name, vision = "Qwen2VL", {**vision, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
-    else:
-        name = "Qwen2_5_VL"
-        vision |= {"hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32}
-        vision |= {"window_size": 14, "fullatt_block_indexes": [1]}
-    config = getattr(package, f"{name}Config")(
-        vision_config=vision,
-        text_config={**text, "rope_parameters": rope},
-        image_token_id=image_token_id,
-        tie_word_embeddings=False,
-    )
-    return getattr(package, f"{name}ForConditionalGeneration")(config)
-
-
-def _written(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tokenizer.json"
-    path.write_text(words_json(), encoding="utf8")
-    return path
-
-
 def stock_features(kind, base, tiles):
     """Image tokens [T * p, d] as the package's own entry point gives them, tile by tile."""
     if kind == "llava_onevision":
@@ -314,6 +232,16 @@ def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
     shared, alone = both(engine, image, inputs(4, 60, 120))
     assert shared == alone
     assert len({tuple(ids) for ids in shared}) > 1
+    with torch.inference_mode():
+        frame = engine.encode(image)
+        first = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+        for suffix in engine.suffixes(frame, inputs(2, 60, 120)):
+            x = torch.cat([first.x, suffix], dim=1)
+            seen = torch.ones(x.shape[:2], dtype=torch.long)
+            plain = engine.model(x, seen, first.whole(x.shape[1]))[:, -1]
+            torch.testing.assert_close(
+                engine.rows(frame).start([suffix]), engine.model.logits(plain), rtol=1e-4, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])

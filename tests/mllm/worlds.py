@@ -115,7 +115,7 @@ def masks(count, height=90, width=120):
     return found
 
 
-def data_folder(root, *, pictures=6, per_picture=3):
+def data_folder(root, *, pictures=6, per_picture=3, sizes=((100, 100), (90, 120))):
     """Regions and pictures in the common format."""
     import json
 
@@ -126,7 +126,7 @@ def data_folder(root, *, pictures=6, per_picture=3):
     (root / "images").mkdir(parents=True)
     rows = []
     for n in range(pictures):
-        height, width = (90, 120) if n % 2 else (100, 100)
+        height, width = sizes[n % len(sizes)]
         image = picture(height, width, seed=n)
         cv2.imwrite(str(root / "images" / f"p{n}.png"), image[:, :, ::-1])
         for k, mask in enumerate(masks(per_picture, height, width)):
