@@ -24,11 +24,12 @@ from ureca.export.parity import Said, agreement
 from ureca.export.verify import Verification
 from ureca.extras import require
 from ureca.models.mllm import generate
-from ureca.models.mllm.backend import Rows, prefix_input
+from ureca.models.mllm.backend import prefix_input
 from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
 from ureca.models.mllm.engine import EncodedPicture, MllmEngine, checkpoint_engine
 from ureca.models.mllm.masks import MaskEncoder
+from ureca.models.mllm.positions import Opening
 from ureca.models.mllm.words import Words
 from ureca.models.tokenizer import EOS_ID
 
@@ -93,18 +94,21 @@ def _stock(engine: MllmEngine, case: Case) -> Said:
     whole = [ids if len(ids) == limit else [*ids, stop[0]] for ids in said]
     longest = max(map(len, whole))
     logits = [
-        _whole(model, torch.cat([prefix, suffix], dim=1), ids, longest)
+        _whole(model, prefix, suffix, ids, longest)
         for suffix, ids in zip(suffixes, whole, strict=True)
     ]
     return Said(whole, np.stack(logits))
 
 
-def _whole(model: Mllm, x: Tensor, ids: Sequence[int], length: int) -> npt.NDArray[np.float32]:
+def _whole(
+    model: Mllm, first: Opening, suffix: Tensor, ids: Sequence[int], length: int
+) -> npt.NDArray[np.float32]:
     """Logits f32 [length, V] before each token of one caption, from one plain forward pass."""
-    words = model.embed(torch.tensor([ids], device=x.device))
-    full = torch.cat([x, words], dim=1)
-    hidden = model(full, torch.ones(full.shape[:2], dtype=torch.long, device=x.device))
-    logits = model.logits(hidden[0, x.shape[1] - 1 : -1]).float().cpu().numpy()
+    words = model.embed(torch.tensor([ids], device=suffix.device))
+    full = torch.cat([first.x, suffix, words], dim=1)
+    seen = torch.ones(full.shape[:2], dtype=torch.long, device=full.device)
+    hidden = model(full, seen, first.whole(full.shape[1]))
+    logits = model.logits(hidden[0, -len(ids) - 1 : -1]).float().cpu().numpy()
     return np.pad(logits, ((0, length - len(ids)), (0, 0)))
 
 
@@ -118,7 +122,7 @@ def _shared(engine: MllmEngine, case: Case, forced: Sequence[Sequence[int]]) -> 
     ids = np.full((len(forced), max(map(len, forced))), EOS_ID, np.int64)
     for row, caption in enumerate(forced):
         ids[row, : len(caption)] = caption
-    rows = Rows(engine.model, frame.prefix)
+    rows = engine.rows(frame)
     steps = [rows.start(suffixes), *(rows.step(column) for column in ids.T[:-1])]
     logits = torch.stack(steps, dim=1).cpu().numpy()
     return Said([i if len(i) == limit else [*i, stop[0]] for i in free], logits)

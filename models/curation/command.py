@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = curate(pictures, settings, threads=options.threads)
     if options.price:
         report["cost"] = _cost(report["questions"], options.price)
+        report["cost_so_far"] = _cost(report["answers"], options.price)
     if options.sheet:
         done = list(output.finished(settings.out, (p.image_key for p in pictures)))
         pages = output.sheets(settings.out, done, read_images(options.data), options.sheet)
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(json.dumps(report) if options.json else _table(report))
     if report["pictures_failed"]:
         why = ", ".join(f"{n} {reason}" for reason, n in report["pictures_failed"].items())
+        for reason, error in report["failed_because"].items():
+            print(f"ureca curate: {reason}: {error}", file=sys.stderr)
         print(f"ureca curate: not done: {why}; start again to go on", file=sys.stderr)
     return int(bool(report["pictures_failed"]))
 
@@ -56,7 +59,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     server = None
     if options.url:
         server = ServerConfig(
-            url=options.url, model=options.model or "", per_minute=options.per_minute
+            url=options.url,
+            model=options.model or "",
+            per_minute=options.per_minute,
+            timeout_s=options.timeout,
+            retries=options.retries,
         )
     tree = TreeConfig(
         min_share=options.min_share, max_share=options.max_share, min_depth=options.min_depth
@@ -91,7 +98,7 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    tree, config = TreeConfig(), CurationConfig()
+    tree, config, asking = TreeConfig(), CurationConfig(), ServerConfig
     parser = argparse.ArgumentParser(
         prog="ureca curate",
         description="Caption every mask of many pictures: tree, short, long, unique, verified.",
@@ -107,6 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--model", help="name of the server's model")
     who.add_argument("--local", metavar="DIR", help="a transformers image-text-to-text model")
     who.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="requests a minute")
+    who.add_argument(
+        "--timeout", type=float, default=asking.timeout_s, metavar="S", help="[%(default)s]"
+    )
+    who.add_argument(
+        "--retries", type=int, default=asking.retries, metavar="N", help="[%(default)s]"
+    )
     who.add_argument("--max-questions", type=int, metavar="N", help="of this run; then it stops")
     who.add_argument(
         "--price", type=_prices, metavar="IN,OUT", help="per million tokens; adds the cost"

@@ -28,7 +28,7 @@ class Ledger:
     def __init__(self, folder: Path, annotator: Annotator, *, budget: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._annotator, self._budget = annotator, budget
-        self._known = dict(_read(folder))
+        self._known = {key: text for key, text, _ in _read(folder)}
         self._lock = threading.Lock()
         self._path = folder / f"answers-{os.getpid()}-{os.urandom(4).hex()}.jsonl"
         self._file: IO[str] | None = None
@@ -86,9 +86,17 @@ class Ledger:
             ) from error
 
 
-def _read(folder: Path) -> Iterator[tuple[str, str]]:
+def spent(folder: Path) -> dict[str, int]:
+    """What all answers in `folder` cost, over all runs: how many, and their tokens in and out."""
+    costs = [(1, *map(int, tokens)) for *_, tokens in _read(folder)]
+    totals = [sum(column) for column in zip(*costs, strict=True)] or [0, 0, 0]
+    return dict(zip(("kept", "tokens_in", "tokens_out"), totals, strict=True))
+
+
+def _read(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Key, text and tokens of every answer."""
     for path in sorted(folder.glob(_PATTERN)):
         for line in path.read_text("utf8", errors="replace").splitlines():
             with suppress(ValueError, KeyError, TypeError):  # cut off by a kill
                 row = json.loads(line)
-                yield row["key"], row["text"]
+                yield row["key"], row["text"], row["tokens"]

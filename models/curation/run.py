@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,19 @@ from ureca.extras import require
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import ServerConfig
 from ureca.models.curation.errors import AnnotatorError, BudgetError
-from ureca.models.curation.ledger import Ledger
+from ureca.models.curation.ledger import Ledger, spent
 from ureca.models.curation.questions import Annotator
 from ureca.models.curation.records import Picture
 from ureca.models.curation.sources import read_images
 from ureca.models.curation.stages import CurationConfig, Features, curated
 
-_SETTINGS = "settings.json"
+_SETTINGS, _ANSWERS = "settings.json", "answers"
+_WHAT_ANSWERS = ("model", "temperature", "max_tokens")
+_GIVE_UP = 10
+"""Pictures in a row without an answer, after which a worker does not try the others."""
+
+Failure = tuple[str, str]
+"""Why a picture could not be done: a word to count by, and the error in full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,14 @@ class Settings:
 
         return OwnAnnotator(open_engine(Path(self.bundle), threads=1))
 
+    def shared_by(self, workers: int) -> Settings:
+        """What each of so many workers may do, so that together they keep to the limits."""
+        budget = None if self.budget is None else self.budget // workers
+        server = self.server
+        if server is not None:
+            server = replace(server, per_minute=server.per_minute / workers)
+        return replace(self, budget=budget, server=server)
+
 
 class Worker:
     """Does pictures, one after another or in several threads."""
@@ -71,8 +85,9 @@ class Worker:
         self._settings = settings
         self._store = read_images(settings.roots)
         asked = annotator or settings.annotator()
-        self.ledger = Ledger(settings.out / "answers", asked, budget=settings.budget)
+        self.ledger = Ledger(settings.out / _ANSWERS, asked, budget=settings.budget)
         self._features = features or imagenet_features()
+        self._unanswered = 0
 
     def __call__(self, picture: Picture) -> None:
         """All stages of one picture; the result is on the disk when it returns."""
@@ -85,6 +100,24 @@ class Worker:
         config = self._settings.config
         done = curated(picture, image, self.ledger, features=self._features, config=config)
         output.save(self._settings.out, msgspec.structs.replace(done, annotator=self.ledger.model))
+
+    def attempt(self, picture: Picture) -> Failure | None:
+        """Do a picture; why it could not be done, or None when it is."""
+        if self._unanswered >= _GIVE_UP:
+            return "not_tried", f"{_GIVE_UP} pictures in a row got no answer"
+        try:
+            self(picture)
+        except AnnotatorError as error:
+            self._unanswered += 1
+            return "annotator", str(error)
+        except RegionError as error:
+            return "picture_size", str(error)
+        except BudgetError as error:
+            return "budget", str(error)
+        except SourceError as error:
+            return "picture", str(error)
+        self._unanswered = 0
+        return None
 
 
 def imagenet_features() -> Features:
@@ -107,7 +140,8 @@ def curate(
     """Do what is not done yet, then publish; returns the report.
 
     Pictures that could not be done (the annotator gave up, the questions are used up) are counted
-    in `pictures_failed` and done by the next run. Raises `OutputError` on a full disk.
+    in `pictures_failed`, with the first error of each kind in `failed_because`, and done by the
+    next run. Raises `OutputError` on a full disk.
     """
     claim(settings)
     todo = _todo(pictures, settings)
@@ -129,14 +163,16 @@ def curate_on_ray(
     require("ray", extra="curation")
     data: Any = require("ray.data", extra="curation")
     rows = [{"picture": msgspec.json.encode(each).decode()} for each in _todo(pictures, settings)]
-    failed: Counter[str] = Counter()
+    failed: list[Failure] = []
     used: Counter[str] = Counter()
     if rows:
+        workers = min(workers, settings.budget or workers)
+        part = settings.shared_by(workers)
         told = data.from_items(rows, override_num_blocks=min(len(rows), 4 * workers)).map_batches(
-            _RayWorker, fn_constructor_args=(settings,), concurrency=workers, batch_size=8
+            _RayWorker, fn_constructor_args=(part,), concurrency=workers, batch_size=8
         )
         for row in told.take_all():
-            failed.update([row["failure"]] if row["failure"] else [])
+            failed += [(row["failure"], row["error"])] if row["failure"] else []
             used.update(json.loads(row["counts"]))
     return _published(pictures, settings, failed, dict(used))
 
@@ -152,20 +188,24 @@ class _RayWorker:
         failures = []
         for text in batch["picture"]:
             picture = msgspec.json.decode(str(text).encode(), type=Picture)
-            failures.append(_attempt(self._worker, picture) or "")
+            failures.append(self._worker.attempt(picture) or ("", ""))
         used = {k: n - before[k] for k, n in self._worker.ledger.counts.items()}
         counts = [json.dumps(used), *["{}"] * (len(failures) - 1)]
-        return {"failure": failures, "counts": counts}
+        words, errors = (list(column) for column in zip(*failures, strict=True))
+        return {"failure": words, "error": errors, "counts": counts}
 
 
 def claim(settings: Settings) -> None:
     """Make the folder this run's. Raises `ConfigError` when it belongs to another one: pictures of
-    two configurations must not be mixed.
+    two configurations must not be mixed. Where a server is, and how often it may be asked, may
+    change: answers belong to the model.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / _SETTINGS
-    mine = to_plain(replace(settings, budget=None))
-    text = json.dumps({**mine, "out": ""}, indent=1) + "\n"
+    mine = {**to_plain(settings), "out": "", "budget": None}
+    if settings.server is not None:
+        mine["server"] = {name: mine["server"][name] for name in _WHAT_ANSWERS}
+    text = json.dumps(mine, indent=1) + "\n"
     if path.is_file() and path.read_text("utf8") != text:
         raise ConfigError(
             f"{settings.out} holds a run with other settings ({path}); give another folder with -o"
@@ -177,45 +217,25 @@ def _todo(pictures: Sequence[Picture], settings: Settings) -> list[Picture]:
     return [p for p in pictures if not output.picture_path(settings.out, p.image_key).is_file()]
 
 
-def _in_threads(todo: Sequence[Picture], worker: Worker, threads: int) -> Counter[str]:
-    failed: Counter[str] = Counter()
+def _in_threads(todo: Sequence[Picture], worker: Worker, threads: int) -> list[Failure]:
+    failed: list[Failure] = []
     with ThreadPoolExecutor(threads) as pool:
-        running = {pool.submit(_attempt, worker, picture) for picture in todo}
+        running = {pool.submit(worker.attempt, picture) for picture in todo}
         try:
             for end in tqdm(
-                _as_they_end(running), total=len(todo), desc="curate", unit="picture", disable=None
+                as_completed(running), total=len(todo), desc="curate", unit="picture", disable=None
             ):
-                failed.update([end] if end else [])
+                failed += filter(None, [end.result()])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failed
 
 
-def _as_they_end(running: set[Future[str | None]]) -> Iterator[str | None]:
-    for future in as_completed(running):
-        yield future.result()
-
-
-def _attempt(worker: Worker, picture: Picture) -> str | None:
-    """Why the picture could not be done; None when it is."""
-    try:
-        worker(picture)
-    except AnnotatorError:
-        return "annotator"
-    except RegionError:
-        return "picture_size"
-    except BudgetError:
-        return "budget"
-    except SourceError:
-        return "picture"
-    return None
-
-
 def _published(
     pictures: Sequence[Picture],
     settings: Settings,
-    failed: Counter[str],
+    failed: Sequence[Failure],
     used: dict[str, int],
 ) -> dict[str, Any]:
     done = list(output.finished(settings.out, (p.image_key for p in pictures)))
@@ -223,8 +243,10 @@ def _published(
     report = {
         "annotator": sorted({picture.annotator for picture in done}),
         **output.counts(done),
-        "pictures_failed": dict(failed),
+        "pictures_failed": dict(Counter(word for word, _ in failed)),
+        "failed_because": dict(reversed(failed)),
         "questions": used,
+        "answers": spent(settings.out / _ANSWERS),
     }
     output.write_report(settings.out, report)
     return report

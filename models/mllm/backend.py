@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ureca.models.mllm.captioner import Mllm, placed
+from ureca.models.mllm.positions import Opening
 from ureca.models.mllm.split import Prefix
 from ureca.models.mllm.words import I64, Prompt
 from ureca.models.preprocess import Grid
@@ -20,15 +21,16 @@ _BLOCKED = -1e9
 
 
 @torch.inference_mode()
-def prefix_input(model: Mllm, prompt: Prompt, grid: Grid, image_tokens: Tensor) -> Tensor:
-    """Embeddings [1, P, d] of everything before the mask block, image tokens in place."""
+def prefix_input(model: Mllm, prompt: Prompt, grid: Grid, image_tokens: Tensor) -> Opening:
+    """Everything before the mask block, image tokens in place."""
     return prefix_tokens(model, prompt, torch.from_numpy(prompt.prefix(grid)), image_tokens)
 
 
-def prefix_tokens(model: Mllm, prompt: Prompt, ids: Tensor, image_tokens: Tensor) -> Tensor:
+def prefix_tokens(model: Mllm, prompt: Prompt, ids: Tensor, image_tokens: Tensor) -> Opening:
     """The same from ids [P]; training runs it with gradients."""
     rows = ids.to(model.device)[None]
-    return placed(model.embed(rows), rows, prompt.image_id, image_tokens)
+    x = placed(model.embed(rows), rows, prompt.image_id, image_tokens)
+    return model.opening(x, rows[0] == prompt.image_id)
 
 
 def suffix_input(model: Mllm, prompt: Prompt, ids: I64, region_tokens: Tensor) -> Tensor:
@@ -39,13 +41,14 @@ def suffix_input(model: Mllm, prompt: Prompt, ids: I64, region_tokens: Tensor) -
 
 
 class Rows:
-    """A batch after one prefix. Prompts are padded on the left, so all rows grow in step."""
+    """A batch after one prefix, behind which positions count from `goes_on`. Prompts are padded on
+    the left, so all rows grow in step.
+    """
 
-    def __init__(self, model: Mllm, prefix: Prefix) -> None:
+    def __init__(self, model: Mllm, prefix: Prefix, goes_on: int) -> None:
         from transformers import DynamicCache
 
-        self._model, self._prefix = model, prefix
-        self._length = prefix[0][0].shape[1]
+        self._model, self._prefix, self._goes_on = model, prefix, goes_on
         self._cache = DynamicCache()
         self._padding = torch.zeros(0, dtype=torch.long)
 
@@ -75,7 +78,7 @@ class Rows:
         steps = x.shape[1]
         past = self._cache.get_seq_length()
         at = torch.arange(past, past + steps, device=x.device)
-        positions = (at[None] - self._padding[:, None]).clamp_min(0) + self._length
+        positions = (at[None] - self._padding[:, None]).clamp_min(0) + self._goes_on
         answer = self._model.language(
             inputs_embeds=x,
             attention_mask=self._mask(at, past + steps, x),

@@ -103,7 +103,7 @@ def bench(
         model=engine.info.model,
         regions=regions,
         rounds=rounds,
-        prefix_tokens=prefix.shape[1],
+        prefix_tokens=prefix.x.shape[1],
         own_tokens=suffixes[0].shape[1],
         new_tokens=new_tokens,
         equal_rows=sum(a == b and len(a) == new_tokens for a, b in pairs),

@@ -6,6 +6,7 @@ the other, so that the image prefix can be shared by all regions of a picture.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from ureca.errors import EngineError
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.families import family_of, language_of, tile_px, tokens_per_tile
+from ureca.models.mllm.families import family_of, language_of, tile_px, tile_side
 from ureca.models.mllm.masks import FeatureToken, MaskEncoder
+from ureca.models.mllm.positions import Opening, opening
 from ureca.models.mllm.split import NAME, Prefix, register
 
 
@@ -78,18 +80,31 @@ class Mllm(nn.Module):
         """[..., d] -> [..., V]."""
         return self.base.get_output_embeddings()(hidden)
 
-    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
-        """A whole prompt without a cache: x [N, L, d], mask [N, L] of 0 and 1 -> hidden [N, L, d].
+    def forward(self, x: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """A whole prompt without a cache: x [N, L, d], mask [N, L] of 0 and 1, positions [3, N, L]
+        where they have three dimensions (`Opening.whole`) -> hidden [N, L, d].
 
         What training runs; rows are padded on the right.
         """
-        answer = self.language(inputs_embeds=x, attention_mask=attention_mask, use_cache=False)
+        answer = self.language(
+            inputs_embeds=x, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        )
         return answer.last_hidden_state
 
-    def prefix(self, x: Tensor) -> Prefix:
-        """The shared keys and values of the prompt's first part x [1, P, d]."""
+    def opening(self, x: Tensor, image: Tensor) -> Opening:
+        """The prompt's first part x [1, P, d] with its positions; `image` bool [P]."""
+        side = math.isqrt(self.config.picture.tokens_per_tile)
+        return opening(x, image, side=side if self.family.axes == 3 else None)
+
+    def prefix(self, first: Opening) -> Prefix:
+        """The shared keys and values of the prompt's first part."""
         cache = _cache()
-        self.language(inputs_embeds=x, past_key_values=cache, use_cache=True)
+        self.language(
+            inputs_embeds=first.x,
+            position_ids=first.positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
         return tuple((layer.keys[0], layer.values[0]) for layer in cache.layers)
 
 
@@ -115,8 +130,9 @@ def _cache() -> Any:
 
 
 def _check_sizes(base: Any, config: MllmConfig) -> None:
-    found = tile_px(base.config), tokens_per_tile(base.config)
     wanted = config.picture.tile_px, config.picture.tokens_per_tile
+    px = tile_px(base.config, wanted[0])
+    found = px, tile_side(base.config, px) ** 2
     if found != wanted:
         raise EngineError(
             f"the base cuts tiles of {found[0]} px into {found[1]} tokens, the captioner expects "

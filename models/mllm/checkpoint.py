@@ -58,11 +58,20 @@ def write_config(folder: Path, config: MllmConfig) -> None:
     (folder / CONFIG).write_bytes(text + b"\n")
 
 
-def save_parts(folder: Path, model: Mllm, *, config: MllmConfig, tokenizer: Path) -> None:
-    """Write everything but the base; each file appears whole or not at all."""
+def save_parts(
+    folder: Path,
+    model: Mllm,
+    *,
+    config: MllmConfig,
+    tokenizer: Path,
+    low: dict[str, Tensor] | None = None,
+) -> None:
+    """Write everything but the base; each file appears whole or not at all. `low`: the adapters,
+    where they are not whole in the model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     _save(mask_tensors(model), folder / MASK)
-    low = lora_tensors(model.language)
+    low = lora_tensors(model.language) if low is None else low
     if low:
         _save(low, folder / LORA)
     text = tokenizer.read_text(encoding="utf8")

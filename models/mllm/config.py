@@ -11,8 +11,9 @@ from typing import Literal
 
 from ureca.datatypes import Style
 
-Layout = Literal["plain", "rows"]
-"""How a family writes the image block: all tiles in a row, or Idefics3's marks of row, column."""
+Layout = Literal["plain", "rows", "each"]
+"""How a family writes the image block: all tiles in a row, Idefics3's marks of row and column, or
+every tile between the marks of an image."""
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

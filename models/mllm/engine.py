@@ -38,6 +38,8 @@ class EncodedPicture:
 
     image_tokens: Tensor
     prefix: Prefix
+    goes_on: int
+    """The position of the first token behind the prefix."""
     grid: Grid
     height_px: int
     width_px: int
@@ -79,11 +81,12 @@ class MllmEngine:
         if not bool(torch.isfinite(tokens).all()):
             raise EngineError("vision gave numbers that are not finite: the weights are damaged")
         seen_ns = time.perf_counter_ns()
-        prefix = self.model.prefix(prefix_input(self.model, self.prompt, grid, tokens))
+        first = prefix_input(self.model, self.prompt, grid, tokens)
+        prefix = self.model.prefix(first)
         self._us["prep"] = (prepared_ns - began_ns) // 1000
         self._us["vit"] = (seen_ns - prepared_ns) // 1000
         self._us["prefill"] = (time.perf_counter_ns() - seen_ns) // 1000
-        return EncodedPicture(tokens, prefix, grid, height_px, width_px)
+        return EncodedPicture(tokens, prefix, first.goes_on, grid, height_px, width_px)
 
     def caption(
         self,
@@ -122,7 +125,7 @@ class MllmEngine:
 
     def rows(self, frame: EncodedPicture) -> Rows:
         """An empty batch after the frame's prefix."""
-        return Rows(self.model, frame.prefix)
+        return Rows(self.model, frame.prefix, frame.goes_on)
 
     def timed(self, **us: int) -> None:
         """Keep stage times."""

@@ -1,15 +1,15 @@
 """Which vision-language models of `transformers` can carry URECA, and where their parts are.
 
-A family fits when its picture comes first as a run of tokens per tile and its language model counts
-positions in one dimension. The rest of its forward pass (packing, new-line tokens, processors) is
-not used: tiles are cut by our own grid, since the mask must be cut by the same decision.
+A family fits when its picture comes first as a run of tokens per tile. The rest of its forward pass
+(packing, new-line tokens, processors) is not used: tiles are cut by our own grid, since the mask
+must be cut by the same decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ureca.errors import WeightsError
 from ureca.models.mllm.config import IMAGENET_MEAN, IMAGENET_STD, Layout, PromptConfig
 
 _HALF = (0.5, 0.5, 0.5)
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # `Any` below is a model or configuration of `transformers`, whose classes differ by family.
 
 
@@ -31,8 +32,12 @@ class Family:
     """The language model, as an attribute of `base.model`."""
     projector: str
     """The image projector, as an attribute of `base.model`."""
-    grid_side: Callable[[Any], float]
-    """Tokens along one side of a tile, from the base's configuration."""
+    grid_side: Callable[[Any, int], float]
+    """Tokens along one side of a tile of so many pixels, from the base's configuration."""
+    step_px: Callable[[Any], int] | None = None
+    """Set where the base takes pictures of any size whose sides are multiples of this."""
+    axes: Literal[1, 3] = 1
+    """Dimensions in which the language model counts positions."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     layout: Layout = "plain"
@@ -65,14 +70,32 @@ def _see_idefics(base: Any, tiles: Tensor) -> Tensor:
     return base.model.connector(seen.last_hidden_state)
 
 
+def _see_qwen(base: Any, tiles: Tensor) -> Tensor:
+    """Patches in the order of the package's own processor: blocks that are merged lie together."""
+    vision = base.config.vision_config
+    patch, merge, times = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    count, channels, side = len(tiles), tiles.shape[1], tiles.shape[-1] // patch
+    cut = (side // merge, merge, patch)
+    blocks = tiles.view(count, channels, *cut, *cut).permute(0, 2, 5, 3, 6, 1, 4, 7)
+    patches = blocks[..., None, :, :].expand(*blocks.shape[:6], times, patch, patch)
+    grid = torch.tensor([[1, side, side]] * count, device=tiles.device)
+    seen = base.model.get_image_features(
+        patches.reshape(count * side * side, -1), grid, return_dict=True
+    )
+    return torch.stack(tuple(seen.pooler_output))
+
+
 def _side(value: Any) -> int:
     """A side that is written as a number or as a pair."""
     return int(value[0] if isinstance(value, list | tuple) else value)
 
 
-def _internvl_side(config: Any) -> float:
-    vision = config.vision_config
-    return _side(vision.image_size) / _side(vision.patch_size) * config.downsample_ratio
+def _internvl_side(config: Any, px: int) -> float:
+    return px / _side(config.vision_config.patch_size) * config.downsample_ratio
+
+
+def _qwen_step(config: Any) -> int:
+    return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
 
 
 _CHATML = PromptConfig(
@@ -94,11 +117,26 @@ _IDEFICS = Family(
     see=_see_idefics,
     language="text_model",
     projector="connector",
-    grid_side=lambda c: c.vision_config.image_size / c.vision_config.patch_size / c.scale_factor,
+    grid_side=lambda c, px: px / c.vision_config.patch_size / c.scale_factor,
     mean=_HALF,
     std=_HALF,
     layout="rows",
     prompt=_IDEFICS_PROMPT,
+)
+
+_QWEN = Family(
+    see=_see_qwen,
+    language="language_model",
+    projector="visual.merger",
+    grid_side=lambda c, px: px / _qwen_step(c),
+    step_px=_qwen_step,
+    axes=3,
+    mean=_CLIP_MEAN,
+    std=_CLIP_STD,
+    layout="each",
+    prompt=PromptConfig(
+        image_open="<|vision_start|>", image_token="<|image_pad|>", image_close="<|vision_end|>"
+    ),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -112,20 +150,20 @@ FAMILIES: dict[str, Family] = {
         see=_see_llava,
         language="language_model",
         projector="multi_modal_projector",
-        grid_side=lambda c: c.vision_config.image_size // c.vision_config.patch_size,
+        grid_side=lambda c, px: px // c.vision_config.patch_size,
         mean=_HALF,
         std=_HALF,
         prompt=_CHATML,
     ),
     "smolvlm": _IDEFICS,
     "idefics3": _IDEFICS,
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
 }
 """By `model_type` of the base's configuration."""
 
 _REFUSED = {
-    "qwen2_vl": "its language model counts positions in three dimensions",
-    "qwen2_5_vl": "its language model counts positions in three dimensions",
-    "qwen3_vl": "its language model counts positions in three dimensions",
+    "qwen3_vl": "its first layers add image features of their own, which are not carried along",
     "internvl_chat": "this is the layout with remote code: `ureca mllm convert` reads it",
 }
 
@@ -141,17 +179,26 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def tile_px(config: Any) -> int:
-    """Side of one tile in pixels."""
-    return _side(config.vision_config.image_size)
+def tile_px(config: Any, wanted_px: int) -> int:
+    """Side of one tile in pixels: the base's own, or the wanted one where it takes any. Raises
+    `WeightsError` for a side that it does not take.
+    """
+    step_px = family_of(config.model_type).step_px
+    if step_px is None:
+        return _side(config.vision_config.image_size)
+    if wanted_px % step_px(config):
+        raise WeightsError(
+            f"picture.tile_px is {wanted_px}: this base takes multiples of {step_px(config)} px"
+        )
+    return wanted_px
 
 
-def tokens_per_tile(config: Any) -> int:
-    """Image tokens of one tile. Raises `WeightsError` when they do not fill a square."""
-    side = family_of(config.model_type).grid_side(config)
+def tile_side(config: Any, px: int) -> int:
+    """Image tokens along a side of a tile of `px`. Raises `WeightsError` when that is not whole."""
+    side = family_of(config.model_type).grid_side(config, px)
     if side != int(side) or side < 1:
-        raise WeightsError(f"a tile of {tile_px(config)} px gives {side} tokens a side: not whole")
-    return int(side) ** 2
+        raise WeightsError(f"a tile of {px} px gives {side} tokens a side: not whole")
+    return int(side)
 
 
 def language_of(base: Any, family: Family) -> Any:

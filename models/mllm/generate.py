@@ -13,19 +13,20 @@ from torch import Tensor
 
 from ureca.models.mllm.backend import Rows, choose
 from ureca.models.mllm.captioner import Mllm
+from ureca.models.mllm.positions import Opening
 
 
 def shared(
     model: Mllm,
-    prefix_x: Tensor,
+    first: Opening,
     suffixes: Sequence[Tensor],
     *,
     stop_ids: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
-    """Prefix [1, P, d] once, suffixes [1, L, d] in one batch; token lists without the stop."""
+    """The prefix once, suffixes [1, L, d] in one batch; token lists without the stop."""
     with torch.inference_mode():
-        rows = Rows(model, model.prefix(prefix_x))
+        rows = Rows(model, model.prefix(first), first.goes_on)
     chosen = [choose(rows.start(suffixes), stop_ids).ids]
     while len(chosen) < max_new_tokens and not _all_ended(chosen, stop_ids[0]):
         chosen.append(choose(rows.step(chosen[-1]), stop_ids).ids)
@@ -34,36 +35,38 @@ def shared(
 
 def per_region(
     model: Mllm,
-    prefix_x: Tensor,
+    first: Opening,
     suffixes: Sequence[Tensor],
     *,
     stop_ids: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
     """The whole prompt of every region through the package's own `generate`."""
-    return [
-        _generate(model, torch.cat([prefix_x, suffix], dim=1), stop_ids, max_new_tokens)[0]
-        for suffix in suffixes
-    ]
+    return [_generate(model, first, [suffix], stop_ids, max_new_tokens)[0] for suffix in suffixes]
 
 
 def expanded(
     model: Mllm,
-    prefix_x: Tensor,
+    first: Opening,
     suffixes: Sequence[Tensor],
     *,
     stop_ids: Sequence[int],
     max_new_tokens: int,
 ) -> list[list[int]]:
     """The package's `generate` on a batch of whole prompts of one length: nothing is shared."""
-    whole = torch.cat([torch.cat([prefix_x, suffix], dim=1) for suffix in suffixes])
-    return _generate(model, whole, stop_ids, max_new_tokens)
+    return _generate(model, first, suffixes, stop_ids, max_new_tokens)
 
 
 @torch.inference_mode()
 def _generate(
-    model: Mllm, x: Tensor, stop_ids: Sequence[int], max_new_tokens: int
+    model: Mllm,
+    first: Opening,
+    suffixes: Sequence[Tensor],
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
 ) -> list[list[int]]:
+    x = torch.cat([torch.cat([first.x, suffix], dim=1) for suffix in suffixes])
+    counted = _counted(model, first, x)
     ids = model.base.generate(
         inputs_embeds=x,
         attention_mask=torch.ones(x.shape[:2], dtype=torch.long, device=x.device),
@@ -71,8 +74,26 @@ def _generate(
         do_sample=False,
         eos_token_id=list(stop_ids),
         pad_token_id=stop_ids[0],
+        **counted,
     )
-    return [_until(row, stop_ids) for row in ids.tolist()]
+    asked = x.shape[1] if counted else 0  # the ids of the prompt come back where they were given
+    return [_until(row[asked:], stop_ids) for row in ids.tolist()]
+
+
+def _counted(model: Mllm, first: Opening, x: Tensor) -> dict[str, Tensor]:
+    """What the package needs to count in three dimensions by itself: where images are, and their
+    grids. The ids are read for their shape only, since `x` is given.
+    """
+    if first.positions is None:
+        return {}
+    kinds = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+    kinds[:, : len(first.image)] = first.image
+    picture, vision = model.config.picture, model.base.config.vision_config
+    side = picture.tile_px // vision.patch_size
+    tiles = int(first.image.sum()) // picture.tokens_per_tile
+    grids = torch.tensor([[1, side, side]] * (tiles * len(x)), device=x.device)
+    ids = torch.zeros_like(kinds)
+    return {"input_ids": ids, "mm_token_type_ids": kinds, "image_grid_thw": grids}
 
 
 def _all_ended(chosen: list[np.ndarray], stop_id: int) -> bool:

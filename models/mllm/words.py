@@ -112,6 +112,8 @@ class Prompt:
         one = self._config.image_token * self._per_tile
         if self._layout == "plain":
             return self._config.image_open + one * grid.tiles
+        if self._layout == "each":
+            return self._config.image_close.join([self._config.image_open + one] * grid.tiles)
         whole = f"{_FAKE}{_GLOBAL}{one}"
         if grid.tiles == 1:
             return whole

@@ -24,7 +24,7 @@ from ureca.models.mllm.checkpoint import (
     save_parts,
 )
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.families import family_of, tile_px, tokens_per_tile
+from ureca.models.mllm.families import family_of, tile_px, tile_side
 from ureca.models.mllm.words import Words
 
 EXTRA = "mllm"
@@ -59,10 +59,11 @@ def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
     kind = base.config.model_type
     family = family_of(kind)
     given = config or MllmConfig(prompt=family.prompt)
+    px = tile_px(base.config, given.picture.tile_px)
     picture = replace(
         given.picture,
-        tile_px=tile_px(base.config),
-        tokens_per_tile=tokens_per_tile(base.config),
+        tile_px=px,
+        tokens_per_tile=tile_side(base.config, px) ** 2,
         mean=family.mean,
         std=family.std,
     )

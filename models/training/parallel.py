@@ -64,6 +64,8 @@ def join(device: torch.device) -> Worker:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Worker()
     backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.distributed.init_process_group(backend, timeout=_PATIENCE)
     return Worker(torch.distributed.get_rank(), torch.distributed.get_world_size())
 

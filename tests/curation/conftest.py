@@ -123,6 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif trouble == "nonsense":
             self._send(200, b'{"choices": []}')
+        elif trouble == "nothing":
+            message = {"role": "assistant", "content": None}
+            choice = {"index": 0, "finish_reason": "content_filter", "message": message}
+            self._send(200, json.dumps({"choices": [choice]}).encode())
         elif isinstance(trouble, int):
             self._send(trouble, b'{"error": {"message": "scripted"}}')
         else:

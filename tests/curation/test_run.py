@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.curation.conftest import Scripted, flat_features
@@ -19,7 +20,7 @@ from ureca.models.curation.annotators.server import Pace, ServerAnnotator, Serve
 from ureca.models.curation.command import main
 from ureca.models.curation.errors import AnnotatorError
 from ureca.models.curation.ledger import Ledger
-from ureca.models.curation.run import Settings, Worker, curate
+from ureca.models.curation.run import Settings, Worker, claim, curate
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig
@@ -45,6 +46,10 @@ def files(out):
     kept = {name: (out / name).read_bytes() for name in names}
     pictures = sorted((out / "pictures").iterdir())
     return {**kept, **{path.name: path.read_bytes() for path in pictures}}
+
+
+def replace_key(picture, key):
+    return msgspec.structs.replace(picture, image_key=key)
 
 
 def balanced(report):
@@ -100,6 +105,44 @@ def test_a_picture_whose_annotator_gives_up_is_done_by_the_next_run(settings, tm
     assert files(settings.out) == files(tmp_path / "whole")
 
 
+def test_why_pictures_were_not_done_is_told_and_a_dead_annotator_is_left_alone(settings, tmp_path):
+    dead = Scripted({("short", "1"): AnnotatorError("no route to host")})
+    report = go(settings, dead)
+    assert report["failed_because"] == {"annotator": "no route to host"}
+    worker = Worker(settings, annotator=dead, features=flat_features)
+    picture = read_pictures(settings.roots)[0]
+    ends = [worker.attempt(picture) for _ in range(13)]
+    assert [word for word, _ in ends] == 10 * ["annotator"] + 3 * ["not_tried"]
+    asked = len(dead.asked)
+    worker.attempt(picture)
+    assert len(dead.asked) == asked
+    worker.ledger.close()
+
+
+def test_pictures_that_fail_now_and_then_do_not_end_a_run(settings):
+    worker = Worker(settings, annotator=Scripted(), features=flat_features)
+    good = read_pictures(settings.roots)[0]
+    missing = replace_key(good, "nowhere")
+    ends = [worker.attempt(picture) for picture in [good, *[missing] * 12, good]]
+    assert [end and end[0] for end in ends] == [None, *12 * ["picture"], None]
+    worker.ledger.close()
+
+
+def test_workers_together_keep_to_the_limits(settings):
+    server = ServerConfig(url="http://h/v1", model="m", per_minute=300)
+    part = replace(settings, budget=100, server=server).shared_by(8)
+    assert (part.budget, part.server.per_minute) == (12, 37.5)
+    assert settings.shared_by(8) == settings
+
+
+def test_the_cost_is_that_of_all_sessions(settings, tmp_path):
+    go(replace(settings, budget=13), Scripted())
+    report = go(settings, Scripted())
+    paid = report["answers"]["kept"]
+    assert paid == 13 + report["questions"]["asked"]
+    assert report["answers"] == {"kept": paid, "tokens_in": 10 * paid, "tokens_out": 3 * paid}
+
+
 def test_threads_give_the_same_files(settings, tmp_path):
     go(settings, Scripted())
     go(replace(settings, out=tmp_path / "threads"), Scripted(), threads=4)
@@ -111,6 +154,14 @@ def test_a_folder_holds_one_run(settings):
     other = replace(settings, config=CurationConfig(similar=0.5))
     with pytest.raises(ConfigError, match="other settings"):
         go(other, Scripted())
+
+
+def test_a_run_goes_on_when_the_server_moved_but_not_with_another_model(settings):
+    server = ServerConfig(url="http://one/v1", model="m")
+    claim(replace(settings, server=server))
+    claim(replace(settings, server=replace(server, url="http://two/v1", per_minute=9), budget=3))
+    with pytest.raises(ConfigError, match="other settings"):
+        claim(replace(settings, server=replace(server, model="n")))
 
 
 def test_a_line_cut_by_a_kill_is_asked_again(settings, tmp_path):
@@ -214,6 +265,15 @@ def test_a_server_that_dies_costs_pictures_until_the_next_run(settings, tmp_path
     paid = dying.answered + alive.answered
     assert max(paid.values()) == 1  # no answer was paid for twice
     assert sum(paid.values()) == sum(good.answered.values())
+
+
+def test_a_server_with_nothing_to_say_is_paid_once(settings, serve, asked_of):
+    """A refusal is an answer: asking again would cost again and change nothing."""
+    server = serve(["nothing"] * 100)
+    report = go(settings, asked_of(server))
+    assert report["pictures_failed"] == {}
+    assert report["left_out"]["bad_answer"] == 4
+    assert sum(server.requests.values()) == 4
 
 
 @pytest.mark.parametrize("trouble", ["nonsense", 401, 400])

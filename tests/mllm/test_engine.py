@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from worlds import internvl_base, masks, picture, scaled, tiny_config, words_json
+from bases import other_base
+from worlds import internvl_base, masks, picture, tiny_config
 
 from ureca import cli
 from ureca.datatypes import RegionInput, RowDelta, RowDone
@@ -17,7 +18,7 @@ from ureca.errors import (
     WeightsError,
 )
 from ureca.models.mllm import generate
-from ureca.models.mllm.backend import Rows, prefix_input
+from ureca.models.mllm.backend import prefix_input
 from ureca.models.mllm.bench import bench
 from ureca.models.mllm.captioner import placed
 from ureca.models.mllm.checkpoint import load_checkpoint
@@ -27,8 +28,6 @@ from ureca.models.mllm.families import FAMILIES, family_of
 from ureca.models.mllm.words import Prompt, Words
 from ureca.models.mllm.wrap import wrap
 from ureca.models.preprocess import Grid
-
-PREFIXED = ("end_of_utterance", "fake_token_around_image", "global-img", "row_1_col_1")
 
 
 def inputs(count, height=90, width=120, **options):
@@ -65,7 +64,7 @@ def test_the_prefix_is_held_once_and_not_per_region(tiny_engine):
     frame = tiny_engine.encode(picture())
     keys, values = frame.prefix[0]
     assert keys.shape == values.shape == (2, len(tiny_engine.prompt.prefix(frame.grid)), 8)
-    rows = Rows(tiny_engine.model, frame.prefix)
+    rows = tiny_engine.rows(frame)
     suffixes = tiny_engine.suffixes(frame, inputs(5))
     rows.start(suffixes)
     own = rows._cache.layers[0].keys
@@ -193,66 +192,28 @@ def test_mask_tokens_are_the_channels_in_order(tiny_checkpoint):
         torch.testing.assert_close(model.masks(tiles)[0], torch.stack(expected))
 
 
-def other_base(kind, folder):
-    """A random base of another family, by the package's own classes."""
-    import transformers as package
-
-    text = {
-        "vocab_size": 400,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "pad_token_id": 0,
-    }
-    vision = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "image_size": 28,
-        "patch_size": 7,
-    }
-    if kind == "llava_onevision":
-        config = package.LlavaOnevisionConfig(
-            vision_config=package.SiglipVisionConfig(**vision),
-            text_config=package.Qwen2Config(**text),
-            image_token_id=5,
-            vision_feature_layer=-1,
-            tie_word_embeddings=False,
-        )
-        base = package.LlavaOnevisionForConditionalGeneration(config)
-    else:
-        names = {"smolvlm": "SmolVLM", "idefics3": "Idefics3"}
-        kinds = {n: getattr(package, f"{names[kind]}{n}") for n in ("Config", "VisionConfig")}
-        config = kinds["Config"](
-            vision_config=kinds["VisionConfig"](**vision),
-            text_config=package.LlamaConfig(**text),
-            image_token_id=5,
-            scale_factor=2,
-            tie_word_embeddings=False,
-        )
-        base = getattr(package, f"{names[kind]}ForConditionalGeneration")(config)
-    scaled(base).save_pretrained(folder)
-    words = Words.load(_written(folder))
-    words.add_special([f"<{name}>" for name in PREFIXED])
-    words.save(folder / "tokenizer.json")
-    return folder, base
-
-
-def _written(folder):
-    path = folder / "tokenizer.json"
-    path.write_text(words_json(), encoding="utf8")
-    return path
-
-
 def stock_features(kind, base, tiles):
     """Image tokens [T * p, d] as the package's own entry point gives them, tile by tile."""
     if kind == "llava_onevision":
         seen = base.model.vision_tower(tiles, output_hidden_states=True).hidden_states[-1]
         return base.model.multi_modal_projector(seen).flatten(0, 1)
+    if kind.startswith("qwen"):
+        pixels, grid = qwen_pixels(tiles)
+        return torch.cat(tuple(base.model.get_image_features(pixels, grid).pooler_output))
     return base.model.get_image_features(tiles[None]).pooler_output[0]
+
+
+def qwen_pixels(tiles):
+    """Tiles as the package's own picture processor flattens pictures of that very size."""
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    rules = Qwen2VLImageProcessorPil(
+        patch_size=7, merge_size=2, do_resize=False, do_rescale=False, do_normalize=False
+    )
+    given = rules(
+        images=list(tiles.numpy()), return_tensors="pt", input_data_format="channels_first"
+    )
+    return given["pixel_values"], given["image_grid_thw"]
 
 
 @pytest.mark.parametrize("kind", sorted(set(FAMILIES) - {"internvl"}))
@@ -263,16 +224,80 @@ def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
     image = picture(60, 120)
     grid = engine._cutter.grid(120, 60)
     tiles = torch.from_numpy(engine._cutter.picture(image, grid))
-    assert float(tiles.min()) >= -1.0001, "SigLIP's pictures are normalised to -1..1"
+    if not kind.startswith("qwen"):
+        assert float(tiles.min()) >= -1.0001, "SigLIP's pictures are normalised to -1..1"
     with torch.inference_mode():
         expected = stock_features(kind, base.eval(), tiles)
         torch.testing.assert_close(engine.model.vision(tiles), expected)
     shared, alone = both(engine, image, inputs(4, 60, 120))
     assert shared == alone
     assert len({tuple(ids) for ids in shared}) > 1
+    with torch.inference_mode():
+        frame = engine.encode(image)
+        first = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+        for suffix in engine.suffixes(frame, inputs(2, 60, 120)):
+            x = torch.cat([first.x, suffix], dim=1)
+            seen = torch.ones(x.shape[:2], dtype=torch.long)
+            plain = engine.model(x, seen, first.whole(x.shape[1]))[:, -1]
+            torch.testing.assert_close(
+                engine.rows(frame).start([suffix]), engine.model.logits(plain), rtol=1e-4, atol=1e-4
+            )
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "internvl_chat", "nobody"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+def test_positions_of_three_dimensions_are_the_package_s(kind, tmp_path):
+    """Pixels, ids and counting by the package's own `generate`; only mask tokens are put in."""
+    folder, _ = other_base(kind, tmp_path / "base")
+    wrap(folder, tmp_path / "c", tiny_config(prompt=family_of(kind).prompt))
+    engine = checkpoint_engine(tmp_path / "c", device="cpu")
+    image, regions = picture(60, 120), inputs(4, 60, 120)
+    shared, _ = both(engine, image, regions)
+    frame = engine.encode(image)
+    before = torch.from_numpy(engine.prompt.prefix(frame.grid))
+    assert frame.goes_on < len(before), "a tile takes fewer positions than tokens"
+    pixels, grids = qwen_pixels(torch.from_numpy(engine._cutter.picture(image, frame.grid)))
+    stop, place = list(engine.prompt.stop_ids), engine.prompt.mask_id
+    for region, said in zip(regions, shared, strict=True):
+        cells = torch.from_numpy(engine._cutter.masks([region.mask], frame.grid))
+        with torch.inference_mode():
+            tokens = engine.model.regions(cells, frame.image_tokens)[0]
+            own = engine.prompt.suffix(region.style, mask_tokens=len(tokens))
+            ids = torch.cat([before, torch.from_numpy(own)])[None]
+            hook = engine.model.base.get_input_embeddings().register_forward_hook(
+                lambda _, given, x, tokens=tokens: (
+                    x.masked_scatter((given[0] == place)[..., None].expand_as(x), tokens)
+                    if (given[0] == place).any()
+                    else x
+                )
+            )
+            answer = engine.model.base.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=pixels,
+                image_grid_thw=grids,
+                mm_token_type_ids=(ids == engine.prompt.image_id).long(),
+                max_new_tokens=8,
+                do_sample=False,
+                eos_token_id=stop,
+                pad_token_id=stop[0],
+            )
+            hook.remove()
+        own = answer[0, ids.shape[1] :].tolist()
+        assert said == own[: own.index(stop[0])] if stop[0] in own else said == own
+
+
+def test_a_tile_of_another_size_is_refused_by_a_base_that_takes_many(tmp_path):
+    from ureca.models.mllm.config import PictureConfig
+
+    folder, _ = other_base("qwen2_5_vl", tmp_path / "base")
+    with pytest.raises(WeightsError, match="multiples of 14 px"):
+        wrap(folder, tmp_path / "c", tiny_config(picture=PictureConfig(tile_px=30)))
+    wide = PictureConfig(tile_px=56, max_tiles=1)
+    wrap(folder, tmp_path / "c", tiny_config(picture=wide, prompt=family_of("qwen2_vl").prompt))
+    assert load_checkpoint(tmp_path / "c").config.picture.tokens_per_tile == 16
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "internvl_chat", "nobody"])
 def test_a_family_that_does_not_fit_is_refused_with_the_reason(kind):
     with pytest.raises(WeightsError, match="cannot carry URECA"):
         family_of(kind)

@@ -54,7 +54,7 @@ def both(kind, state, converted, **options):
     seen = model.vision(tiles)
     ids = prompt.suffix("short", mask_tokens=official.MASKS * grid.tiles)
     own = suffix_input(model, prompt, ids, model.regions(cells, seen)[0])
-    x = torch.cat([prefix_input(model, prompt, grid, seen), own], dim=1)
+    x = torch.cat([prefix_input(model, prompt, grid, seen).x, own], dim=1)
     ours = model.logits(model(x, torch.ones(x.shape[:2], dtype=torch.long)))[0]
     whole = torch.from_numpy(np.concatenate([prompt.prefix(grid), ids]))
     theirs = reference.embed(whole)

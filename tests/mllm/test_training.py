@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from bases import other_base
 from safetensors.torch import load_file
+from worlds import data_folder, tiny_config
 
 from ureca.errors import ConfigError, WeightsError
+from ureca.models.mllm.backend import Rows, prefix_tokens, suffix_input
 from ureca.models.mllm.budget import SHAPES, Recipe, Shape, budget, table
 from ureca.models.mllm.checkpoint import load_checkpoint
 from ureca.models.mllm.config import LoraConfig
+from ureca.models.mllm.families import family_of
 from ureca.models.mllm.lora import LoraLinear, add_lora, lora_tensors, merge_lora
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.freeze import freeze
+from ureca.models.mllm.training.step import answers_loss
 from ureca.models.mllm.training.train import build, train
+from ureca.models.mllm.wrap import wrap
 from ureca.models.training.parallel import Worker
 
 
@@ -95,6 +101,36 @@ def test_passes_and_workers_do_not_change_what_is_learnt(recipe, tmp_path):
     assert one == pytest.approx(four, rel=1e-5)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_three_dimensions_are_padded_like_others(recipe, tmp_path):
+    """Pictures of one tile and of two in one pass, against one row at a time."""
+    folder, _ = other_base("qwen2_5_vl", tmp_path / "base")
+    start = wrap(folder, tmp_path / "c", tiny_config(prompt=family_of("qwen2_5_vl").prompt))
+    wide = data_folder(tmp_path / "set", sizes=((60, 120), (90, 120)))
+    data = (MllmDataConfig(root=str(wide)),)
+    losses, tiles = [], set()
+    for size in (1, 16):
+        changes = {"rows_per_pass": size, "rows_per_step": 16, "data": data}
+        run = built(recipe, tmp_path, start_from=str(start), **changes)
+        rows = next(run.plan.steps(0, 1))[1]
+        tiles |= {row.tiles for row in rows}
+        losses.append(run.learner.learn(0, rows))
+    assert len(tiles) > 1
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    # What is learnt is what captions are made with: word by word after the shared prefix.
+    model, prompt = run.learner.model.eval(), run.learner.prompt
+    example = run.learner.reader.read(rows[0])
+    ids = example.answer_ids
+    with torch.inference_mode():
+        image = model.vision(example.tiles)
+        first = prefix_tokens(model, prompt, example.prefix_ids, image)
+        tokens = model.regions(example.masks, image)[0]
+        suffix = suffix_input(model, prompt, example.suffix_ids.numpy(), tokens)
+        after = Rows(model, model.prefix(first), first.goes_on)
+        logits = [after.start([suffix]), *(after.step(each[None].numpy()) for each in ids[:-1])]
+        expected = torch.nn.functional.cross_entropy(torch.cat(logits), ids, reduction="sum")
+        torch.testing.assert_close(answers_loss(model, prompt, [example]), expected)
 
 
 def test_learning_lowers_the_loss(recipe, tmp_path):

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
+from processes import STEPS, recipe, sources, two_processes
 from safetensors.torch import load_file
 from worlds import masks, picture
 
@@ -21,45 +21,11 @@ from ureca.bundle import bundle_sha, load_manifest
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.train import train
 
-STEPS = 3
 MASK_NAMES = [
     f"masks.{part}.{kind}"
     for part in ("mask_encoder.0", "mask_encoder.2", "mask_linear")
     for kind in ("weight", "bias")
 ]
-
-
-def recipe(folder, data, start, stage, **more):
-    return {
-        "data": [{"root": str(data)}],
-        "start_from": str(start),
-        "stage": stage,
-        "steps": STEPS,
-        "rows_per_step": 4,
-        "rows_per_pass": 1,
-        "max_tiles": 2,
-        "learning_rate": 0.01,
-        "gradient_clip": 1e6,
-        "device": "cpu",
-        "threads": 1,
-        "held_out_every": 0,
-        "log_every": 1,
-        **more,
-    }
-
-
-def two_processes(repository, folder, given, *options):
-    """`torchrun` with two workers; returns the run's folder."""
-    path = folder.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(given))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "ureca.models.mllm.training.train", str(path), "--out", str(folder)]
-    command += options
-    env = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.count("checkpoint:") == 1, "one worker reports"
-    return folder
 
 
 @pytest.mark.slow
@@ -74,7 +40,7 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
     one = two_processes(repository, tmp_path / "one", given)
     assert (one / "trainable.txt").read_text().split() == MASK_NAMES
     config = MllmTrainConfig(
-        **{**given, "data": tuple(_data(given)), "start_from": str(tiny_checkpoint)}
+        **{**given, "data": sources(given), "start_from": str(tiny_checkpoint)}
     )
     train(config, tmp_path / "alone")
     ours = load_file(one / "checkpoint" / "mask.safetensors")
@@ -146,12 +112,6 @@ def test_a_resumed_run_of_two_processes_equals_an_unbroken_one(
     two_processes(repository, broken, given)
     again = load_file(broken / "checkpoint" / "lora.safetensors")
     assert all(torch.equal(ours[name], again[name]) for name in ours)
-
-
-def _data(given):
-    from ureca.models.mllm.training.config import MllmDataConfig
-
-    return [MllmDataConfig(**source) for source in given["data"]]
 
 
 WITHOUT_TORCH = """

@@ -44,7 +44,9 @@ def scaled(model: torch.nn.Module, *, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def internvl_base(folder, *, width=32, layers=2, heads=4, shared=2, tile=28, vocab=400):
+def internvl_base(
+    folder, *, width=32, layers=2, heads=4, shared=2, tile=28, vocab=400, vision_width=16
+):
     """An InternVL in everything but size, saved by `save_pretrained`, and its tokenizer."""
     from transformers import (
         InternVLConfig,
@@ -54,10 +56,10 @@ def internvl_base(folder, *, width=32, layers=2, heads=4, shared=2, tile=28, voc
     )
 
     vision = InternVLVisionConfig(
-        hidden_size=16,
+        hidden_size=vision_width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=32,
+        intermediate_size=2 * vision_width,
         image_size=tile,
         patch_size=7,
     )
@@ -88,7 +90,7 @@ def tiny_config(**changes):
 
     given = {
         "name": "ureca-mllm-tiny",
-        "picture": PictureConfig(max_tiles=2),
+        "picture": PictureConfig(tile_px=28, max_tiles=2),  # the side is the base's, if it has one
         "mask": MaskConfig(num_mask_tokens=2, side_px=28),
         "max_new_tokens": 8,
     }
@@ -113,7 +115,7 @@ def masks(count, height=90, width=120):
     return found
 
 
-def data_folder(root, *, pictures=6, per_picture=3):
+def data_folder(root, *, pictures=6, per_picture=3, sizes=((100, 100), (90, 120))):
     """Regions and pictures in the common format."""
     import json
 
@@ -124,7 +126,7 @@ def data_folder(root, *, pictures=6, per_picture=3):
     (root / "images").mkdir(parents=True)
     rows = []
     for n in range(pictures):
-        height, width = (90, 120) if n % 2 else (100, 100)
+        height, width = sizes[n % len(sizes)]
         image = picture(height, width, seed=n)
         cv2.imwrite(str(root / "images" / f"p{n}.png"), image[:, :, ::-1])
         for k, mask in enumerate(masks(per_picture, height, width)):

@@ -14,12 +14,16 @@ class LocalAnnotator:
     """Answers with a model and processor of `AutoModelForImageTextToText`, one at a time.
 
     `folder` is a folder or the name of a model in the local cache of the hub; nothing is fetched
-    unless the hub's own environment allows it. Raises `WeightsError` when it cannot be loaded.
+    unless the hub's own environment allows it. Raises `WeightsError` when it cannot be loaded, or
+    is no chat model.
     """
 
-    def __init__(self, folder: str, *, max_tokens: int = 256, device: str = "cpu") -> None:
+    def __init__(self, folder: str, *, max_tokens: int = 256, device: str = "auto") -> None:
         transformers: Any = require("transformers", extra="curation")
         self._torch: Any = require("torch", extra="train")
+        self._pillow: Any = require("PIL.Image", extra="curation")
+        if device == "auto":
+            device = "cuda" if self._torch.cuda.is_available() else "cpu"
         try:
             self._processor = transformers.AutoProcessor.from_pretrained(folder)
             self._model = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -27,6 +31,10 @@ class LocalAnnotator:
             )
         except (OSError, ValueError, ImportError) as error:
             raise WeightsError(f"cannot load {folder}: {error}") from error
+        if not getattr(self._processor, "chat_template", None):
+            raise WeightsError(
+                f"{folder} has no chat template: expected a model that is instructed in a chat"
+            )
         self._model.to(device).eval()
         self._name, self._max_tokens = folder, max_tokens
         self._lock = threading.Lock()
@@ -38,7 +46,8 @@ class LocalAnnotator:
 
     def answer(self, question: Question) -> Answer:
         """Greedy, so that a run can be repeated."""
-        content = [{"type": "image", "image": view} for view in question.views]
+        shown = [self._pillow.fromarray(view) for view in question.views]
+        content = [{"type": "image", "image": view} for view in shown]
         chat = [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
         with self._lock, self._torch.inference_mode():
             inputs = self._processor.apply_chat_template(
@@ -47,7 +56,7 @@ class LocalAnnotator:
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
-            ).to(self._model.device)
+            ).to(self._model.device, dtype=self._model.dtype)
             ids = self._model.generate(**inputs, max_new_tokens=self._max_tokens, do_sample=False)
         said = ids[0, inputs["input_ids"].shape[1] :]
         text = self._processor.decode(said, skip_special_tokens=True)

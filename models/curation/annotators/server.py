@@ -40,6 +40,11 @@ class ServerConfig:
             raise ConfigError(f"expected http(s)://HOST/v1, got {self.url!r}")
         if not self.model:
             raise ConfigError("a server needs the name of a model: --model NAME")
+        if self.timeout_s <= 0 or self.retries < 0:
+            raise ConfigError(
+                f"expected --timeout above 0 and --retries of 0 or more, got {self.timeout_s}, "
+                f"{self.retries}"
+            )
 
 
 class ServerAnnotator:
@@ -116,6 +121,7 @@ def _answer(reply: Any, url: str) -> Answer:  # whatever the server sent
         cost = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
     except (AttributeError, IndexError, TypeError) as error:
         raise AnnotatorError(f"{url} sent no answer: {error}") from error
+    text = "" if text is None else text  # it had nothing to say: paid for, and no caption
     if not isinstance(text, str) or not all(isinstance(n, int) for n in cost):
         raise AnnotatorError(f"{url} sent no answer: content {text!r:.60}, usage {cost}")
     return Answer(text, *cost)

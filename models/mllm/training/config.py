@@ -69,6 +69,8 @@ class MllmTrainConfig:
     long_share: float = 0.5
     """How often a region with captions of both lengths is asked for the long one."""
     gradient_checkpointing: bool = True
+    shard: bool = False
+    """Split the language model's layers over the workers (FSDP2), for bases that do not fit one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: frozen weights and arithmetic in bfloat16, what learns stays in float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,6 +11,9 @@ from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.lora import adapters, add_lora
 from ureca.models.mllm.training.config import MllmTrainConfig, Parts
 
+_MUST_NOT = re.compile(r"vision|visual\.(?!merger)|embed|^base\.lm_head")
+"""Image encoder, words, output layer."""
+
 
 def freeze(model: Mllm, config: MllmTrainConfig) -> list[str]:
     """Let exactly the stage's parts learn; returns their names in order.
@@ -42,7 +45,7 @@ def _patterns(model: Mllm, parts: Parts) -> list[str]:
         (parts.mask, r"masks\.mask_(encoder|linear)\..+"),
         (parts.feature, r"feature\..+"),
         (parts.marks, r"marks"),
-        (parts.projector, rf"base\.model\.{family.projector}\..+"),
+        (parts.projector, rf"base\.model\.{re.escape(family.projector)}\..+"),
         (parts.lora, rf"base\.model\.{family.language}\..+\.lora_[AB]"),
     )
     return [pattern for wanted, pattern in choices if wanted]
@@ -55,7 +58,7 @@ def _check(model: Mllm, parts: Parts, names: list[str]) -> None:
         raise ConfigError(f"nothing learns with {parts}: name at least one part")
     if parts.mask and not any(name.startswith("masks.") for name in names):
         raise ConfigError("the mask encoder should learn and has no parameters")
-    seen = [n for n in names if "vision" in n or "embed" in n or n.startswith("base.lm_head")]
+    seen = [n for n in names if _MUST_NOT.search(n)]
     if seen:
         raise ConfigError(f"these would learn and must not: {seen[:4]}")
     tied = {id(p) for p in model.base.get_input_embeddings().parameters() if p.requires_grad}

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ureca.models.mllm.training.shard import split_like, whole
 from ureca.models.mllm.training.step import Learner
 from ureca.models.saves import load_optimizer, optimizer_tensors, read_save, unusable, write_save
 
@@ -14,9 +15,12 @@ _FILES = ("learned", "optimizer")
 
 
 def save_state(folder: Path, learner: Learner, *, step: int) -> None:
-    """Write `step-<n>/` and point to it. `step` is the next step to run."""
-    parts = (learned(learner.model), optimizer_tensors(learner.optimizer))
-    write_save(folder, step, dict(zip(_FILES, parts, strict=True)))
+    """The leader writes `step-<n>/` and points to it; all workers must call this, since each may
+    hold a part. `step` is the next step to run.
+    """
+    parts = [whole(learned(learner.model)), whole(optimizer_tensors(learner.optimizer))]
+    if learner.worker.leads:
+        write_save(folder, step, dict(zip(_FILES, parts, strict=True)))
 
 
 def resume_state(folder: Path, learner: Learner) -> int:
@@ -30,8 +34,8 @@ def resume_state(folder: Path, learner: Learner) -> int:
     step, (parameters, optimizer) = saved
     try:
         _fill(learner.model, parameters)
-        load_optimizer(learner.optimizer, optimizer)
-    except (RuntimeError, ValueError, KeyError) as error:
+        load_optimizer(learner.optimizer, _split_optimizer(learner.optimizer, optimizer))
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
         raise unusable(folder, error) from error
     return step
 
@@ -47,4 +51,15 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     if set(own) != set(tensors):
         raise ValueError("another set of parameters learns now than when it was saved")
     for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+        own[name].copy_(split_like(tensor, own[name]))
+
+
+def _split_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Each state in the parts that its parameter has."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        name: split_like(tensor, parameters[int(name.partition(".")[0])])
+        for name, tensor in tensors.items()
+    }

@@ -19,6 +19,7 @@ from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.pictures import Cutter
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.plan import Row, read_row
+from ureca.models.mllm.training.shard import average_gradients, clip, is_split
 from ureca.models.mllm.words import Prompt
 from ureca.models.training.parallel import Worker
 
@@ -67,29 +68,38 @@ class Reader:
         )
 
 
-def prompt_input(model: Mllm, prompt: Prompt, example: Example) -> Tensor:
-    """Embeddings [L, d] of prompt and answer, image and mask tokens in place."""
+def prompt_input(model: Mllm, prompt: Prompt, example: Example) -> tuple[Tensor, Tensor | None]:
+    """Embeddings [L, d] of prompt and answer, image and mask tokens in place, and positions
+    [3, 1, L] where they have three dimensions.
+    """
     with torch.set_grad_enabled(torch.is_grad_enabled() and _sees(model)):
         image = model.vision(example.tiles)
     before = prefix_tokens(model, prompt, example.prefix_ids, image)
     tokens = model.regions(example.masks, image)[0]
     own = suffix_input(model, prompt, example.suffix_ids.numpy(), tokens)
     answer = model.embed(example.answer_ids.to(model.device))
-    return torch.cat([before[0], own[0], answer])
+    x = torch.cat([before.x[0], own[0], answer])
+    return x, before.whole(len(x))
 
 
 def answers_loss(model: Mllm, prompt: Prompt, examples: Sequence[Example]) -> Tensor:
     """Sum of the cross-entropy over the answers' tokens, in nats; rows are padded on the right."""
-    rows = [prompt_input(model, prompt, example) for example in examples]
+    rows, places = zip(*(prompt_input(model, prompt, each) for each in examples), strict=True)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    x = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    x = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     mask = (torch.arange(x.shape[1], device=model.device) < lengths[:, None]).long()
-    hidden = model(x, mask)
+    hidden = model(x, mask, _joined(places, x.shape[1]))
     triples = zip(hidden, rows, examples, strict=True)
     said = [h[: len(r)][-len(e.answer_ids) - 1 : -1] for h, r, e in triples]
     targets = torch.cat([e.answer_ids for e in examples]).to(model.device)
     logits = model.logits(torch.cat(said)).float()
     return nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def _joined(places: Sequence[Tensor | None], length: int) -> Tensor | None:
+    """Positions of all rows [3, N, length]; what stands at padding is not looked at."""
+    padded = [nn.functional.pad(p, (0, length - p.shape[2])) for p in places if p is not None]
+    return torch.cat(padded, dim=1) if padded else None
 
 
 class Learner:
@@ -107,8 +117,11 @@ class Learner:
         self.model, self.prompt, self.reader = model, prompt, reader
         self.config, self.worker = config, worker
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._split = is_split(self.parameters)
         self.optimizer = torch.optim.AdamW(
-            _groups(self.parameters, config), lr=config.learning_rate
+            _groups(self.parameters, config),
+            lr=config.learning_rate,
+            foreach=False if self._split else None,  # it cannot mix what is split with what is not
         )
 
     def learn(self, step: int, rows: Sequence[Row]) -> float:
@@ -126,10 +139,17 @@ class Learner:
         for parameter in self.parameters:  # a worker without rows still answers
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.worker.average_gradients(self.parameters)
-        nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        self._agree()
         self.optimizer.step()
         return self._over_all(total) / tokens
+
+    def _agree(self) -> None:
+        """One gradient for all workers, not too long."""
+        average_gradients(self.parameters, self.worker)
+        if self._split:
+            clip(self.parameters, self.config.gradient_clip)
+        else:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
 
     def _pass(self, examples: Sequence[Example], tokens: float) -> float:
         """Gradients of some rows; workers' gradients are averaged, so each counts `count`-fold."""
@@ -170,5 +190,5 @@ def _groups(parameters: Sequence[nn.Parameter], config: MllmTrainConfig) -> list
 
 def _sees(model: Mllm) -> bool:
     """Whether anything of the picture's side learns; else its forward pass keeps nothing."""
-    projector = getattr(model.base.model, model.family.projector)
+    projector = model.base.model.get_submodule(model.family.projector)
     return any(parameter.requires_grad for parameter in projector.parameters())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ureca.config import load_config, to_plain
@@ -30,11 +31,12 @@ from ureca.models.mllm.checkpoint import (
     save_parts,
 )
 from ureca.models.mllm.engine import prompt_of
-from ureca.models.mllm.lora import adapters
+from ureca.models.mllm.lora import lora_tensors
 from ureca.models.mllm.pictures import Cutter
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.freeze import freeze
 from ureca.models.mllm.training.plan import Plan, load_records
+from ureca.models.mllm.training.shard import split, whole
 from ureca.models.mllm.training.state import resume_state, save_state
 from ureca.models.mllm.training.step import Learner, Reader, schedule
 from ureca.models.mllm.words import Words
@@ -66,8 +68,9 @@ def train(config: MllmTrainConfig, out: Path, *, stop_after: int | None = None) 
         start = resume_state(out / "state", run.learner)
         stop = min(config.steps, stop_after or config.steps)
         _loop(run, start, stop)
+        low = whole(lora_tensors(run.learner.model.language))
         if worker.leads:
-            _save(run)
+            _save(run, low)
         worker.wait()
     finally:
         if worker.count > 1:
@@ -79,12 +82,15 @@ def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.d
     """Model, data and optimiser. The leader writes the list of what learns."""
     torch.manual_seed(config.seed)
     start = Path(config.start_from)
-    model = load_checkpoint(start, precision=config.precision, device=str(device), merge=False)
+    place = "cpu" if config.shard else str(device)  # split before it goes to a device
+    model = load_checkpoint(start, precision=config.precision, device=place, merge=False)
     picture = replace(model.config.picture, max_tiles=config.max_tiles)
     model.config = replace(model.config, picture=picture)
     names = freeze(model, config)
     if config.gradient_checkpointing:
         model.base.activation_checkpointing_enable({"use_reentrant": False})
+    if config.shard:
+        split(model, config, worker, device)
     prompt = prompt_of(model, Words.load(start / TOKENIZER))
     images = ImageStore(Path(source.root) / "images" for source in config.data)
     learner = Learner(model, prompt, Reader(model, prompt, images, config), config, worker=worker)
@@ -117,7 +123,7 @@ def _loop(run: Run, start: int, stop: int) -> None:
         if leads and (done % config.log_every == 0 or done == stop):
             _log(run, done, losses, seconds=time.monotonic() - began)
             losses = []
-        if leads and (done % config.save_every == 0 or done == stop):
+        if done % config.save_every == 0 or done == stop:
             save_state(run.out / "state", run.learner, step=done)
 
 
@@ -133,9 +139,9 @@ def _log(run: Run, done: int, losses: Sequence[float], *, seconds: float) -> Non
         log.write(json.dumps(row) + "\n")
 
 
-def _save(run: Run) -> None:
-    """The checkpoint. Its base stays where it is and is named by a relative path, unless a part of
-    it learnt.
+def _save(run: Run, low: dict[str, Tensor]) -> None:
+    """The checkpoint with the adapters `low`. Its base stays where it is and is named by a relative
+    path, unless a part of it learnt.
     """
     model, out = run.learner.model, run.out / "checkpoint"
     start = Path(run.config.start_from)
@@ -147,12 +153,10 @@ def _save(run: Run) -> None:
         save_parts(out, model, config=config, tokenizer=tokenizer)
         return
     base = (start / model.config.base).resolve()
-    lora = None
-    if list(adapters(model.language)):
-        lora = read_config(start).lora or run.config.lora
+    lora = (read_config(start).lora or run.config.lora) if low else None
     placed = os.path.relpath(base, out.resolve())
     config = replace(model.config, base=placed, lora=lora)
-    save_parts(out, model, config=config, tokenizer=tokenizer)
+    save_parts(out, model, config=config, tokenizer=tokenizer, low=low)
 
 
 def _device(config: MllmTrainConfig) -> torch.device:
