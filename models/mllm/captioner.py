@@ -62,7 +62,7 @@ class Mllm(nn.Module):
             )
         hidden = self.config.mask.region_width
         made = RegionTokens(tokens=wanted, channels=found[2], hidden=hidden, width=self.width)
-        made.begin(float(self.base.get_input_embeddings().weight.float().std()))
+        made.begin(float(self.base.get_input_embeddings().weight.detach().float().std()))
         return made
 
     @property
