@@ -77,6 +77,10 @@ class MllmTrainConfig:
     phrases_per_region: int = 1
     """Phrases of one region that learn behind one prompt."""
     learning_rate: float = 2e-4
+    mask_rate: float = 1.0
+    """Times the learning rate for the mask encoder: its linear layer sums over all cells of a mask,
+    so what suits a fresh projector is too much for it.
+    """
     warmup_share: float = 0.03
     weight_decay: float = 0.01
     gradient_clip: float = 1.0

@@ -134,9 +134,7 @@ class Learner:
         self.model, self.prompt, self.reader = model, prompt, reader
         self.config, self.worker = config, worker
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            _groups(self.parameters, config), lr=config.learning_rate
-        )
+        self.optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
 
     def learn(self, step: int, groups: Sequence[Group]) -> float:
         """One update; dropout is seeded by (seed, step, worker). Returns nats per token, of all
@@ -145,7 +143,8 @@ class Learner:
         torch.manual_seed((self.config.seed * 1_000_003 + step) * 64 + self.worker.rank)
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(step, self.config)
+            rate = self.config.learning_rate * schedule(step, self.config)
+            group["lr"] = rate * group["times"]
         self.optimizer.zero_grad(set_to_none=True)
         examples = [self.reader.read(group) for group in self.worker.part(groups)]
         tokens = self._over_all(float(sum(example.taught for example in examples)))
@@ -187,11 +186,17 @@ def schedule(step: int, config: MllmTrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
 
 
-def _groups(parameters: Sequence[nn.Parameter], config: MllmTrainConfig) -> list[dict[str, object]]:
-    """Matrices decay, vectors do not."""
+def _groups(model: Mllm, config: MllmTrainConfig) -> list[dict[str, object]]:
+    """Matrices decay, vectors do not; the mask encoder has a rate of its own."""
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            times = config.mask_rate if name.startswith("masks.") else 1.0
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            found.setdefault((times, decay), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": own, "times": times, "weight_decay": decay}
+        for (times, decay), own in found.items()
     ]
 
 
