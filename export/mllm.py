@@ -148,6 +148,7 @@ def _write(
         base="base",
         base_sha256=base_sha256(stage / "base"),
         lora=None,
+        projector=False,
         precision=asked,
         max_regions=max_regions or model.config.max_regions,
     )

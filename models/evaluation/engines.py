@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ureca.engine import Engine
 from ureca.errors import BundleError
+from ureca.models.runtime.home import MLLM_CONFIG
 
 _BUNDLE = "manifest.json"
 _CHECKPOINT = ("config.json", "model.safetensors")
 
 
 def open_engine(folder: Path, *, threads: int | None = None) -> Engine:
-    """A bundle runs in ONNX Runtime; a checkpoint, or a run that holds one, in torch.
+    """A bundle runs in its runtime; a checkpoint, or a run that holds one, in torch.
 
     Raises `BundleError` for anything else, and what the loaders raise.
     """
@@ -23,9 +24,22 @@ def open_engine(folder: Path, *, threads: int | None = None) -> Engine:
     for place in (folder, folder / "checkpoint"):
         if all((place / name).is_file() for name in _CHECKPOINT):
             return _eager(place, threads)
+        if (place / MLLM_CONFIG).is_file():
+            return _mllm(place, threads)
     raise BundleError(
-        f"{folder} is neither a bundle ({_BUNDLE}) nor a checkpoint ({', '.join(_CHECKPOINT)})"
+        f"{folder} is neither a bundle ({_BUNDLE}) nor a checkpoint ({', '.join(_CHECKPOINT)}, or "
+        f"{MLLM_CONFIG})"
     )
+
+
+def _mllm(folder: Path, threads: int | None) -> Engine:
+    from ureca.extras import require
+
+    torch = require("torch", extra="mllm")
+    if threads:
+        torch.set_num_threads(threads)
+    engine: Engine = require("ureca.models.mllm.engine", extra="mllm").checkpoint_engine(folder)
+    return engine
 
 
 def _eager(folder: Path, threads: int | None) -> Engine:

@@ -7,7 +7,7 @@ the other, so that the image prefix can be shared by all regions of a picture.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,18 @@ from torch import Tensor, nn
 from ureca.errors import EngineError
 from ureca.models.mllm.config import MllmConfig
 from ureca.models.mllm.families import family_of, language_of, tile_px, tile_side
-from ureca.models.mllm.masks import FeatureToken, MaskEncoder
+from ureca.models.mllm.masks import FeatureToken, MaskEncoder, RegionTokens
 from ureca.models.mllm.positions import Opening, opening
 from ureca.models.mllm.split import NAME, Prefix, register
+
+
+class Look(NamedTuple):
+    """What is seen of one picture."""
+
+    tokens: Tensor
+    """Image tokens [T * p, d]."""
+    maps: Any
+    """What the picture tower reads regions from; None for one that does not."""
 
 
 class Mllm(nn.Module):
@@ -40,6 +49,23 @@ class Mllm(nn.Module):
         if config.mask.feature_token:
             per_tile = config.picture.tokens_per_tile
             self.feature = FeatureToken(width=self.width, tokens_per_tile=per_tile)
+        self.region_tokens = self._region_tokens()
+
+    def _region_tokens(self) -> RegionTokens | None:
+        wanted, tower = self.config.mask.region_tokens, self.family.tower
+        if not wanted:
+            return None
+        found = None if tower is None else tower.shape(self.base.config)
+        if found is None or found[:2] != (self.config.mask.side_px, wanted):
+            raise EngineError(
+                f"mask.region_tokens is {wanted} and mask.side_px {self.config.mask.side_px}, the "
+                f"picture tower of this base has {found or 'no region tokens'} (side, tokens, "
+                "channels): wrap this base anew"
+            )
+        hidden = self.config.mask.region_width
+        made = RegionTokens(tokens=wanted, channels=found[2], hidden=hidden, width=self.width)
+        made.begin(float(self.base.get_input_embeddings().weight.detach().float().std()))
+        return made
 
     @property
     def language(self) -> Any:
@@ -56,18 +82,43 @@ class Mllm(nn.Module):
         """Where the weights are."""
         return self.marks.device
 
+    def look(self, tiles: Tensor) -> Look:
+        """Tiles f32 [T, 3, S, S] of ONE picture, seen once for all of its regions."""
+        tower = self.family.tower
+        tiles = tiles.to(self.device)
+        if self.region_tokens is None or tower is None:
+            return Look(self.family.see(self.base, tiles.to(self.dtype)).flatten(0, 1), None)
+        tokens, maps = tower.look(self.base, tiles)
+        return Look(self.project(tokens), maps)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """What a `Tower` says of a picture [T, p, c] -> image tokens [T * p, d]."""
+        assert self.family.tower is not None
+        return self.family.tower.project(self.base, tokens).flatten(0, 1)
+
     def vision(self, tiles: Tensor) -> Tensor:
         """Tiles f32 [T, 3, S, S] of ONE picture -> image tokens [T * p, d]."""
-        tokens = self.family.see(self.base, tiles.to(self.device, self.dtype))
-        return tokens.flatten(0, 1)
+        return self.look(tiles).tokens
 
-    def regions(self, masks: Tensor, image_tokens: Tensor) -> Tensor:
-        """masks f32 [N, T, M, M] of 0..1 and the tokens of their picture -> [N, K, d]."""
+    def said(self, masks: Tensor, maps: Any) -> Tensor | None:
+        """What a `Tower` says of regions [N, k, c]; None without one."""
+        if self.region_tokens is None or self.family.tower is None:
+            return None
+        return self.family.tower.regions(self.base, masks.to(self.device), maps)
+
+    def regions(self, masks: Tensor, image_tokens: Tensor, said: Tensor | None = None) -> Tensor:
+        """masks f32 [N, T, M, M] of 0..1, the tokens of their picture, and what `said` gave ->
+        [N, K, d].
+        """
         masks = masks.to(self.device)
-        tokens = self.masks(masks)
+        tokens = [self.masks(masks)]
         if self.feature is not None:
-            tokens = torch.cat([tokens, self.feature(masks, image_tokens)], dim=1)
-        return tokens.to(self.dtype)
+            tokens.append(self.feature(masks, image_tokens))
+        if self.region_tokens is not None:
+            if said is None:
+                raise EngineError("expected what the picture tower says of the regions, got None")
+            tokens.append(self.region_tokens(said.to(self.device)))
+        return torch.cat([each.to(self.dtype) for each in tokens], dim=1)
 
     def embed(self, ids: Tensor, *, mark_ids: tuple[int, ...] = ()) -> Tensor:
         """Token ids [...] -> [..., d]; the marks around a mask block get their trained part."""
@@ -81,10 +132,11 @@ class Mllm(nn.Module):
         return self.base.get_output_embeddings()(hidden)
 
     def forward(self, x: Tensor, attention_mask: Tensor, positions: Tensor | None = None) -> Tensor:
-        """A whole prompt without a cache: x [N, L, d], mask [N, L] of 0 and 1, positions [3, N, L]
-        where they have three dimensions (`Opening.whole`) -> hidden [N, L, d].
+        """A whole prompt without a cache: x [N, L, d] -> hidden [N, L, d].
 
-        What training runs; rows are padded on the right.
+        What training runs; rows are padded on the right. The mask is of 0 and 1 [N, L], or says
+        which tokens each one sees, bool [N, 1, L, L]; then `positions` [N, L], or [3, N, L] where
+        they have three dimensions, are needed, too.
         """
         answer = self.language(
             inputs_embeds=x, attention_mask=attention_mask, position_ids=positions, use_cache=False

@@ -1,7 +1,8 @@
 """Checkpoints of `ureca-mllm`: a folder of tensors and JSON, no code and no pickle.
 
 mllm.json           MllmConfig
-mask.safetensors    mask encoder (names of the published weights), marks, feature token
+mask.safetensors    mask encoder (names of the published weights), marks, tokens of features
+projector.safetensors  an image projector that learnt, in place of the base's
 lora.safetensors    adapters of the language model, if there are any
 tokenizer.json      the base's own, with the mask tokens
 base/               the base model as `save_pretrained` wrote it (or `base` names it elsewhere)
@@ -23,13 +24,15 @@ from ureca.config import from_plain, to_plain
 from ureca.errors import ConfigError, MissingExtraError, WeightsError
 from ureca.extras import require
 from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.config import LoraConfig, MllmConfig, Precision
+from ureca.models.mllm.config import MllmConfig, Precision
+from ureca.models.mllm.families import make_known
 from ureca.models.mllm.lora import add_lora, load_lora, lora_tensors, merge_lora
 
 EXTRA = "mllm"
-CONFIG, MASK, LORA, TOKENIZER = (
+CONFIG, MASK, PROJECTOR, LORA, TOKENIZER = (
     "mllm.json",
     "mask.safetensors",
+    "projector.safetensors",
     "lora.safetensors",
     "tokenizer.json",
 )
@@ -70,13 +73,56 @@ def save_parts(
     where they are not whole in the model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save(mask_tensors(model), folder / MASK)
-    low = lora_tensors(model.language) if low is None else low
-    if low:
-        _save(low, folder / LORA)
+    save_learned(folder, model, config=config, low=low)
     text = tokenizer.read_text(encoding="utf8")
     (folder / TOKENIZER).write_text(text, encoding="utf8")
     write_config(folder, config)
+
+
+def save_learned(
+    folder: Path,
+    model: Mllm,
+    *,
+    config: MllmConfig,
+    half: bool = False,
+    low: dict[str, Tensor] | None = None,
+) -> None:
+    """Write the tensors beside the base, `half` in float16. `low`: as in `save_parts`."""
+    parts = {
+        MASK: mask_tensors(model),
+        LORA: lora_tensors(model.language) if low is None else low,
+    }
+    if config.projector:
+        parts[PROJECTOR] = projector_tensors(model)
+    kind = torch.float16 if half else torch.float32
+    for name, tensors in parts.items():
+        if tensors:
+            _save({n: t.detach().to(kind) for n, t in tensors.items()}, folder / name)
+
+
+def load_learned(model: Mllm, folder: Path) -> None:
+    """Fill everything beside the base from the files of a checkpoint; adapters stay beside their
+    matrices. Raises `WeightsError` for a file that is missing or does not fit.
+    """
+    load_mask_tensors(model, read_tensors(folder / MASK))
+    if model.config.projector:
+        load_projector(model, read_tensors(folder / PROJECTOR))
+    if model.config.lora is not None:
+        add_lora(model.language, model.config.lora)
+        load_lora(model.language, read_tensors(folder / LORA))
+
+
+def projector_tensors(model: Mllm) -> dict[str, Tensor]:
+    """The image projector by the base's names."""
+    return dict(getattr(model.base.model, model.family.projector).state_dict())
+
+
+def load_projector(model: Mllm, tensors: dict[str, Tensor]) -> None:
+    """Fill it. Raises `WeightsError` for other names or shapes."""
+    try:
+        getattr(model.base.model, model.family.projector).load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{PROJECTOR} does not fit the base: {error}") from error
 
 
 def mask_tensors(model: Mllm) -> dict[str, Tensor]:
@@ -125,19 +171,20 @@ def load_checkpoint(
         )
     kind = precision or config.precision
     model = Mllm(load_base(base_folder, kind, device=device), config)
-    for part in (model.masks, model.feature):
+    for part in (model.masks, model.feature, model.region_tokens):
         if part is not None:
             part.to(device)
     model.marks.data = model.marks.data.to(device)
-    load_mask_tensors(model, read_tensors(folder / MASK))
-    if config.lora is not None:
-        _with_lora(model, config.lora, folder, merge=merge and kind not in _BITS)
+    load_learned(model, folder)
+    if merge and kind not in _BITS:
+        merge_lora(model.language)
     return model.eval()
 
 
 def load_base(folder: Path, precision: Precision, *, device: str = "cpu") -> Any:
     """The base model of `transformers`, read from safetensors without remote code."""
     package = require("transformers", extra=EXTRA)
+    make_known(folder)
     options: dict[str, Any] = {"dtype": _DTYPES.get(precision, torch.bfloat16)}
     if precision in _BITS:
         options |= {"quantization_config": _bits(package, precision), "device_map": device}
@@ -166,7 +213,7 @@ def checkpoint_sha256(folder: Path) -> str:
     """One sum over a checkpoint: mask encoder, adapters, words, and the base's own sum."""
     config = read_config(folder)
     digest = hashlib.sha256(base_sha256((folder / config.base).resolve()).encode())
-    for name in (MASK, LORA, TOKENIZER):
+    for name in (MASK, PROJECTOR, LORA, TOKENIZER):
         if (folder / name).is_file():
             digest.update(_file_sum(folder / name))
     return digest.hexdigest()
@@ -186,13 +233,6 @@ def _file_sum(path: Path) -> bytes:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.digest()
-
-
-def _with_lora(model: Mllm, lora: LoraConfig, folder: Path, *, merge: bool) -> None:
-    add_lora(model.language, lora)
-    load_lora(model.language, read_tensors(folder / LORA))
-    if merge:
-        merge_lora(model.language)
 
 
 def _bits(package: Any, precision: Precision) -> Any:

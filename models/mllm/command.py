@@ -1,4 +1,4 @@
-"""`ureca mllm`: wrap a base model, convert the published weights, train, plan, bench."""
+"""`ureca mllm`: make and wrap a base model, convert the published weights, train, plan, bench."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from ureca.models.mllm.config import MllmConfig
 EXTRA = "mllm"
 _EPILOG = """examples:
   ureca mllm wrap InternVL3-1B-hf -o runs/base --config configs/model/internvl.yaml
+  ureca mllm join -o runs/smol-base                                  # SmolLM2 and the nano's trunk
+  ureca mllm wrap runs/smol-base -o runs/ureca-smol --parts models/pretrained/ureca-smol
+  ureca mllm pack runs/two/checkpoint -o my-parts
   ureca mllm convert URECA-8B -o runs/ureca-8b
   ureca mllm train configs/train/mllm-stage1.yaml --out runs/one
   torchrun --nproc-per-node 2 -m ureca.models.mllm.training.train configs/train/mllm-stage2.yaml
@@ -40,6 +43,12 @@ def _wrap(options: argparse.Namespace) -> int:
     from ureca.models.mllm.wrap import wrap
 
     given = load_config(MllmConfig, options.config, options.set) if _asked(options) else None
+    if options.parts is not None:
+        if given is not None:
+            raise ConfigError("--parts brings its own configuration: leave out --config and --set")
+        out = wrap(options.base, options.out, parts=options.parts)
+        sys.stdout.write(f"checkpoint: {out}\nnext: ureca export {out} -o BUNDLE\n")
+        return 0
     out = wrap(options.base, options.out, given, seed=options.seed)
     sys.stdout.write(
         f"checkpoint: {out} (its mask encoder is untrained)\n"
@@ -63,6 +72,30 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _join(options: argparse.Namespace) -> int:
+    from ureca.models.mllm.join import NANO, join
+
+    nano = options.nano or NANO
+    out = join(options.out, language=options.language, nano=nano, seed=options.seed)
+    sys.stdout.write(
+        f"base: {out} (its image projector is untrained)\n"
+        f"next: ureca mllm wrap {out} -o CHECKPOINT --config configs/model/smol.yaml, "
+        "or --parts models/pretrained/ureca-smol\n"
+    )
+    return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from ureca.models.mllm.wrap import pack
+
+    out = pack(options.checkpoint, options.out)
+    size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    sys.stdout.write(
+        f"parts: {out}, {size / 1e6:.1f} MB\nnext: ureca mllm wrap BASE --parts {out}\n"
+    )
+    return 0
+
+
 def _asked(options: argparse.Namespace) -> bool:
     return options.config is not None or bool(options.set)
 
@@ -81,6 +114,19 @@ def _parser() -> argparse.ArgumentParser:
     wrap.add_argument("--config", type=Path, help="YAML of MllmConfig (configs/model/)")
     wrap.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one")
     wrap.add_argument("--seed", type=int, default=0, help="of the mask encoder (%(default)s)")
+    wrap.add_argument(
+        "--parts", type=Path, metavar="DIR", help="a folder of `pack`: all that learnt"
+    )
+    join = parts.add_parser("join", help="the nano's trunk and a language model become a base")
+    join.add_argument("-o", "--out", type=Path, required=True, help="folder for the base")
+    join.add_argument(
+        "--language", type=Path, help="folder with a GGUF file or of save_pretrained [smollm2]"
+    )
+    join.add_argument("--nano", type=Path, help="checkpoint of the nano [the shipped one]")
+    join.add_argument("--seed", type=int, default=0, help="of the projector (%(default)s)")
+    pack = parts.add_parser("pack", help="what was learnt, in float16, without its base")
+    pack.add_argument("checkpoint", type=Path)
+    pack.add_argument("-o", "--out", type=Path, required=True, help="folder for the parts")
     convert = parts.add_parser("convert", help="the published URECA weights become a checkpoint")
     convert.add_argument("folder", type=Path, help="config.json, tokenizer and weights")
     convert.add_argument("-o", "--out", type=Path, required=True, help="folder for the checkpoint")
@@ -103,7 +149,12 @@ def _positive(text: str) -> float:
     return number
 
 
-_OWN: dict[str, Callable[[argparse.Namespace], int]] = {"wrap": _wrap, "convert": _convert}
+_OWN: dict[str, Callable[[argparse.Namespace], int]] = {
+    "wrap": _wrap,
+    "convert": _convert,
+    "join": _join,
+    "pack": _pack,
+}
 _OTHERS = {
     "train": "ureca.models.mllm.training.train",
     "plan": "ureca.models.mllm.budget",

@@ -54,6 +54,12 @@ class MaskConfig:
     """Masks of 0..255 instead of 0..1: what the published weights were trained on."""
     feature_token: bool = False
     """One more token: the image tokens averaged inside the mask (an addition to the paper)."""
+    region_tokens: int = 0
+    """More tokens: what the picture tower itself says of a region, where the family's can (an
+    addition to the paper). All that it says, or 0.
+    """
+    region_width: int = 384
+    """Width of the layer between them and the language model."""
 
     def __post_init__(self) -> None:
         if self.num_mask_tokens < 1:
@@ -68,7 +74,7 @@ class MaskConfig:
 
     def tokens(self, tiles: int) -> int:
         """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
-        return self.num_mask_tokens * tiles + self.feature_token
+        return self.num_mask_tokens * tiles + self.feature_token + self.region_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +150,10 @@ class MllmConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     lora: LoraConfig | None = None
     """Set where `lora.safetensors` lies beside the checkpoint."""
+    projector: bool = False
+    """Set where `projector.safetensors` lies beside the checkpoint: an image projector that learnt,
+    in place of the base's.
+    """
     precision: Precision = "fp32"
     """How the base is loaded to caption: int8 and int4 need `bitsandbytes`."""
     max_regions: int = 32

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +35,12 @@ from ureca.models.runtime.inputs import check_regions
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """One encoded frame: its image tokens [T * p, d] and the keys and values of its prefix."""
+    """One encoded frame: its image tokens [T * p, d], what its regions are read from, and the keys
+    and values of its prefix.
+    """
 
     image_tokens: Tensor
+    maps: Any
     prefix: Prefix
     goes_on: int
     """The position of the first token behind the prefix."""
@@ -77,7 +81,7 @@ class MllmEngine:
         grid = self._cutter.grid(width_px, height_px)
         tiles = torch.from_numpy(self._cutter.picture(image, grid))
         prepared_ns = time.perf_counter_ns()
-        tokens = self.model.vision(tiles)
+        tokens, maps = self.model.look(tiles)
         if not bool(torch.isfinite(tokens).all()):
             raise EngineError("vision gave numbers that are not finite: the weights are damaged")
         seen_ns = time.perf_counter_ns()
@@ -86,7 +90,7 @@ class MllmEngine:
         self._us["prep"] = (prepared_ns - began_ns) // 1000
         self._us["vit"] = (seen_ns - prepared_ns) // 1000
         self._us["prefill"] = (time.perf_counter_ns() - seen_ns) // 1000
-        return EncodedPicture(tokens, prefix, first.goes_on, grid, height_px, width_px)
+        return EncodedPicture(tokens, maps, prefix, first.goes_on, grid, height_px, width_px)
 
     def caption(
         self,
@@ -113,8 +117,9 @@ class MllmEngine:
     @torch.inference_mode()
     def suffixes(self, frame: EncodedPicture, regions: Sequence[RegionInput]) -> list[Tensor]:
         """Every region's own prompt [1, L, d]."""
-        masks = self._cutter.masks([region.mask for region in regions], frame.grid)
-        tokens = self.model.regions(torch.from_numpy(masks), frame.image_tokens)
+        masks = torch.from_numpy(self._cutter.masks([r.mask for r in regions], frame.grid))
+        said = self.model.said(masks, frame.maps)
+        tokens = self.model.regions(masks, frame.image_tokens, said)
         count = tokens.shape[1]
         return [
             suffix_input(

@@ -9,17 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
 from ureca.errors import WeightsError
+from ureca.extras import require
+from ureca.models.config import CaptionerConfig
 from ureca.models.mllm.config import IMAGENET_MEAN, IMAGENET_STD, Layout, PromptConfig
 
 _HALF = (0.5, 0.5, 0.5)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NANO_LM = "ureca_nano_lm"
+"""`model_type` of a base that `ureca mllm join` made."""
 # `Any` below is a model or configuration of `transformers`, whose classes differ by family.
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A picture tower that also says something of regions, in channels of its own; it never learns,
+    so what it says may be kept.
+    """
+
+    look: Callable[[Any, Tensor], tuple[Tensor, Any]]
+    """(base, tiles [T, 3, S, S]) -> (image tokens [T, p, c], maps to read regions from)."""
+    project: Callable[[Any, Tensor], Tensor]
+    """(base, image tokens [T, p, c]) -> [T, p, d]."""
+    regions: Callable[[Any, Tensor, Any], Tensor]
+    """(base, masks [N, T, M, M], maps) -> region tokens [N, k, c]."""
+    shape: Callable[[Any], tuple[int, int, int]]
+    """The base's configuration -> (side of a mask tile, k, c)."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,8 @@ class Family:
     std: tuple[float, float, float] = IMAGENET_STD
     layout: Layout = "plain"
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    tower: Tower | None = None
+    """Set where the picture tower has region tokens of its own."""
 
 
 def _see_internvl(base: Any, tiles: Tensor) -> Tensor:
@@ -83,6 +107,25 @@ def _see_qwen(base: Any, tiles: Tensor) -> Tensor:
         patches.reshape(count * side * side, -1), grid, return_dict=True
     )
     return torch.stack(tuple(seen.pooler_output))
+
+
+def _project_nano(base: Any, tokens: Tensor) -> Tensor:
+    projector = base.model.multi_modal_projector
+    return projector(tokens.to(projector.linear_1.weight.dtype))
+
+
+def _see_nano(base: Any, tiles: Tensor) -> Tensor:
+    return _project_nano(base, base.model.vision_tower(tiles).tokens)
+
+
+def _nano_of(config: Any) -> CaptionerConfig:
+    return msgspec.convert(config.vision_config.nano, CaptionerConfig)
+
+
+def _nano_shape(config: Any) -> tuple[int, int, int]:
+    nano = _nano_of(config)
+    features = nano.regions.tokens(tiles=1) - nano.regions.num_mask_tokens
+    return nano.vision.mask_px, features, nano.language.width
 
 
 def _side(value: Any) -> int:
@@ -138,6 +181,18 @@ _QWEN = Family(
         image_open="<|vision_start|>", image_token="<|image_pad|>", image_close="<|vision_end|>"
     ),
 )
+_NANO_PROMPT = PromptConfig(
+    begin="<|im_start|>",
+    image_open="",
+    image_token="<image>",
+    image_close="",
+    mask_close="</mask>",
+    short="In a few words:",
+    long="In a sentence:",
+    end="\n",
+    stop=("<|im_end|>",),
+)
+"""As few tokens as there can be: on a CPU each costs."""
 
 FAMILIES: dict[str, Family] = {
     "internvl": Family(
@@ -154,6 +209,19 @@ FAMILIES: dict[str, Family] = {
         mean=_HALF,
         std=_HALF,
         prompt=_CHATML,
+    ),
+    NANO_LM: Family(
+        see=_see_nano,
+        language="language_model",
+        projector="multi_modal_projector",
+        grid_side=lambda c, _px: _nano_of(c).vision.tokens_per_tile ** 0.5,
+        prompt=_NANO_PROMPT,
+        tower=Tower(
+            look=lambda base, tiles: base.model.vision_tower(tiles),
+            project=_project_nano,
+            regions=lambda base, masks, maps: base.model.vision_tower.regions(masks, maps),
+            shape=_nano_shape,
+        ),
     ),
     "smolvlm": _IDEFICS,
     "idefics3": _IDEFICS,
@@ -177,6 +245,16 @@ def family_of(model_type: str) -> Family:
             f"{', '.join(FAMILIES)}"
         )
     return FAMILIES[model_type]
+
+
+def make_known(folder: Path) -> None:
+    """Teach `transformers` the base in `folder` when it is of our own making."""
+    try:
+        text = (folder / "config.json").read_text(encoding="utf8")
+    except (OSError, ValueError):
+        return  # whoever loads it says what is wrong
+    if NANO_LM in text:
+        require("ureca.models.mllm.nano_tower", extra="mllm").register()
 
 
 def tile_px(config: Any, wanted_px: int) -> int:

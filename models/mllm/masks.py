@@ -69,3 +69,25 @@ class FeatureToken(nn.Module):
         share = nn.functional.adaptive_avg_pool2d(masks, self.side).flatten(1)
         mean = share @ image_tokens.float() / share.sum(1, keepdim=True).clamp_min(1e-6)
         return self.linear(self.norm(mean))[:, None]
+
+
+class RegionTokens(nn.Module):
+    """What a picture tower says of regions, in the language model's channels (not in the paper)."""
+
+    def __init__(self, *, tokens: int, channels: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(channels, hidden), nn.Linear(hidden, width)
+        self.place = nn.Parameter(torch.zeros(tokens, width))
+
+    def forward(self, said: Tensor) -> Tensor:
+        """[N, k, c] -> [N, k, d]."""
+        said = said.to(self.inner.weight.dtype)
+        return self.outer(nn.functional.gelu(self.inner(said))) + self.place
+
+    @torch.no_grad()
+    def begin(self, deviation: float) -> None:
+        """Scale a fresh layer's outputs to about those of word embeddings, whose `deviation` is
+        given: untrained tokens must not drown the words.
+        """
+        drawn = torch.randn(64, *self.place.shape[:1], self.inner.in_features)
+        self.outer.weight.mul_(deviation / self(drawn).std())

@@ -19,27 +19,43 @@ from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.checkpoint import (
     TOKENIZER,
     base_sha256,
+    load_checkpoint,
+    load_learned,
     load_mask_tensors,
     mask_tensors,
+    read_config,
+    save_learned,
     save_parts,
+    write_config,
 )
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.families import family_of, tile_px, tile_side
+from ureca.models.mllm.families import family_of, make_known, tile_px, tile_side
 from ureca.models.mllm.words import Words
 
 EXTRA = "mllm"
 
 
-def wrap(base_folder: Path, out: Path, config: MllmConfig | None = None, *, seed: int = 0) -> Path:
+def wrap(
+    base_folder: Path,
+    out: Path,
+    config: MllmConfig | None = None,
+    *,
+    parts: Path | None = None,
+    seed: int = 0,
+) -> Path:
     """Write the checkpoint `out` over the model in `base_folder`, a folder of `save_pretrained`.
 
     `config` gives what the base does not decide; None takes the family's prompt and the paper's
-    sizes. Raises `WeightsError` for a base that does not fit.
+    sizes. `parts` is a folder of `pack`: the checkpoint is then what was packed, over this base.
+    Raises `WeightsError` for a base that does not fit.
     """
     package = require("transformers", extra=EXTRA)
     if (out / "mllm.json").exists():
         raise WeightsError(f"{out} holds a checkpoint already: choose another folder")
     words = base_words(base_folder)
+    make_known(base_folder)
+    if parts is not None:
+        config = read_config(parts)
     try:
         base = package.AutoModelForImageTextToText.from_pretrained(
             base_folder, local_files_only=True, dtype="auto", trust_remote_code=False
@@ -51,7 +67,18 @@ def wrap(base_folder: Path, out: Path, config: MllmConfig | None = None, *, seed
     words.add_special(fitted.prompt.mask_specials)
     widen(base, known=known, wanted=words.size)
     torch.manual_seed(seed)
-    return save_whole(out, base, words, fitted)
+    return save_whole(out, base, words, fitted, parts=parts)
+
+
+def pack(checkpoint: Path, out: Path) -> Path:
+    """What was learnt, in float16, without base and tokenizer: `wrap(..., parts=out)` brings them
+    together again. Raises `WeightsError` for a checkpoint that cannot be read.
+    """
+    model = load_checkpoint(checkpoint, merge=False)
+    out.mkdir(parents=True, exist_ok=True)
+    save_learned(out, model, config=model.config, half=True)
+    write_config(out, replace(model.config, base="", base_sha256=""))
+    return out
 
 
 def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
@@ -67,7 +94,11 @@ def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
         mean=family.mean,
         std=family.std,
     )
-    return replace(given, family=kind, picture=picture, base="base")
+    mask = given.mask
+    if family.tower is not None:
+        side, tokens, _ = family.tower.shape(base.config)
+        mask = replace(mask, side_px=side, region_tokens=tokens)
+    return replace(given, family=kind, picture=picture, mask=mask, base="base")
 
 
 def save_whole(
@@ -77,9 +108,10 @@ def save_whole(
     config: MllmConfig,
     *,
     mask: dict[str, Tensor] | None = None,
+    parts: Path | None = None,
 ) -> Path:
-    """Base and mask encoder (a fresh one when none is given) as a checkpoint; the base keeps the
-    type it has.
+    """Base and mask encoder (a fresh one when none is given, all that learnt when `parts` has it)
+    as a checkpoint; the base keeps the type it has.
     """
     out.mkdir(parents=True, exist_ok=True)
     base.save_pretrained(out / "base")
@@ -88,6 +120,8 @@ def save_whole(
     model = Mllm(base, config)
     if mask is not None:
         load_mask_tensors(model, {**mask_tensors(model), **mask})
+    if parts is not None:
+        load_learned(model, parts)
     save_parts(out, model, config=config, tokenizer=out / TOKENIZER)
     return out
 

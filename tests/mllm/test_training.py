@@ -114,19 +114,20 @@ def test_rows_of_three_dimensions_are_padded_like_others(recipe, tmp_path):
         changes = {"rows_per_pass": size, "rows_per_step": 16, "data": data}
         run = built(recipe, tmp_path, start_from=str(start), **changes)
         rows = next(run.plan.steps(0, 1))[1]
-        tiles |= {row.tiles for row in rows}
+        tiles |= {row.tiles for group in rows for row in group}
         losses.append(run.learner.learn(0, rows))
     assert len(tiles) > 1
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     # What is learnt is what captions are made with: word by word after the shared prefix.
     model, prompt = run.learner.model.eval(), run.learner.prompt
     example = run.learner.reader.read(rows[0])
-    ids = example.answer_ids
+    (asked,) = example.asked
+    (ids,) = asked.answers
     with torch.inference_mode():
         image = model.vision(example.tiles)
         first = prefix_tokens(model, prompt, example.prefix_ids, image)
         tokens = model.regions(example.masks, image)[0]
-        suffix = suffix_input(model, prompt, example.suffix_ids.numpy(), tokens)
+        suffix = suffix_input(model, prompt, asked.suffix_ids.numpy(), tokens)
         after = Rows(model, model.prefix(first), first.goes_on)
         logits = [after.start([suffix]), *(after.step(each[None].numpy()) for each in ids[:-1])]
         expected = torch.nn.functional.cross_entropy(torch.cat(logits), ids, reduction="sum")
@@ -209,7 +210,7 @@ def test_epochs_are_a_pure_function_and_group_by_length(recipe, tmp_path):
     assert first == again
     assert first != run.plan.epoch(1)
     assert all(len(batch) == 4 for batch in first)
-    seen = [row.record.region_id for batch in first for row in batch]
+    seen = [row.record.region_id for batch in first for group in batch for row in group]
     assert len(set(seen)) == len(seen)
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 from ureca.models.data.regions import HELD_OUT_EVERY
 from ureca.models.mllm.config import LoraConfig
 
+_COUNTS = ("regions_per_picture", "phrases_per_region")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MllmDataConfig:
@@ -16,6 +18,16 @@ class MllmDataConfig:
     root: str
     shards: tuple[str, ...] = ()
     """Keep only records whose shard begins with one of these; empty keeps all."""
+    share: float = 1.0
+    """How often one epoch visits each region: 0.25 is every fourth, 3 is three times."""
+    plain_words: bool = False
+    """Lower case, words and commas only, as the nano learns them."""
+    class_names: bool = False
+    """Say "a <category>" for regions without words (COCO classes)."""
+
+    def __post_init__(self) -> None:
+        if self.share <= 0:
+            raise ValueError(f"share must be above 0, got {self.share}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +37,7 @@ class Parts:
     mask: bool = False
     """Mask encoder and its linear layer."""
     feature: bool = False
-    """The feature token, where the captioner has one."""
+    """The feature token and what reads the tower's region tokens, where the captioner has them."""
     marks: bool = False
     """What is added to the embeddings of the two new words around the mask block (URECA leaves
     these as they were created)."""
@@ -58,8 +70,17 @@ class MllmTrainConfig:
     rows_per_step: int = 16
     """Regions that one update learns from, over all workers."""
     rows_per_pass: int = 4
-    """Regions that one worker has in memory at a time; more are accumulated."""
+    """Pictures, with their regions, that one worker has in memory at a time; more are accumulated.
+    """
+    regions_per_picture: int = 1
+    """Regions of one picture that learn behind one image prefix: the same loss, fewer tokens."""
+    phrases_per_region: int = 1
+    """Phrases of one region that learn behind one prompt."""
     learning_rate: float = 2e-4
+    mask_rate: float = 1.0
+    """Times the learning rate for the mask encoder: its linear layer sums over all cells of a mask,
+    so what suits a fresh projector is too much for it.
+    """
     warmup_share: float = 0.03
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
@@ -82,7 +103,14 @@ class MllmTrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows_per_step", "rows_per_pass", "max_length", "max_tiles"):
+        for name in (
+            "steps",
+            "rows_per_step",
+            "rows_per_pass",
+            "max_length",
+            "max_tiles",
+            *_COUNTS,
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.data:

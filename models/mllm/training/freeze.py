@@ -43,7 +43,7 @@ def _patterns(model: Mllm, parts: Parts) -> list[str]:
     family = model.family
     choices = (
         (parts.mask, r"masks\.mask_(encoder|linear)\..+"),
-        (parts.feature, r"feature\..+"),
+        (parts.feature, r"(feature|region_tokens)\..+"),
         (parts.marks, r"marks"),
         (parts.projector, rf"base\.model\.{re.escape(family.projector)}\..+"),
         (parts.lora, rf"base\.model\.{family.language}\..+\.lora_[AB]"),

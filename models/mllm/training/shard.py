@@ -31,6 +31,8 @@ def split(model: Mllm, config: MllmTrainConfig, worker: Worker, device: torch.de
             f"shard: {config.rows_per_step} rows a step over {worker.count} workers: give a "
             "multiple, since all must run equally many passes"
         )
+    if config.regions_per_picture > 1:
+        raise ConfigError("shard: regions_per_picture must be 1, for the same reason")
     if config.learns.projector:
         raise ConfigError("shard: the image projector learns in an unsplit run only")
     if worker.count > 1:

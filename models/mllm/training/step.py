@@ -18,23 +18,42 @@ from ureca.models.mllm.backend import prefix_tokens, suffix_input
 from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.pictures import Cutter
 from ureca.models.mllm.training.config import MllmTrainConfig
-from ureca.models.mllm.training.plan import Row, read_row
+from ureca.models.mllm.training.packing import Packed, pack, padded
+from ureca.models.mllm.training.plan import Group, Row, read_group
 from ureca.models.mllm.training.shard import average_gradients, clip, is_split
 from ureca.models.mllm.words import Prompt
+from ureca.models.preprocess import Grid
 from ureca.models.training.parallel import Worker
 
 
 @dataclass(frozen=True)
+class Asked:
+    """One region: the ids of its own prompt, and of every answer that is taught."""
+
+    suffix_ids: Tensor
+    answers: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Example:
-    """One row as arrays: tiles f32 [T, 3, S, S], masks f32 [1, T, M, M], ids of both prompt parts
-    and of the answer.
+    """One picture as arrays: tiles f32 [T, 3, S, S], the ids of its prefix, masks f32 [N, T, M, M]
+    of its regions, and what they are asked.
     """
 
     tiles: Tensor
     masks: Tensor
     prefix_ids: Tensor
-    suffix_ids: Tensor
-    answer_ids: Tensor
+    asked: tuple[Asked, ...]
+
+    @property
+    def answers(self) -> list[Tensor]:
+        """Ids of all answers, in order."""
+        return [answer for asked in self.asked for answer in asked.answers]
+
+    @property
+    def taught(self) -> int:
+        """Tokens of all answers."""
+        return sum(map(len, self.answers))
 
 
 class Reader:
@@ -47,59 +66,58 @@ class Reader:
         self._cutter = Cutter.of(model.config)
         self._max_length = config.max_length
 
-    def read(self, row: Row) -> Example:
-        """Raises `ConfigError` when the prompt alone is longer than `max_length`."""
-        image, mask = read_row(row, self._images)
+    def read(self, group: Group) -> Example:
+        """Raises `ConfigError` when a prompt alone is longer than `max_length`."""
+        image, masks = read_group(group, self._images)
         grid = self._cutter.grid(image.shape[1], image.shape[0])
         prefix = self._prompt.prefix(grid)
-        suffix = self._prompt.suffix(row.style, mask_tokens=self._mask.tokens(grid.tiles))
-        room = self._max_length - len(prefix) - len(suffix)
-        if room < 1:
-            raise ConfigError(
-                f"the prompt of {row.record.region_id!r} has {len(prefix) + len(suffix)} tokens, "
-                f"max_length is {self._max_length}: raise it, or lower max_tiles"
-            )
         return Example(
             torch.from_numpy(self._cutter.picture(image, grid)),
-            torch.from_numpy(self._cutter.masks([mask], grid)),
+            torch.from_numpy(self._cutter.masks(masks, grid)),
             torch.from_numpy(prefix),
-            torch.from_numpy(suffix),
-            torch.tensor(self._prompt.answer(row.text)[:room]),
+            tuple(self._asked(row, grid, len(prefix)) for row in group),
         )
 
+    def _asked(self, row: Row, grid: Grid, before: int) -> Asked:
+        suffix = self._prompt.suffix(row.style, mask_tokens=self._mask.tokens(grid.tiles))
+        room = self._max_length - before - len(suffix)
+        if room < 1:
+            raise ConfigError(
+                f"the prompt of {row.record.region_id!r} has {before + len(suffix)} tokens, "
+                f"max_length is {self._max_length}: raise it, or lower max_tiles"
+            )
+        answers = (torch.tensor(self._prompt.answer(text)[:room]) for text in row.texts)
+        return Asked(torch.from_numpy(suffix), tuple(answers))
 
-def prompt_input(model: Mllm, prompt: Prompt, example: Example) -> tuple[Tensor, Tensor | None]:
-    """Embeddings [L, d] of prompt and answer, image and mask tokens in place, and positions
-    [3, 1, L] where they have three dimensions.
-    """
+
+def packed_input(model: Mllm, prompt: Prompt, example: Example) -> Packed:
+    """Prompts and answers of one picture, image and mask tokens in place."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and _sees(model)):
-        image = model.vision(example.tiles)
+        image, maps = model.look(example.tiles)
     before = prefix_tokens(model, prompt, example.prefix_ids, image)
-    tokens = model.regions(example.masks, image)[0]
-    own = suffix_input(model, prompt, example.suffix_ids.numpy(), tokens)
-    answer = model.embed(example.answer_ids.to(model.device))
-    x = torch.cat([before.x[0], own[0], answer])
-    return x, before.whole(len(x))
+    own = model.regions(example.masks, image, model.said(example.masks, maps))
+    asked = [
+        (
+            suffix_input(model, prompt, one.suffix_ids.numpy(), tokens)[0],
+            [model.embed(answer[:-1].to(model.device)) for answer in one.answers],
+        )
+        for one, tokens in zip(example.asked, own, strict=True)
+    ]
+    return pack(before, asked)
 
 
 def answers_loss(model: Mllm, prompt: Prompt, examples: Sequence[Example]) -> Tensor:
     """Sum of the cross-entropy over the answers' tokens, in nats; rows are padded on the right."""
-    rows, places = zip(*(prompt_input(model, prompt, each) for each in examples), strict=True)
-    lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    x = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    mask = (torch.arange(x.shape[1], device=model.device) < lengths[:, None]).long()
-    hidden = model(x, mask, _joined(places, x.shape[1]))
-    triples = zip(hidden, rows, examples, strict=True)
-    said = [h[: len(r)][-len(e.answer_ids) - 1 : -1] for h, r, e in triples]
-    targets = torch.cat([e.answer_ids for e in examples]).to(model.device)
-    logits = model.logits(torch.cat(said)).float()
-    return nn.functional.cross_entropy(logits, targets, reduction="sum")
-
-
-def _joined(places: Sequence[Tensor | None], length: int) -> Tensor | None:
-    """Positions of all rows [3, N, length]; what stands at padding is not looked at."""
-    padded = [nn.functional.pad(p, (0, length - p.shape[2])) for p in places if p is not None]
-    return torch.cat(padded, dim=1) if padded else None
+    rows = [packed_input(model, prompt, example) for example in examples]
+    x, positions, mask = padded(rows)
+    if all(len(example.answers) == 1 for example in examples):  # nothing branches
+        lengths = torch.tensor([len(row.x) for row in rows], device=x.device)
+        mask = (torch.arange(x.shape[1], device=x.device) < lengths[:, None]).long()
+    hidden = model(x, mask, positions)
+    said = torch.cat([h[row.at] for h, row in zip(hidden, rows, strict=True)])
+    answers = [answer for example in examples for answer in example.answers]
+    targets = torch.cat(answers).to(model.device)
+    return nn.functional.cross_entropy(model.logits(said).float(), targets, reduction="sum")
 
 
 class Learner:
@@ -119,22 +137,23 @@ class Learner:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._split = is_split(self.parameters)
         self.optimizer = torch.optim.AdamW(
-            _groups(self.parameters, config),
+            _groups(model, config),
             lr=config.learning_rate,
             foreach=False if self._split else None,  # it cannot mix what is split with what is not
         )
 
-    def learn(self, step: int, rows: Sequence[Row]) -> float:
+    def learn(self, step: int, groups: Sequence[Group]) -> float:
         """One update; dropout is seeded by (seed, step, worker). Returns nats per token, of all
         workers.
         """
         torch.manual_seed((self.config.seed * 1_000_003 + step) * 64 + self.worker.rank)
         self.model.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(step, self.config)
+            rate = self.config.learning_rate * schedule(step, self.config)
+            group["lr"] = rate * group["times"]
         self.optimizer.zero_grad(set_to_none=True)
-        examples = [self.reader.read(row) for row in self.worker.part(rows)]
-        tokens = self._over_all(float(sum(len(e.answer_ids) for e in examples)))
+        examples = [self.reader.read(group) for group in self.worker.part(groups)]
+        tokens = self._over_all(float(sum(example.taught for example in examples)))
         total = sum((self._pass(part, tokens) for part in self._passes(examples)), 0.0)
         for parameter in self.parameters:  # a worker without rows still answers
             if parameter.grad is None:
@@ -180,11 +199,17 @@ def schedule(step: int, config: MllmTrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
 
 
-def _groups(parameters: Sequence[nn.Parameter], config: MllmTrainConfig) -> list[dict[str, object]]:
-    """Matrices decay, vectors do not."""
+def _groups(model: Mllm, config: MllmTrainConfig) -> list[dict[str, object]]:
+    """Matrices decay, vectors do not; the mask encoder has a rate of its own."""
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            times = config.mask_rate if name.startswith("masks.") else 1.0
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            found.setdefault((times, decay), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": own, "times": times, "weight_decay": decay}
+        for (times, decay), own in found.items()
     ]
 
 

@@ -25,7 +25,6 @@ from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore
 from ureca.models.mllm.checkpoint import (
     TOKENIZER,
-    base_sha256,
     load_checkpoint,
     read_config,
     save_parts,
@@ -117,8 +116,8 @@ def _loop(run: Run, start: int, stop: int) -> None:
         desc=f"stage {config.stage}",
         disable=None if leads else True,
     )
-    for step, rows in bar:
-        losses.append(run.learner.learn(step, rows))
+    for step, groups in bar:
+        losses.append(run.learner.learn(step, groups))
         done = step + 1
         if leads and (done % config.log_every == 0 or done == stop):
             _log(run, done, losses, seconds=time.monotonic() - began)
@@ -141,22 +140,18 @@ def _log(run: Run, done: int, losses: Sequence[float], *, seconds: float) -> Non
 
 def _save(run: Run, low: dict[str, Tensor]) -> None:
     """The checkpoint with the adapters `low`. Its base stays where it is and is named by a relative
-    path, unless a part of it learnt.
+    path.
     """
     model, out = run.learner.model, run.out / "checkpoint"
     start = Path(run.config.start_from)
-    tokenizer = start / TOKENIZER
-    if run.config.learns.projector:
-        model.base.to(model.dtype).save_pretrained(out / "base")
-        sha256 = base_sha256(out / "base")
-        config = replace(model.config, base="base", base_sha256=sha256)
-        save_parts(out, model, config=config, tokenizer=tokenizer)
-        return
     base = (start / model.config.base).resolve()
-    lora = (read_config(start).lora or run.config.lora) if low else None
-    placed = os.path.relpath(base, out.resolve())
-    config = replace(model.config, base=placed, lora=lora)
-    save_parts(out, model, config=config, tokenizer=tokenizer, low=low)
+    config = replace(
+        model.config,
+        base=os.path.relpath(base, out.resolve()),
+        lora=(read_config(start).lora or run.config.lora) if low else None,
+        projector=model.config.projector or run.config.learns.projector,
+    )
+    save_parts(out, model, config=config, tokenizer=start / TOKENIZER, low=low)
 
 
 def _device(config: MllmTrainConfig) -> torch.device:

@@ -1,0 +1,116 @@
+"""A base model of our own: the nano's picture trunk before a small language model.
+
+`ureca mllm join -o BASE` reads SmolLM2 as `ureca weights get smollm2` brought it (a GGUF file,
+dequantised by `transformers`), or any folder of `save_pretrained`, and the nano's checkpoint. The
+image projector between them starts at random: `ureca mllm wrap` and stage 1 come next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ureca.errors import WeightsError
+from ureca.extras import require
+from ureca.models.mllm.checkpoint import TOKENIZER
+from ureca.models.mllm.families import family_of
+from ureca.models.mllm.words import Words
+from ureca.models.mllm.wrap import base_words, widen
+from ureca.models.nano.checkpoint import load_checkpoint as load_nano
+from ureca.models.runtime.shipped import CHECKOUT_BUNDLE
+from ureca.weights import WEIGHTS, cached
+
+EXTRA, GGUF_EXTRA = "mllm", "gguf"
+LANGUAGE = "smollm2"
+NANO = CHECKOUT_BUNDLE / "checkpoint"
+
+
+def join(out: Path, *, language: Path | None = None, nano: Path = NANO, seed: int = 0) -> Path:
+    """Write the base `out`: a folder of `save_pretrained` with its `tokenizer.json`.
+
+    `language` is a folder with one GGUF file or of `save_pretrained`; None takes the weights
+    `smollm2`. Raises `WeightsError` when either part cannot be read, and `MissingExtraError`
+    without the packages that read a GGUF file.
+    """
+    require("transformers", extra=EXTRA)
+    if (out / "config.json").exists():
+        raise WeightsError(f"{out} holds a model already: choose another folder")
+    model, words = read_language(language or _brought())
+    known = words.size
+    torch.manual_seed(seed)
+    base = assemble(model, nano)
+    image = family_of(base.config.model_type).prompt.image_token
+    words.add_special([image])
+    base.config.image_token_index = words.id_of(image)
+    widen(base, known=known, wanted=words.size)
+    base.save_pretrained(out)
+    words.save(out / TOKENIZER)
+    return out
+
+
+def assemble(language: Any, nano: Path) -> Any:
+    """One model of a causal language model of `transformers` and the nano's tower.
+
+    The language model is kept in float16 and the tower in float32, whatever they were.
+    """
+    tower = require("ureca.models.mllm.nano_tower", extra=EXTRA)
+    tower.register()
+    eyes = load_nano(nano)
+    config = tower.NanoLmConfig(
+        vision_config=tower.tower_config(eyes.config).to_dict(),
+        text_config=language.config.to_dict(),
+        image_seq_length=eyes.config.vision.tokens_per_tile,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=bool(language.config.tie_word_embeddings),
+    )
+    base = tower.NanoLm(config)
+    base.model.language_model.load_state_dict(language.model.state_dict())
+    base.lm_head.load_state_dict(language.lm_head.state_dict())
+    base.half()
+    seeing = base.model.vision_tower.float()
+    seen = eyes.state_dict()
+    seeing.load_state_dict({name: seen[name] for name in seeing.state_dict()})
+    return base
+
+
+def read_language(folder: Path) -> tuple[Any, Words]:
+    """A causal language model and its words, from one GGUF file or a folder of `save_pretrained`.
+
+    Raises `WeightsError` for a folder that holds neither or another kind of model.
+    """
+    package = require("transformers", extra=EXTRA)
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) != 1:
+        return _read(package, folder), base_words(folder)
+    for name in ("gguf", "accelerate"):
+        require(name, extra=GGUF_EXTRA)
+    options = {"gguf_file": files[0].name}
+    unpacked = package.GgufConfig(dequantize=True)
+    model = _read(package, folder, **options, quantization_config=unpacked)
+    tokenizer = package.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+    return model, Words(tokenizer.backend_tokenizer)
+
+
+def _read(package: Any, folder: Path, **options: Any) -> Any:
+    try:
+        model = package.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise WeightsError(
+            f"{folder} holds no language model: {error}; bring one with "
+            f"`ureca weights get {LANGUAGE}`, or name a folder of save_pretrained"
+        ) from error
+    if not hasattr(model, "model") or not hasattr(model, "lm_head"):
+        raise WeightsError(f"{folder} holds a {type(model).__name__}: expected one like Llama")
+    return model
+
+
+def _brought() -> Path:
+    folder = cached(LANGUAGE)
+    if not all((folder / file.name).is_file() for file in WEIGHTS[LANGUAGE].files):
+        raise WeightsError(f"{folder} does not hold {LANGUAGE}: ureca weights get {LANGUAGE}")
+    return folder

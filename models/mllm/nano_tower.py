@@ -1,0 +1,140 @@
+"""The nano's picture trunk before a language model of `transformers`, as one model of that package.
+
+The tower is everything of `ureca-nano` that sees: trunk, image projector, pyramid and region
+features. It stays as the nano's training left it. What it says of a picture (25 image tokens) and
+of a region (8 tokens) was learnt for a language model of width 256; the projector behind it says
+the same to another one. Everything else is LLaVA's classes, so the package's own ways of loading,
+saving and generating work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from ureca.errors import WeightsError
+from ureca.models.config import CaptionerConfig
+from ureca.models.mllm.families import NANO_LM
+from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.pyramid import Maps
+
+TOWER_TYPE = "ureca_nano_tower"
+_PARTS = ("trunk", "projector", "pyramid", "features")
+
+
+class TowerConfig(PreTrainedConfig):
+    """Sizes of the tower; `nano` is a `CaptionerConfig` as plain data."""
+
+    model_type = TOWER_TYPE
+    nano: dict | None = None
+    image_size: int = 320
+    hidden_size: int = 256
+
+
+class Seen(NamedTuple):
+    """What the tower sees of the tiles of ONE picture."""
+
+    tokens: Tensor
+    """Image tokens f32 [T, p, c], each of mean 0 and deviation 1."""
+    maps: Maps
+    """What regions are read from."""
+
+
+class NanoTower(PreTrainedModel):
+    """Frozen; always computes in float32, its tensors are few and its features were learnt so."""
+
+    config_class = TowerConfig
+    main_input_name = "pixel_values"
+    _keep_in_fp32_modules_strict = ("vision_tower", *_PARTS)
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__(config)
+        nano = Captioner(nano_config(config))
+        if nano.features is None:
+            raise WeightsError("the nano has no region features: expected pooled_features or roi")
+        for part in _PARTS:
+            setattr(self, part, getattr(nano, part))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Parts bring their own start."""
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor) -> Seen:
+        """Tiles f32 [T, 3, S, S] of one picture."""
+        pixels = pixel_values.float()
+        raw = Captioner.see(self, pixels)  # type: ignore[arg-type]  # the same parts by name
+        return Seen(_even(self.projector(raw[2])), self.pyramid(raw))
+
+    @torch.no_grad()
+    def regions(self, masks: Tensor, maps: Maps) -> Tensor:
+        """masks f32 [N, T, M, M] of 0/1 of that picture -> region tokens f32 [N, k, c]."""
+        return _even(self.features(masks, boxes_of(masks[:, -1]), maps))
+
+
+class NanoLmConfig(LlavaConfig):
+    """LLaVA's, with the nano's tower."""
+
+    model_type = NANO_LM
+
+
+class NanoLm(LlavaForConditionalGeneration):
+    """LLaVA's classes over the nano's tower."""
+
+    config_class = NanoLmConfig
+    _keep_in_fp32_modules_strict = ("vision_tower",)
+
+
+def register() -> None:
+    """Make both known to the package's `Auto` classes; doing it twice changes nothing."""
+    AutoConfig.register(TOWER_TYPE, TowerConfig, exist_ok=True)
+    AutoConfig.register(NANO_LM, NanoLmConfig, exist_ok=True)
+    AutoModel.register(TowerConfig, NanoTower, exist_ok=True)
+    AutoModelForImageTextToText.register(NanoLmConfig, NanoLm, exist_ok=True)
+
+
+def tower_config(nano: CaptionerConfig) -> TowerConfig:
+    """The tower of a nano."""
+    return TowerConfig(
+        nano=asdict(nano), image_size=nano.vision.tile_px, hidden_size=nano.language.width
+    )
+
+
+def nano_config(config: Any) -> CaptionerConfig:  # a `TowerConfig`
+    """The nano that a tower came from. Raises `WeightsError` for one that is none."""
+    try:
+        return msgspec.convert(config.nano or {}, CaptionerConfig)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise WeightsError(f"the tower's configuration is not a nano's: {error}") from error
+
+
+def boxes_of(masks: Tensor) -> Tensor:
+    """Tight boxes f32 [N, 4] (xyxy, 0..1) of mask tiles [N, M, M] that show the whole picture."""
+    side = masks.shape[-1]
+    edges = torch.arange(side, device=masks.device, dtype=torch.float32)
+    found = []
+    for axis in (1, 2):  # rows are seen along x, columns along y
+        any_set = (masks > 0).any(dim=axis)
+        low = torch.where(any_set, edges, float(side)).amin(dim=1).clamp_max(side - 1)
+        high = torch.where(any_set, edges + 1, 0.0).amax(dim=1)
+        found.append((low, torch.maximum(high, low + 1)))
+    (x0, x1), (y0, y1) = found
+    return torch.stack([x0, y0, x1, y1], dim=1) / side
+
+
+def _even(tokens: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 along the channels: kinds of tokens differ tenfold in length."""
+    return nn.functional.layer_norm(tokens, tokens.shape[-1:])
