@@ -134,6 +134,20 @@ def test_rows_of_three_dimensions_are_padded_like_others(recipe, tmp_path):
         torch.testing.assert_close(answers_loss(model, prompt, [example]), expected)
 
 
+def test_packed_regions_of_three_dimensions_teach_what_they_teach_alone(recipe, tmp_path):
+    folder, _ = other_base("qwen2_5_vl", tmp_path / "base")
+    start = wrap(folder, tmp_path / "c", tiny_config(prompt=family_of("qwen2_5_vl").prompt))
+    run = built(recipe, tmp_path, start_from=str(start), regions_per_picture=3, rows_per_step=6)
+    groups = next(run.plan.steps(0, 1))[1]
+    assert max(map(len, groups)) > 1
+    model, prompt, read = run.learner.model.eval(), run.learner.prompt, run.learner.reader.read
+    alone = [(row,) for group in groups for row in group]
+    with torch.inference_mode():
+        together = answers_loss(model, prompt, [read(group) for group in groups])
+        single = sum(answers_loss(model, prompt, [read(group)]) for group in alone)
+    torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-4)
+
+
 def test_learning_lowers_the_loss(recipe, tmp_path):
     run = built(recipe, tmp_path, steps=40, rows_per_step=6, rows_per_pass=6)
     rows = next(run.plan.steps(0, 1))[1]
