@@ -32,14 +32,14 @@ from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.pyramid import Maps
 
 TOWER_TYPE = "ureca_nano_tower"
-_PARTS = ("trunk", "projector", "pyramid", "features")
+_PARTS = ["trunk", "projector", "pyramid", "features"]
 
 
 class TowerConfig(PreTrainedConfig):
     """Sizes of the tower; `nano` is a `CaptionerConfig` as plain data."""
 
     model_type = TOWER_TYPE
-    nano: dict | None = None
+    nano: dict[str, Any] | None = None
     image_size: int = 320
     hidden_size: int = 256
 
@@ -58,15 +58,15 @@ class NanoTower(PreTrainedModel):
 
     config_class = TowerConfig
     main_input_name = "pixel_values"
-    _keep_in_fp32_modules_strict = ("vision_tower", *_PARTS)
+    _keep_in_fp32_modules_strict: set[str] | list[str] | None = _PARTS
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
         nano = Captioner(nano_config(config))
         if nano.features is None:
             raise WeightsError("the nano has no region features: expected pooled_features or roi")
-        for part in _PARTS:
-            setattr(self, part, getattr(nano, part))
+        self.trunk, self.projector = nano.trunk, nano.projector
+        self.pyramid, self.features = nano.pyramid, nano.features
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -95,7 +95,7 @@ class NanoLm(LlavaForConditionalGeneration):
     """LLaVA's classes over the nano's tower."""
 
     config_class = NanoLmConfig
-    _keep_in_fp32_modules_strict = ("vision_tower",)
+    _keep_in_fp32_modules_strict: set[str] | list[str] | None = ["vision_tower"]  # noqa: RUF012
 
 
 def register() -> None:

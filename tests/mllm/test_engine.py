@@ -216,7 +216,7 @@ def qwen_pixels(tiles):
     return given["pixel_values"], given["image_grid_thw"]
 
 
-@pytest.mark.parametrize("kind", sorted(set(FAMILIES) - {"internvl", NANO_LM}))
+@pytest.mark.parametrize("kind", sorted(set(FAMILIES) - {"internvl", NANO_LM}))  # test_smol.py
 def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
     folder, base = other_base(kind, tmp_path / "base")
     wrap(folder, tmp_path / "c", tiny_config(prompt=family_of(kind).prompt))

@@ -189,7 +189,7 @@ def test_nothing_to_learn_is_refused(recipe, tiny_checkpoint):
 
 
 def test_the_trained_projector_is_kept(recipe, tmp_path, tiny_checkpoint):
-    """Stage 1 with the image projector writes a base of its own: nothing learnt may be lost."""
+    """Stage 1 with the image projector keeps it beside the base: nothing learnt may be lost."""
     name = "model.multi_modal_projector.linear_1.weight"
     train(replace(recipe, parts=Parts(mask=True, projector=True)), tmp_path)
     trained = load_checkpoint(tmp_path / "checkpoint").base.state_dict()[name]
