@@ -145,7 +145,7 @@ COMMANDS: dict[str, Command] = {
         extra="train",
     ),
     "weights": Command(
-        "ureca.weights",
+        "ureca.weights_command",
         "list published weights, or bring them, checked by sha256",
         "ureca weights get sam2-hiera-tiny",
     ),

@@ -7,7 +7,6 @@ the archive, each under a name of ours, and nothing appears in the folder before
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -16,13 +15,13 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from ureca.errors import ConfigError, WeightsError
+from ureca.errors import WeightsError
 from ureca.extras import require
 
 _BLOCK = 1 << 20
@@ -263,45 +262,3 @@ def _only(folder: Path, package: str) -> Path:
         sizes = {path.name: path.stat().st_size for path in found}
         raise WeightsError(f"expected one archive below 1 GiB for {package}, got {sizes or 'none'}")
     return found[0]
-
-
-# --- command -------------------------------------------------------------------------------------
-
-_EPILOG = """examples:
-  ureca weights list
-  ureca weights get sam2-hiera-tiny
-  ureca run --set segmenter.model=sam2-hiera-tiny --source clip.mp4"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see `--help`. Raises deliberate errors for the command line."""
-    parser = argparse.ArgumentParser(
-        prog="ureca weights",
-        description=__doc__.split("\n\n", maxsplit=1)[0] if __doc__ else None,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("action", choices=("list", "get"))
-    parser.add_argument("name", nargs="?", help="which weights to bring")
-    parser.add_argument("--dir", type=Path, help="where to keep them [~/.cache/ureca]")
-    options = parser.parse_args(argv)
-    if options.action == "list":
-        print("\n\n".join(_entry(one, options.dir) for one in WEIGHTS.values()))
-        return 0
-    if options.name not in WEIGHTS:
-        raise ConfigError(f"no weights {options.name!r}; there are {', '.join(sorted(WEIGHTS))}")
-    print(get(WEIGHTS[options.name], options.dir))
-    return 0
-
-
-def _entry(weights: Weights, folder: Path | None) -> str:
-    into = cached(weights.name, folder)
-    there = all((into / file.name).is_file() for file in weights.files)
-    where = f"here: {into}" if there else "not here"
-    lines = [
-        f"{weights.name}  {weights.size / 1e6:.0f} MB  {where}",
-        f"  {weights.what}",
-        f"  {weights.source}: {weights.package} {weights.version}; {weights.licence}",
-    ]
-    lines += [f"  {file.sha256}  {file.size:>11}  {file.name}" for file in weights.files]
-    return "\n".join(lines)

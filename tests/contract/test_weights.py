@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ureca.errors import ConfigError, WeightsError
-from ureca.weights import WEIGHTS, WeightFile, Weights, cached, get, main
+from ureca.weights import WEIGHTS, WeightFile, Weights, cached, get
+from ureca.weights_command import main
 
 BODY = b"weights " * 1000
 
@@ -128,6 +130,13 @@ def test_the_command_lists_source_licence_size_and_hash(capsys, tmp_path) -> Non
         for fact in (one.name, one.package, one.version, one.licence, one.files[0].sha256):
             assert fact in text
     assert "not here" in text
+
+
+def test_the_list_is_there_for_machines(capsys, tmp_path) -> None:
+    assert main(["list", "--json", "--dir", str(tmp_path)]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == list(WEIGHTS)
+    assert not any(one["here"] for one in listed)
 
 
 def test_unknown_weights_are_named_with_those_there_are() -> None:
