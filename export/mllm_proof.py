@@ -129,11 +129,14 @@ def _shared(engine: MllmEngine, case: Case, forced: Sequence[Sequence[int]]) -> 
 
 
 def _other(engine: MllmEngine) -> MllmEngine:
-    """The negative control: the same words over a mask encoder of another seed."""
+    """The negative control: the same words over mask modules of another seed, all of them: beside
+    region tokens a mask encoder alone says little.
+    """
     model = engine.model
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model.masks = MaskEncoder(model.config.mask, width=model.width).to(model.device).eval()
+        model.region_tokens = model.fresh_region_tokens()
     return engine
 
 

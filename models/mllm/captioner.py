@@ -49,9 +49,13 @@ class Mllm(nn.Module):
         if config.mask.feature_token:
             per_tile = config.picture.tokens_per_tile
             self.feature = FeatureToken(width=self.width, tokens_per_tile=per_tile)
-        self.region_tokens = self._region_tokens()
+        self.region_tokens = self.fresh_region_tokens()
 
-    def _region_tokens(self) -> RegionTokens | None:
+    def fresh_region_tokens(self) -> RegionTokens | None:
+        """Untrained layers for what the picture tower says of regions; None where it says nothing.
+
+        Raises `EngineError` when the configuration expects another tower.
+        """
         wanted, tower = self.config.mask.region_tokens, self.family.tower
         if not wanted:
             return None
@@ -64,8 +68,9 @@ class Mllm(nn.Module):
             )
         hidden = self.config.mask.region_width
         made = RegionTokens(tokens=wanted, channels=found[2], hidden=hidden, width=self.width)
-        made.begin(float(self.base.get_input_embeddings().weight.detach().float().std()))
-        return made
+        table = self.base.get_input_embeddings().weight.detach()
+        made.begin(float(table.float().std()))
+        return made.to(table.device)
 
     @property
     def language(self) -> Any:
