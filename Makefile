@@ -54,7 +54,7 @@ $(DEMO)/.ready: pyproject.toml
 # Everything, to test every room. torch: a CPU wheel is enough; see README for where to get one.
 $(DEV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --editable '.[node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,dev]'
+	$(DEV)/bin/python -m pip install --quiet --editable '.[node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev]'
 	touch $@
 
 # Archives carry the time of the last commit, so that whoever builds this commit gets these bytes.
