@@ -75,7 +75,7 @@ def test_refcocog_is_judged_by_all_expressions(tmp_path):
     config = MllmTrainConfig(
         data=(MllmDataConfig(root=str(with_train)),), start_from="", held_out_every=0
     )
-    assert [record.region_id for record in mllm_records(config)] == ["refcocog_3"]
+    assert [record.region_id for record, _ in mllm_records(config)] == ["refcocog_3"]
 
 
 def test_ureca_test_is_judged_by_its_long_captions(tmp_path):
