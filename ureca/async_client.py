@@ -10,6 +10,7 @@ An async client belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from types import TracebackType
@@ -51,6 +52,14 @@ from ureca.sockets import connect_pair
 from ureca.streams import event_kind
 
 _Answer = TypeVar("_Answer")
+
+
+async def _received(socket: zmq.asyncio.Socket) -> list[bytes] | None:
+    """See `ureca.sockets.received`."""
+    try:
+        return await socket.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
 
 
 class AsyncClient:
@@ -117,7 +126,8 @@ class AsyncClient:
     async def _next_event(self, kinds: Collection[str], timeout_s: float | None) -> AnyEvent | None:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while await self._sub.poll(None if until is None else left_ms(until)):
-            event = self._reader.read(await self._sub.recv_multipart())
+            parts = await _received(self._sub)
+            event = None if parts is None else self._reader.read(parts)
             if event is not None and event_kind(event) in kinds:
                 return event
         return None
@@ -165,7 +175,9 @@ class AsyncClient:
                 return
             # Not a `recv` that waits: when it is cancelled as its message comes, that is lost.
             await self._dealer.poll()
-            message = await self._dealer.recv_multipart(zmq.DONTWAIT)
+            message = await _received(self._dealer)
+            if message is None:
+                return
             reply = decode_reply(message, self._limits)
             waiting = self._open.get(reply.id)
             if reply.terminal and waiting is not None and not waiting.done():
@@ -175,8 +187,8 @@ class AsyncClient:
         """Tell the node; nobody reads its answer."""
         cancel = questions.cancel(request.id)
         message = encode_request(new_request(cancel.op, cancel.args, self._timeout_s))
-        if await self._dealer.poll(0, zmq.POLLOUT):
-            await self._dealer.send_multipart(message)
+        with contextlib.suppress(zmq.Again):
+            await self._dealer.send_multipart(message, zmq.NOBLOCK)
 
     async def _ask(self, question: Question[_Answer]) -> _Answer:
         return question.read(await self.request(question.op, question.args))

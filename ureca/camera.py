@@ -29,7 +29,7 @@ from ureca.frames import Encoding, FrameHeader, encode_frame
 from ureca.keys import ClientKeys, ServerKeys
 from ureca.packing import LIMITS, WireLimits
 from ureca.ring import RingWriter
-from ureca.sockets import harden, keep_frames_fresh, reopened, require_keys
+from ureca.sockets import harden, keep_frames_fresh, received, reopened, require_keys, send_now
 from ureca.zap import Gate
 
 _Sender = TypeVar("_Sender", bound="FrameSender")
@@ -259,24 +259,17 @@ class FrameDealer(FrameSender):
         now_s = time.monotonic()
         if now_s - self._asked_s >= ASK_EVERY_S:
             ask = CreditAsk(src=self.stream, boot=self.boot, sent=self.sent)
-            if self._try(encode_credit(ask)):
+            if send_now(self._socket, encode_credit(ask)):
                 self._asked_s = now_s
         return False
 
     def _hear(self) -> None:
         while self._socket.poll(0):
             with contextlib.suppress(WireError):  # no grant of ours: then we have none
-                grant = decode_grant(self._socket.recv_multipart())
+                grant = decode_grant(received(self._socket) or [])
                 if grant.boot == self.boot:
                     self._upto = grant.upto
 
     def _send(self, parts: list[bytes]) -> bool:
         self._asked_s = time.monotonic()
-        return self._try(parts)
-
-    def _try(self, parts: list[bytes]) -> bool:
-        try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK)
-        except zmq.Again:  # nobody is connected, or the link is full
-            return False
-        return True
+        return send_now(self._socket, parts)

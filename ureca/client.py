@@ -40,7 +40,7 @@ from ureca.packing import LIMITS, WireLimits
 from ureca.pictures import Picture
 from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
 from ureca.requests import Description, Health, Hello, decode_reply, encode_request
-from ureca.sockets import connect_pair
+from ureca.sockets import connect_pair, received, send_now
 from ureca.streams import event_kind
 
 __all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "Client", "FramePublisher"]
@@ -120,7 +120,8 @@ class Client:
     def _next_event(self, kinds: Collection[str], timeout_s: float | None) -> AnyEvent | None:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while self._sub.poll(None if until is None else left_ms(until)):
-            event = self._reader.read(self._sub.recv_multipart())
+            parts = received(self._sub)
+            event = None if parts is None else self._reader.read(parts)
             if event is not None and event_kind(event) in kinds:
                 return event
         return None
@@ -141,12 +142,14 @@ class Client:
         seconds = self._timeout_s if deadline_s is None else deadline_s
         request = new_request(op, args, seconds)
         until = time.monotonic() + seconds
-        if not self._dealer.poll(left_ms(until), zmq.POLLOUT):
-            raise no_answer(self._requests, op, seconds)
-        self._dealer.send_multipart(encode_request(request, picture, self._limits))
-        while self._dealer.poll(left_ms(until)):
-            reply = decode_reply(self._dealer.recv_multipart(), self._limits)
-            if reply.id != request.id:
+        message = encode_request(request, picture, self._limits)
+        sent = False
+        while not sent and (ms := left_ms(until)) and self._dealer.poll(ms, zmq.POLLOUT):
+            sent = send_now(self._dealer, message)
+        while sent and self._dealer.poll(left_ms(until)):
+            parts = received(self._dealer)
+            reply = None if parts is None else decode_reply(parts, self._limits)
+            if reply is None or reply.id != request.id:
                 continue  # an answer that came after its question was given up
             if reply.terminal:
                 return result_of(reply)

@@ -93,6 +93,25 @@ def connect_pair(
     return sub, dealer
 
 
+def received(socket: zmq.Socket[bytes]) -> list[bytes] | None:
+    """The message that `poll` has announced; None when it is gone again: a peer that dies takes
+    along what nobody has read yet, so that a `recv` that waits would wait for ever.
+    """
+    try:
+        return socket.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+
+
+def send_now(socket: zmq.Socket[bytes], parts: list[bytes]) -> bool:
+    """Send unless nobody is connected or the link is full; whether it was sent."""
+    try:
+        socket.send_multipart(parts, zmq.NOBLOCK)
+    except zmq.Again:
+        return False
+    return True
+
+
 def reopened(opened: Callable[[], zmq.Socket[Any]]) -> zmq.Socket[Any]:
     """What `opened` binds to an address that a socket has just been closed on: libzmq lets go of it
     a little later, so `WireError` is not believed at once.

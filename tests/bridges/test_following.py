@@ -24,10 +24,11 @@ def test_another_life_of_the_node_is_followed_from_its_beginning(processes):
         if isinstance(found, CaptionFinal):
             finals.append((found, shift_ns))
 
-    async def until(true, timeout_s=60):
+    async def until(true, following, timeout_s=60):
         end = time.monotonic() + timeout_s
         while not true():
             assert time.monotonic() < end, "it did not happen in time"
+            assert not following.done(), following.exception()
             await asyncio.sleep(0.05)
 
     def captioned(since):
@@ -39,12 +40,12 @@ def test_another_life_of_the_node_is_followed_from_its_beginning(processes):
             following = asyncio.create_task(follower.run())
             await asyncio.sleep(0.3)  # there is no node yet
             first = processes.node("--loop")
-            await until(lambda: captioned(0))
+            await until(lambda: captioned(0), following)
             first.kill()
             first.wait()
             before = len(sights)
             processes.node("--loop")
-            await until(lambda: captioned(before))
+            await until(lambda: captioned(before), following)
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
 

@@ -277,6 +277,71 @@ def test_a_reader_that_is_cancelled_loses_no_answer_of_others():
         asyncio.run(story(node))
 
 
+class Dying:
+    """A socket whose peer dies once between `poll` and what follows: then nothing is there."""
+
+    def __init__(self, socket, on_poll):
+        self._socket, self._on_poll, self.deaths = socket, on_poll, 0
+
+    def poll(self, timeout=None, flags=zmq.POLLIN):
+        if not self.deaths and flags == zmq.POLLIN:
+            self.deaths += 1
+            return self._on_poll(flags)
+        return self._socket.poll(timeout, flags)
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+
+@pytest.mark.timeout(20)
+def test_a_message_that_goes_with_its_node_is_waited_for_no_longer_than_was_said():
+    with (
+        fake_node(answers=lambda request: [_result(request, HELLO)]) as node,
+        Client.connect(node.events, node.requests, timeout_s=5) as client,
+    ):
+        client._dealer = dealer = Dying(client._dealer, lambda flags: flags)
+        assert client.hello().node == "n1"
+        client._sub = sub = Dying(client._sub, lambda flags: flags)
+        assert list(client.events(timeout_s=0.2)) == []
+        assert dealer.deaths == sub.deaths == 1
+
+
+@pytest.mark.timeout(20)
+def test_a_node_that_dies_before_the_question_is_sent_is_a_deadline():
+    class Gone:
+        def poll(self, timeout=None, flags=zmq.POLLIN):
+            time.sleep(0.01)
+            return flags
+
+        def send_multipart(self, parts, flags=0):
+            assert flags & zmq.NOBLOCK, "this would wait for ever"
+            raise zmq.Again
+
+    with Client.connect(timeout_s=0.2) as client:
+        dealer, client._dealer = client._dealer, Gone()
+        with pytest.raises(RequestError, match="no answer") as error:
+            client.hello()
+        dealer.close(0)
+    assert error.value.code == "DEADLINE"
+
+
+@pytest.mark.timeout(20)
+def test_the_async_view_survives_a_message_that_goes_with_its_node():
+    async def at_once(flags):
+        return flags
+
+    async def story(node):
+        async with AsyncClient.connect(node.events, node.requests, timeout_s=5) as client:
+            client._dealer = dealer = Dying(client._dealer, at_once)
+            assert (await client.hello()).node == "n1"
+            client._sub = sub = Dying(client._sub, at_once)
+            assert [event async for event in client.events(timeout_s=0.2)] == []
+            assert dealer.deaths == sub.deaths == 1
+
+    with fake_node(answers=lambda request: [_result(request, HELLO)]) as node:
+        asyncio.run(story(node))
+
+
 def test_a_camera_publishes_frames_that_the_wire_reads():
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     context = zmq.Context()
