@@ -31,7 +31,7 @@ from ureca.log import RateLimitedLog
 from ureca.node.accounting import Books
 from ureca.node.auth import Guard, unguarded
 from ureca.node.config import PublishConfig
-from ureca.sockets import EVENT_HWM, harden, reopened
+from ureca.sockets import EVENT_HWM, harden, received, reopened
 from ureca.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
@@ -117,10 +117,9 @@ class Publisher:
 
     def greet(self) -> None:
         """Read new subscriptions and send the last values that they match."""
-        while self.socket.poll(0):
-            message = self.socket.recv()
-            if message[:1] == b"\x01" and self._greets:
-                self._owed.add(message[1:])
+        while (parts := received(self.socket)) is not None:
+            if parts[0][:1] == b"\x01" and self._greets:
+                self._owed.add(parts[0][1:])
         now_ns = self._clock.now_ns()
         if self._owed and now_ns - self._greeted_ns >= _GREET_EVERY_NS:
             owed, self._owed, self._greeted_ns = tuple(self._owed), set(), now_ns

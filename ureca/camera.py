@@ -264,9 +264,9 @@ class FrameDealer(FrameSender):
         return False
 
     def _hear(self) -> None:
-        while self._socket.poll(0):
+        while (parts := received(self._socket)) is not None:
             with contextlib.suppress(WireError):  # no grant of ours: then we have none
-                grant = decode_grant(received(self._socket) or [])
+                grant = decode_grant(parts)
                 if grant.boot == self.boot:
                     self._upto = grant.upto
 

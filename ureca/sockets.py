@@ -94,8 +94,10 @@ def connect_pair(
 
 
 def received(socket: zmq.Socket[bytes]) -> list[bytes] | None:
-    """The message that `poll` has announced; None when it is gone again: a peer that dies takes
-    along what nobody has read yet, so that a `recv` that waits would wait for ever.
+    """The next message, None when there is none.
+
+    Also after `poll` has announced one: a peer that dies takes along what nobody has read yet, and
+    a `recv` that waits would wait for ever.
     """
     try:
         return socket.recv_multipart(zmq.NOBLOCK)
