@@ -155,20 +155,25 @@ class Ears:
         self._client.close()
         self._client = self._connect(*self._cast.addresses, timeout_s=3)
 
-    def recovery_s(self) -> float | None:
-        """How long it took until both had heard of both streams; None if it did not happen."""
+    def recovery_s(self) -> float:
+        """How long it took until both had heard of both streams; `TimeoutError` if they did not."""
         begun = time.monotonic()
         written = len(self._cast.text("follower.out"))
-        wanted = set(STREAMS)
+        heard: set[str] = set()
+        seen: set[str] = set()
         for event in self._client.events(timeout_s=PATIENCE_S):
             if type(event).__name__.startswith("Caption"):
-                wanted.discard(event.stream)
+                heard.add(event.stream)
             seen = set(self._cast.text("follower.out")[written:].split())
-            if not wanted and seen >= STREAMS:
-                return time.monotonic() - begun
-            if time.monotonic() - begun > PATIENCE_S:
+            if (took_s := time.monotonic() - begun) > PATIENCE_S:
                 break
-        return None
+            if heard >= STREAMS and seen >= STREAMS:
+                return took_s
+        ended = {name: process.poll() for name, process in self._cast.live.items()}
+        raise TimeoutError(
+            f"after {PATIENCE_S:g} s the client has heard {sorted(heard)}, the follower "
+            f"has seen {sorted(seen)}; exit codes {ended}"
+        )
 
     def ask(self) -> str:
         """One of each kind of question; the code of its refusal."""
@@ -200,10 +205,11 @@ def chaos(options: argparse.Namespace, folder: Path) -> tuple[dict[str, list[flo
     end, name = time.monotonic() + 60 * options.minutes, "start"
     try:
         while time.monotonic() < end:
-            if (took_s := ears.recovery_s()) is None:
-                wrong.append(f"after '{name}' not everybody saw both streams in {PATIENCE_S:g} s")
-            else:
-                found[name].append(took_s)
+            try:
+                found[name].append(ears.recovery_s())
+            except TimeoutError as error:
+                wrong.append(f"{name}: {error}")
+                break
             found[f"asked: {ears.ask()}"].append(0.0)
             time.sleep(chance.random())
             name = chance.choice(sorted(deeds))

@@ -16,6 +16,7 @@ from ureca.packing import LIMITS, WireLimits, subscription
 
 HEARTBEAT_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 5_000
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TIMES = 2, 1, 3
 EVENT_HWM = 10_000
 FRAME_HWM = 2
 FRAME_BUFFER_BYTES = 1 << 18
@@ -55,12 +56,31 @@ def harden(socket: zmq.Socket[Any], limits: WireLimits = LIMITS) -> None:
     """
     socket.linger = 0
     socket.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    _watch_peer(socket)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+
+
+def _watch_peer(socket: zmq.Socket[Any]) -> None:
+    """Notice a peer that has gone without a word: with heartbeats, or with TCP's own probes.
+
+    libzmq (to 4.3.5, zeromq/libzmq#3937) aborts the process of a socket that connects again with
+    its pipe when it is read after a heartbeat ran out while its queue was full: a subscriber that
+    was stopped or too slow for a while. So subscribers send none (they answer the publisher's), and
+    dealers connect with a new pipe, which `IMMEDIATE` brings.
+    """
+    if socket.type == zmq.SUB:
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_EVERY_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_TIMES)
+        return
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    if socket.type == zmq.DEALER:
+        socket.setsockopt(zmq.IMMEDIATE, 1)
 
 
 def connect_pair(
@@ -83,7 +103,6 @@ def connect_pair(
         sub.set_hwm(EVENT_HWM)
         sub.subscribe(subscription())
         sub.connect(events)
-        dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.connect(requests)
     except zmq.ZMQError as error:
         context.destroy(linger=0)

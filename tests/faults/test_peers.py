@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,3 +116,19 @@ def test_what_speaks_no_zeromq_is_left_standing(running: Running, greeting: byte
             assert late.hello().model == "scripted"
             until_final(late)
         assert client.missed == 0
+
+
+@pytest.mark.parametrize("kind", ["sub", "dealer"])
+def test_a_peer_that_did_not_read_for_long_is_not_aborted_when_it_reads(kind, tmp_path) -> None:
+    """With heartbeats on its own side, libzmq 4.3.5 ends its process: `_input_stopped`."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("slow_reader.py"), kind, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rounds = [int(line) for line in done.stdout.split()]
+    assert len(rounds) == 6, "it went through all of them"
+    assert any(rounds[1:]), "and the link came back"
