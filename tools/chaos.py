@@ -117,6 +117,14 @@ class Cast:
             process.kill()
             process.wait()
 
+    def deaths(self) -> str:
+        """Who has ended of its own accord, and its last words."""
+        ended = {n: p.returncode for n, p in self.live.items() if p.poll() is not None}
+        told = [
+            f"{n} ended with {code}: {self.text(f'{n}.err')[-300:]}" for n, code in ended.items()
+        ]
+        return "\n".join(told) or "everybody lives"
+
     def text(self, name: str) -> str:
         """What was written so far, by all its lives."""
         return (self.folder / name).read_text("utf8")
@@ -169,10 +177,9 @@ class Ears:
                 break
             if heard >= STREAMS and seen >= STREAMS:
                 return took_s
-        ended = {name: process.poll() for name, process in self._cast.live.items()}
         raise TimeoutError(
             f"after {PATIENCE_S:g} s the client has heard {sorted(heard)}, the follower "
-            f"has seen {sorted(seen)}; exit codes {ended}"
+            f"has seen {sorted(seen)}; {self._cast.deaths()}"
         )
 
     def ask(self) -> str:
