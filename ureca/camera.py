@@ -228,6 +228,7 @@ class FrameDealer(FrameSender):
         self._socket = self._context.socket(zmq.DEALER)
         harden(self._socket, limits)
         keep_frames_fresh(self._socket)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
         if keys is not None:
             keys.encrypt(self._socket, address)
         try:

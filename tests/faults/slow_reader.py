@@ -1,5 +1,6 @@
-"""A peer that connects, does not read until its queue is full and heartbeats have run out, and then
-reads: `python slow_reader.py sub|dealer FOLDER`. Writes how much it read in each of six rounds.
+"""A socket that is not read until its queue is full and heartbeats would have run out, and is then
+read: `python slow_reader.py sub|dealer|router FOLDER`. Writes how much it read in each of six
+rounds. Senders to `router` close before it reads.
 """
 
 from __future__ import annotations
@@ -11,19 +12,29 @@ import zmq
 
 from ureca import sockets
 
-sockets.HEARTBEAT_MS, sockets.HEARTBEAT_TIMEOUT_MS = 100, 300
-SILENT_S = 1.0
+sockets.HEARTBEAT_MS, sockets.PEER_TIMEOUT_MS = 100, 300
+ROUNDS, SILENT_S = 6, 1.0
+SENDERS = {"sub": zmq.PUB, "dealer": zmq.ROUTER, "router": zmq.DEALER}
+READERS = {"sub": zmq.SUB, "dealer": zmq.DEALER, "router": zmq.ROUTER}
 
 
 def hardened(context: zmq.Context, kind: int) -> zmq.Socket:
     socket = context.socket(kind)
     sockets.harden(socket)
     sockets.keep_frames_fresh(socket)
+    if kind == zmq.SUB:
+        socket.subscribe(b"")
+    elif kind == zmq.DEALER:
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.identity = b"dealer"
+    elif kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     return socket
 
 
-def flood(sender: zmq.Socket, head: list[bytes]) -> None:
-    """More than any queue takes, for as long as nobody reads."""
+def flood(sender: zmq.Socket) -> None:
+    """More than any queue takes."""
+    head = [b"dealer"] if sender.type == zmq.ROUTER else []
     end = time.monotonic() + SILENT_S
     while time.monotonic() < end:
         sockets.send_now(sender, [*head, bytes(20_000)])
@@ -38,20 +49,25 @@ def drained(reader: zmq.Socket) -> int:
 
 
 def main(kind: str, folder: str) -> None:
+    if kind == "router":
+        sockets.PEER_TIMEOUT_MS = 10_000
+    address = f"ipc://{folder}/slow"
     with zmq.Context() as context:
-        sender = hardened(context, zmq.PUB if kind == "sub" else zmq.ROUTER)
-        reader = hardened(context, zmq.SUB if kind == "sub" else zmq.DEALER)
-        if kind == "sub":
-            reader.subscribe(b"")
-        else:
-            reader.identity = b"reader"
-            sender.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        sender.bind(f"ipc://{folder}/slow")
-        reader.connect(f"ipc://{folder}/slow")
+        sender = hardened(context, SENDERS[kind])
+        reader = hardened(context, READERS[kind])
+        first, second = (reader, sender) if kind == "router" else (sender, reader)
+        first.bind(address)
+        second.connect(address)
         reader.poll(300)
-        for _ in range(6):
-            flood(sender, [] if kind == "sub" else [b"reader"])
+        for _ in range(ROUNDS):
+            flood(sender)
+            if kind == "router":  # gone before a heartbeat has run out, but not before one is due
+                sender.close()
+                time.sleep(SILENT_S)
             sys.stdout.write(f"{drained(reader)}\n")
+            if kind == "router":
+                sender = hardened(context, SENDERS[kind])
+                sender.connect(address)
         sender.close()
         reader.close()
 
