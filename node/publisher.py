@@ -143,7 +143,7 @@ class Publisher:
     def _open(self, address: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.XPUB)
         harden(socket)
-        socket.setsockopt(zmq.SNDHWM, EVENT_HWM)
+        socket.set_hwm(EVENT_HWM)
         socket.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._guard(socket, address, "events")
         try:

@@ -14,13 +14,11 @@ from ureca.errors import ConfigError, RequestError, WireError
 from ureca.keys import ClientKeys, ServerKeys
 from ureca.packing import LIMITS, WireLimits, subscription
 
-HEARTBEAT_MS = 1_000
 PEER_TIMEOUT_MS = 5_000
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TIMES = 2, 1, 3
 EVENT_HWM = 10_000
 FRAME_HWM = 2
 FRAME_BUFFER_BYTES = 1 << 18
-_PUBLISHERS = (zmq.PUB, zmq.XPUB)
 _REOPEN_TRIES, _REOPEN_S = 200, 0.01
 _LOCAL = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:.*)?|(ipc|inproc)://.+)")
 _TO_CAMERA = """    ureca keys new camera -o keys
@@ -53,33 +51,21 @@ def unguarded(what: str, address: str, remedy: str) -> str:
 def harden(socket: zmq.Socket[Any], limits: WireLimits = LIMITS) -> None:
     """Bound what a peer can do: sizes, silence, half-open connections, waiting at close.
 
+    A peer that has gone without a word is noticed by TCP's probes. Never by ZeroMQ's heartbeats:
+    libzmq (to 4.3.5, zeromq/libzmq#3937) aborts the process when one is due, runs out or is read on
+    a socket whose queue is full, as after a stop, a suspension or a long while without a reader.
     Never `CONFLATE`: on multipart messages it delivers only the last part or aborts the process.
     """
     socket.linger = 0
     socket.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
-    _watch_peer(socket)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-    socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
-
-
-def _watch_peer(socket: zmq.Socket[Any]) -> None:
-    """Notice a peer that has gone without a word: by TCP's probes, and publishers by heartbeats.
-
-    A heartbeat that is due while a socket's input is stopped, because its queue was full, makes
-    libzmq (to 4.3.5) abort the process: at the next read if it has connected and keeps its pipe
-    (zeromq/libzmq#3937), at once if the peer has closed. So only publishers send heartbeats, which
-    end the queue of a subscriber that was stopped: their input, subscriptions, is never stopped.
-    """
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_EVERY_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_TIMES)
     socket.setsockopt(zmq.TCP_MAXRT, PEER_TIMEOUT_MS)
-    if socket.type in _PUBLISHERS:
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PEER_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
 
 
 def connect_pair(
@@ -99,7 +85,7 @@ def connect_pair(
             harden(socket, limits)
             if keys is not None:
                 keys.encrypt(socket, address)
-        sub.setsockopt(zmq.RCVHWM, EVENT_HWM)
+        sub.set_hwm(EVENT_HWM)
         sub.subscribe(subscription())
         sub.connect(events)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
@@ -146,8 +132,6 @@ def reopened(opened: Callable[[], zmq.Socket[Any]]) -> zmq.Socket[Any]:
 
 def keep_frames_fresh(socket: zmq.Socket[bytes]) -> None:
     """Small queues and kernel buffers on a frame link; its reader drains to the newest frame."""
-    socket.setsockopt(zmq.SNDHWM, FRAME_HWM)
-    if socket.type not in _PUBLISHERS:  # theirs are subscriptions: see `harden`
-        socket.setsockopt(zmq.RCVHWM, FRAME_HWM)
+    socket.set_hwm(FRAME_HWM)
     socket.setsockopt(zmq.SNDBUF, FRAME_BUFFER_BYTES)
     socket.setsockopt(zmq.RCVBUF, FRAME_BUFFER_BYTES)

@@ -1,6 +1,6 @@
-"""A socket that is not read until its queue is full and heartbeats would have run out, and is then
-read: `python slow_reader.py sub|dealer|router FOLDER`. Writes how much it read in each of six
-rounds. Senders to `router` close before it reads.
+"""A socket that is not read until its queue is full, and then is:
+`python slow_reader.py sub|dealer|router FOLDER`. Writes how much it read in each of six rounds.
+Senders to `router` close before it reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import zmq
 
 from ureca import sockets
 
-sockets.HEARTBEAT_MS, sockets.PEER_TIMEOUT_MS = 100, 300
 ROUNDS, SILENT_S = 6, 1.0
 SENDERS = {"sub": zmq.PUB, "dealer": zmq.ROUTER, "router": zmq.DEALER}
 READERS = {"sub": zmq.SUB, "dealer": zmq.DEALER, "router": zmq.ROUTER}
@@ -49,25 +48,29 @@ def drained(reader: zmq.Socket) -> int:
 
 
 def main(kind: str, folder: str) -> None:
-    if kind == "router":
-        sockets.PEER_TIMEOUT_MS = 10_000
-    address = f"ipc://{folder}/slow"
+    address, dies = f"ipc://{folder}/slow", kind == "router"
     with zmq.Context() as context:
-        sender = hardened(context, SENDERS[kind])
         reader = hardened(context, READERS[kind])
-        first, second = (reader, sender) if kind == "router" else (sender, reader)
-        first.bind(address)
-        second.connect(address)
+
+        def joined() -> zmq.Socket:
+            sender = hardened(context, SENDERS[kind])
+            (sender.connect if kind == "router" else sender.bind)(address)
+            return sender
+
+        if kind == "router":
+            reader.bind(address)
+        else:
+            reader.connect(address)
+        sender = joined()
         reader.poll(300)
         for _ in range(ROUNDS):
             flood(sender)
-            if kind == "router":  # gone before a heartbeat has run out, but not before one is due
+            if dies:
                 sender.close()
                 time.sleep(SILENT_S)
             sys.stdout.write(f"{drained(reader)}\n")
-            if kind == "router":
-                sender = hardened(context, SENDERS[kind])
-                sender.connect(address)
+            if dies:
+                sender = joined()
         sender.close()
         reader.close()
 

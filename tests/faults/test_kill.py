@@ -177,7 +177,7 @@ def test_a_killed_subscriber_is_missed_by_nobody(site: Site) -> None:
     assert_orderly_end(node)
 
 
-def test_a_stopped_subscriber_slows_nobody_and_learns_what_it_missed(site: Site) -> None:
+def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
     """SIGSTOP for 8 s, or for 60 s with URECA_LONG_FAULTS=1."""
     site.camera(fps=30)
     node = site.node("--set", "publish.update_hz=1000")
@@ -204,11 +204,11 @@ def test_a_stopped_subscriber_slows_nobody_and_learns_what_it_missed(site: Site)
     assert delay_ns(during) < 5 * delay_ns(before)
     assert grown < 64 << 20
 
-    wait_for(lambda: any("missed" in line for line in lines(sleepers)))
-    gap = next(line for line in lines(sleepers) if "missed" in line)
-    assert gap["missed"] > 50
-    assert gap["captions"] == 3  # the snapshot after the gap
-    wait_for(lambda: lines(sleepers)[-1]["eseq"] > numbers[-1])  # and live again
+    wait_for(lambda: lines(sleepers)[-1]["eseq"] > numbers[-1])  # live again
+    late = [line for line in lines(sleepers) if line["pub_ns"] >= stopped_ns]
+    told = len(late) + sum(line.get("missed", 0) for line in late)
+    assert told == late[-1]["eseq"] - late[0]["eseq"] + 1  # everything came late, or was missed
+    assert late[0]["at_ns"] > woken_ns
     assert_orderly_end(node)
 
 

@@ -130,7 +130,7 @@ def test_what_speaks_no_zeromq_is_left_standing(running: Running, greeting: byte
 
 @pytest.mark.parametrize("kind", ["sub", "dealer", "router"])
 def test_a_socket_that_was_not_read_for_long_does_not_abort_its_process(kind, tmp_path) -> None:
-    """With heartbeats on its own side, libzmq 4.3.5 ends it: `_input_stopped`, `_io_error`."""
+    """With heartbeats libzmq 4.3.5 ends it: `_input_stopped`, `_io_error`."""
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("slow_reader.py"), kind, tmp_path],
         capture_output=True,

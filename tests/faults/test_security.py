@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -261,6 +262,8 @@ class Tap:
         except OSError:
             pass
         for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # wakes whoever still waits for it
             one.close()
 
     def close(self) -> None:
