@@ -172,3 +172,18 @@ def test_a_stranger_on_the_cable_gets_nothing(hosts, keys) -> None:
     assert child.returncode == 1
     assert not out
     assert "DEADLINE" in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_pulled_cable_is_noticed_by_who_only_listens(hosts) -> None:
+    """A subscriber has nothing to send, so that only keep-alive can tell it."""
+    if hosts.skew_s < 0:
+        pytest.skip("once is enough: clocks play no part")
+    hosts.start("peer", HERE / "cable.py", "publish", FRAMES)
+    listener = hosts.start("node", HERE / "cable.py", "subscribe", FRAMES)
+    assert listener.stdout.readline() == "heard\n"
+    run("ip", "-n", hosts.names["peer"], "link", "set", "urp", "down")
+    assert listener.stdout.readline() == "lost\n"
+    run("ip", "-n", hosts.names["peer"], "link", "set", "urp", "up")
+    assert listener.stdout.readline() == "heard\n"
