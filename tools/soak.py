@@ -229,7 +229,7 @@ def faults(found: dict[str, Any]) -> list[str]:
     wrong = list(imbalances(found["counters"]))
     wrong += [f"{found['exceptions']} exceptions were not handled"] * bool(found["exceptions"])
     wrong += [f"the node ended with {found['exit_code']}"] * bool(found["exit_code"])
-    for what, (first, last) in found["first_and_last_quarter_median"].items():
+    for what, (first, last) in found["first_and_last_quarter_max"].items():
         wrong += [f"{what} grew from {first} to {last}"] * (last > first)
     slope_mib = found["rss_slope_mib"]
     if slope_mib is None:
@@ -247,7 +247,7 @@ def show(found: dict[str, Any]) -> None:
             f"memory    {slope_mib['per_hour']:+.2f} MiB/h, 95 % interval +-"
             f"{slope_mib['half_width']:.2f} ({len(found['samples'])} samples)"
         )
-    for what, (first, last) in found["first_and_last_quarter_median"].items():
+    for what, (first, last) in found["first_and_last_quarter_max"].items():
         print(f"{what:<13} first quarter {first}, last quarter {last}")
     print(f"exceptions    {found['exceptions']}, missed events {found['missed']}")
     print(f"asked         {dict(found['asked'])}")

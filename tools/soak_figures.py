@@ -110,17 +110,12 @@ def judged(samples: Sequence[Sample], warmup_s: float) -> dict[str, Any]:
     found = slope(after, lambda sample: sample.rss_mib)
     quarter = max(1, len(after) // 4)
     ends = {
-        key: [median_of(part, key) for part in (after[:quarter], after[-quarter:])]
+        key: [max(getattr(s, key) for s in part) for part in (after[:quarter], after[-quarter:])]
         for key in ("threads", "descriptors", "sockets")
         if after
     }
     facts = None if found is None else {**asdict(found), "grows": found.grows}
-    return {"rss_slope_mib": facts, "first_and_last_quarter_median": ends}
-
-
-def median_of(samples: Sequence[Sample], key: str) -> int:
-    """Of a count; a peer that comes while another still leaves is no growth, a leak stays."""
-    return int(statistics.median_low(getattr(sample, key) for sample in samples))
+    return {"rss_slope_mib": facts, "first_and_last_quarter_max": ends}
 
 
 def draw(found: dict[str, Any], path: Path) -> None:

@@ -206,8 +206,9 @@ def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
 
     wait_for(lambda: lines(sleepers)[-1]["eseq"] > numbers[-1])  # live again
     late = [line for line in lines(sleepers) if line["pub_ns"] >= stopped_ns]
-    told = len(late) + sum(line.get("missed", 0) for line in late)
-    assert told == late[-1]["eseq"] - late[0]["eseq"] + 1  # everything came late, or was missed
+    eseqs = [line["eseq"] for line in late]
+    assert eseqs == list(range(eseqs[0], eseqs[0] + len(eseqs)))  # fewer than 10,000: all came
+    assert not any("missed" in line for line in late)
     assert late[0]["at_ns"] > woken_ns
     assert_orderly_end(node)
 
