@@ -16,6 +16,7 @@ from ureca.node.accounting import Books
 from ureca.node.auth import Guard, anybody, asker_of, unguarded
 from ureca.node.config import PublishConfig
 from ureca.node.control import Control
+from ureca.node.heap import Heap, malloc_trim
 from ureca.node.outbox import Answer, Outbox
 from ureca.node.publisher import Publisher, Sink
 from ureca.sockets import harden
@@ -109,6 +110,7 @@ class IoThread:
         self._every_ns = int(heartbeat_s * 1e9)
         self._clock = clock
         self._gate = gate
+        self._heap = Heap(clock, malloc_trim())
         self._wants_keys = router.mechanism == zmq.CURVE
         self._beat_ns = clock.now_ns()
         self._stop = threading.Event()
@@ -152,6 +154,7 @@ class IoThread:
             self._receive()
             self._flush()
             self._beat()
+            self._heap.tidy()
         except Exception:  # noqa: BLE001  (the sockets' thread must outlive any message)
             _log.exception("a round of sending and receiving failed")
 

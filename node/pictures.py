@@ -24,12 +24,12 @@ def decode_picture(data: bytes, *, max_px: int = _DEFAULT_MAX_PX) -> Image:
     if data[:2] == _JPEG_START and not data.rstrip(b"\0").endswith(_JPEG_END):
         raise SourceError("the JPEG is cut off: its end marker is missing")
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     except cv2.error as error:
         raise SourceError(f"the picture cannot be decoded: {error.err or 'unknown'}") from error
-    if bgr is None:
+    if rgb is None:
         raise SourceError(f"{len(data)} bytes that are no readable picture")
-    return rgb_of(np.asarray(bgr, np.uint8))
+    return np.asarray(rgb, np.uint8)
 
 
 def _check_size(data: bytes, max_px: int) -> None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ureca.clock import ManualClock
+from ureca.node.heap import EVERY_NS, Heap, malloc_trim
+
+PEAK = """
+from pathlib import Path
+from ureca.clock import ManualClock
+from ureca.node.heap import EVERY_NS, Heap, malloc_trim
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) / 256
+
+start = resident_mib()
+pieces = [b"." * 65536 for _ in range(1024)]  # from the heap: too small to be mapped one by one
+last = pieces.pop()  # at the heap's end: what lies before it cannot be given back by shrinking
+pieces.clear()
+kept = resident_mib()
+clock = ManualClock()
+heap = Heap(clock, malloc_trim())
+clock.advance(ns=EVERY_NS)
+heap.tidy()
+print(kept - start, resident_mib() - start)
+"""
+
+
+def test_the_heap_is_tidied_now_and_then() -> None:
+    clock, calls = ManualClock(), list[int]()
+    heap = Heap(clock, calls.append)
+    for _ in range(25):
+        heap.tidy()
+        clock.advance(ns=EVERY_NS // 10)
+    assert calls == [0, 0]
+
+
+@pytest.mark.skipif(malloc_trim() is None, reason="this C library has no malloc_trim")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    said = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    kept_mib, left_mib = map(float, said.stdout.split())
+    assert kept_mib > 48, "glibc gave it back by itself: this test shows nothing"
+    assert left_mib < 8
+
+
+def test_a_library_without_the_call_is_left_alone() -> None:
+    clock = ManualClock()
+    heap = Heap(clock, None)
+    clock.advance(ns=2 * EVERY_NS)
+    heap.tidy()
