@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import ureca  # noqa: F401  (first of all: what it sets in the environment holds for the tests, too)
+
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_S = 3.0
 

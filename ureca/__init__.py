@@ -3,6 +3,8 @@
 These names are the public interface of the client side; importing them loads no model framework.
 """
 
+import os
+
 from ureca.async_client import AsyncClient
 from ureca.camera import FramePublisher
 from ureca.client import Client
@@ -39,6 +41,10 @@ from ureca.events import (
 from ureca.requests import Description, Health, Hello
 
 __version__ = "0.1.0"
+
+# ONNX Runtime 1.29 and later would report models and runs to its maker (its Privacy.md), from its
+# import on. Robots report to nobody; whoever wants it sets 0 in the environment.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "AnyEvent",
