@@ -1,6 +1,6 @@
 """Peers of a node as processes of their own, to be stopped and killed.
 
-python robots.py camera ADDRESS FPS
+python robots.py camera ADDRESS FPS THINGS
 python robots.py subscribe EVENTS REQUESTS FILE
 """
 
@@ -18,9 +18,9 @@ from ureca.streams import event_kind
 from ureca.testing import SyntheticSource
 
 
-def camera(address: str, fps: float) -> None:
-    """Three things with their masks, until it is killed."""
-    source = SyntheticSource(frames=10**9)
+def camera(address: str, fps: float, things: int) -> None:
+    """Moving things with their masks, until it is killed."""
+    source = SyntheticSource(frames=10**9, things=things)
     with FramePublisher(address, stream="cam0") as publisher:
         start = time.monotonic()
         for frame in source:
@@ -46,6 +46,6 @@ def subscribe(events: str, requests: str, path: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "camera":
-        camera(sys.argv[2], float(sys.argv[3]))
+        camera(sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))
     else:
         subscribe(*sys.argv[2:5])

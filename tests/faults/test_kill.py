@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -45,8 +46,8 @@ class Site:
         self.started.append(child)
         return child
 
-    def camera(self, fps: float = 20) -> subprocess.Popen[str]:
-        return self.robot("camera", self.frames, fps)
+    def camera(self, fps: float = 20, things: int = 3) -> subprocess.Popen[str]:
+        return self.robot("camera", self.frames, fps, things)
 
     def node(self, *options: str) -> Process:
         script = ROOT / "tests/system/scripted_node.py"
@@ -210,6 +211,37 @@ def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
     assert eseqs == list(range(eseqs[0], eseqs[0] + len(eseqs)))  # fewer than 10,000: all came
     assert not any("missed" in line for line in late)
     assert late[0]["at_ns"] > woken_ns
+    assert_orderly_end(node)
+
+
+def test_a_subscriber_that_slept_too_long_learns_what_it_missed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More events than its queue and the system's buffers hold, with a queue made small."""
+    monkeypatch.setenv("SCRIPTED_EVENT_HWM", "100")
+    site.camera(fps=30, things=8)
+    node = site.node("--set", "publish.update_hz=1000")
+    sleeper, sleepers = site.subscriber("sleeper", node)
+    _, others = site.subscriber("other", node)
+    wait_for(lambda: len(lines(sleepers)) > 300 and len(lines(others)) > 300)
+    sleeper.send_signal(signal.SIGSTOP)
+    seen = len(lines(others))
+    wait_for(lambda: len(lines(others)) > seen + 2000, 80)
+    sleeper.send_signal(signal.SIGCONT)
+    wait_for(lambda: any("missed" in line for line in lines(sleepers)))
+    last = lines(others)[-1]["eseq"]
+    wait_for(lambda: lines(sleepers)[-1]["eseq"] > last)  # live again
+
+    found = lines(sleepers)
+    numbers = [line["eseq"] for line in found]
+    assert numbers == sorted(set(numbers))  # nothing comes late or twice
+    gaps = [
+        after - before - 1 for before, after in itertools.pairwise(numbers) if after > before + 1
+    ]
+    assert [line["missed"] for line in found if "missed" in line] == gaps
+    assert all(line["captions"] == 8 for line in found if "missed" in line)
+    whole = [line["eseq"] for line in lines(others)]
+    assert whole == list(range(whole[0], whole[0] + len(whole)))  # the others lost nothing
     assert_orderly_end(node)
 
 

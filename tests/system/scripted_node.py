@@ -1,12 +1,14 @@
 """A node process with the scripted engine: the command line of `ureca run` without weights.
 
-`SCRIPTED_STEP_MS` makes every word take that long; `SCRIPTED_RAISE=1` makes every batch fail.
+`SCRIPTED_STEP_MS` makes every word take that long; `SCRIPTED_RAISE=1` makes every batch fail;
+`SCRIPTED_EVENT_HWM` is how many events wait for each subscriber.
 """
 
 import os
 import sys
 import time
 
+from ureca.node import publisher
 from ureca.node.main import main
 from ureca.testing import ScriptedEngine, Step
 
@@ -20,4 +22,5 @@ def hook(call: int, token: int) -> Step:
 
 
 if __name__ == "__main__":
+    publisher.EVENT_HWM = int(os.environ.get("SCRIPTED_EVENT_HWM", publisher.EVENT_HWM))
     sys.exit(main(engine_of=lambda folder: ScriptedEngine(hook=hook)))
