@@ -18,7 +18,10 @@ TRIGGERS = frozenset({Trigger.NEW, Trigger.RECOVERED, Trigger.CHANGE, Trigger.RE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """When a region is captioned, for how long that counts, and what is said."""
+    """When a region is captioned, for how long that counts, and what is said.
+
+    Intervals may end a quarter early, together with those of other regions (`wishes.has_passed`).
+    """
 
     ttl_ms: int
     """How long a consumer may act on a caption."""

@@ -137,7 +137,7 @@ class Scheduler:
         memory.in_flight = None
         if has_caption:
             memory.captioned, memory.changed, memory.failures = memory.asked, None, 0
-            memory.written_ns = memory.renewed_ns = memory.checked_ns = now_ns
+            memory.written_ns = memory.renewed_ns = memory.checked_ns = memory.asked_ns
         elif memory.wish is None:  # else it was aborted to ask something else
             memory.back_off(now_ns)
 
@@ -177,8 +177,8 @@ class Scheduler:
     def _is_due(self, memory: Memory, now_ns: int) -> bool:
         if memory.track.mask is None or memory.in_flight is not None or memory.wish is not None:
             return False
-        is_next = now_ns - memory.checked_ns >= memory.policy.min_interval_ns
-        return (is_next or memory.is_old(now_ns)) and now_ns >= memory.not_before_ns
+        is_next = memory.may_look(now_ns) or memory.is_old(now_ns)
+        return is_next and now_ns >= memory.not_before_ns
 
     # --- how much there is to do -----------------------------------------------------------------
 
@@ -217,8 +217,7 @@ class Scheduler:
             return Trigger.RECOVERED
         if memory.captioned.look is not None and memory.policy.style == "short":
             return None  # what it looks like tells more (`checked`); long captions say where it is
-        is_free = now_ns - memory.written_ns >= memory.policy.min_interval_ns
-        if is_free and self._moved(memory.captioned, memory.track):
+        if memory.may_rewrite(now_ns) and self._moved(memory.captioned, memory.track):
             return Trigger.CHANGE
         return Trigger.REFRESH if memory.is_old(now_ns) else None
 
@@ -251,6 +250,6 @@ class Scheduler:
             ttl_ms=policy.ttl_ms,
             max_new_tokens=policy.max_new_tokens,
         )
-        memory.in_flight, memory.wish = request.request_id, None
+        memory.in_flight, memory.asked_ns, memory.wish = request.request_id, now_ns, None
         memory.asked = Seen(memory.rev, track.box_xyxy_px, area_px(track))
         return request

@@ -18,6 +18,8 @@ RANK = {
     Trigger.REFRESH: 4,
 }
 OVERDUE = -1
+TICKS = 4
+"""Intervals are counted in quarters of a common clock: see `has_passed`."""
 Urgency = tuple[int, int]
 """(rank of the trigger, or `OVERDUE`; deadline in ns): the smaller the more urgent."""
 
@@ -41,11 +43,14 @@ class Memory:
     rev: int = 0
     captioned: Seen | None = None
     written_ns: int = 0
+    """When the caption was asked for, which is when its picture was the newest: one time for the
+    whole batch."""
     renewed_ns: int = 0
     """When the caption was last known to hold: written, or found to be the same."""
     checked_ns: int = 0
     changed: Look | None = None
     asked: Seen | None = None
+    asked_ns: int = 0
     in_flight: int | None = None
     wish: Trigger | None = None
     since_ns: int = 0
@@ -72,7 +77,15 @@ class Memory:
 
     def is_old(self, now_ns: int) -> bool:
         """Whether the caption must be looked at again."""
-        return now_ns - self.renewed_ns >= self.policy.max_interval_ns
+        return has_passed(self.policy.max_interval_ns, self.renewed_ns, now_ns)
+
+    def may_look(self, now_ns: int) -> bool:
+        """Whether it is long enough since it was last looked at."""
+        return has_passed(self.policy.min_interval_ns, self.checked_ns, now_ns)
+
+    def may_rewrite(self, now_ns: int) -> bool:
+        """Whether its caption was written long enough ago to be written anew."""
+        return has_passed(self.policy.min_interval_ns, self.written_ns, now_ns)
 
     def back_off(self, now_ns: int) -> None:
         """No caption came: wait before the next try, twice as long for each failure in a row, for
@@ -82,6 +95,15 @@ class Memory:
         wait_ns = policy.min_interval_ns << min(self.failures, 16)
         self.failures += 1
         self.not_before_ns = now_ns + min(wait_ns, policy.max_interval_ns)
+
+
+def has_passed(interval_ns: int, since_ns: int, now_ns: int) -> bool:
+    """Whether `interval_ns` have passed, up to a quarter of it too early: it ends at the ticks of a
+    clock that all regions share. They fall due together, whatever the frame rate and whenever each
+    was written, and so share a batch and its one look at the picture.
+    """
+    tick_ns = max(1, interval_ns // TICKS)
+    return now_ns // tick_ns - since_ns // tick_ns >= interval_ns // tick_ns
 
 
 def area_px(track: Track) -> int:

@@ -52,7 +52,7 @@ def seconds_of(node: Replay, kind: str) -> list[float]:
 def test_a_frozen_picture_with_new_stamps_renews_nothing_and_health_says_so() -> None:
     node = Replay()
     node.play(still(0, 40))
-    assert max(seconds_of(node, "cap.same")) > 4
+    assert max(seconds_of(node, "cap.same")) >= 4  # refreshed every 5 s, or a quarter sooner
     assert node.pipeline.reasons() == []
     node.play(still(40, 100, frozen=True))  # 8 s to 28 s
     (reason,) = node.pipeline.reasons()

@@ -10,6 +10,7 @@ from ureca.datatypes import Track, TrackSet, TrackState, Trigger
 from ureca.node.config import CaptionConfig, SchedulerConfig
 from ureca.node.policy import Policies, Policy
 from ureca.node.scheduler import Scheduler
+from ureca.node.wishes import TICKS, has_passed
 
 MASK = np.ones((4, 4), np.bool_)
 S = 1_000_000_000
@@ -115,3 +116,46 @@ def test_no_region_starves_however_lively_the_others_are(
         bound_s = 4 + 4 + 1 + -(-regions // room) * 2
         assert all(second - last <= bound_s for last in captioned_s.values())
     assert plan.in_flight == 0
+
+
+@given(
+    interval_ns=st.integers(0, 10 * S),
+    since_ns=st.integers(0, 100 * S),
+    waited=st.floats(0, 1.5),
+)
+def test_intervals_end_at_most_a_quarter_early_and_never_late(
+    interval_ns: int, since_ns: int, waited: float
+) -> None:
+    passed = has_passed(interval_ns, since_ns, since_ns + int(waited * interval_ns))
+    early = waited < 0.75 and interval_ns >= TICKS
+    assert passed <= (not early)
+    assert passed >= (waited >= 1)
+
+
+def captioned_at(plan: Scheduler, here: TrackSet, asked_ns: int, *ended_ns: int) -> None:
+    """The rows of a batch end one after the other."""
+    plan.observe(here, now_ns=asked_ns)
+    for request, now_ns in zip(plan.pick(here, room=8, now_ns=asked_ns), ended_ns, strict=True):
+        plan.ended(request, has_caption=True, now_ns=now_ns)
+
+
+def test_a_batch_falls_due_together_however_differently_its_rows_ended() -> None:
+    plan, here = scheduler(refresh_s=1, min_interval_s=0.2), tracks(track("a"), track("b"))
+    captioned_at(plan, here, 100 * S, 100 * S + S // 50, 100 * S + S // 5)
+    plan.observe(here, now_ns=101 * S - 1)
+    assert plan.pick(here, room=8, now_ns=101 * S - 1) == ()
+    plan.observe(here, now_ns=101 * S)
+    assert len(plan.pick(here, room=8, now_ns=101 * S)) == 2
+
+
+def test_regions_captioned_a_few_frames_apart_share_the_next_batch() -> None:
+    plan = scheduler(refresh_s=1, min_interval_s=0.2)
+    captioned_at(plan, tracks(track("a")), 100 * S + S // 30, 100 * S + S // 10)
+    both = tracks(track("a"), track("b"))
+    captioned_at(plan, both, 100 * S + S // 6, 100 * S + S // 5)
+    batches = []
+    for frame in range(6, 40):
+        now_ns = 100 * S + frame * S // 30
+        plan.observe(both, now_ns=now_ns)
+        batches.append([r.rid for r in plan.pick(both, room=8, now_ns=now_ns)])
+    assert [sorted(batch) for batch in batches if batch] == [["a", "b"]]
