@@ -1,15 +1,18 @@
-"""Freed memory goes back to the system.
+"""Freed memory goes back to the system, so that the resident set stays what is in use.
 
-glibc keeps what was freed for the next allocation, so that each peak (pictures that piled up while
-something else had the processor) stays in the resident set for ever. Asking it every ten seconds to
-give back whole free pages costs half a millisecond and keeps the resident set at what is in use
-(`docs/faults.md`, "For long"). Other C libraries have no such call and need none.
+glibc keeps what was freed for the next allocation: each peak (pictures that piled up while
+something else had the processor) stays resident for ever unless it is asked to give back whole free
+pages (half a millisecond). CPython keeps up to 2,000 freed tuples of each length, and clears that
+store, and garbage in cycles, only with a full collection, which it puts off for hours when much
+lives for ever: hence the freezing (`docs/faults.md`, "For long").
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ureca.clock import Clock
 
@@ -23,16 +26,33 @@ def malloc_trim() -> _MallocTrim | None:
     return found
 
 
+@contextmanager
+def settled() -> Iterator[None]:
+    """For a process that only runs a node: what was made until now stays, so that collections
+    inside need not look at it. Full ones then take a millisecond, and `Heap` makes them.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class Heap:
     """The process's heap; one thread calls it."""
 
     def __init__(self, clock: Clock, trim: _MallocTrim | None) -> None:
         self._clock, self._trim = clock, trim
-        self._trimmed_ns = clock.now_ns()
+        self._tidied_ns = clock.now_ns()
 
     def tidy(self) -> None:
         """Give free pages back, if `EVERY_NS` have passed since it was done last."""
         now_ns = self._clock.now_ns()
-        if self._trim is not None and now_ns - self._trimmed_ns >= EVERY_NS:
-            self._trimmed_ns = now_ns
+        if now_ns - self._tidied_ns < EVERY_NS:
+            return
+        self._tidied_ns = now_ns
+        if gc.get_freeze_count():  # else it might take a tenth of a second, of every thread
+            gc.collect()
+        if self._trim is not None:
             self._trim(0)

@@ -19,6 +19,7 @@ from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
 from ureca.node.bundle_path import demo_clip, open_engine
 from ureca.node.config import NodeConfig
+from ureca.node.heap import settled
 from ureca.node.http_config import HttpConfig
 from ureca.node.inputs.address import sources_of
 from ureca.node.metrics import Metrics
@@ -81,6 +82,7 @@ def main(
         )
         started_ns = clock.now_ns()
         with contextlib.closing(node), _signals(node), _served(config.http, node, metrics):
+            stack.enter_context(settled())
             node.start()
             stack.enter_context(viewed(options.view, config))
             _show(node, view, options.duration)

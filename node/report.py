@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections import deque
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,7 @@ class RunReport:
     regions: dict[tuple[str, str], RegionReport] = field(default_factory=dict)
     captions: int = 0
     worst_age_ms: float = 0.0
-    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_AGES))
+    _ages_ms: array[float] = field(default_factory=lambda: array("d", bytes(8 * _MAX_AGES)))
 
     def __call__(self, event: AnyEvent) -> None:
         """Take note of one event."""
@@ -60,9 +60,9 @@ class RunReport:
             if key in self.regions:
                 self._note(self.regions[key], event)
         if isinstance(event, CaptionFinal):
+            self._ages_ms[self.captions % _MAX_AGES] = event.age_at_pub_ms
             self.captions += 1
             self.worst_age_ms = max(self.worst_age_ms, event.age_at_pub_ms)
-            self.ages_ms.append(event.age_at_pub_ms)
 
     @staticmethod
     def _note(region: RegionReport, event: TrackEvent | CaptionFinal) -> None:
@@ -77,8 +77,9 @@ class RunReport:
         dropped = ", ".join(f"{n} {why}" for why, n in sorted(balance.frames_dropped.items()))
         ended = ", ".join(f"{n} {end}" for end, n in sorted(balance.requests_ended.items()))
         ages = (
-            f"{statistics.median(self.ages_ms):.0f} ms median, {self.worst_age_ms:.0f} ms worst"
-            if self.ages_ms
+            f"{statistics.median(self._ages_ms[: self.captions]):.0f} ms median, "
+            f"{self.worst_age_ms:.0f} ms worst"
+            if self.captions
             else "no captions"
         )
         frames_dropped = sum(balance.frames_dropped.values())

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
+from contextlib import nullcontext
 
 import pytest
 
 from ureca.clock import ManualClock
-from ureca.node.heap import EVERY_NS, Heap, malloc_trim
+from ureca.node.heap import EVERY_NS, Heap, malloc_trim, settled
 
 PEAK = """
 from pathlib import Path
@@ -51,3 +54,26 @@ def test_a_library_without_the_call_is_left_alone() -> None:
     heap = Heap(clock, None)
     clock.advance(ns=2 * EVERY_NS)
     heap.tidy()
+
+
+class Ring:
+    """Garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_garbage_in_cycles_goes_where_collections_are_cheap(frozen: bool) -> None:
+    clock = ManualClock()
+    heap = Heap(clock, None)
+    clock.advance(ns=EVERY_NS)
+    gc.disable()
+    try:
+        with settled() if frozen else nullcontext():
+            ring = weakref.ref(Ring())
+            heap.tidy()
+            assert (ring() is None) == frozen
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == 0
