@@ -274,6 +274,7 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     """Run, write, show; 1 when something is wrong."""
     options = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the node and the camera end with us
     if options.camera:
         camera(options.camera, options.fps, options.regions)
         return 0
