@@ -2,7 +2,8 @@
 
 glibc keeps what was freed for the next allocation: each peak (pictures that piled up while
 something else had the processor) stays resident for ever unless it is asked to give back whole free
-pages (half a millisecond). CPython keeps up to 2,000 freed tuples of each length, and clears that
+pages (half a millisecond). Asked, it still keeps the ends of all arenas but the first, so there is
+one for all threads. CPython keeps up to 2,000 freed tuples of each length, and clears that
 store, and garbage in cycles, only with a full collection, which it puts off for hours when much
 lives for ever: hence the freezing (`docs/faults.md`, "For long").
 """
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from ureca.clock import Clock
 
 EVERY_NS = 10_000_000_000
+_M_ARENA_MAX = -8
+"""Of `malloc.h` (man 3 mallopt)."""
 _MallocTrim = Callable[[int], object]
 
 
@@ -24,6 +27,13 @@ def malloc_trim() -> _MallocTrim | None:
     """glibc's call of this name (man 3 malloc_trim); None where the C library has none."""
     found: _MallocTrim | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return found
+
+
+def one_arena() -> None:
+    """Threads that start from now on share one of glibc's heaps; nothing elsewhere."""
+    mallopt: Callable[[int, int], object] | None = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 @contextmanager

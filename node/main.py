@@ -19,7 +19,7 @@ from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
 from ureca.node.bundle_path import demo_clip, open_engine
 from ureca.node.config import NodeConfig
-from ureca.node.heap import settled
+from ureca.node.heap import one_arena, settled
 from ureca.node.http_config import HttpConfig
 from ureca.node.inputs.address import sources_of
 from ureca.node.metrics import Metrics
@@ -48,6 +48,7 @@ def main(
     `engine_of` opens the engine of a bundle folder; tests pass a scripted one.
     """
     options = _parser().parse_args(argv)
+    one_arena()
     configure("warning" if options.quiet else "info")
     config, prompts = _configured(options)
     clock = MonotonicClock()

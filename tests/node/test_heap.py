@@ -31,6 +31,21 @@ heap.tidy()
 print(kept - start, resident_mib() - start)
 """
 
+ARENAS = """
+import ctypes, threading
+from ureca.node.heap import one_arena
+
+one_arena()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+threads = [threading.Thread(target=libc.malloc, args=(1000,)) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.malloc_stats()
+"""
+
 
 def test_the_heap_is_tidied_now_and_then() -> None:
     clock, calls = ManualClock(), list[int]()
@@ -47,6 +62,14 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     kept_mib, left_mib = map(float, said.stdout.split())
     assert kept_mib > 48, "glibc gave it back by itself: this test shows nothing"
     assert left_mib < 8
+
+
+@pytest.mark.skipif(malloc_trim() is None, reason="this C library is not glibc")
+def test_all_threads_share_one_arena() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", ARENAS], capture_output=True, text=True, check=True
+    )
+    assert said.stderr.count("Arena ") == 1, said.stderr
 
 
 def test_a_library_without_the_call_is_left_alone() -> None:
