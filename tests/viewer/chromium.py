@@ -90,7 +90,15 @@ class Tab:
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete'")
 
-    def size(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
+    def size(
+        self,
+        width: int,
+        height: int,
+        *,
+        dark: bool = False,
+        phone: bool = False,
+        still: bool = False,
+    ) -> None:
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -99,7 +107,8 @@ class Tab:
             mobile=phone,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {"name": "prefers-reduced-motion", "value": "reduce" if still else ""}
+        self.call("Emulation.setEmulatedMedia", features=[scheme, motion])
 
     def shot(self, path: Path, *, whole: bool = False) -> None:
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
