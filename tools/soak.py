@@ -1,6 +1,6 @@
 """Run the shipped node for long under steady load and see whether anything grows.
 
-    python tools/soak.py --minutes 30 -o soak
+    python tools/soak.py --minutes 40 --warmup 10 -o soak
 
 A camera process sends JPEG pictures at 15 frames per second with the masks of eight moving things;
 a subscriber reads everything, asks now and then, and comes back every minute. Written are
@@ -259,10 +259,10 @@ def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Run the shipped node under steady load and see whether anything grows.",
-        epilog="example: python tools/soak.py --minutes 30 --warmup 5 -o soak",
+        epilog="example: python tools/soak.py --minutes 40 --warmup 10 -o soak",
     )
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--warmup", type=float, default=5.0, help="minutes that are left out [5]")
+    parser.add_argument("--minutes", type=float, default=40.0, help="with the warm-up [40]")
+    parser.add_argument("--warmup", type=float, default=10.0, help="minutes that are left out [10]")
     parser.add_argument("--fps", type=float, default=15.0)
     parser.add_argument("--regions", type=int, default=8, help="1 to 8")
     parser.add_argument("--node", nargs="*", default=[], help="more options of ureca run")
