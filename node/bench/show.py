@@ -37,6 +37,9 @@ def chart(rows: Sequence[Row], path: Path) -> None:
         ms = sorted(series(row.raw)["c2c_ms"][:, 1])
         left.step(ms, [(n + 1) / len(ms) for n in range(len(ms))], where="post", label=_name(row))
     left.set(xscale="log", xlabel="capture to caption, ms", ylabel="share of captions", ylim=(0, 1))
+    plain = require("matplotlib.ticker", extra=EXTRA).LogFormatter  # 40, not 4 x 10^1
+    left.xaxis.set_major_formatter(plain())
+    left.xaxis.set_minor_formatter(plain(minor_thresholds=(1.5, 0.5)))
     left.grid(alpha=0.3, which="both")
     left.legend(fontsize="small")
     _bars(right, rows)
@@ -58,7 +61,8 @@ def _bars(axes: object, rows: Sequence[Row]) -> None:
 
 
 def _name(row: Row) -> str:
-    return f"{row.plan['regions']} regions, {row.plan['fps']:g} fps"
+    count = row.plan["regions"]
+    return f"{count} region{'s' * (count != 1)}, {row.plan['fps']:g} fps"
 
 
 def _line(row: Row) -> str:
