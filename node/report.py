@@ -49,7 +49,9 @@ class RunReport:
     regions: dict[tuple[str, str], RegionReport] = field(default_factory=dict)
     captions: int = 0
     worst_age_ms: float = 0.0
-    _ages_ms: array[float] = field(default_factory=lambda: array("d", bytes(8 * _MAX_AGES)))
+    _ages_ms: array[float] = field(
+        init=False, repr=False, default_factory=lambda: array("d", bytes(8 * _MAX_AGES))
+    )
 
     def __call__(self, event: AnyEvent) -> None:
         """Take note of one event."""
