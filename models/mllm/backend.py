@@ -79,12 +79,11 @@ class Rows:
         past = self._cache.get_seq_length()
         at = torch.arange(past, past + steps, device=x.device)
         positions = (at[None] - self._padding[:, None]).clamp_min(0) + self._goes_on
-        answer = self._model.language(
+        answer = self._model.extend(
+            self._cache,
             inputs_embeds=x,
             attention_mask=self._mask(at, past + steps, x),
             position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
             ureca_prefix=self._prefix,
         )
         return self._model.logits(answer.last_hidden_state[:, -1]).float()

@@ -6,6 +6,7 @@ the other, so that the image prefix can be shared by all regions of a picture.
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Mllm(nn.Module):
         register()
         language = language_of(base, self.family)
         language.set_attn_implementation(NAME)
+        self._cache_argument = _cache_argument(language)
         self.base = base
         self.width = int(base.config.get_text_config().hidden_size)
         self.masks = MaskEncoder(config.mask, width=self.width)
@@ -148,6 +150,13 @@ class Mllm(nn.Module):
         )
         return answer.last_hidden_state
 
+    def extend(self, cache: Any, **arguments: Any) -> Any:
+        """Run the decoder after `cache` (of transformers), to which it appends its keys and values.
+
+        `arguments` and the answer are those of the decoder's `forward`.
+        """
+        return self.language(**{self._cache_argument: cache}, use_cache=True, **arguments)
+
     def opening(self, x: Tensor, image: Tensor) -> Opening:
         """The prompt's first part x [1, P, d] with its positions; `image` bool [P]."""
         side = math.isqrt(self.config.picture.tokens_per_tile)
@@ -156,12 +165,7 @@ class Mllm(nn.Module):
     def prefix(self, first: Opening) -> Prefix:
         """The shared keys and values of the prompt's first part."""
         cache = _cache()
-        self.language(
-            inputs_embeds=first.x,
-            position_ids=first.positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        self.extend(cache, inputs_embeds=first.x, position_ids=first.positions)
         return tuple((layer.keys[0], layer.values[0]) for layer in cache.layers)
 
 
@@ -184,6 +188,12 @@ def _cache() -> Any:
     from transformers import DynamicCache
 
     return DynamicCache()
+
+
+def _cache_argument(language: Any) -> str:
+    """The name of the decoder's cache argument: transformers 5.24 renamed it to `cache`."""
+    known = inspect.signature(language.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 def _check_sizes(base: Any, config: MllmConfig) -> None:
