@@ -1,10 +1,14 @@
 # make demo    caption the demo clip live in this terminal (set-up included)
-# make test    everything that CI runs: checks and tests (set-up included)
+# make test    checks and tests, at most ten minutes on two idle cores (set-up included, timed apart)
+# make test-all      the same, and what takes long: long faults, many processes, trainings
+# make test-newest   the tests with the newest version of every package, not with the locked ones
+# make test-lowest   the tests with the lowest versions that pyproject.toml allows
 # make check   lint, format, types, import laws, sizes; in the environment of `make test`
 # make test-engines    NVIDIA's parser and builder on every graph, without a GPU
 # make docs    the API reference, in build/api
 # make dist    wheels of the package and of its weights, the same bytes every time
-# make lock    packaging/lock anew; make sbom    a bill of materials of the node, in dist/
+# make lock    packaging/lock anew for what pyproject.toml asks; UPGRADE=--upgrade: newest versions
+# make sbom    a bill of materials of the node, in dist/
 # make bench   captions per second and latency on this machine
 
 SHELL := /bin/bash
@@ -12,16 +16,33 @@ SHELL := /bin/bash
 PYTHON ?= python3
 DEMO := .venv
 DEV := .venv-dev
+NEWEST := .venv-newest
+LOWEST := .venv-lowest
 RELEASE := .venv-release
 PYTEST_ARGS ?=
+UPGRADE ?=
+# Everything, to test every room.
+EXTRAS := node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev
+LOCK := packaging/lock
+TORCH := torch==2.13.0
 
-.PHONY: demo test test-engines check docs bench dist lock sbom clean
+.PHONY: demo test test-all test-newest test-lowest test-engines check
+.PHONY: docs bench dist lock sbom clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python run_node.py --source configs/demo/tabletop.mp4 --prompts configs/demo/prompts.json
 
-test: check
-	$(DEV)/bin/python -m pytest $(PYTEST_ARGS)
+test: $(DEV)/.ready
+	@begin=$$SECONDS; $(MAKE) --no-print-directory check tests; \
+	echo "checks and tests: $$((SECONDS - begin)) s, set-up not counted"
+
+test-all: test
+	@begin=$$SECONDS; $(DEV)/bin/python -m pytest -m long $(PYTEST_ARGS); \
+	echo "long tests: $$((SECONDS - begin)) s"
+
+.PHONY: tests
+tests: $(DEV)/.ready
+	$(DEV)/bin/python -m pytest --numprocesses 3 $(PYTEST_ARGS)
 
 check: $(DEV)/.ready
 	$(DEV)/bin/ruff check .
@@ -29,6 +50,29 @@ check: $(DEV)/.ready
 	$(DEV)/bin/mypy -p ureca
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/python tools/sizes.py
+
+# What the world has become since the lock was made. No gate: it may fail on a day on which nothing
+# here has changed, and then says what has.
+test-newest:
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $(NEWEST)/.ready
+	@$(MAKE) --no-print-directory --assume-old=$(NEWEST)/.ready DEV=$(NEWEST) check tests || \
+	{ $(NEWEST)/bin/python tools/changed_packages.py $(LOCK)/dev.txt; exit 1; }
+
+# What users may have: each direct need in its lowest version, what those need in the newest.
+test-lowest: $(RELEASE)/.ready
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(COMPILE) --resolution lowest-direct $(WITHOUT_TORCH) $(EVERY_EXTRA) pyproject.toml \
+	    -o $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --requirement $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet $(TORCH)
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $(LOWEST)/.ready
+	@$(MAKE) --no-print-directory --assume-old=$(LOWEST)/.ready DEV=$(LOWEST) tests || \
+	{ $(LOWEST)/bin/python tools/changed_packages.py $(LOCK)/dev.txt; exit 1; }
 
 # NVIDIA's parser and builder on every graph; needs no GPU. Where its wheels (238 MB) cannot be
 # had, nothing is proven, and that is said: it is not this project's failure.
@@ -45,16 +89,26 @@ docs: $(DEV)/.ready
 bench: $(DEMO)/.ready
 	$(DEMO)/bin/ureca bench engine --bundle models/pretrained/ureca-nano
 
+# Environments come from the lock files, so that a clone is as green next year as it is today.
+# The lock is whole, so pip need not resolve (--no-deps), and `pip check` sees that it was.
+
 # The node's environment: no torch.
-$(DEMO)/.ready: pyproject.toml
+$(DEMO)/.ready: pyproject.toml $(LOCK)/build.txt $(LOCK)/node.txt
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python -m pip install --quiet --editable '.[node]'
+	$(DEMO)/bin/python -m pip install --quiet --no-deps --require-hashes \
+	    --requirement $(LOCK)/build.txt --requirement $(LOCK)/node.txt
+	$(DEMO)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(DEMO)/bin/python -m pip check
 	touch $@
 
-# Everything, to test every room. torch: a CPU wheel is enough; see README for where to get one.
-$(DEV)/.ready: pyproject.toml
+# torch is pinned but not hashed: a CPU wheel (README says where from) has another hash than the
+# CUDA wheel of the index.
+$(DEV)/.ready: pyproject.toml $(LOCK)/dev.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --editable '.[node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev]'
+	$(DEV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $(LOCK)/dev.txt
+	$(DEV)/bin/python -m pip install --quiet $(TORCH)
+	$(DEV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(DEV)/bin/python -m pip check
 	touch $@
 
 # Archives carry the time of the last commit, so that whoever builds this commit gets these bytes.
@@ -65,11 +119,17 @@ dist: $(RELEASE)/.ready
 	cd dist && sha256sum *.whl
 
 # uv asks its own index (UV_DEFAULT_INDEX), not pip's; neither is written down.
-LOCK = $(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate
+COMPILE = $(RELEASE)/bin/uv pip compile --quiet --universal --python-version 3.10 --no-header \
+    --no-annotate
+LOCKED = $(COMPILE) --generate-hashes $(UPGRADE)
+EVERY_EXTRA = $(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS)))
+WITHOUT_TORCH = --no-emit-package torch --excludes $(LOCK)/torch-cuda.txt
+comma := ,
 lock: $(RELEASE)/.ready
-	$(LOCK) pyproject.toml -o packaging/lock/client.txt
-	$(LOCK) --extra node pyproject.toml -o packaging/lock/node.txt
-	printf '%s\n' 'build>=1.2' 'setuptools>=77' | $(LOCK) - -o packaging/lock/build.txt
+	$(LOCKED) pyproject.toml -o $(LOCK)/client.txt
+	$(LOCKED) --extra node pyproject.toml -o $(LOCK)/node.txt
+	$(LOCKED) $(WITHOUT_TORCH) $(EVERY_EXTRA) pyproject.toml -o $(LOCK)/dev.txt
+	printf '%s\n' 'build>=1.2' 'setuptools>=77' | $(LOCKED) - -o $(LOCK)/build.txt
 
 # Of what is really installed from the lock, with licences and who needs whom.
 sbom: dist
@@ -86,4 +146,4 @@ $(RELEASE)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(DEV) $(RELEASE) build dist *.egg-info
+	rm -rf $(DEMO) $(DEV) $(NEWEST) $(LOWEST) $(RELEASE) build dist *.egg-info
