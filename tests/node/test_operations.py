@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.node.inputs_rig import until
 from tests.node.test_node_sockets import Running, start, until_final  # noqa: F401  (a fixture)
 from ureca import AsyncClient, Client, RegionSeed
 from ureca.errors import RequestError, WireError
@@ -122,7 +123,9 @@ def test_several_async_questions_at_once_and_a_cancelled_task(start: Start) -> N
             first = asyncio.create_task(client.describe("blue", stream="cam0"))
             assert await asyncio.to_thread(reached.wait, 20)
             second = asyncio.create_task(client.describe("red", stream="cam0"))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(
+                until, lambda: running.node.balance().requests_in_flight == 2, "both are in flight"
+            )
             hello, found = await asyncio.gather(client.hello(), client.find("red"))
             assert hello.model == "scripted"
             assert found[0].rid == "red"
