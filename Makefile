@@ -20,6 +20,8 @@ NEWEST := .venv-newest
 LOWEST := .venv-lowest
 RELEASE := .venv-release
 PYTEST_ARGS ?=
+# Tests wait more than they compute, so more of them run at once than there are cores.
+WORKERS ?= 4
 UPGRADE ?=
 # Everything, to test every room.
 EXTRAS := node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev
@@ -37,12 +39,19 @@ test: $(DEV)/.ready
 	echo "checks and tests: $$((SECONDS - begin)) s, set-up not counted"
 
 test-all: test
-	@begin=$$SECONDS; $(DEV)/bin/python -m pytest -m long $(PYTEST_ARGS); \
+	@begin=$$SECONDS; $(DEV)/bin/python -m pytest --durations 20 -m long; \
 	echo "long tests: $$((SECONDS - begin)) s"
 
+# Side by side; then, alone, those that compare durations. PYTEST_ARGS picks some instead.
 .PHONY: tests
 tests: $(DEV)/.ready
-	$(DEV)/bin/python -m pytest --numprocesses 3 $(PYTEST_ARGS)
+ifdef PYTEST_ARGS
+	$(DEV)/bin/python -m pytest $(PYTEST_ARGS)
+else
+	$(DEV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 20 \
+	    -m 'not long and not timing'
+	$(DEV)/bin/python -m pytest -m 'timing and not long'
+endif
 
 check: $(DEV)/.ready
 	$(DEV)/bin/ruff check .

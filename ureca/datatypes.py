@@ -145,7 +145,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class TrackSet:
-    """All tracks of one stream after one frame, ids unique and never re-used within a boot."""
+    """All tracks of one stream after one frame, ids unique and never reused within a boot."""
 
     stream: str
     frame_seq: int

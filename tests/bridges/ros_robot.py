@@ -3,7 +3,8 @@
     ros_robot.py DOMAIN SECONDS
 
 Publishes a camera (a red square on grey, one image in three compressed elsewhere) with stamps that
-no clock would give by chance, listens to what the bridge says, and prints all of it as one JSON.
+no clock would give by chance, listens to what the bridge says until that is enough, at most for so
+many seconds, and prints all of it as one JSON.
 """
 
 import json
@@ -21,6 +22,7 @@ from cyclonedds.topic import Topic
 from cyclonedds.util import duration
 
 WIDTH, HEIGHT = 160, 120
+ENOUGH = 20
 
 
 @dataclass
@@ -179,7 +181,7 @@ def main(domain: int, seconds: float) -> None:
     pixels, found = picture(), {"sent": [], "detections": [], "captions": [], "masks": []}
     found["labels"] = []
     start_ns, end, count = time.monotonic_ns(), time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    while time.monotonic() < end and not heard_enough(found):
         # A spot that moves, as noise would: a picture that stays the same is a camera that hangs.
         noisy = bytearray(pixels)
         noisy[3 * (count % WIDTH)] = 255
@@ -204,6 +206,12 @@ def main(domain: int, seconds: float) -> None:
             named = {entry.class_id: entry.class_name for entry in sample.class_map}
             found["labels"].append([ns(sample.header), named])
     sys.stdout.write(json.dumps(found))
+
+
+def heard_enough(found: dict[str, list]) -> bool:
+    """Captioned detections, and as many of everything else, so that there is something to check."""
+    captioned = [1 for *_, rows in found["detections"] if any(row["results"] for row in rows)]
+    return min(len(captioned), len(found["captions"]), len(found["masks"])) >= ENOUGH
 
 
 def rows(sample: Detection2DArray) -> list:

@@ -66,6 +66,7 @@ def follow(message, rest):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # the whole demo clip, 20 s of two cores, maybe beside much else
 def test_every_path_leads_to_something_in_a_recording(tmp_path):
     mcap = pytest.importorskip("mcap.reader", reason="no recording was looked at: ureca[record]")
     if not (ROOT / "configs" / "demo").is_dir():

@@ -26,7 +26,8 @@ LOCAL = """<CycloneDDS><Domain Id="any"><General><Interfaces><NetworkInterface n
 <ParticipantIndex>auto</ParticipantIndex><Peers><Peer address="127.0.0.1"/></Peers></Discovery>
 </Domain></CycloneDDS>"""
 BOX = (40.0, 30.0, 100.0, 80.0)
-ROBOT_S = 14
+ROBOT_S = 100
+"""At most; it ends when it has heard enough."""
 
 
 def until(found: Callable[[], Any], timeout_s: float = 60) -> Any:

@@ -190,14 +190,12 @@ def test_describe_sends_the_region_and_the_picture():
     assert second.args["rid"] == "r1"
 
 
-def test_silence_is_a_deadline():
+def test_silence_is_a_deadline(tmp_path):
     with fake_node() as node, Client.connect(node.events, node.requests, timeout_s=0.2) as client:
         with pytest.raises(RequestError, match="no answer to 'hello'") as caught:
             client.hello()
         assert caught.value.code == "DEADLINE"
-    with Client.connect(
-        "ipc:///tmp/ureca-nobody-e", "ipc:///tmp/ureca-nobody-r", timeout_s=0.1
-    ) as client:
+    with Client.connect(f"ipc://{tmp_path}/e", f"ipc://{tmp_path}/r", timeout_s=0.1) as client:
         with pytest.raises(RequestError, match="is a node"):
             client.hello()
 
@@ -307,7 +305,7 @@ def test_a_message_that_goes_with_its_node_is_waited_for_no_longer_than_was_said
 
 
 @pytest.mark.timeout(20)
-def test_a_node_that_dies_before_the_question_is_sent_is_a_deadline():
+def test_a_node_that_dies_before_the_question_is_sent_is_a_deadline(tmp_path):
     class Gone:
         def poll(self, timeout=None, flags=zmq.POLLIN):
             time.sleep(0.01)
@@ -317,7 +315,7 @@ def test_a_node_that_dies_before_the_question_is_sent_is_a_deadline():
             assert flags & zmq.NOBLOCK, "this would wait for ever"
             raise zmq.Again
 
-    with Client.connect(timeout_s=0.2) as client:
+    with Client.connect(f"ipc://{tmp_path}/e", f"ipc://{tmp_path}/r", timeout_s=0.2) as client:
         dealer, client._dealer = client._dealer, Gone()
         with pytest.raises(RequestError, match="no answer") as error:
             client.hello()

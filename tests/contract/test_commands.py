@@ -123,19 +123,7 @@ def test_the_table_draws(every_event):
     assert "a red cup" in screen.export_text()
 
 
-def test_watch_prints_json_lines_until_its_time_is_over(capsys):
-    assert (
-        watch.main(
-            [
-                "--events",
-                "ipc:///tmp/ureca-nobody-e",
-                "--requests",
-                "ipc:///tmp/ureca-nobody-r",
-                "--json",
-                "--duration",
-                "0.2",
-            ]
-        )
-        == 0
-    )
+def test_watch_prints_json_lines_until_its_time_is_over(capsys, tmp_path):
+    nobody = ["--events", f"ipc://{tmp_path}/e", "--requests", f"ipc://{tmp_path}/r"]
+    assert watch.main([*nobody, "--json", "--duration", "0.2"]) == 0
     assert capsys.readouterr().out == ""

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from ureca.camera import FramePublisher
 from ureca.client import Client
 from ureca.clock import MonotonicClock
@@ -20,6 +22,7 @@ from ureca.node.config import NodeConfig, PublishConfig, SchedulerConfig, Source
 from ureca.node.node import Node
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
 
+pytestmark = pytest.mark.timing
 FPS, SLOW_S = 30.0, 0.2
 WORDS = 4
 """Steps of the scripted engine: three words and the end."""

@@ -90,6 +90,7 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
         node.node.close()  # comes back although the driver does not
 
 
+@pytest.mark.timing
 def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> None:
     camera, books, stop = FakeCamera(fps=100), Books(), threading.Event()
     config = replace(NodeConfig(), source=SourceConfig(uri=DEVICE))

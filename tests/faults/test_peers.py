@@ -63,19 +63,22 @@ def ages_ns(client: Client, count: int) -> list[int]:
     return found
 
 
+@pytest.mark.timing
 def test_a_subscriber_that_reads_nothing_slows_nobody(running: Running) -> None:
     """Buffers so small that they are full at once."""
     with zmq.Context() as context, running.client() as client:
         until_final(client)
-        alone = ages_ns(client, 150)
-        sleeper = subscriber(context, running, hwm=1)
-        try:
-            ages_ns(client, 50)  # fills what there is
-            beside = ages_ns(client, 150)
-            assert statistics.median(beside) < 5 * statistics.median(alone)
-            assert client.missed == 0
-        finally:
-            sleeper.close(0)
+        alone, beside = [], []
+        for _ in range(3):  # in turns: a machine that is busy now and then is so for both
+            alone += ages_ns(client, 50)
+            sleeper = subscriber(context, running, hwm=1)
+            try:
+                ages_ns(client, 50)  # fills what there is
+                beside += ages_ns(client, 50)
+            finally:
+                sleeper.close(0)
+        assert statistics.median(beside) < 5 * statistics.median(alone)
+        assert client.missed == 0
 
 
 def test_askers_that_are_gone_before_their_answer_leave_the_node_well(running: Running) -> None:

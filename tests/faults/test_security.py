@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.test_node_sockets import Steady, until_final
+from tests.ports import free_port
 from ureca import keys_command
 from ureca.camera import FrameDealer, FramePublisher
 from ureca.client import Client
@@ -33,9 +34,7 @@ SOON_S = 1.0
 
 
 def free_address() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{found.getsockname()[1]}"
+    return f"tcp://127.0.0.1:{free_port()}"
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -392,6 +391,7 @@ def test_a_revoked_camera_is_not_heard_though_it_is_connected(tmp_path: Path) ->
             assert camera.wait(20)
             camera.send(source.image(camera.next_seq))
         assert not robot.wait(0.5)  # who may listen may not send
+        wait_for(lambda: node.balance().frames_in == 6)  # none is on its way any more
         keys_command.main(["revoke", "camera", "-o", str(tmp_path)])
         before = node.balance().frames_in
         until = time.monotonic() + 5

@@ -14,6 +14,8 @@ from ureca.node.bundle_path import SHIPPED_BUNDLE
 
 
 def node(repository: Path, *options: object, scripted: bool = False) -> tuple[int, str]:
+    """Exit code and complaints of a node on free ports, which leaves those of other nodes alone."""
+    anywhere = [f"--set=publish.{plane}=tcp://127.0.0.1:*" for plane in ("events", "requests")]
     if scripted:
         code = (
             "import sys; from ureca.cli import guarded; import ureca.node.main as m; "
@@ -25,7 +27,7 @@ def node(repository: Path, *options: object, scripted: bool = False) -> tuple[in
     else:
         command = [sys.executable, "run_node.py"]
     done = subprocess.run(
-        [*command, *map(str, options)],
+        [*command, *anywhere, *map(str, options)],
         cwd=repository,
         env={**os.environ, "PYTHONPATH": str(repository)},
         capture_output=True,

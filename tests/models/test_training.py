@@ -367,7 +367,8 @@ def test_two_processes_learn_what_they_agree_on(world, tmp_path):
     """Under torchrun every worker sees its part and all keep the same weights (real processes)."""
     script = tmp_path / "two.py"
     script.write_text(_TWO_WORKERS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]  # a free port
+    command += ["--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(script), str(tmp_path)], check=True, env=environment, timeout=120)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))

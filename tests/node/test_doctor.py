@@ -124,7 +124,7 @@ def test_an_altered_bundle_is_bad_and_says_how_to_mend_it(tmp_path):
 
 
 def test_the_command_ends_with_one_when_something_is_bad(tmp_path, capsys):
-    free = ["--events", "ipc:///tmp/ureca-doctor-e", "--requests", "ipc:///tmp/ureca-doctor-r"]
+    free = ["--events", f"ipc://{tmp_path}/e", "--requests", f"ipc://{tmp_path}/r"]
     assert main(["--bundle", str(tmp_path), "--json", *free]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["ready"] is False
@@ -143,7 +143,7 @@ def test_sources_lists_cameras_and_the_demo_clip(monkeypatch, capsys):
     assert "HD Camera" in capsys.readouterr().out
 
 
-def test_the_doctor_needs_nothing_but_the_client(repository):
+def test_the_doctor_needs_nothing_but_the_client(repository, tmp_path):
     """Where only the client is installed it says what is missing instead of failing."""
     code = """
 import sys
@@ -151,10 +151,15 @@ for name in ("cv2", "onnxruntime", "tokenizers", "rich", "tqdm"):
     sys.modules[name] = None
 from ureca.node.doctor import command, sources
 sources.main([])
-sys.exit(command.main(["--events", "ipc:///tmp/ureca-doctor-a", "--requests", "ipc:///tmp/ureca-doctor-b"]))
+sys.exit(command.main(sys.argv[1:]))
 """
+    free = ["--events", f"ipc://{tmp_path}/e", "--requests", f"ipc://{tmp_path}/r"]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *free],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1, done.stderr
     assert "pip install 'ureca[node]'" in done.stdout

@@ -11,7 +11,16 @@ def done(text: str, *, stop: Stop = "eos", score: float = 0.5) -> RowDone:
     return RowDone(row=0, text=text, n_tok=3, stop=stop, score=score)
 
 
-@pytest.mark.parametrize("text", ["a red mug", "a very very very big dog", "the left of the left"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red mug",
+        "a very very very big dog",
+        "the left of the left",
+        'a sign: "50 % off!"',
+        "杯子",
+    ],
+)
 def test_captions_pass(text: str) -> None:
     assert complaint(done(text), CaptionConfig()) is None
 
@@ -28,6 +37,8 @@ def test_captions_pass(text: str) -> None:
         (done("a\x07mug"), "printed"),
         (done("a red \ufffd\ufffd mug"), "no text"),
         (done("?! ... ###"), "letters"),
+        (done("a ?! ... ###"), "letters"),  # one letter makes no caption
+        (done("x = { y ; } : z"), "letters"),
         (done("a mug", score=float("nan")), "score"),
     ],
 )

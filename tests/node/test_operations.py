@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.node.inputs_rig import until
 from tests.node.test_node_sockets import Running, start, until_final  # noqa: F401  (a fixture)
 from ureca import AsyncClient, Client, RegionSeed
 from ureca.errors import RequestError, WireError
-from ureca.events import CaptionAbort, CaptionFinal
+from ureca.events import CaptionAbort, CaptionFinal, Heartbeat
 from ureca.requests import OPS
 from ureca.testing import ScriptedEngine, Step
 
@@ -72,6 +73,15 @@ def test_regions_come_move_and_go(start: Start) -> None:  # noqa: F811
         assert final.text.startswith("a red thing at")
 
 
+def read_until_idle(client: Client) -> None:
+    """Read all events up to a heartbeat that says that no caption is being written."""
+    for event in client.events({"hb"}, timeout_s=20):
+        assert isinstance(event, Heartbeat)
+        if event.state == "paused" and not event.counters["requests_in_flight"]:
+            return
+    raise AssertionError("no such heartbeat came")
+
+
 def test_pause_and_resume(start: Start) -> None:  # noqa: F811
     running = start()
     with running.client() as client:
@@ -80,11 +90,12 @@ def test_pause_and_resume(start: Start) -> None:  # noqa: F811
         assert client.pause().state == "paused"
         assert client.health().state == "paused"
         before = client.stats().counters["frames_processed"]
-        time.sleep(0.1)
-        list(client.events({"cap.start"}, timeout_s=0.2))
+        read_until_idle(client)
         client.set_prompt("cam0", "long")  # would be captioned at once
         assert list(client.events({"cap.start"}, timeout_s=0.4)) == []
-        assert client.stats().counters["frames_processed"] > before
+        until(
+            lambda: client.stats().counters["frames_processed"] > before, "frames are followed on"
+        )
         assert client.describe("blue", stream="cam0").text == "a blue thing"
         assert client.resume().state == "running"
         assert next(client.events({"cap.final"}, timeout_s=20)).prompt_id == "long"  # type: ignore[union-attr]
@@ -122,7 +133,9 @@ def test_several_async_questions_at_once_and_a_cancelled_task(start: Start) -> N
             first = asyncio.create_task(client.describe("blue", stream="cam0"))
             assert await asyncio.to_thread(reached.wait, 20)
             second = asyncio.create_task(client.describe("red", stream="cam0"))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(
+                until, lambda: running.node.balance().requests_in_flight == 2, "both are in flight"
+            )
             hello, found = await asyncio.gather(client.hello(), client.find("red"))
             assert hello.model == "scripted"
             assert found[0].rid == "red"

@@ -165,6 +165,19 @@ def test_a_policy_holds_for_its_region_and_null_takes_it_back() -> None:
     assert back["policy"]["ttl_ms"] == 2000
 
 
+def test_the_policy_of_a_region_that_ended_binds_nobody() -> None:
+    """Its shortest interval must not stand in the way of the stream's longest one for ever."""
+    node = started(LONELY, 1)
+    region = {"rid": "slow", "box": list(LONELY.boxes_xyxy_px(0)["blue"])}
+    own = {"min_interval_ms": 4000}
+    told(node, "region.add", stream="cam0", region=region, policy=own)
+    quick = {"stream": "cam0", "policy": {"max_interval_ms": 2000}}
+    with pytest.raises(RequestError, match="BAD_SCHEMA"):
+        told(node, "policy.set", **quick)
+    told(node, "region.remove", stream="cam0", rid="slow")
+    assert told(node, "policy.set", **quick)["policy"]["max_interval_ms"] == 2000
+
+
 def test_max_tokens_of_a_policy_cut_the_caption() -> None:
     node = started(LONELY, 1)
     region = {"rid": "b", "box": list(LONELY.boxes_xyxy_px(0)["blue"])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,9 +88,3 @@ def demo() -> tuple[Path, Path]:
     if not (folder / "tabletop.mp4").is_file():
         pytest.skip("no demo clip: that a page shows a live node was not proven")
     return folder / "tabletop.mp4", folder / "prompts.json"
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -289,11 +289,11 @@ def test_rubbish_is_refused_and_the_page_goes_on(rubbish):
 
 def test_a_page_that_fell_behind_is_shown_the_state_afresh():
     async def story(socket, link):
-        await until(lambda: link.outboxes)
+        await until(lambda: socket.texts)  # the state, as at every start
         (outbox,) = link.outboxes
         for number in range(3000):
             outbox.put(msgspec.json.encode({"t": "events", "n": number}))
-        await asyncio.sleep(0.1)
+        await until(lambda: len(socket.texts) > 1)
         assert [message["t"] for message in socket.texts][-1] == "reset"
         assert len(socket.texts) < 3000
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.viewer.conftest import Process, ended, free_port
+from tests.ports import free_port
+from tests.viewer.conftest import Process, ended
 
 pytest.importorskip(
     "websockets", reason="no websockets here: that the page is served was not proven"
