@@ -25,7 +25,6 @@ MAX_REQUEST_BYTES = 8192
 DEADLINE_S = 5.0
 """From accepting a connection to closing it, whatever the client does meanwhile."""
 _POLL_S = 0.2
-_WELL = frozenset({"running", "paused"})
 _log = logging.getLogger(__name__)
 
 
@@ -146,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/healthz":
             health = health_of(self._facts)
             body = json.dumps(msgspec.to_builtins(health)).encode()
-            self._say(200 if health.state in _WELL else 503, "application/json", body)
+            self._say(200 if health.is_healthy else 503, "application/json", body)
         else:
             self._say(404, "text/plain", b"there are /metrics and /healthz\n")
 
