@@ -55,14 +55,14 @@ class StatusServer:
         """Stop listening and cut what is still connected."""
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()
         self._server.cut(older_than_s=0)
+        self._server.server_close()  # joins the threads of the connections
 
 
 class _Server(ThreadingHTTPServer):
     """A server that keeps few connections, none of them for long."""
 
-    daemon_threads = True
+    daemon_threads = False
     request_queue_size = MAX_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
