@@ -12,15 +12,7 @@ shows what subscribers see.
 
 from __future__ import annotations
 
-import sys
-
-from ureca.cli import guarded
-
-
-def run() -> int:
-    """Run the node with the command line's options; deliberate errors are one line and exit 2."""
-    return guarded("ureca.node.main", sys.argv[1:])
-
+from ureca.cli import node
 
 if __name__ == "__main__":
-    sys.exit(run())
+    node()

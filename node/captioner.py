@@ -18,6 +18,7 @@ from ureca.clock import Clock
 from ureca.datatypes import RegionInput, RegionRequest, RowDelta, RowDone
 from ureca.engine import Engine
 from ureca.events import AnyEvent, CaptionFinal, CaptionTerminal
+from ureca.native_threads import NativeThread
 from ureca.node.caption_events import abort, delta, error, final, start
 from ureca.node.config import CaptionConfig
 from ureca.node.gate import Quarantine, complaint
@@ -72,19 +73,19 @@ class CaptionWriter:
         """The rows that ended since the last call; those of an engine that hangs past their
         deadline are ended here.
         """
-        self._give_up()
+        self.give_up("deadline", before_ns=self._clock.now_ns() - _HANG_NS)
         return [self._outcomes.popleft() for _ in range(len(self._outcomes))]
 
-    def _give_up(self) -> None:
+    def give_up(self, reason: str, *, before_ns: int | None = None) -> None:
+        """Abort the rows that the engine is writing, or those whose deadline was `before_ns`."""
         writing = self._writing
         if writing is None:
             return
-        late_ns = self._clock.now_ns() - _HANG_NS
         with self._telling:
             for index, row in list(writing.open_rows.items()):
-                if row.request.deadline_ns < late_ns:
+                if before_ns is None or row.request.deadline_ns < before_ns:
                     del writing.open_rows[index]
-                    self._end(writing, row, abort(row.request, "deadline"))
+                    self._end(writing, row, abort(row.request, reason))
 
     def write(self, job: Job, send: Send) -> None:
         """Caption all rows of `job`. Never raises: a failing engine ends all open rows with
@@ -228,8 +229,7 @@ class ThreadCaptioner:
         self._closing = False
         self._send: Send | None = None
         self._wake: Callable[[], None] = lambda: None
-        # A daemon: an engine that never returns must not keep the process from ending.
-        self._thread = threading.Thread(target=self._loop, name="ureca-caption", daemon=True)
+        self._thread = NativeThread(target=self._loop, name="ureca-caption")
         self.abort = writer.abort
         self.outcomes = writer.outcomes
 
@@ -250,16 +250,17 @@ class ThreadCaptioner:
         self._jobs.put_nowait(job)
 
     def close(self) -> None:
-        """See `Captioner`."""
+        """See `Captioner`. An engine that does not return is left behind, its rows aborted."""
+        if self._closing:
+            return
         self._closing = True
         current = self._current
         for row in current.rows if current is not None else ():
             self._writer.abort(row.request.request_id, "shutdown")
-        if self._thread.ident is not None:
-            self._jobs.put(None)
-            self._thread.join(_JOIN_S)
-            if self._thread.is_alive():
-                _log.error("the engine did not return from its batch; its thread is left behind")
+        self._jobs.put(None)
+        if not self._thread.end(_JOIN_S):
+            _log.error("the engine did not return from its batch; its thread is left behind")
+            self._writer.give_up("shutdown")
 
     def _loop(self) -> None:
         assert self._send is not None

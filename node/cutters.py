@@ -10,8 +10,10 @@ import logging
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
+from ureca.native_threads import NativeThread
 from ureca.node.cutting import Cutter, Cutting, KeyWish
 
 _JOIN_S = 2.0
@@ -64,8 +66,8 @@ class ThreadCutters:
         self._cutter = cutter
         self._wishes: queue.Queue[KeyWish | None] = queue.Queue(maxsize=2)
         self._done: deque[Cutting] = deque()
-        # A daemon: a model that never returns must not keep the process from ending.
-        self._thread = threading.Thread(target=self._loop, name="ureca-segment", daemon=True)
+        self._stopping = threading.Event()
+        self._thread = NativeThread(target=self._loop, name="ureca-segment")
 
     def start(self) -> None:
         """See `Cutters`; starts the thread."""
@@ -80,24 +82,29 @@ class ThreadCutters:
         return [self._done.popleft() for _ in range(len(self._done))]
 
     def close(self) -> None:
-        """See `Cutters`."""
-        if self._thread.ident is None:
+        """See `Cutters`: stops the model, and leaves behind one that does not stop in time."""
+        if self._stopping.is_set():
             return
+        self._stopping.set()
+        self._cutter.stop()
         self._wishes.put(None)
-        self._thread.join(_JOIN_S)
-        if self._thread.is_alive():
+        if not self._thread.end(_JOIN_S):
             _log.warning("the segmenter is still at work on a keyframe; its thread is left behind")
 
     def _loop(self) -> None:
-        while (wish := self._wishes.get()) is not None:
-            self._done.append(answered(self._cutter, wish))
+        while (wish := self._wishes.get()) is not None and not self._stopping.is_set():
+            self._done.append(answered(self._cutter, wish, is_stopped=self._stopping.is_set))
 
 
-def answered(cutter: Cutter, wish: KeyWish) -> Cutting:
+def answered(
+    cutter: Cutter, wish: KeyWish, *, is_stopped: Callable[[], bool] = lambda: False
+) -> Cutting:
     """The answer, or why there is none: a model may fail in any way, the node goes on by flow."""
     try:
         return cutter.cut(wish)
     except Exception as error:  # noqa: BLE001  (see above)
-        _log.exception("the segmenter failed on frame %d of %s", wish.frame.seq, wish.frame.stream)
+        frame = wish.frame
+        if not is_stopped():  # a model that was stopped does fail
+            _log.exception("the segmenter failed on frame %d of %s", frame.seq, frame.stream)
         failure = f"{type(error).__name__}: {error!s:.200}"
-        return Cutting(wish.frame.stream, wish.frame.seq, failure=failure)
+        return Cutting(frame.stream, frame.seq, failure=failure)

@@ -117,6 +117,10 @@ class Cutter:
             cutouts += self._others(encoded, wish, [cut for cut, _ in found.values()])
         return Cutting(frame.stream, frame.seq, tuple(one for one in cutouts if one is not None))
 
+    def stop(self) -> None:
+        """End the segmenter's work, also that under way; any thread may call it."""
+        self._segmenter.stop()
+
     def _past(self, wish: KeyWish) -> _Past:
         """The stream's past, with what was believed of the last keyframe."""
         frame = wish.frame

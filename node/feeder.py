@@ -6,11 +6,14 @@ import logging
 import threading
 
 from ureca.errors import UrecaError
+from ureca.native_threads import NativeThread
 from ureca.node.mailbox import Mailbox
 from ureca.node.prompts import Prompts
 from ureca.node.sources import FrameSource
 from ureca.node.vitals import Vitals
 
+_JOIN_S = 10.0
+"""Longer than every wait of a source that ends by itself."""
 _log = logging.getLogger(__name__)
 
 
@@ -25,16 +28,16 @@ class Feeder:
         self.ended = threading.Event()
         self._source, self._mailbox = source, mailbox
         self._prompts, self._vitals = prompts, vitals
-        self._thread = threading.Thread(target=self._run, name="ureca-source")
+        self._thread = NativeThread(target=self._run, name="ureca-source")
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for its end, if it was started."""
-        if self._thread.ident is not None:
-            self._thread.join()
+        """Wait for its end, if it was started; one that does not end in time is left behind."""
+        if not self._thread.end(_JOIN_S):
+            _log.error("the source did not return from its frame; its thread is left behind")
 
     def _run(self) -> None:
         try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -32,6 +30,7 @@ from ureca.node.record.switch import RecordSwitch
 from ureca.node.region_options import add_region_options, seed_of
 from ureca.node.render.renderer import Renderer
 from ureca.node.report import EventFile, RunReport, line_printer
+from ureca.node.signals import Signals
 from ureca.node.terminal import TerminalView
 from ureca.node.view_process import viewed
 from ureca.node.web import StatusServer
@@ -54,6 +53,7 @@ def main(
     clock = MonotonicClock()
     report = RunReport()
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
         sinks: list[Sink] = [report]
         if options.events:
             sinks.append(stack.enter_context(contextlib.closing(EventFile(Path(options.events)))))
@@ -82,7 +82,8 @@ def main(
             renderer=renderer,
         )
         started_ns = clock.now_ns()
-        with contextlib.closing(node), _signals(node), _served(config.http, node, metrics):
+        with node, _served(config.http, node, metrics):
+            signals.stop_on_signal(node)
             stack.enter_context(settled())
             node.start()
             stack.enter_context(viewed(options.view, config))
@@ -243,23 +244,3 @@ def _served(config: HttpConfig, node: Node, metrics: Metrics | None) -> Iterator
         return
     with StatusServer(config.host, config.port, node, metrics):
         yield
-
-
-@contextlib.contextmanager
-def _signals(node: Node) -> Iterator[None]:
-    """SIGINT and SIGTERM drain the node; the third one ends the process at once."""
-    count = 0
-
-    def handle(number: int, _frame: object) -> None:
-        nonlocal count
-        count += 1
-        if count > 2:
-            os._exit(128 + number)
-        node.stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

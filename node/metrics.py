@@ -55,8 +55,9 @@ class Metrics:
         health, info = health_of(facts), facts.info
         about = {"model": info.model, "bundle_sha": info.bundle_sha, "precision": info.precision}
         yield self._core.InfoMetricFamily("ureca_model", "What writes the captions.", about)
-        healthy = health.state in ("running", "paused")
-        yield self._gauge("ureca_healthy", "1 while `/healthz` answers 200.", int(healthy))
+        yield self._gauge(
+            "ureca_healthy", "1 while `/healthz` answers 200.", int(health.is_healthy)
+        )
         yield self._gauge("ureca_uptime_seconds", "Since the start.", health.uptime_ms / 1e3)
         yield from self._counters(health.counters)
         for key in _STREAM_GAUGES:

@@ -63,7 +63,9 @@ def _open_configured(config: NodeConfig, clock: Clock, books: Books, wait: Wait)
 
 
 class Node:
-    """Builds the parts, runs them, stops them. Construct, `start`, `wait`, and always `close`."""
+    """Builds the parts, runs them, stops them. Construct, `start`, `wait`, and always `close`; a
+    `with` block closes it.
+    """
 
     def __init__(
         self,
@@ -172,6 +174,12 @@ class Node:
 
     # --- life ------------------------------------------------------------------------------------
 
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def start(self) -> None:
         """Start all threads."""
         if self._recorder is not None:
@@ -200,7 +208,8 @@ class Node:
     def close(self) -> None:
         """Stop if need be, join all threads, send the last events, close the sockets.
 
-        May be called more than once.
+        May be called more than once. A source, captioner or segmenter that does not come back from
+        a native call within seconds is left behind (`ureca.native_threads`); its requests end.
         """
         if self._state == "stopped":
             return

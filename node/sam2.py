@@ -16,7 +16,7 @@ import numpy as np
 
 from ureca.datatypes import Image
 from ureca.errors import BundleError, EngineError, WeightsError
-from ureca.models.runtime.ort import open_session
+from ureca.models.runtime.ort import open_session, run_options
 from ureca.node.appearance import F32
 from ureca.node.segmenter import Cut, Prompt
 
@@ -49,13 +49,14 @@ class Sam2:
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         self._encoder = _open(folder / ENCODER, threads)
         self._decoder = _open(folder / DECODER, threads)
+        self._run = run_options()
 
     def encode(self, image: Image) -> Maps:
         """See `Segmenter`."""
         square = cv2.resize(image, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_LINEAR)
         pixels = (np.asarray(square, np.float32) / 255 - _MEAN) / _STD
         batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-        found = self._encoder.run(_MAPS, {"image": batch})
+        found = self._encoder.run(_MAPS, {"image": batch}, self._run)
         return Maps(dict(zip(_MAPS, found, strict=True)), (image.shape[0], image.shape[1]))
 
     def features(self, encoded: Maps) -> F32:
@@ -75,6 +76,10 @@ class Sam2:
                 found.update(zip(batch, cuts, strict=True))
         return [found[n] for n in range(len(prompts))]
 
+    def stop(self) -> None:
+        """See `Segmenter`: ONNX Runtime ends a run at its next operator."""
+        self._run.terminate = True
+
     def _decode(self, encoded: Maps, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
         rows = [_points(prompt, encoded.size) for prompt in prompts]
         longest = max(len(row) for row in rows)
@@ -86,7 +91,7 @@ class Sam2:
             "mask_input": np.stack([_earlier(prompt.soft) for prompt in prompts])[:, None],
             "has_mask_input": np.array([float(prompts[0].soft is not None)], np.float32),
         }
-        logits, scores = self._decoder.run(("masks", "iou_predictions"), feeds)
+        logits, scores = self._decoder.run(("masks", "iou_predictions"), feeds, self._run)
         if not np.isfinite(logits).all() or not np.isfinite(scores).all():
             raise EngineError(f"{self.name} answered with values that are not finite")
         return [

@@ -50,6 +50,9 @@ class ScriptedSegmenter:
         """See `Segmenter`; one answer to each prompt."""
         return [(_cut(_of_one_colour(encoded, _start(prompt, encoded))),) for prompt in prompts]
 
+    def stop(self) -> None:
+        """See `Segmenter`: its calls are short."""
+
 
 def _start(prompt: Prompt, image: Image) -> tuple[int, int]:
     height, width = image.shape[:2]

@@ -84,3 +84,8 @@ class Segmenter(Protocol):
 
     def cut(self, encoded: EncodedImage, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
         """For each prompt one or more answers: where a prompt is ambiguous, parts and wholes."""
+
+    def stop(self) -> None:
+        """For good: what is under way and every later call raises soon, where that can be done. Any
+        thread may call it.
+        """

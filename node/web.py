@@ -25,7 +25,6 @@ MAX_REQUEST_BYTES = 8192
 DEADLINE_S = 5.0
 """From accepting a connection to closing it, whatever the client does meanwhile."""
 _POLL_S = 0.2
-_WELL = frozenset({"running", "paused"})
 _log = logging.getLogger(__name__)
 
 
@@ -56,14 +55,14 @@ class StatusServer:
         """Stop listening and cut what is still connected."""
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()
         self._server.cut(older_than_s=0)
+        self._server.server_close()  # joins the threads of the connections
 
 
 class _Server(ThreadingHTTPServer):
     """A server that keeps few connections, none of them for long."""
 
-    daemon_threads = True
+    daemon_threads = False
     request_queue_size = MAX_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
@@ -146,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/healthz":
             health = health_of(self._facts)
             body = json.dumps(msgspec.to_builtins(health)).encode()
-            self._say(200 if health.state in _WELL else 503, "application/json", body)
+            self._say(200 if health.is_healthy else 503, "application/json", body)
         else:
             self._say(404, "text/plain", b"there are /metrics and /healthz\n")
 

@@ -1,7 +1,5 @@
 """`python -m ureca` is `ureca`."""
 
-import sys
+from ureca.cli import script
 
-from ureca.cli import main
-
-sys.exit(main())
+script()

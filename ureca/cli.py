@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import NoReturn
 
 from ureca import __version__
 from ureca.errors import MissingExtraError, UrecaError
+from ureca.native_threads import leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +177,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(COMMANDS[arguments[0]].module, arguments[1:])
 
 
-def node() -> int:
+def script() -> NoReturn:
+    """The console script `ureca`: `main`, and the end of the process."""
+    process(main)
+
+
+def node() -> NoReturn:
     """The console script `ureca-node`: `ureca run` under a name of its own."""
-    return guarded(COMMANDS["run"].module, sys.argv[1:])
+    process(lambda: guarded(COMMANDS["run"].module, sys.argv[1:]))
+
+
+def process(command: Callable[[], int]) -> NoReturn:
+    """Run `command` as a whole process; its result is the exit code. A native thread that has not
+    come back does not change how the process ends.
+    """
+    try:
+        code = command()
+    except SystemExit as stop:  # of argparse: 0 for --help, 2 for options that are wrong
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:  # noqa: BLE001  (told as the interpreter would, and the end is a clean one)
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    leave(code)
 
 
 def guarded(module: str, argv: Sequence[str]) -> int:

@@ -10,14 +10,13 @@ import msgspec
 from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.client import Client
 from ureca.keys import add_key_options, keys_of
-from ureca.requests import Health
 
 _EPILOG = """examples:
   ureca health
   ureca health --requests ipc:///run/ureca/requests --timeout 2 --json
 
-Exit status 0: the node runs (or is paused) and names no trouble; 1: it is degraded, draining or
-stopping; 2: nobody answered."""
+Exit status 0: the node runs, or is paused, and names no reason; 1: it names a reason, or starts,
+drains or has stopped; 2: nobody answered. `/healthz` answers 200 exactly where this is 0."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,12 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(msgspec.json.encode(health).decode())
     else:
         print("; ".join([health.state, *health.reasons]))
-    return 0 if is_well(health) else 1
-
-
-def is_well(health: Health) -> bool:
-    """Whether frames are captioned, or would be if somebody had not paused them."""
-    return health.state in {"running", "paused"} and not health.reasons
+    return 0 if health.is_healthy else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -59,6 +59,7 @@ _CODES: Mapping[type[UrecaError], str] = {
     RegionError: "BAD_SCHEMA",
     SourceError: "BAD_SCHEMA",
 }
+_HEALTHY_STATES = frozenset({"running", "paused"})
 _STATES = frozenset({"accepted", "progress", "result", "error"})
 
 
@@ -189,6 +190,13 @@ class Health(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     counters: dict[str, int] = {}
     streams: dict[str, dict[str, Any]] = {}
+
+    @property
+    def is_healthy(self) -> bool:
+        """The rule of `/healthz`, `ureca health` and `ureca_healthy`: the node runs or is paused,
+        and names no reason.
+        """
+        return self.state in _HEALTHY_STATES and not self.reasons
 
 
 def encode_request(

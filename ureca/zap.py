@@ -27,6 +27,7 @@ from zmq.utils.monitor import parse_monitor_message
 from ureca.clock import MonotonicClock
 from ureca.keys import Role, ServerKeys, needs_curve
 from ureca.log import RateLimitedLog
+from ureca.native_threads import NativeThread
 
 Plane = Literal["events", "requests", "pictures", "frames"]
 """`pictures` is what a camera publishes, `frames` is what a node takes from cameras that connect
@@ -63,7 +64,7 @@ class Gate:
         for plane in PLANE_ROLES:
             self._authenticator.configure_curve_callback(plane, _Provider(self._may_enter))
         self._authenticator.start()
-        self._thread = threading.Thread(target=self._serve, name="ureca-gate", daemon=True)
+        self._thread = NativeThread(target=self._serve, name="ureca-gate")
         self._thread.start()
 
     def guard(self, socket: zmq.Socket[Any], address: str, plane: Plane) -> None:

@@ -84,6 +84,13 @@ def open_session(
     return session
 
 
+def run_options() -> Any:
+    """Options of a session's runs: once `terminate` is True, runs end with an error at their next
+    operator.
+    """
+    return _onnxruntime().RunOptions()
+
+
 def default_threads() -> int:
     """Cores that this process may use, at most 4: the node has other work."""
     return min(len(os.sched_getaffinity(0)), 4)

@@ -8,9 +8,11 @@ need. Ends when its stdin is closed.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from ureca.events import (
     RegionEvent,
     TrackEvent,
 )
+from ureca.native_threads import NativeThread
 from ureca.streams import TERMINALS, event_kind
 
 _POLL_S = 0.2
@@ -93,7 +96,7 @@ def main() -> int:
     """Listen until stdin is closed; the last line says how many events were missed."""
     events, requests, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     ended = threading.Event()
-    threading.Thread(target=_until_closed, args=(ended,), daemon=True).start()
+    NativeThread(target=partial(_until_closed, ended), name="ureca-until-closed").start()
     with Client.connect(events, requests) as client, path.open("wb") as file:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -110,7 +113,8 @@ def main() -> int:
 
 
 def _until_closed(ended: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # no lock of a buffer, which would abort the end
+        pass
     ended.set()
 
 

@@ -47,15 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = open_source(config, clock=clock, books=books, wait=stop.wait)
     with contextlib.closing(_sender(options)) as sender, _signals(stop):
         progress = Progress(books, sender, source, is_quiet=options.quiet)
-        timer = _ended_after(options.duration, stop)
-        send_all(
-            source,
-            sender,
-            books=books,
-            config=config,
-            tell=progress,
-        )
-        timer.cancel()
+        with _ended_after(options.duration, stop):
+            send_all(source, sender, books=books, config=config, tell=progress)
         progress.end()
     return 0
 
@@ -198,12 +191,15 @@ class Progress:
             sys.stderr.flush()
 
 
-def _ended_after(seconds: float | None, stop: threading.Event) -> threading.Timer:
+@contextlib.contextmanager
+def _ended_after(seconds: float | None, stop: threading.Event) -> Iterator[None]:
     timer = threading.Timer(seconds or 0.0, stop.set)
-    timer.daemon = True
     if seconds is not None:
         timer.start()
-    return timer
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

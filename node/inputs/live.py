@@ -18,6 +18,7 @@ from ureca.clock import Clock
 from ureca.datatypes import Frame, Image
 from ureca.errors import SourceError, WireError
 from ureca.log import RateLimitedLog
+from ureca.native_threads import NativeThread
 from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
 from ureca.node.inputs.address import Address, shown
@@ -71,7 +72,7 @@ class LiveSource:
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
         name = f"ureca-read-{self._address.stream}"
-        reader = threading.Thread(target=self._read_on, name=name, daemon=True)
+        reader = NativeThread(target=self._read_on, name=name)
         reader.start()
         try:
             while not self._wait(0.0):
@@ -81,7 +82,8 @@ class LiveSource:
                     yield frame
         finally:
             self._stopping.set()
-            reader.join(_JOIN_S)
+            if not reader.end(_JOIN_S):
+                self._log.warning("end", f"{name} did not come back; it is left behind")
             if self._newest.take(0) is not None:
                 self._books.frame_dropped("shutdown")
 

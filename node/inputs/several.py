@@ -9,15 +9,20 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from ureca.datatypes import Frame
 from ureca.errors import UrecaError
+from ureca.native_threads import NativeThread
 from ureca.node.accounting import Books
 from ureca.node.inputs.watched import FrameSource, Wait, Watched
 
 _POLL_S = 0.1
+_JOIN_S = 8.0
+"""For all of them; shorter than the wait for the thread that runs `frames`."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +51,7 @@ class Several:
         ended.
         """
         threads = [
-            threading.Thread(target=self._read, args=(source,), name=f"ureca-source-{place}")
+            NativeThread(target=partial(self._read, source), name=f"ureca-source-{place}")
             for place, source in enumerate(self._sources)
         ]
         for thread in threads:
@@ -60,8 +65,10 @@ class Several:
                     break
         finally:
             self._stopping.set()
+            until_s = time.monotonic() + _JOIN_S
             for thread in threads:
-                thread.join()
+                if not thread.end(max(0.0, until_s - time.monotonic())):
+                    _log.error("%s did not return from its frame; it is left behind", thread.name)
             self._drop_waiting()
         if self._failures and not self._wait(0.0):
             raise self._failures[0]

@@ -10,6 +10,8 @@ from tests.node.conftest import Replay
 from ureca.clock import ManualClock
 from ureca.conservation import imbalances
 from ureca.events import AnyEvent, CaptionAbort, CaptionError
+from ureca.native_threads import running
+from ureca.node import captioner as captioner_module
 from ureca.node.accounting import Books
 from ureca.node.asks import Ask
 from ureca.node.captioner import CaptionWriter, ThreadCaptioner
@@ -93,3 +95,34 @@ def test_an_engine_that_hangs_costs_its_batch_and_is_named() -> None:
     events += pipeline.close("source_end", clock.now_ns())
     assert [event_kind(e) for e in events].count("cap.final") == 3
     assert not imbalances(books.balance().counters(), events)
+
+
+def test_an_engine_that_hangs_at_the_end_has_its_rows_aborted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The books balance although nobody knows whether the engine will ever return."""
+    monkeypatch.setattr(captioner_module, "_JOIN_S", 0.1)
+    reached, go = threading.Event(), threading.Event()
+
+    def hook(call: int, token: int) -> Step:
+        reached.set()
+        assert go.wait(20)
+        return "ok"
+
+    config, clock, books = NodeConfig(), ManualClock(S), Books()
+    captioner = ThreadCaptioner(CaptionWriter(ScriptedEngine(hook=hook), config.caption, clock))
+    pipeline = Pipeline(config, captioner, clock=clock, books=books)
+    books.frame_in()
+    events = pipeline.step(SyntheticSource(frames=1).frame(0), S)
+    assert reached.wait(20)
+    events += pipeline.close("shutdown", clock.now_ns())
+    captioner.close()  # again, as a node does: it does not wait again
+    try:
+        aborts = [e for e in events if isinstance(e, CaptionAbort)]
+        assert [(e.rid, e.reason) for e in aborts] == [
+            (rid, "shutdown") for rid in ("red", "green", "blue")
+        ]
+        assert not imbalances(books.balance().counters(), events)
+        assert running() == ["ureca-caption"]
+    finally:
+        go.set()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ureca.datatypes import RegionSeed
+from ureca.errors import EngineError
 from ureca.node.cutters import InlineCutters, ThreadCutters
 from ureca.node.cutting import Cutter, KeyWish, Wanted, best
 from ureca.node.everything import everything
@@ -133,6 +134,29 @@ def test_the_thread_never_makes_its_caller_wait() -> None:
         release.set()
         cutters.close()
     assert all(thread.name != "ureca-segment" for thread in threading.enumerate())
+
+
+def test_a_segmenter_is_stopped_at_the_end_and_its_failure_is_no_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    class Stoppable(ScriptedSegmenter):
+        def encode(self, image):
+            begun.set()
+            assert stopped.wait(30)
+            raise EngineError("terminated")
+
+        def stop(self):
+            stopped.set()
+
+    cutters = ThreadCutters(Cutter(Stoppable(), SegmenterConfig()))
+    cutters.start()
+    cutters.submit(wish())
+    assert begun.wait(30)
+    cutters.close()
+    assert all(thread.name != "ureca-segment" for thread in threading.enumerate())
+    assert not caplog.records
 
 
 def test_sam2_cuts_out_what_a_box_a_point_and_a_mask_say() -> None:

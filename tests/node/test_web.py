@@ -102,6 +102,7 @@ def test_health_is_503_while_captions_fail(start: Start) -> None:  # noqa: F811
             assert (status == 503) == (health["state"] == "degraded") == bool(health["reasons"])
             seen.add(status)
         assert seen == {200, 503}
+        assert eventually(lambda: get(server, "/healthz")[0] == 200)
         client.pause()
         assert get(server, "/healthz")[0] == 200
         assert get(server, "/")[0] == 404
