@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import cv2
-import numpy as np
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError
-from ureca.node.pictures import SUFFIXES, decode_picture
+from ureca.node.pictures import SUFFIXES, decode_picture, rgb_of
+from ureca.node.retrieve import NOT_CONVERTED, check_opencv, remedy, retrieve
 
 DEFAULT_FPS = 24.0
+MAX_LEADING_ERRORS = 100
+"""A video is refused when so many pictures at its beginning cannot be converted."""
 MAX_PICTURE_BYTES = 1 << 26
 
 Shot = tuple[int, Image | SourceError]
@@ -37,15 +40,25 @@ class VideoFile:
         self._open().release()
 
     def shots(self) -> Iterator[Shot]:
-        """See `Clip`."""
+        """See `Clip`. Raises `SourceError` also when no picture at the beginning can be used."""
         video = self._open()
+        with contextlib.closing(self._read(video)) as read:
+            begun = _up_to_the_first_picture(read)
+            if not begun:
+                raise SourceError(f"{self._path} has no readable picture: is it a video file?")
+            if isinstance(begun[-1][1], SourceError):
+                raise SourceError(f"{self._path} is {NOT_CONVERTED}; {remedy(self._path)}")
+            yield from begun
+            yield from read
+
+    def _read(self, video: cv2.VideoCapture) -> Generator[Shot, None, None]:
         rate = self._fps or video.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
         last_ns = -1
         index = 0
         try:
-            while True:
-                ok, bgr = video.read()
-                if not ok:
+            while video.grab():
+                image = self._image(video)
+                if image is None:
                     break
                 at_ns = round(index / rate * 1e9)
                 stamp_ns = round(video.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
@@ -53,11 +66,16 @@ class VideoFile:
                     at_ns = stamp_ns
                 last_ns = max(at_ns, last_ns + 1)
                 index += 1
-                yield last_ns, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+                yield last_ns, image
         finally:
             video.release()
-        if index == 0:
-            raise SourceError(f"{self._path} has no readable picture: is it a video file?")
+
+    def _image(self, video: cv2.VideoCapture) -> Image | SourceError | None:
+        try:
+            bgr = retrieve(video)
+        except SourceError as error:
+            return SourceError(f"{self._path.name}: {error}; {remedy(self._path)}")
+        return None if bgr is None else rgb_of(bgr)
 
     def _open(self) -> cv2.VideoCapture:
         video = cv2.VideoCapture(str(self._path))
@@ -67,7 +85,18 @@ class VideoFile:
                 f"cannot open the video {self._path}: it is damaged, empty, or of a format that "
                 "OpenCV cannot read; try `ffprobe` on it, or convert it to mp4 (H.264)"
             )
+        check_opencv(video)
         return video
+
+
+def _up_to_the_first_picture(shots: Iterator[Shot]) -> list[Shot]:
+    """The shots up to the first good one; the last is an error when there was none in time."""
+    begun: list[Shot] = []
+    for shot in shots:
+        begun.append(shot)
+        if not isinstance(shot[1], SourceError) or len(begun) == MAX_LEADING_ERRORS:
+            break
+    return begun
 
 
 class PictureFolder:

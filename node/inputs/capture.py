@@ -14,13 +14,13 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 import cv2
-import numpy as np
 
 from ureca.clock import Clock
 from ureca.datatypes import Image
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
 from ureca.node.inputs.address import NETWORK, shown, split
+from ureca.node.retrieve import check_opencv, retrieve
 
 DEVICE = "v4l2"
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
@@ -28,6 +28,7 @@ _MAX_DRIVER_AGE_NS = 2_000_000_000
 _ERRORS = 2
 _SELECT_TIMEOUT = "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"
 _JPEG_END = b"\xff\xd9"
+_REMEDY = "set the camera to progressive, or send its stream through `ffmpeg -vf bwdif`"
 _SETTINGS = {
     "fourcc": cv2.CAP_PROP_FOURCC,  # first: it decides which sizes and rates there are
     "width": cv2.CAP_PROP_FRAME_WIDTH,
@@ -38,12 +39,12 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture as it was read: BGR u8 [H, W, 3], or the bytes of a JPEG that is still to be
-    decoded. `read_ns` is when it came; `stamp_ns` is the driver's own stamp on the same clock, None
-    if it has none.
+    """One picture as it was read: BGR u8 [H, W, 3], the bytes of a JPEG that is still to be
+    decoded, or why there is none. `read_ns` is when it came; `stamp_ns` is the driver's own stamp
+    on the same clock, None if it has none.
     """
 
-    picture: Image | bytes
+    picture: Image | bytes | SourceError
     read_ns: int
     stamp_ns: int | None = None
 
@@ -83,16 +84,20 @@ class OpenCvCapture:
             return None
         read_ns = self._clock.now_ns()
         stamp_ns = self._stamp_ns(read_ns) if self._is_device else None
-        ok, picture = self._video.retrieve()
-        if not ok or picture is None:
-            return Shot(b"", read_ns, stamp_ns)
-        if self._is_packed:
-            return Shot(_trimmed(picture.tobytes()), read_ns, stamp_ns)
-        return Shot(np.asarray(picture, np.uint8), read_ns, stamp_ns)
+        return Shot(self._picture(), read_ns, stamp_ns)
 
     def close(self) -> None:
         """See `Capture`."""
         self._video.release()
+
+    def _picture(self) -> Image | bytes | SourceError:
+        try:
+            picture = retrieve(self._video)
+        except SourceError as error:
+            return SourceError(f"{error}; {_REMEDY}")
+        if picture is None:
+            return b""
+        return _trimmed(picture.tobytes()) if self._is_packed else picture
 
     def _stamp_ns(self, read_ns: int) -> int | None:
         """The driver's stamp of the buffer, where it is on our clock; some drivers give wall time
@@ -112,6 +117,7 @@ def open_capture(uri: str, config: NodeConfig, clock: Clock) -> Capture:
     """Open `v4l2:///dev/…` or a network stream; see `OpenCapture`."""
     is_device = split(uri).scheme == DEVICE
     video = _open_device(uri, config) if is_device else _open_stream(uri, config)
+    check_opencv(video)
     width, height = (int(video.get(key)) for key in (_SETTINGS["width"], _SETTINGS["height"]))
     if width * height > config.limits.max_image_px:
         video.release()

@@ -26,6 +26,7 @@ class Line:
         self._busy_ns: int | None = None
         self._is_open = False
         self._bad_ns: int | None = None
+        self._bad_why = ""
         self._down: tuple[str, int] | None = None
 
     def busy(self, *, is_open: bool) -> None:
@@ -38,10 +39,15 @@ class Line:
         with self._lock:
             self._bad_ns = self._bad_ns or self._clock.now_ns()
 
+    def bad(self, why: str) -> None:
+        """The picture that came is none, and `why` says what to do."""
+        with self._lock:
+            self._bad_why = why
+
     def up(self) -> None:
         """A picture was good."""
         with self._lock:
-            down, self._down, self._bad_ns = self._down, None, None
+            down, self._down, self._bad_ns, self._bad_why = self._down, None, None, ""
         if down is not None:
             seconds = (self._clock.now_ns() - down[1]) / 1e9
             _log.info("%s is back after %.1f s", self._name, seconds)
@@ -72,6 +78,7 @@ class Line:
         """What is wrong, if anything is."""
         with self._lock:
             now_ns, down, bad_ns = self._clock.now_ns(), self._down, self._bad_ns
+            why = f": {self._bad_why}" if self._bad_why else ""
             busy_for_ns = 0 if self._busy_ns is None else now_ns - self._busy_ns
             is_open = self._is_open
         if down is not None:
@@ -80,5 +87,5 @@ class Line:
             what = "no picture" if is_open else "does not open"
             return (f"{self._name}: {what} for {busy_for_ns / 1e9:.1f} s",)
         if bad_ns is not None and now_ns - bad_ns > self._read_ns:
-            return (f"{self._name}: no picture decodes for {(now_ns - bad_ns) / 1e9:.0f} s",)
+            return (f"{self._name}: no picture decodes for {(now_ns - bad_ns) / 1e9:.0f} s{why}",)
         return ()

@@ -172,7 +172,10 @@ class LiveSource:
             received_ns=shot.read_ns,
         )
 
-    def _image(self, picture: Image | bytes) -> Image | None:
+    def _image(self, picture: Image | bytes | SourceError) -> Image | None:
+        if isinstance(picture, SourceError):
+            self._bad(str(picture))
+            return None
         if not isinstance(picture, bytes):
             return rgb_of(picture)
         max_px = self._config.limits.max_image_px
@@ -182,8 +185,12 @@ class LiveSource:
                 return decode_picture(picture, max_px=max_px)
             self._drop("too_large", f"{width}x{height} exceeds limits.max_image_px = {max_px}")
         except (SourceError, WireError) as error:
-            self._drop("decode_error", str(error))
+            self._bad(str(error))
         return None
+
+    def _bad(self, why: str) -> None:
+        self._line.bad(why)
+        self._drop("decode_error", why)
 
     def _drop(self, reason: DropReason, message: str) -> None:
         self._books.frame_dropped(reason)
