@@ -114,7 +114,8 @@ $(DEMO)/.ready: pyproject.toml $(LOCK)/build.txt $(LOCK)/node.txt
 # CUDA wheel of the index.
 $(DEV)/.ready: pyproject.toml $(LOCK)/dev.txt
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python -m pip install --quiet --no-deps --require-hashes --requirement $(LOCK)/dev.txt
+	$(DEV)/bin/python -m pip install --quiet --no-deps --no-compile --require-hashes \
+	    --requirement $(LOCK)/dev.txt
 	$(DEV)/bin/python -m pip install --quiet $(TORCH)
 	$(DEV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(DEV)/bin/python -m pip check

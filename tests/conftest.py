@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
 import time
@@ -40,6 +41,16 @@ def _leave_nothing_behind() -> Iterator[None]:
         gc.collect()
         extra = _wait_until_gone(lambda: max(0, _open_polls() - polls))
         assert not extra, f"the test left {extra} ZeroMQ contexts or event loops open"
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command configures the log of the whole process; the next test must not notice."""
+    logger = logging.getLogger("ureca")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 def _open_polls() -> int:

@@ -65,7 +65,7 @@ def follow(message, rest):
     return message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)  # the whole demo clip, 20 s of two cores, maybe beside much else
 def test_every_path_leads_to_something_in_a_recording(tmp_path):
     mcap = pytest.importorskip("mcap.reader", reason="no recording was looked at: ureca[record]")

@@ -298,7 +298,7 @@ def test_requests_keep_their_distance(monkeypatch):
     assert slept == [0.0, 1.0, 2.0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_ray_gives_the_same_files(settings, tmp_path, serve, asked_of, repository):
     """As a command: Ray leaves threads in the process that it ran in."""

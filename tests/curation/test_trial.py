@@ -28,7 +28,7 @@ def tool(repository, name, *words):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_servers_and_clients_end_in_the_files_of_an_uninterrupted_run(
     repository, sa1b, tmp_path

@@ -23,7 +23,7 @@ from ureca.models.mllm.training.train import train
 from ureca.models.training.parallel import Worker
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("stage", [1, 2])
 def test_split_layers_learn_what_whole_ones_do(
@@ -54,7 +54,7 @@ def test_split_layers_learn_what_whole_ones_do(
     train(replace(config, steps=STEPS + 1), ran)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_resumed_split_run_equals_an_unbroken_one(
     repository, tiny_checkpoint, tiny_data, tmp_path
@@ -92,7 +92,7 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_each_worker_holds_its_part_of_the_layers(repository, tiny_checkpoint, tiny_data, tmp_path):
     given = recipe(tmp_path, tiny_data, tiny_checkpoint, 2, shard=True)

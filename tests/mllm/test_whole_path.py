@@ -28,7 +28,7 @@ MASK_NAMES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_wrapped_trained_exported_verified_and_run_in_the_node(
     repository, tiny_checkpoint, tiny_data, tmp_path, monkeypatch, capsys
@@ -98,7 +98,7 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
     assert "altered" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_resumed_run_of_two_processes_equals_an_unbroken_one(
     repository, tiny_checkpoint, tiny_data, tmp_path

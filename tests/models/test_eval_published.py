@@ -94,6 +94,7 @@ def test_one_caption_by_itself():
     assert found["cider"] == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)  # a Java machine that reads 100 MB
 def test_meteor_is_the_one_that_nlg_eval_prints(java):
     assert meteor(SAID, REFERENCES) == pytest.approx(PRINTED["meteor"], abs=1e-6)

@@ -181,7 +181,7 @@ def test_tensorrt_without_a_device_is_refused_before_any_work(tiny_checkpoint, t
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None,

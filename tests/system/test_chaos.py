@@ -11,7 +11,7 @@ import pytest
 CHAOS = Path(__file__).resolve().parents[2] / "tools" / "chaos.py"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_whoever_is_killed_or_stopped_the_others_recover() -> None:
     done = subprocess.run(

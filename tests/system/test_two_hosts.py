@@ -159,7 +159,7 @@ def test_two_hosts_with_keys_agree_on_ages_though_their_clocks_differ(hosts, key
     assert node.returncode == 0, out + err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_stranger_on_the_cable_gets_nothing(hosts, keys) -> None:
     if hosts.skew_s < 0:
