@@ -1,0 +1,42 @@
+"""`ureca bench`: measurements that print a table and end with one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+BENCHES = {
+    "engine": (
+        "ureca.models.bench.engine",
+        "shared prefix against region by region, eager torch and transformers",
+    ),
+    "node": ("ureca.node.bench.command", "a node under open-loop load, from capture to caption"),
+    "track": (
+        "ureca.node.bench.track_command",
+        "masks followed through clips, against the true ones",
+    ),
+}
+"""Module and summary by name; modules are imported by name, so that no room knows another."""
+
+_EPILOG = """example:
+  ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
+  ureca bench node --regions 8 --fps 30 --duration 20
+
+`ureca bench NAME --help` explains one bench."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; see `--help`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    benches = "\n".join(f"  {name:<8}{summary}" for name, (_, summary) in BENCHES.items())
+    parser = argparse.ArgumentParser(
+        prog="ureca bench",
+        description=f"benches:\n{benches}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bench", choices=sorted(BENCHES))
+    name = parser.parse_args(arguments[:1]).bench
+    return int(importlib.import_module(BENCHES[name][0]).main(arguments[1:]))

@@ -1,0 +1,1 @@
+"""The objects of synthetic scenes: shapes, textures, colours and kinds."""

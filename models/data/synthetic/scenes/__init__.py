@@ -1,0 +1,1 @@
+"""Synthetic scenes: composed, compiled for MuJoCo and settled."""

@@ -1,0 +1,1 @@
+"""Words of captions: n-grams, lexicon and phrase parsing."""

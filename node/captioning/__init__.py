@@ -1,0 +1,1 @@
+"""The caption engine on its thread: batches in, caption events out."""

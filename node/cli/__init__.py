@@ -1,0 +1,1 @@
+"""The node's commands: `ureca run`, `ureca describe` and `ureca camera`."""

@@ -1,1 +1,0 @@
-"""Where frames come from while they are made: cameras, network streams, other processes."""

@@ -1,0 +1,1 @@
+"""Events out: the queue, the publisher and the thread that owns all sockets."""

@@ -1,0 +1,1 @@
+"""Requests of clients: dispatch, queries, replies and previews."""

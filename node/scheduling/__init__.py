@@ -1,0 +1,1 @@
+"""Which regions are captioned next: pure decisions, without threads and sockets."""

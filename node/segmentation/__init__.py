@@ -1,0 +1,1 @@
+"""Masks for keyframes, computed off the step thread."""

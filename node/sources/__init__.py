@@ -1,0 +1,1 @@
+"""Frames in: recorded video, cameras, network streams and frames over ZeroMQ."""

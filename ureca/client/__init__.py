@@ -1,0 +1,1 @@
+"""The clients of a node: subscribe, send requests, publish frames."""

@@ -1,0 +1,1 @@
+"""What crosses the wire: events, frames, requests and their encoding."""
