@@ -23,25 +23,25 @@ from ureca.bundle import (
 from ureca.config import to_plain
 from ureca.engine import Engine
 from ureca.errors import BundleError, WeightsError
-from ureca.export.compiled import SUFFIXES, write_graph
 from ureca.export.config import ExportConfig
-from ureca.export.interfaces import interfaces
-from ureca.export.prove import Protos, embedding_table
-from ureca.export.quantise import precision_of
+from ureca.export.graphs.graph_files import SUFFIXES, write_graph
+from ureca.export.graphs.interfaces import interfaces
+from ureca.export.graphs.quantise import precision_of
+from ureca.export.parity.parity_checks import Protos, embedding_table
 from ureca.export.report import Report
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
 from ureca.models.runtime.aoti import cpu_target
-from ureca.models.runtime.golden import (
+from ureca.models.runtime.compatibility import ANY, OPTIONS, graph_names, version
+from ureca.models.runtime.graph_names import LM_STATIC
+from ureca.models.runtime.self_test import (
     GOLDEN,
     GOLDEN_PICTURE,
     read_picture,
     read_regions,
     say,
 )
-from ureca.models.runtime.graphs import LM_STATIC
-from ureca.models.runtime.home import ANY, OPTIONS, graph_names, version
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 EMBEDDINGS, PARITY, CARD = "embeddings.npy", "parity.json", "MODEL_CARD.md"

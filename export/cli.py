@@ -18,22 +18,28 @@ from tqdm import tqdm
 from ureca.bundle import BundleManifest, file_spec
 from ureca.config import load_config
 from ureca.errors import ConfigError
-from ureca.export.cache import cached_graph
-from ureca.export.cases import Case, find_cases, prepared
-from ureca.export.choose import PRECISIONS, Machine, elsewhere, settled
+from ureca.export.bundle_writer import Files, check_checkpoint
 from ureca.export.config import ExportConfig
-from ureca.export.graphs import export_graph
-from ureca.export.parity import edge_diff
-from ureca.export.prove import Proof, Protos, choose_int8, embedding_table, open_graphs
-from ureca.export.quantise import computed_in_f16, stored_as_f16
+from ureca.export.graphs.cache import cached_graph
+from ureca.export.graphs.onnx_export import export_graph
+from ureca.export.graphs.quantise import computed_in_f16, stored_as_f16
+from ureca.export.parity.comparison import edge_diff
+from ureca.export.parity.parity_checks import (
+    Proof,
+    Protos,
+    choose_int8,
+    embedding_table,
+    open_graphs,
+)
+from ureca.export.parity.parity_inputs import Case, find_cases, prepared
 from ureca.export.report import Report, Trial, show
-from ureca.export.write import Files, check_checkpoint
+from ureca.export.runtime_selection import PRECISIONS, Machine, elsewhere, settled
 from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
+from ureca.models.runtime.compatibility import MLLM_CONFIG
 from ureca.models.runtime.graph_backend import GraphBackend
-from ureca.models.runtime.graphs import GATHER, GRAPHS, LM_STATIC
-from ureca.models.runtime.home import MLLM_CONFIG
+from ureca.models.runtime.graph_names import GATHER, GRAPHS, LM_STATIC
 from ureca.models.runtime.load import engine_over, load_backend
 
 Say = Callable[[str], None]

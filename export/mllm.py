@@ -2,7 +2,7 @@
 
 There are no graphs: the language models of `transformers` do not fit the interface of `lm`
 (`models/nano/language.py`), so the bundle holds the model itself, adapters merged, and needs torch
-where it runs (`export/mllm_proof.py` is the proof).
+where it runs (`export/mllm_parity.py` is the proof).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from ureca.bundle import (
 )
 from ureca.config import load_config, to_plain
 from ureca.errors import BundleError, ConfigError
-from ureca.export.cases import Case, find_cases
+from ureca.export.bundle_writer import CARD, FAILED, PARITY, remember
 from ureca.export.config import ExportConfig, Tolerances
-from ureca.export.mllm_proof import proved
+from ureca.export.mllm_parity import proved
+from ureca.export.parity.parity_inputs import Case, find_cases
 from ureca.export.report import show
 from ureca.export.verify import Verification
-from ureca.export.write import CARD, FAILED, PARITY, remember
 from ureca.extras import require
-from ureca.models.mllm.checkpoint import (
+from ureca.models.mllm.checkpoints.checkpoint import (
     CONFIG,
     TOKENIZER,
     base_sha256,
@@ -48,7 +48,7 @@ from ureca.models.mllm.checkpoint import (
 )
 from ureca.models.mllm.config import Precision
 from ureca.models.mllm.engine import checkpoint_engine
-from ureca.models.runtime.home import TRANSFORMERS
+from ureca.models.runtime.compatibility import TRANSFORMERS
 
 _REGIONS = 32
 """Regions that the proof compares: logits of large vocabularies are big."""

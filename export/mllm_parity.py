@@ -18,19 +18,19 @@ from tqdm import tqdm
 
 from ureca.bundle import BundleManifest, bundle_sha
 from ureca.datatypes import RegionInput
-from ureca.export.cases import Case
 from ureca.export.config import Tolerances
-from ureca.export.parity import Said, agreement
+from ureca.export.parity.comparison import Said, agreement
+from ureca.export.parity.parity_inputs import Case
 from ureca.export.verify import Verification
 from ureca.extras import require
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import prefix_input
-from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
 from ureca.models.mllm.engine import EncodedPicture, MllmEngine, checkpoint_engine
-from ureca.models.mllm.masks import MaskEncoder
-from ureca.models.mllm.positions import Opening
-from ureca.models.mllm.words import Words
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.mask_encoder import MaskEncoder
+from ureca.models.mllm.network.positions import Opening
+from ureca.models.mllm.prompt import Words
 from ureca.models.tokenizer import EOS_ID
 
 _TOKENS = 32

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ureca.export.config import Tolerances
-from ureca.export.parity import Agreement
+from ureca.export.parity.comparison import Agreement
 
 
 @dataclass(frozen=True, kw_only=True)

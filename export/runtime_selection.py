@@ -10,8 +10,8 @@ import onnxruntime
 
 from ureca.errors import ConfigError
 from ureca.export.config import ExportConfig
+from ureca.models.runtime.compatibility import RTX_ANY, rtx_runs_on
 from ureca.models.runtime.cuda import compute_capability
-from ureca.models.runtime.home import RTX_ANY, rtx_runs_on
 from ureca.models.runtime.ort_gpu import PLACEMENTS
 from ureca.models.runtime.trt import PACKAGES
 

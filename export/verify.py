@@ -16,15 +16,15 @@ from tqdm import tqdm
 from ureca.bundle import BundleManifest, bundle_sha, load_manifest
 from ureca.bundle import file_spec as hashed
 from ureca.errors import BundleError, ConfigError, MissingExtraError
-from ureca.export.cases import Case, find_cases, prepared
 from ureca.export.config import Tolerances
-from ureca.export.parity import Agreement, Said
-from ureca.export.prove import Proof
+from ureca.export.parity.caption_quality import Words, compare_words
+from ureca.export.parity.comparison import Agreement, Said
+from ureca.export.parity.parity_checks import Proof
+from ureca.export.parity.parity_inputs import Case, find_cases, prepared
 from ureca.export.report import document, figures, show
-from ureca.export.words import Words, compare_words
 from ureca.extras import require
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
-from ureca.models.runtime.home import TRANSFORMERS
+from ureca.models.runtime.compatibility import TRANSFORMERS
 from ureca.models.runtime.load import load_backend
 from ureca.models.runtime.trt import PACKAGES
 from ureca.models.tokenizer import Tokenizer

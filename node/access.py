@@ -1,5 +1,5 @@
-"""What a key's role may ask for. Who has which role is the allow-list's business (`ureca.keys`),
-who gets in is the gate's (`ureca.zap`).
+"""What a key's role may ask for. Who has which role is the allow-list's business
+(`ureca.security.keys`), who gets in is the gate's (`ureca.security.authenticator`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import zmq
 
 from ureca.errors import RequestError
-from ureca.keys import ClientKeys, Role, ServerKeys, read_pair, read_public
 from ureca.node.config import SecurityConfig
-from ureca.zap import Gate, Plane
+from ureca.security.authenticator import Gate, Plane
+from ureca.security.keys import ClientKeys, Role, ServerKeys, read_pair, read_public
 
 Guard = Callable[[zmq.Socket[Any], str, Plane], None]
 """Called before a socket binds to an address."""

@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ureca.client.sockets import is_local, unguarded
 from ureca.datatypes import Style
 from ureca.node.checks import ensure
-from ureca.node.flow import Preset
 from ureca.node.http_config import HttpConfig
+from ureca.node.masks.optical_flow import Preset
 from ureca.node.segmenter_config import SegmenterConfig
-from ureca.sockets import is_local, unguarded
 
 ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _TO_NODE = """    ureca keys new node -o keys

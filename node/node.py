@@ -23,36 +23,41 @@ from ureca.clock import Clock
 from ureca.datatypes import EngineInfo
 from ureca.engine import Engine
 from ureca.errors import UrecaError
-from ureca.events import AnyEvent, Heartbeat
-from ureca.node.accounting import Balance, Books
-from ureca.node.asks import Ask
-from ureca.node.auth import open_gate, unguarded
-from ureca.node.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.access import open_gate, unguarded
+from ureca.node.captioning.batch import Captioner
+from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.captioning.output_filter import Quarantine
 from ureca.node.config import NodeConfig
-from ureca.node.control import Control
-from ureca.node.feeder import Feeder
-from ureca.node.gate import Quarantine
-from ureca.node.io import open_sockets
-from ureca.node.jobs import Captioner
-from ureca.node.mailbox import Mailbox
-from ureca.node.orders import Order
-from ureca.node.outbox import Outbox
-from ureca.node.pipeline import Pipeline
-from ureca.node.preview import Previews
-from ureca.node.prompts import Prompts
-from ureca.node.publisher import Sink
-from ureca.node.record.recorder import Recorder
-from ureca.node.record.switch import RecordSwitch
-from ureca.node.record.tape import Notes
-from ureca.node.record.taped import TapedCaptioner, TapedCutters, TapedEngine, TapedPipeline
-from ureca.node.render.renderer import Renderer
-from ureca.node.replies import Asker
-from ureca.node.segmenters import open_cutters
-from ureca.node.sources import FrameSource, Wait, Watched, open_source
-from ureca.node.stepper import Stepper
-from ureca.node.vitals import Vitals, failure_of
-from ureca.pictures import PictureArgs
-from ureca.zap import Gate
+from ureca.node.counters import Balance, Books
+from ureca.node.monitoring.health import Vitals, failure_of
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.region_commands import Order
+from ureca.node.pipeline.source_thread import Feeder
+from ureca.node.pipeline.step_thread import Stepper
+from ureca.node.publishing.event_queue import Outbox
+from ureca.node.publishing.publisher import Sink
+from ureca.node.publishing.socket_thread import open_sockets
+from ureca.node.recording.recorder import Recorder
+from ureca.node.recording.recording_wrappers import (
+    TapedCaptioner,
+    TapedCutters,
+    TapedEngine,
+    TapedPipeline,
+)
+from ureca.node.recording.remote_control import RecordSwitch
+from ureca.node.recording.step_log import Notes
+from ureca.node.rendering.renderer import Renderer
+from ureca.node.requests.handler import Control
+from ureca.node.requests.preview import Previews
+from ureca.node.requests.replies import Asker
+from ureca.node.segmentation.factory import open_cutters
+from ureca.node.sources.factory import FrameSource, Wait, Watched, open_source
+from ureca.node.sources.frame_mailbox import Mailbox
+from ureca.node.sources.prompt_file import Prompts
+from ureca.protocol.events import AnyEvent, Heartbeat
+from ureca.protocol.preview import PictureArgs
+from ureca.security.authenticator import Gate
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
 OpenSource = Callable[[NodeConfig, Clock, Books, Wait], FrameSource]

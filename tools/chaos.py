@@ -44,7 +44,7 @@ def camera(kind: str, address: str, how: str) -> None:
     """Frames of stream `a` (published) or `b` (on credit) until it is killed."""
     import cv2
 
-    from ureca.camera import FrameDealer, FramePublisher
+    from ureca.client.frame_publisher import FrameDealer, FramePublisher
     from ureca.testing import SyntheticSource
 
     def jpeg(image: Any) -> bytes:
@@ -62,8 +62,8 @@ def camera(kind: str, address: str, how: str) -> None:
 
 def follower(events: str, requests: str) -> None:
     """A line for every picture that comes, until it is killed."""
-    from ureca.async_client import AsyncClient
-    from ureca.bridges.following import Follower
+    from ureca.bridges.node_follower import Follower
+    from ureca.client.async_client import AsyncClient
 
     async def follow() -> None:
         async with AsyncClient.connect(events, requests) as client:
@@ -153,7 +153,7 @@ class Ears:
     """The client that is never killed, but made anew now and then, and what the follower wrote."""
 
     def __init__(self, cast: Cast) -> None:
-        from ureca.client import Client
+        from ureca.client.client import Client
 
         self._cast, self._connect = cast, Client.connect
         self._client = self._connect(*cast.addresses, timeout_s=3)

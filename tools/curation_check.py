@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ureca.models.curation import output
-from ureca.models.curation.questions import sentence
+from ureca.models.curation.prompts import sentence
 from ureca.models.curation.records import Picture, Region
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.tree import TreeConfig

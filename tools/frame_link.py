@@ -16,11 +16,11 @@ from multiprocessing.synchronize import Event
 
 import numpy as np
 
-from ureca.camera import FramePublisher
+from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
-from ureca.node.accounting import Books
 from ureca.node.config import NodeConfig
-from ureca.node.zmq_frames import ZmqFrames
+from ureca.node.counters import Books
+from ureca.node.sources.zmq_subscriber import ZmqFrames
 
 _SETTLE = 5
 

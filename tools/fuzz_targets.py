@@ -17,15 +17,21 @@ import msgpack
 import msgspec
 import numpy as np
 
-from ureca import rle, wire
-from ureca.asking import snapshot_events, typed
-from ureca.credits import CreditAsk, CreditGrant, decode_ask, decode_grant, encode_credit
+from ureca.client.shared import snapshot_events, typed
 from ureca.datatypes import Image, RegionSeed, Rle
 from ureca.errors import RegionError, SourceError, WireError
-from ureca.keys import ROLES, parse_allow_list
-from ureca.packing import convert
-from ureca.picture_size import picture_size
-from ureca.region_requests import ORDERS
+from ureca.protocol import rle, wire
+from ureca.protocol.flow_control import (
+    CreditAsk,
+    CreditGrant,
+    decode_ask,
+    decode_grant,
+    encode_credit,
+)
+from ureca.protocol.image_header import picture_size
+from ureca.protocol.messagepack import convert
+from ureca.protocol.region_requests import ORDERS
+from ureca.security.keys import ROLES, parse_allow_list
 from ureca.testing import SyntheticSource
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,17 +27,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ureca import rle
 from ureca.clock import ManualClock
 from ureca.datatypes import Frame, RegionSeed
 from ureca.engine import Engine
-from ureca.events import AnyEvent, CaptionFinal, CaptionSame
-from ureca.node.accounting import Books
-from ureca.node.bundle_path import open_engine
-from ureca.node.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.config import NodeConfig, SchedulerConfig
-from ureca.node.pictures import decode_picture
-from ureca.node.pipeline import Pipeline
+from ureca.node.counters import Books
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.protocol import rle
+from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame
 
 U8 = npt.NDArray[np.uint8]
 Shot = tuple[U8, npt.NDArray[np.bool_]]

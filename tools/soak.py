@@ -43,7 +43,7 @@ def camera(address: str, fps: float, regions: int) -> None:
     """
     import msgspec
 
-    from ureca.camera import FramePublisher
+    from ureca.client.frame_publisher import FramePublisher
 
     shots = prepared(regions)
     with FramePublisher(address, stream="cam0", encoder=lambda _: b"") as publisher:
@@ -61,7 +61,7 @@ def prepared(regions: int) -> list[tuple[Any, bytes]]:
     import cv2
     import numpy as np
 
-    from ureca.frames import FrameHeader
+    from ureca.protocol.frames import FrameHeader
     from ureca.testing import SyntheticSource
 
     source = SyntheticSource(frames=SHOTS, things=regions, width_px=640, height_px=480)
@@ -89,7 +89,7 @@ class Watcher:
 
     def wait_ready(self) -> None:
         """Until the first caption: loading and preparing are no part of the soak."""
-        from ureca.client import Client
+        from ureca.client.client import Client
 
         with Client.connect(*self._addresses) as client:
             if next(client.events({"cap.final"}, timeout_s=READY_S), None) is None:
@@ -102,7 +102,7 @@ class Watcher:
             self._visit(min(end, time.monotonic() + RETURN_S))
 
     def _visit(self, until: float) -> None:
-        from ureca.client import Client
+        from ureca.client.client import Client
 
         ask_at = time.monotonic()
         with Client.connect(*self._addresses, timeout_s=20) as client:
@@ -127,8 +127,8 @@ class Watcher:
             self.asked[error.code] += 1
 
     def _note(self, event: Any) -> None:
-        from ureca.events import CaptionFinal, Heartbeat
-        from ureca.streams import event_kind
+        from ureca.protocol.event_table import event_kind
+        from ureca.protocol.events import CaptionFinal, Heartbeat
 
         self.kinds[event_kind(event)] += 1
         if isinstance(event, CaptionFinal):
@@ -212,7 +212,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
 
 def stop_and_count(node: Any, watcher: Watcher, addresses: tuple[str, str]) -> None:
     """An orderly end; the last heartbeat has the closed books."""
-    from ureca.client import Client
+    from ureca.client.client import Client
 
     with Client.connect(*addresses, timeout_s=20) as client:
         client.hello()
@@ -224,7 +224,7 @@ def stop_and_count(node: Any, watcher: Watcher, addresses: tuple[str, str]) -> N
 
 def faults(found: dict[str, Any]) -> list[str]:
     """What is wrong; empty when nothing is."""
-    from ureca.conservation import imbalances
+    from ureca.invariants import imbalances
 
     wrong = list(imbalances(found["counters"]))
     wrong += [f"{found['exceptions']} exceptions were not handled"] * bool(found["exceptions"])

@@ -5,9 +5,9 @@ These names are the public interface of the client side; importing them loads no
 
 import os
 
-from ureca.async_client import AsyncClient
-from ureca.camera import FramePublisher
-from ureca.client import Client
+from ureca.client.async_client import AsyncClient
+from ureca.client.client import Client
+from ureca.client.frame_publisher import FramePublisher
 from ureca.datatypes import Frame, Image, Mask, RegionSeed, Rle
 from ureca.errors import (
     BundleError,
@@ -22,7 +22,7 @@ from ureca.errors import (
     WeightsError,
     WireError,
 )
-from ureca.events import (
+from ureca.protocol.events import (
     AnyEvent,
     CaptionAbort,
     CaptionDelta,
@@ -38,7 +38,7 @@ from ureca.events import (
     TrackRecovered,
     TrackUpdate,
 )
-from ureca.requests import Description, Health, Hello
+from ureca.protocol.requests import Description, Health, Hello
 
 __version__ = "0.1.0"
 

@@ -140,7 +140,7 @@ class Track:
     label: str | None = None
     parent: str | None = None
     reason: str = ""
-    """Why it was lost or ended, from a closed list in `node/tracker.py`."""
+    """Why it was lost or ended, from a closed list in `node/tracking/tracker.py`."""
 
 
 @dataclass(frozen=True, slots=True)

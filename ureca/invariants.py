@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from ureca.events import (
+from ureca.protocol.event_table import TERMINALS, event_kind
+from ureca.protocol.events import (
     AnyEvent,
     CaptionDelta,
     CaptionStart,
@@ -18,7 +19,6 @@ from ureca.events import (
     TrackEnd,
     TrackNew,
 )
-from ureca.streams import TERMINALS, event_kind
 
 _ENDS = {kind: kind.replace(".", "_") for kind in TERMINALS}
 

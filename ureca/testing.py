@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import (
     EngineInfo,
     Frame,
@@ -27,8 +26,9 @@ from ureca.datatypes import (
 )
 from ureca.engine import never
 from ureca.errors import EngineError
-from ureca.events import AnyEvent
-from ureca.streams import TERMINALS, event_kind
+from ureca.protocol import rle
+from ureca.protocol.event_table import TERMINALS, event_kind
+from ureca.protocol.events import AnyEvent
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (200, 30, 30),

@@ -18,9 +18,9 @@ import torch
 
 import ureca.export
 import ureca.models
-from ureca.export.graphs import save
+from ureca.export.graphs.onnx_export import save
 
-_SOURCES = (("models", "nano/*.py"), ("models", "config.py"), ("export", "*.py"))
+_SOURCES = (("models", "nano/*.py"), ("models", "config.py"), ("export", "**/*.py"))
 
 
 def cache_folder() -> Path:

@@ -11,9 +11,9 @@ from onnx import ModelProto
 
 from ureca.errors import EngineError
 from ureca.export.config import ExportConfig
-from ureca.export.graphs import example, free, quiet, save, traceable
-from ureca.export.interfaces import interfaces
-from ureca.export.plans import build
+from ureca.export.graphs.interfaces import interfaces
+from ureca.export.graphs.onnx_export import example, free, quiet, save, traceable
+from ureca.export.graphs.tensorrt_plans import build
 from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
 from ureca.models.runtime.trt import EXTRAS, PACKAGES

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from ureca.bundle import TensorSpec
 from ureca.models.config import TRUNK_HEAD_CHANNELS, CaptionerConfig
-from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, MAPS, REGIONS, VISION, LmNames
-from ureca.models.runtime.ranges import max_tiles, own_slots
+from ureca.models.runtime.graph_names import GATHER, LM, LM_STATIC, MAPS, REGIONS, VISION, LmNames
+from ureca.models.runtime.shape_ranges import max_tiles, own_slots
 
 Dim = int | str
 

@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from ureca.bundle import TensorSpec
-from ureca.export.interfaces import Interface, interfaces, max_positions
-from ureca.export.static import LmStatic
-from ureca.export.wrappers import Lm, Regions, Vision
+from ureca.export.graphs.interfaces import Interface, interfaces, max_positions
+from ureca.export.graphs.static import LmStatic
+from ureca.export.graphs.wrappers import Lm, Regions, Vision
 from ureca.models.nano.captioner import Captioner
-from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, REGIONS, VISION
+from ureca.models.runtime.graph_names import GATHER, LM, LM_STATIC, REGIONS, VISION
 
 _ONNX_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 _IR_VERSION = 10

@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ureca.export.wrappers import chosen, paired
+from ureca.export.graphs.wrappers import chosen, paired
 from ureca.models.nano.captioner import Captioner
 
 OPSET = 24

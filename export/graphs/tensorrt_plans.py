@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ureca.errors import EngineError
-from ureca.export.interfaces import Interface, interfaces
+from ureca.export.graphs.interfaces import Interface, interfaces
 from ureca.models.config import CaptionerConfig
-from ureca.models.runtime.ranges import Ranges, profiles, sizes
+from ureca.models.runtime.shape_ranges import Ranges, profiles, sizes
 
 
 @dataclass(frozen=True, slots=True)

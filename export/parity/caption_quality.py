@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ureca.models.evaluation import ngrams
-from ureca.models.evaluation.meteor import Meteor
-from ureca.models.evaluation.words import normal
+from ureca.models.evaluation.measures.meteor import Meteor
+from ureca.models.evaluation.text import ngrams
+from ureca.models.evaluation.text.phrase_parsing import normal
 
 References = Sequence[Sequence[str]]
 

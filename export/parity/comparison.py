@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ureca.export.cases import F32, I64, Arrays
+from ureca.export.parity.parity_inputs import F32, I64, Arrays
 from ureca.models.tokenizer import EOS_ID
 
 Captions = list[list[int]]

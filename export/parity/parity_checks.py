@@ -11,16 +11,16 @@ import numpy as np
 import onnx
 import torch
 
-from ureca.export.cases import F32, Arrays
-from ureca.export.graphs import save
-from ureca.export.parity import Agreement, Probe, Said, agreement, listen, uncached
-from ureca.export.quantise import SCHEMES, quantised_int8
+from ureca.export.graphs.onnx_export import save
+from ureca.export.graphs.quantise import SCHEMES, quantised_int8
+from ureca.export.parity.comparison import Agreement, Probe, Said, agreement, listen, uncached
+from ureca.export.parity.parity_inputs import F32, Arrays
 from ureca.export.report import Trial
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
 from ureca.models.runtime.eager import TorchBackend
 from ureca.models.runtime.graph_backend import GraphBackend
-from ureca.models.runtime.graphs import LM, REGIONS
+from ureca.models.runtime.graph_names import LM, REGIONS
 from ureca.models.runtime.ort import OrtRunner, default_threads, open_session
 
 Protos = Mapping[str, onnx.ModelProto]

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ureca import rle
 from ureca.datatypes import Image, Mask, Rle, Style
 from ureca.errors import RegionError, SourceError
 from ureca.models.config import VisionConfig
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore, RegionRecord, read_regions
 from ureca.models.preprocess import box_norm_from_mask, choose_grid, mask_tiles, pixel_tiles
 from ureca.models.tokenizer import Tokenizer
+from ureca.protocol import rle
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]

@@ -12,9 +12,9 @@ BENCHES = {
         "ureca.models.bench.engine",
         "shared prefix against region by region, eager torch and transformers",
     ),
-    "node": ("ureca.node.bench.command", "a node under open-loop load, from capture to caption"),
+    "node": ("ureca.node.bench.cli", "a node under open-loop load, from capture to caption"),
     "track": (
-        "ureca.node.bench.track_command",
+        "ureca.node.bench.track_cli",
         "masks followed through clips, against the true ones",
     ),
 }

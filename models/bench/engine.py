@@ -23,7 +23,7 @@ from ureca.models.bench.roofline import Peaks, measure_peaks, work
 from ureca.models.bench.scenes import scenes
 from ureca.models.bench.timing import Row, measure, with_roofline
 from ureca.models.config import CaptionerConfig
-from ureca.models.runtime.home import TRANSFORMERS
+from ureca.models.runtime.compatibility import TRANSFORMERS
 from ureca.models.runtime.load import captioner_config
 from ureca.models.runtime.ort import default_threads
 

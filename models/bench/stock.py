@@ -14,7 +14,7 @@ from ureca.datatypes import RegionInput
 from ureca.extras import require
 from ureca.models.bench.scenes import Scene
 from ureca.models.preprocess import choose_grid, pixel_tiles
-from ureca.models.runtime.inputs import region_arrays
+from ureca.models.runtime.region_inputs import region_arrays
 from ureca.models.tokenizer import EOS_ID, PAD_ID, Tokenizer
 
 if TYPE_CHECKING:

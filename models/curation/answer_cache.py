@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ureca.models.curation.errors import BudgetError, OutputError
-from ureca.models.curation.questions import Annotator, Answer, Question
+from ureca.models.curation.prompts import Annotator, Answer, Question
 
 _PATTERN = "answers-*.jsonl"
 

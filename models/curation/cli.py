@@ -12,7 +12,7 @@ from typing import Any
 from ureca.errors import ConfigError
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerConfig
-from ureca.models.curation.run import Settings, curate, curate_on_ray
+from ureca.models.curation.pipeline import Settings, curate, curate_on_ray
 from ureca.models.curation.sources import read_images, read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig

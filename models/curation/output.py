@@ -15,8 +15,8 @@ import msgspec
 from ureca.errors import SourceError
 from ureca.models.curation.errors import OutputError
 from ureca.models.curation.records import REASONS, Picture, Region
+from ureca.models.data.contact_sheet import choose, write_sheets
 from ureca.models.data.regions import ImageStore, RegionRecord
-from ureca.models.data.sheet import choose, write_sheets
 
 ROWS, CONVERSATIONS, REPORT = "regions-curated.jsonl.gz", "conversations.jsonl", "report.json"
 _INSTRUCTION = {"short": "Say in one sentence what this is.", "long": "Describe this."}

@@ -18,9 +18,9 @@ from ureca.errors import ConfigError, RegionError, SourceError
 from ureca.extras import require
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import ServerConfig
+from ureca.models.curation.answer_cache import Ledger, spent
 from ureca.models.curation.errors import AnnotatorError, BudgetError
-from ureca.models.curation.ledger import Ledger, spent
-from ureca.models.curation.questions import Annotator
+from ureca.models.curation.prompts import Annotator
 from ureca.models.curation.records import Picture
 from ureca.models.curation.sources import read_images
 from ureca.models.curation.stages import CurationConfig, Features, curated
@@ -59,7 +59,7 @@ class Settings:
 
             return LocalAnnotator(self.local)
         from ureca.models.curation.annotators.own import OwnAnnotator
-        from ureca.models.evaluation.engines import open_engine
+        from ureca.models.evaluation.captioners.engines import open_engine
 
         return OwnAnnotator(open_engine(Path(self.bundle), threads=1))
 
@@ -125,7 +125,7 @@ def imagenet_features() -> Features:
 
     (The paper names DINOv2, its code loads DINO; neither can be had everywhere.)
     """
-    from ureca.models.evaluation.trunk_features import ImageNetTrunk
+    from ureca.models.evaluation.captioners.trunk_features import ImageNetTrunk
 
     return ImageNetTrunk().pooled
 

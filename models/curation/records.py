@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import msgspec
 
-from ureca import rle
 from ureca.datatypes import Mask, Rle
+from ureca.protocol import rle
 
 Reason = Literal[
     "too_small", "too_large", "shallow", "orphan", "bad_mask", "bad_answer", "not_verified"

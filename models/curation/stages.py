@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import Image, Mask
-from ureca.models.curation import questions, views
-from ureca.models.curation.questions import Annotator, Question
+from ureca.models.curation import prompts, views
+from ureca.models.curation.prompts import Annotator, Question
 from ureca.models.curation.records import Picture, Region, leave_out, orphans_left_out
 from ureca.models.curation.tree import TreeConfig, grown
 
@@ -57,7 +57,7 @@ def shortly(picture: Picture, image: Image, annotator: Annotator) -> Picture:
         if region.left_out is not None:  # its parent got no words
             continue
         question = _short_question(picture, image, region)
-        words = questions.sentence(annotator.answer(question).text)
+        words = prompts.sentence(annotator.answer(question).text)
         picture = picture.changed({region_id: _with(region, "short", words)})
         if words is None:
             picture = orphans_left_out(picture)
@@ -80,10 +80,10 @@ def at_length(picture: Picture, image: Image, annotator: Annotator) -> Picture:
                 image=image,
                 mask=mask,
                 shown=(views.outlined(image, mask),),
-                prompt=questions.long_prompt(region.short, parts),
+                prompt=prompts.long_prompt(region.short, parts),
                 said=region.short,
             )
-            words = questions.sentence(annotator.answer(question).text) or region.short
+            words = prompts.sentence(annotator.answer(question).text) or region.short
         picture = picture.changed({region_id: _with(region, "long", words)})
     return picture
 
@@ -111,10 +111,10 @@ def singled_out(
             image=image,
             mask=masks[0],
             shown=(views.numbered(image, masks),),
-            prompt=questions.refine_prompt(region.long, [each.long for each in named]),
+            prompt=prompts.refine_prompt(region.long, [each.long for each in named]),
             said=region.long,
         )
-        words = questions.sentence(annotator.answer(question).text) or ""
+        words = prompts.sentence(annotator.answer(question).text) or ""
         changes[region_id] = msgspec.structs.replace(
             region, similar=tuple(others), refined="" if words == region.long else words
         )
@@ -159,10 +159,10 @@ def verified(picture: Picture, image: Image, annotator: Annotator) -> Picture:
             image=image,
             mask=mask,
             shown=(views.outlined(image, mask), views.alone(image, mask)),
-            prompt=questions.verify_prompt(region.caption),
+            prompt=prompts.verify_prompt(region.caption),
             said=region.caption,
         )
-        holds = questions.verdict(annotator.answer(question).text)
+        holds = prompts.verdict(annotator.answer(question).text)
         if holds is None:
             changes[region.region_id] = leave_out(region, "bad_answer")
         elif not holds:
@@ -174,7 +174,7 @@ def _short_question(picture: Picture, image: Image, region: Region) -> Question:
     mask = picture.mask(region)
     if not region.parent:
         shown: tuple[Image, ...] = (views.outlined(image, mask), views.alone(image, mask))
-        prompt = questions.short_prompt("", ())
+        prompt = prompts.short_prompt("", ())
     else:
         by_id = _by_id(picture)
         main = by_id[[*picture.ancestors(region)][-1]]
@@ -184,12 +184,12 @@ def _short_question(picture: Picture, image: Image, region: Region) -> Question:
             views.alone(image, mask),
             views.outlined(image, mask),
         )
-        prompt = questions.short_prompt(by_id[region.parent].short, siblings)
+        prompt = prompts.short_prompt(by_id[region.parent].short, siblings)
     return _question("short", region, image=image, mask=mask, shown=shown, prompt=prompt)
 
 
 def _question(
-    kind: questions.Kind,
+    kind: prompts.Kind,
     region: Region,
     *,
     image: Image,

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import Rle
 from ureca.errors import RegionError
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import RegionRecord, image_hash
+from ureca.protocol import rle
 
 Kind = Literal[
     "unreadable record",

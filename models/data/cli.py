@@ -1,5 +1,5 @@
 """`ureca data`: `check` counts, validates and draws data folders before anything is trained;
-`import` and `shards` make them (`readers/command.py`).
+`import` and `shards` make them (`readers/cli.py`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ureca.models.data.check import Finding, check_texts
+from ureca.models.data.contact_sheet import choose, write_sheets
 from ureca.models.data.counts import Counts, count, table
 from ureca.models.data.folders import check_pictures, check_regions, read_folders
-from ureca.models.data.readers.command import add_import, add_shards
+from ureca.models.data.readers.cli import add_import, add_shards
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore
-from ureca.models.data.sheet import choose, write_sheets
-from ureca.models.runtime.shipped import shipped_bundle
+from ureca.models.runtime.pretrained import shipped_bundle
 from ureca.models.tokenizer import Tokenizer
 
 _NAMED = 10

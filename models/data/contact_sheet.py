@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ureca import rle
 from ureca.datatypes import Rle
 from ureca.errors import RegionError, SourceError
 from ureca.models.data.regions import ImageStore, RegionRecord
-from ureca.models.data.words import class_phrase
+from ureca.models.data.text_augmentation import class_phrase
+from ureca.protocol import rle
 
 U8 = npt.NDArray[np.uint8]
 

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from ureca import rle
 from ureca.datatypes import Rle
 from ureca.errors import RegionError, SourceError
 from ureca.models.config import VisionConfig
 from ureca.models.data.regions import RegionRecord
 from ureca.models.preprocess import Grid, box_norm_from_mask, mask_tiles
+from ureca.protocol import rle
 
 _FORMAT = 1
 """Raise it when the preprocessing of masks changes: old files are then not found any more."""

@@ -18,13 +18,13 @@ from typing import Literal, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from ureca import rle
 from ureca.datatypes import Image, Mask, RegionInput, Rle, RowDone, Style
 from ureca.engine import Engine
 from ureca.errors import RegionError, SourceError, UrecaError
 from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
-from ureca.models.evaluation.engines import open_engine
-from ureca.models.evaluation.masks import MaskEdit, mask_edit
+from ureca.models.evaluation.captioners.engines import open_engine
+from ureca.models.evaluation.captioners.mask_variants import MaskEdit, mask_edit
+from ureca.protocol import rle
 
 StyleChoice = Literal["auto", "short", "long"]
 Row = tuple[str, RegionInput]
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if options.render is not None:
         # Imported here: it draws, and captioning alone needs nothing to draw with.
-        from ureca.models.evaluation.rendered import rendered
+        from ureca.models.evaluation.reports.captioned_images import rendered
 
         results = rendered(results, todo, store, options.render)
     options.out.parent.mkdir(parents=True, exist_ok=True)

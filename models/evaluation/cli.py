@@ -13,13 +13,11 @@ from tqdm import tqdm
 from ureca.datatypes import Style
 from ureca.engine import Engine
 from ureca.errors import ConfigError
-from ureca.models.evaluation import flicker, worlds
-from ureca.models.evaluation.baselines import Captioner, region_mask
-from ureca.models.evaluation.captioners import captioner_of
-from ureca.models.evaluation.cases import DataSet, limited, read_data
-from ureca.models.evaluation.compare import write_comparison
-from ureca.models.evaluation.dlc.command import main as dlc_main
-from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.captioners.baselines import Captioner, region_mask
+from ureca.models.evaluation.captioners.captioners import captioner_of
+from ureca.models.evaluation.captioners.engines import open_engine
+from ureca.models.evaluation.captioners.mask_variants import mask_edit, overlap
+from ureca.models.evaluation.dlc.cli import main as dlc_main
 from ureca.models.evaluation.evaluate import (
     Part,
     Said,
@@ -31,12 +29,14 @@ from ureca.models.evaluation.evaluate import (
     rounded,
     write_captions,
 )
-from ureca.models.evaluation.masks import mask_edit, overlap
+from ureca.models.evaluation.measures import flicker, scenes
+from ureca.models.evaluation.measures.scores import Tools, mean, open_tools
+from ureca.models.evaluation.measures.similarity import Embedder, MiniLM
 from ureca.models.evaluation.options import Options, parse
-from ureca.models.evaluation.report import write_report
-from ureca.models.evaluation.scores import Tools, mean, open_tools
-from ureca.models.evaluation.similarity import Embedder, MiniLM
-from ureca.models.evaluation.tables import summary
+from ureca.models.evaluation.reports.compare import write_comparison
+from ureca.models.evaluation.reports.report import write_report
+from ureca.models.evaluation.reports.tables import summary
+from ureca.models.evaluation.test_set import DataSet, limited, read_data
 
 Json = dict[str, Any]  # JSON values
 
@@ -114,13 +114,13 @@ def _setting(options: Options, engine: Engine | None) -> Json:
 
 
 def _slots(part: Part) -> Json:
-    paths = worlds.scene_files(part.data.root)
+    paths = scenes.scene_files(part.data.root)
     if not paths:
         return {}
-    views = worlds.read_views(paths, (item.case.image_key for item in part.scored))
+    views = scenes.read_views(paths, (item.case.image_key for item in part.scored))
     cases = [item.case for item in part.scored]
-    judged = worlds.judge_all(cases, part.said.captions, views)
-    return {name: rounded(figures) for name, figures in worlds.slot_figures(judged).items()}
+    judged = scenes.judge_all(cases, part.said.captions, views)
+    return {name: rounded(figures) for name, figures in scenes.slot_figures(judged).items()}
 
 
 def _mask_iou(parts: Sequence[Part], options: Options) -> float | None:

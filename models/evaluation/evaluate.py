@@ -10,9 +10,20 @@ from typing import Any
 
 from ureca.datatypes import Style
 from ureca.models.evaluation.caption import Captioned, Failed
-from ureca.models.evaluation.cases import Case, DataSet, References
-from ureca.models.evaluation.faults import commonest_template, long_faults, short_faults
-from ureca.models.evaluation.scores import Figures, Scored, Tools, aggregate, by_group, score
+from ureca.models.evaluation.measures.failure_rates import (
+    commonest_template,
+    long_faults,
+    short_faults,
+)
+from ureca.models.evaluation.measures.scores import (
+    Figures,
+    Scored,
+    Tools,
+    aggregate,
+    by_group,
+    score,
+)
+from ureca.models.evaluation.test_set import Case, DataSet, References
 
 REFERENCES: dict[Style, References] = {"short": "both", "long": "long"}
 """What a style is judged by: a short phrase may be found in any wording."""

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 from ureca.datatypes import Style
 from ureca.models.data.regions import HELD_OUT_EVERY
-from ureca.models.evaluation.masks import MASK_KINDS, MaskKind
+from ureca.models.evaluation.captioners.mask_variants import MASK_KINDS, MaskKind
 
 BaselineName = Literal["frequent", "neighbours", "imagenet"]
 BASELINES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)

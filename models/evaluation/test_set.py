@@ -16,7 +16,13 @@ from typing import Any, Literal
 
 from ureca.errors import SourceError
 from ureca.models.data.regions import RegionRecord, image_hash, read_rows
-from ureca.models.evaluation.words import Accepted, accepted_names, normal, singular, tokens
+from ureca.models.evaluation.text.phrase_parsing import (
+    Accepted,
+    accepted_names,
+    normal,
+    singular,
+    tokens,
+)
 
 References = Literal["both", "short", "long"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ureca.models.mllm.captioner import Mllm, placed
-from ureca.models.mllm.positions import Opening
-from ureca.models.mllm.split import Prefix
-from ureca.models.mllm.words import I64, Prompt
+from ureca.models.mllm.network.captioner import Mllm, placed
+from ureca.models.mllm.network.positions import Opening
+from ureca.models.mllm.network.prefix_attention import Prefix
+from ureca.models.mllm.prompt import I64, Prompt
 from ureca.models.preprocess import Grid
 from ureca.models.runtime.decode import Choice
 

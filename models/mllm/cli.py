@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wrap(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.wrap import wrap
+    from ureca.models.mllm.checkpoints.wrap import wrap
 
     given = load_config(MllmConfig, options.config, options.set) if _asked(options) else None
     if options.parts is not None:
@@ -59,7 +59,7 @@ def _wrap(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.official import Compatibility, convert
+    from ureca.models.mllm.checkpoints.convert import Compatibility, convert
 
     scale = None if options.scale is None else options.scale == "255"
     how = Compatibility(
@@ -73,7 +73,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.join import NANO, join
+    from ureca.models.mllm.checkpoints.compose import NANO, join
 
     nano = options.nano or NANO
     out = join(options.out, language=options.language, nano=nano, seed=options.seed)
@@ -86,7 +86,7 @@ def _join(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.wrap import pack
+    from ureca.models.mllm.checkpoints.wrap import pack
 
     out = pack(options.checkpoint, options.out)
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
@@ -157,7 +157,7 @@ _OWN: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 _OTHERS = {
     "train": "ureca.models.mllm.training.train",
-    "plan": "ureca.models.mllm.budget",
+    "plan": "ureca.models.mllm.memory_estimate",
     "bench": "ureca.models.mllm.bench",
 }
 _HELP = {

@@ -21,16 +21,16 @@ from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, S
 from ureca.engine import never
 from ureca.errors import BundleError, EngineError, WeightsError
 from ureca.models.mllm.backend import Rows, choose, prefix_input, suffix_input
-from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.pictures import Cutter
-from ureca.models.mllm.split import Prefix
-from ureca.models.mllm.words import I64, Prompt, Words
+from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.prefix_attention import Prefix
+from ureca.models.mllm.prompt import I64, Prompt, Words
 from ureca.models.preprocess import Grid
 from ureca.models.runtime.decode import Choice, RowPlan, decode
-from ureca.models.runtime.golden import GOLDEN, self_test
-from ureca.models.runtime.inputs import check_regions
+from ureca.models.runtime.region_inputs import check_regions
+from ureca.models.runtime.self_test import GOLDEN, self_test
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ureca.models.mllm.backend import Rows, choose
-from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.positions import Opening
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.positions import Opening
 
 
 def shared(

@@ -18,7 +18,7 @@ from ureca.bundle import GraphSpec
 from ureca.errors import BundleError, EngineError
 from ureca.extras import require
 from ureca.models.runtime.graph_backend import Value, Values
-from ureca.models.runtime.graphs import GATHER
+from ureca.models.runtime.graph_names import GATHER
 
 EXTRA = "train"
 

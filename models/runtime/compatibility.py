@@ -13,7 +13,7 @@ from ureca.models.config import CaptionerConfig
 from ureca.models.runtime import aoti, ort
 from ureca.models.runtime.cuda import CudaDevice, compute_capability
 from ureca.models.runtime.graph_backend import Runner
-from ureca.models.runtime.graphs import GATHER, GRAPHS
+from ureca.models.runtime.graph_names import GATHER, GRAPHS
 from ureca.models.runtime.ort_gpu import PLACEMENTS, BoundRunner, placed
 from ureca.models.runtime.trt import EXTRAS, PACKAGES, PlanRunner
 

@@ -19,7 +19,7 @@ from ureca.errors import EngineError
 from ureca.models.config import CaptionerConfig, VisionConfig
 from ureca.models.preprocess import Grid, choose_grid, pixel_tiles
 from ureca.models.runtime.decode import F32, I64, Choice, RowPlan, decode
-from ureca.models.runtime.inputs import check_regions, region_arrays
+from ureca.models.runtime.region_inputs import check_regions, region_arrays
 from ureca.models.tokenizer import EOS_ID, Tokenizer
 
 Picture = TypeVar("Picture")

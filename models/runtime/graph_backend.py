@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ureca.errors import EngineError
 from ureca.models.config import LanguageConfig
 from ureca.models.runtime.decode import F32, I64, Choice
-from ureca.models.runtime.graphs import (
+from ureca.models.runtime.graph_names import (
     GATHER,
     LM,
     MAPS,

@@ -16,18 +16,18 @@ from ureca.errors import BundleError, ConfigError, UrecaError
 from ureca.extras import require
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.buckets import BucketBackend
-from ureca.models.runtime.engine import BatchEngine
-from ureca.models.runtime.golden import GOLDEN, self_test
-from ureca.models.runtime.graph_backend import GraphBackend, Picture, Values
-from ureca.models.runtime.graphs import LM, REGIONS, VISION
-from ureca.models.runtime.home import (
+from ureca.models.runtime.compatibility import (
     TRANSFORMERS,
     check_home,
     graph_names,
     open_runner,
     version,
 )
+from ureca.models.runtime.engine import BatchEngine
+from ureca.models.runtime.graph_backend import GraphBackend, Picture, Values
+from ureca.models.runtime.graph_names import LM, REGIONS, VISION
 from ureca.models.runtime.ort import default_threads
+from ureca.models.runtime.self_test import GOLDEN, self_test
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 BundleEngine = BatchEngine[Picture, Values]

@@ -16,7 +16,7 @@ from ureca.bundle import GraphSpec, Limits
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.graph_backend import Value, Values
 from ureca.models.runtime.ort import PROVIDER, OrtRunner, Provider, Session
-from ureca.models.runtime.ranges import joined, profiles, sizes
+from ureca.models.runtime.shape_ranges import joined, profiles, sizes
 
 _TENSORRT = "TensorrtExecutionProvider"
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # fp32 is to mean float32

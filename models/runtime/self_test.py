@@ -15,10 +15,10 @@ import cv2
 import msgspec
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import Image, RegionInput, Rle, RowDone, Style
 from ureca.engine import Engine
 from ureca.errors import BundleError, RegionError
+from ureca.protocol import rle
 
 GOLDEN, GOLDEN_PICTURE = "golden.json", "golden.png"
 MIN_AGREEMENT = 0.8

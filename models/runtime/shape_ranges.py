@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ureca.bundle import TensorSpec
 from ureca.models.config import CaptionerConfig
-from ureca.models.runtime.graphs import LM
+from ureca.models.runtime.graph_names import LM
 
 Range = tuple[int, int, int]
 """Least, likeliest and largest size of a free dimension."""

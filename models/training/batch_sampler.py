@@ -19,14 +19,14 @@ import numpy.typing as npt
 from ureca.datatypes import Style
 from ureca.errors import ConfigError
 from ureca.models.config import VisionConfig
-from ureca.models.data.noise import noisy_mask
-from ureca.models.data.words import flip_words
+from ureca.models.data.mask_noise import noisy_mask
+from ureca.models.data.text_augmentation import flip_words
 from ureca.models.preprocess import box_norm_from_mask
 from ureca.models.tokenizer import EOS_ID, PAD_ID, Tokenizer
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region
-from ureca.models.training.maps import Picture
-from ureca.models.training.prior import COMMON_WORDS
+from ureca.models.training.feature_source import Picture
+from ureca.models.training.logit_prior import COMMON_WORDS
 
 _SORT_WINDOW = 16  # batches among which groups are sorted by length, to pad less
 _CLEAN = 0

@@ -15,7 +15,7 @@ from ureca.errors import ConfigError
 from ureca.models.config import VisionConfig
 from ureca.models.data.pack import packed_masks
 from ureca.models.data.regions import RegionRecord, read_regions
-from ureca.models.data.words import class_phrase
+from ureca.models.data.text_augmentation import class_phrase
 from ureca.models.training.config import DataConfig
 
 _WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*|,")

@@ -14,8 +14,8 @@ from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.language import KV
 from ureca.models.nano.pyramid import Raw
 from ureca.models.tokenizer import EOS_ID, PAD_ID, SHORT_ID
+from ureca.models.training.batch_sampler import Batch
 from ureca.models.training.config import TrainConfig
-from ureca.models.training.plan import Batch
 from ureca.models.training.reward import Rewarder
 
 I64 = npt.NDArray[np.int64]

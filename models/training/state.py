@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ureca.models.saves import load_optimizer, optimizer_tensors, read_save, unusable, write_save
+from ureca.models.training.checkpoints import (
+    load_optimizer,
+    optimizer_tensors,
+    read_save,
+    unusable,
+    write_save,
+)
 from ureca.models.training.step import Learner
 
 _FILES = ("model", "average", "optimizer")

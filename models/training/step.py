@@ -9,10 +9,10 @@ from torch import nn
 
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.pyramid import Raw
+from ureca.models.training.batch_sampler import Batch
 from ureca.models.training.config import TrainConfig
+from ureca.models.training.distributed import Worker
 from ureca.models.training.losses import Guides, plain_loss, training_loss
-from ureca.models.training.parallel import Worker
-from ureca.models.training.plan import Batch
 
 
 def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, object]]:

@@ -29,13 +29,13 @@ from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, load_checkpoint, save_checkpoint
 from ureca.models.nano.trunk import Trunk, head_conv, load_imagenet
 from ureca.models.tokenizer import Tokenizer, train_tokenizer
+from ureca.models.training.batch_sampler import Group, Plan
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region, build_regions, load_records
+from ureca.models.training.distributed import Worker, join
+from ureca.models.training.feature_source import MapSource, cached_maps, trunk_maps
+from ureca.models.training.logit_prior import log_prior
 from ureca.models.training.losses import Guides
-from ureca.models.training.maps import MapSource, cached_maps, trunk_maps
-from ureca.models.training.parallel import Worker, join
-from ureca.models.training.plan import Group, Plan
-from ureca.models.training.prior import log_prior
 from ureca.models.training.reward import Rewarder
 from ureca.models.training.state import resume_state, save_state
 from ureca.models.training.step import Learner, schedule

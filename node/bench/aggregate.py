@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ureca.node.bench.ages import ages, first_captions
+from ureca.node.bench.caption_age import ages, first_captions
+from ureca.node.bench.intervals import F64, Summary, slope, summary
+from ureca.node.bench.resource_usage import Usage
 from ureca.node.bench.run import Raw
-from ureca.node.bench.statistics import F64, Summary, slope, summary
 from ureca.node.bench.subscriber import Sample
-from ureca.node.bench.usage import Usage
 
 INSIDE = frozenset({"ttft", "region"})
 """Stage times that are part of another one (`gen`), so they do not belong into a sum."""

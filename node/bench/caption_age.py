@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ureca.node.bench.statistics import F64
+from ureca.node.bench.intervals import F64
 from ureca.node.bench.subscriber import Sample
 
 _EVERY_S = 0.1

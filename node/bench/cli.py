@@ -14,11 +14,11 @@ import msgspec
 from tqdm import tqdm
 
 from ureca.errors import ConfigError
+from ureca.node.bench.aggregate import Row, row
 from ureca.node.bench.compare import compare, load_report
-from ureca.node.bench.figures import Row, row
-from ureca.node.bench.plan import SYNTHETIC, Plan
+from ureca.node.bench.report import chart, table
 from ureca.node.bench.run import Setup, run
-from ureca.node.bench.show import chart, table
+from ureca.node.bench.run_config import SYNTHETIC, Plan
 
 _EPILOG = """examples:
   ureca bench node --regions 8 --fps 30 --duration 20

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from ureca.errors import ConfigError
-from ureca.node.bench.figures import series
-from ureca.node.bench.plan import Plan
-from ureca.node.bench.statistics import ratio_interval
+from ureca.node.bench.aggregate import series
+from ureca.node.bench.intervals import ratio_interval
+from ureca.node.bench.run_config import Plan
 
 _MAX_BYTES = 1 << 30
 _QUANTILES = (0.5, 0.95)

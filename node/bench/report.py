@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ureca.extras import require
-from ureca.node.bench.figures import Row, series
-from ureca.node.bench.statistics import Summary
-from ureca.node.bench.usage import EXTRA
+from ureca.node.bench.aggregate import Row, series
+from ureca.node.bench.intervals import Summary
+from ureca.node.bench.resource_usage import EXTRA
 
 _HEAD = (
     f"{'regions':>7}{'fps':>5}  {'capture to caption ms':^31}  {'to first text':^15}  "

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from ureca.asking import typed
-from ureca.client import Client
+from ureca.client.client import Client
+from ureca.client.shared import typed
 from ureca.errors import RequestError, UrecaError
-from ureca.node.bench.plan import Plan
+from ureca.node.bench.resource_usage import Meter, Usage
+from ureca.node.bench.run_config import Plan
 from ureca.node.bench.sender import Sent
 from ureca.node.bench.subscriber import Sample
-from ureca.node.bench.usage import Meter, Usage
-from ureca.requests import Hello
+from ureca.protocol.requests import Hello
 
 _SAMPLE_S = 0.5
 _AHEAD_NS = 300_000_000

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ureca.camera import FramePublisher
-from ureca.events import PROTOCOL_VERSION
-from ureca.frames import FrameHeader
-from ureca.node.bench.load import Shot, named, shots
-from ureca.node.bench.plan import Plan
+from ureca.client.frame_publisher import FramePublisher
+from ureca.node.bench.run_config import Plan
+from ureca.node.bench.workload import Shot, named, shots
+from ureca.protocol.events import PROTOCOL_VERSION
+from ureca.protocol.frames import FrameHeader
 
 
 class Sent(msgspec.Struct, frozen=True):

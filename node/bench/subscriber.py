@@ -18,8 +18,10 @@ from typing import Any
 
 import msgspec
 
-from ureca.client import Client
-from ureca.events import (
+from ureca.client.client import Client
+from ureca.native_threads import NativeThread
+from ureca.protocol.event_table import TERMINALS, event_kind
+from ureca.protocol.events import (
     AnyEvent,
     CaptionDelta,
     CaptionFinal,
@@ -29,8 +31,6 @@ from ureca.events import (
     RegionEvent,
     TrackEvent,
 )
-from ureca.native_threads import NativeThread
-from ureca.streams import TERMINALS, event_kind
 
 _POLL_S = 0.2
 _KINDS = frozenset(

@@ -5,8 +5,8 @@ holds it in between; `both` is what a node does; `late` is `both` with answers t
 frames later as there are between keyframes, as on a machine whose segmenter is slow.
 
 Clips are tars of `frames/*` and `masks/*.png`, as DAVIS is packed. J and F are the benchmark's
-(`davis`). A hallucination is a frame on which the mask covers more than 60 % of the picture and the
-truth less than half of that; it is lost while there is no mask.
+(`davis_metrics`). A hallucination is a frame on which the mask covers more than 60 % of the picture
+and the truth less than half of that; it is lost while there is no mask.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import numpy as np
 
 from ureca.datatypes import Frame, Image, Mask, RegionSeed
 from ureca.errors import SourceError
-from ureca.node.bench.davis import score
-from ureca.node.clips import open_clip
+from ureca.models.runtime.segmentation.sam2 import Maps, Sam2
+from ureca.node.bench.davis_metrics import score
 from ureca.node.config import TrackerConfig
-from ureca.node.cutting import Cutter, KeyWish, Wanted
-from ureca.node.sam2 import Maps, Sam2
+from ureca.node.segmentation.keyframe_segmenter import Cutter, KeyWish, Wanted
 from ureca.node.segmenter_config import SegmenterConfig
-from ureca.node.tracker import Tracker
-from ureca.rle import decode, encode
+from ureca.node.sources.video_readers import open_clip
+from ureca.node.tracking.tracker import Tracker
+from ureca.protocol.rle import decode, encode
 
 MODES = ("flow", "segment", "both", "late")
 _MAX_PX = 1 << 24

@@ -14,10 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ureca.errors import ConfigError
+from ureca.models.runtime.segmentation.sam2 import Sam2
 from ureca.node.bench import track
 from ureca.node.bench.track import MODES, StoredSam2, TrackRow, measured
-from ureca.node.bench.track_table import table
-from ureca.node.sam2 import Sam2
+from ureca.node.bench.track_report import table
 from ureca.weights import cached
 
 _EPILOG = """examples:

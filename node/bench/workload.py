@@ -10,12 +10,12 @@ import cv2
 import msgspec
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import Image
 from ureca.errors import SourceError
-from ureca.node.bench.plan import SYNTHETIC, Plan
-from ureca.node.clips import open_clip
-from ureca.wire import WireRegion, to_wire_rle
+from ureca.node.bench.run_config import SYNTHETIC, Plan
+from ureca.node.sources.video_readers import open_clip
+from ureca.protocol import rle
+from ureca.protocol.wire import WireRegion, to_wire_rle
 
 _CYCLE = 60
 _MAX_PX = 1 << 24

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ureca.datatypes import Frame, RegionRequest
-from ureca.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionTerminal
-from ureca.node.accounting import End
+from ureca.node.counters import End
+from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionTerminal
 
 Send = Callable[[AnyEvent], None]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ureca.datatypes import EngineInfo, Frame, Refusal, RegionRequest, RowDelta, RowDone
-from ureca.events import (
+from ureca.node.scheduling.scheduler import Renewal
+from ureca.protocol.events import (
     CaptionAbort,
     CaptionDelta,
     CaptionError,
@@ -14,9 +15,8 @@ from ureca.events import (
     CaptionSame,
     CaptionStart,
 )
-from ureca.node.scheduler import Renewal
-from ureca.rle import encode
-from ureca.wire import to_wire_rle
+from ureca.protocol.rle import encode
+from ureca.protocol.wire import to_wire_rle
 
 NO_REGION = "_"
 """Stands for a region that has no usable id."""

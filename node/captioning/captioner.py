@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from ureca.clock import Clock
 from ureca.datatypes import RegionInput, RegionRequest, RowDelta, RowDone
 from ureca.engine import Engine
-from ureca.events import AnyEvent, CaptionFinal, CaptionTerminal
 from ureca.native_threads import NativeThread
-from ureca.node.caption_events import abort, delta, error, final, start
+from ureca.node.captioning.batch import Job, Outcome, Row, Send
+from ureca.node.captioning.caption_events import abort, delta, error, final, start
+from ureca.node.captioning.output_filter import Quarantine, complaint
 from ureca.node.config import CaptionConfig
-from ureca.node.gate import Quarantine, complaint
-from ureca.node.jobs import Job, Outcome, Row, Send
+from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionTerminal
 
 _HANG_NS = 1_000_000_000
 """Rows end themselves between two words. One that has not, this long after its deadline, is ended

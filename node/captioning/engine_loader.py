@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ureca.engine import Engine
 from ureca.models.runtime.load import load_engine
-from ureca.models.runtime.shipped import CHECKOUT_BUNDLE, demo_clip, shipped_bundle
+from ureca.models.runtime.pretrained import CHECKOUT_BUNDLE, demo_clip, shipped_bundle
 
 __all__ = ["SHIPPED_BUNDLE", "demo_clip", "open_engine"]
 

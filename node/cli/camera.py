@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 import cv2
 
-from ureca.camera import FrameDealer, FramePublisher, FrameSender
+from ureca.client.frame_publisher import FrameDealer, FramePublisher, FrameSender
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Image
 from ureca.errors import ConfigError, SourceError
-from ureca.keys import ServerKeys, add_key_options, keys_of
 from ureca.log import configure
-from ureca.node.accounting import Books
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
-from ureca.node.sources import FrameSource, Watched, open_source
+from ureca.node.counters import Books
+from ureca.node.sources.factory import FrameSource, Watched, open_source
+from ureca.security.keys import ServerKeys, add_key_options, keys_of
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5600"
 _TTY_S, _LOG_S = 0.2, 5.0

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ureca.datatypes import Image, RegionInput, RowDone
-from ureca.drawing.files import check_name, save
 from ureca.engine import Engine
 from ureca.errors import ConfigError, EngineError, SourceError
-from ureca.node.bundle_path import open_engine
+from ureca.node.captioning.engine_loader import open_engine
+from ureca.node.captioning.output_filter import complaint
+from ureca.node.cli.region_options import add_region_options, seed_of
 from ureca.node.config import CaptionConfig
-from ureca.node.gate import complaint
-from ureca.node.pictures import decode_picture
-from ureca.node.region_options import add_region_options, seed_of
-from ureca.node.regions import seed_mask
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.node.masks.prompt_to_mask import seed_mask
+from ureca.visualization.files import check_name, save
 
 
 def main(

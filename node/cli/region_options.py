@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import RegionSeed, Rle
 from ureca.errors import RegionError, SourceError
+from ureca.protocol import rle
 
 _KINDS = (
     ("mask", "FILE.png", "a mask of the picture's size; pixels above 0 belong to the region"),

@@ -15,25 +15,25 @@ from ureca.config import load_config
 from ureca.engine import Engine
 from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
-from ureca.node.bundle_path import demo_clip, open_engine
+from ureca.node.captioning.engine_loader import demo_clip, open_engine
+from ureca.node.cli.region_options import add_region_options, seed_of
+from ureca.node.cli.signals import Signals
+from ureca.node.cli.viewer_process import viewed
 from ureca.node.config import NodeConfig
-from ureca.node.heap import one_arena, settled
 from ureca.node.http_config import HttpConfig
-from ureca.node.inputs.address import sources_of
-from ureca.node.metrics import Metrics
+from ureca.node.monitoring.http_server import StatusServer
+from ureca.node.monitoring.memory_trim import one_arena, settled
+from ureca.node.monitoring.metrics import Metrics
+from ureca.node.monitoring.run_report import EventFile, RunReport, line_printer
+from ureca.node.monitoring.terminal_view import TerminalView
 from ureca.node.node import Node
-from ureca.node.prompts import Prompts, first_frame_mask, load_prompts
-from ureca.node.publisher import Sink
-from ureca.node.record.head import head_of
-from ureca.node.record.recorder import Recorder
-from ureca.node.record.switch import RecordSwitch
-from ureca.node.region_options import add_region_options, seed_of
-from ureca.node.render.renderer import Renderer
-from ureca.node.report import EventFile, RunReport, line_printer
-from ureca.node.signals import Signals
-from ureca.node.terminal import TerminalView
-from ureca.node.view_process import viewed
-from ureca.node.web import StatusServer
+from ureca.node.publishing.publisher import Sink
+from ureca.node.recording.header import head_of
+from ureca.node.recording.recorder import Recorder
+from ureca.node.recording.remote_control import RecordSwitch
+from ureca.node.rendering.renderer import Renderer
+from ureca.node.sources.prompt_file import Prompts, first_frame_mask, load_prompts
+from ureca.node.sources.source_uri import sources_of
 
 _DRAW_S = 0.125
 RENDER_FPS = 24.0

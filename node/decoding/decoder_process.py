@@ -24,8 +24,8 @@ import numpy as np
 from ureca.datatypes import Image
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
-from ureca.node.pictures import decode_picture
-from ureca.packing import LIMITS
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.protocol.messagepack import LIMITS
 
 ASK = struct.Struct("<QQ")
 """Bytes of the picture, most pixels."""
@@ -149,7 +149,7 @@ class DecodeGuard:
         if not self._fds:
             self._fds = [_sealed(LIMITS.max_payload_bytes), _sealed(3 * self._max_px)]
             self._taken, self._given = (mmap.mmap(fd, 0) for fd in self._fds)
-        command = [sys.executable, "-m", "ureca.node.decode_worker", *map(str, self._fds)]
+        command = [sys.executable, "-m", "ureca.node.decoding.decoder_worker", *map(str, self._fds)]
         self._ready = False
         self._worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             command,

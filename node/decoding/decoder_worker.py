@@ -1,6 +1,7 @@
 """The process that decodes strangers' pictures, so that a crash of a codec is not ours.
 
-    python -m ureca.node.decode_worker IN_FD OUT_FD MAX_PX   (started by `ureca.node.decode_guard`)
+    python -m ureca.node.decoding.decoder_worker IN_FD OUT_FD MAX_PX   (started by
+    `ureca.node.decoding.decoder_process`)
 
 Bytes come in one piece of shared memory and pixels leave in another; over stdin and stdout go only
 numbers. It ends with its parent, opens no file, and has little memory to waste.
@@ -17,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 
 from ureca.errors import SourceError
-from ureca.node.decode_guard import ANSWER, ASK, MAX_TEXT_BYTES
-from ureca.node.pictures import decode_picture
+from ureca.node.decoding.decoder_process import ANSWER, ASK, MAX_TEXT_BYTES
+from ureca.node.decoding.image_decoder import decode_picture
 
 _SPARE_BYTES = 512 << 20
 _HANGING_S = 30

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError, WireError
-from ureca.picture_size import any_picture_size
+from ureca.protocol.image_header import any_picture_size
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"

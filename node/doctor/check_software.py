@@ -9,8 +9,8 @@ from importlib import metadata, util
 
 import zmq
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.client import Client
+from ureca.client.client import Client
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.errors import RequestError, UrecaError
 from ureca.extras import require
 from ureca.node.doctor.findings import Finding
@@ -50,7 +50,7 @@ def captioner(folder: str) -> Finding:
     """Opens the bundle as the node does: hashes, runtime, device, golden picture."""
     began = time.perf_counter()
     try:
-        from ureca.node.bundle_path import open_engine
+        from ureca.node.captioning.engine_loader import open_engine
 
         info = open_engine(folder).info
     except ImportError as error:

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from functools import partial
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.node.doctor import machine, software
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
+from ureca.node.doctor import check_machine, check_software
 from ureca.node.doctor.findings import Check, Finding, examine, plain
 
 _EPILOG = """exit codes: 0 ready, 1 something must be mended first
@@ -37,17 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _checks(options: argparse.Namespace) -> list[tuple[str, Check]]:
     return [
-        ("python", machine.python),
-        ("processor", machine.processor),
-        ("memory", machine.memory),
-        ("shared memory", machine.shared_memory),
-        ("open files", machine.open_files),
-        ("clock", machine.clock_sync),
-        ("extras", software.extras),
-        ("onnxruntime", software.runtimes),
-        ("captioner", partial(software.captioner, options.bundle)),
-        ("events", partial(software.ports, options.events, options.requests)),
-        ("cameras", machine.camera_access),
+        ("python", check_machine.python),
+        ("processor", check_machine.processor),
+        ("memory", check_machine.memory),
+        ("shared memory", check_machine.shared_memory),
+        ("open files", check_machine.open_files),
+        ("clock", check_machine.clock_sync),
+        ("extras", check_software.extras),
+        ("onnxruntime", check_software.runtimes),
+        ("captioner", partial(check_software.captioner, options.bundle)),
+        ("events", partial(check_software.ports, options.events, options.requests)),
+        ("cameras", check_machine.camera_access),
     ]
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo() -> list[Camera]:
     """The demo clip of a checkout; nothing where only the client is installed."""
     try:
-        from ureca.node.bundle_path import demo_clip
+        from ureca.node.captioning.engine_loader import demo_clip
     except ImportError:
         return []
     demo = demo_clip()

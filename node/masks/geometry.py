@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Frame, Mask
-from ureca.node.appearance import F32
+from ureca.node.masks.color_histogram import F32
 
 
 def shrunk(mask: Mask, size: tuple[int, int]) -> F32:

@@ -1,9 +1,9 @@
 """From what a sender or a prompt says (mask, box, point) to a mask of the frame.
 
 Masks are taken as they are. Boxes and points become masks by GrabCut at once, which a segmenter
-replaces where there is one (`correction`): a box that GrabCut cannot fill sensibly stays a filled
-rectangle, and a point is grown by flood fill over similar colours before GrabCut tidies it, so a
-point on a two-coloured object finds one of its colours.
+replaces where there is one (`tracking/mask_correction`): a box that GrabCut cannot fill sensibly
+stays a filled rectangle, and a point is grown by flood fill over similar colours before GrabCut
+tidies it, so a point on a two-coloured object finds one of its colours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask, RegionSeed, Rle
 from ureca.errors import RegionError
-from ureca.rle import decode
+from ureca.protocol.rle import decode
 
 Box = tuple[int, int, int, int]
 

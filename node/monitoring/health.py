@@ -9,8 +9,8 @@ from typing import Protocol
 from ureca.clock import Clock
 from ureca.datatypes import EngineInfo
 from ureca.errors import UrecaError
-from ureca.events import Heartbeat
-from ureca.node.accounting import Books
+from ureca.node.counters import Books
+from ureca.protocol.events import Heartbeat
 
 Counters = Callable[[], Mapping[str, int]]
 Complaints = Callable[[], Iterable[str]]

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ureca.events import AnyEvent, CaptionFinal
 from ureca.extras import require
-from ureca.node.answers import Facts, health_of
+from ureca.node.requests.queries import Facts, health_of
+from ureca.protocol.events import AnyEvent, CaptionFinal
 
 _LABELS = {
     "drop_": ("ureca_frames_dropped", "reason", "Frames that were not processed."),

@@ -13,9 +13,16 @@ from typing import IO
 import msgspec
 
 from ureca.errors import ConfigError
-from ureca.events import AnyEvent, CaptionFinal, TrackEnd, TrackEvent, TrackLost, TrackRecovered
-from ureca.node.accounting import Balance
-from ureca.streams import event_kind
+from ureca.node.counters import Balance
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import (
+    AnyEvent,
+    CaptionFinal,
+    TrackEnd,
+    TrackEvent,
+    TrackLost,
+    TrackRecovered,
+)
 
 _MAX_AGES = 1_000
 """The median age is that of so many captions: the latest."""

@@ -11,10 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from ureca.cli.watch import Board, table
 from ureca.clock import Clock
-from ureca.events import AnyEvent
-from ureca.node.accounting import Balance
-from ureca.watch import Board, table
+from ureca.node.counters import Balance
+from ureca.protocol.events import AnyEvent
 
 _LOST_STYLE = "yellow"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ureca.datatypes import Frame, RegionSeed, Style
 from ureca.errors import UrecaError
-from ureca.events import AnyEvent
-from ureca.node.waiting import Waiting
+from ureca.node.pipeline.request_queue import Waiting
+from ureca.protocol.events import AnyEvent
 
 Key = tuple[bytes, bytes]
 """Who asked and under which id: what `cancel` goes by."""

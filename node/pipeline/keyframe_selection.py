@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from ureca.clock import Clock
 from ureca.log import RateLimitedLog
-from ureca.node.cutters import Cutters
-from ureca.node.stream import Stream
+from ureca.node.pipeline.stream import Stream
+from ureca.node.segmentation.worker import Cutters
 
 _STUCK_NS = 60_000_000_000
 """A keyframe that takes longer than this is told of in `health`."""

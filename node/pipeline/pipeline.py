@@ -15,21 +15,21 @@ from collections.abc import Callable, Sequence
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Refusal, TrackSet
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent, CaptionFinal
 from ureca.log import RateLimitedLog
-from ureca.node.accounting import Books, End
-from ureca.node.asks import Ask, AskQueue, Key
-from ureca.node.caption_events import refused_region
+from ureca.node.captioning.batch import Captioner, Job, Row
+from ureca.node.captioning.caption_events import refused_region
 from ureca.node.config import NodeConfig
-from ureca.node.cutters import Cutters
-from ureca.node.jobs import Captioner, Job, Row
-from ureca.node.keyframes import Keyframes
-from ureca.node.orders import Order, Orders
-from ureca.node.prompts import Prompts
-from ureca.node.stream import News, Stream, resolve
-from ureca.node.troubles import Hang, troubles
-from ureca.node.turns import ASKS, Halt, Turns
-from ureca.node.waiting import Waiting
+from ureca.node.counters import Books, End
+from ureca.node.pipeline.describe_requests import Ask, AskQueue, Key
+from ureca.node.pipeline.keyframe_selection import Keyframes
+from ureca.node.pipeline.region_commands import Order, Orders
+from ureca.node.pipeline.request_queue import Waiting
+from ureca.node.pipeline.stall_detection import Hang, troubles
+from ureca.node.pipeline.stream import News, Stream, resolve
+from ureca.node.scheduling.stream_arbiter import ASKS, Halt, Turns
+from ureca.node.segmentation.worker import Cutters
+from ureca.node.sources.prompt_file import Prompts
+from ureca.protocol.events import AnyEvent, CaptionFinal
 
 Emit = Callable[[AnyEvent], None]
 

@@ -13,11 +13,11 @@ import msgspec
 
 from ureca.datatypes import Track, TrackState
 from ureca.errors import RequestError, UrecaError
-from ureca.node.asks import Key
-from ureca.node.policy import Policy
-from ureca.node.stream import News, Stream
-from ureca.node.turns import Halt
-from ureca.region_requests import (
+from ureca.node.pipeline.describe_requests import Key
+from ureca.node.pipeline.stream import News, Stream
+from ureca.node.scheduling.caption_policy import Policy
+from ureca.node.scheduling.stream_arbiter import Halt
+from ureca.protocol.region_requests import (
     CancelArgs,
     DrainArgs,
     OrderArgs,

@@ -7,10 +7,10 @@ import threading
 
 from ureca.errors import UrecaError
 from ureca.native_threads import NativeThread
-from ureca.node.mailbox import Mailbox
-from ureca.node.prompts import Prompts
-from ureca.node.sources import FrameSource
-from ureca.node.vitals import Vitals
+from ureca.node.monitoring.health import Vitals
+from ureca.node.sources.factory import FrameSource
+from ureca.node.sources.frame_mailbox import Mailbox
+from ureca.node.sources.prompt_file import Prompts
 
 _JOIN_S = 10.0
 """Longer than every wait of a source that ends by itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ureca.clock import Clock
-from ureca.node.stream import Stream
+from ureca.node.pipeline.stream import Stream
 
 _STUCK_NS = 1_000_000_000
 """A captioner whose requests have all ended is done within this, or hangs."""

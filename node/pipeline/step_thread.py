@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from ureca.clock import Clock
 from ureca.datatypes import Frame
-from ureca.node.accounting import Books
-from ureca.node.feeder import Feeder
-from ureca.node.mailbox import Mailbox
-from ureca.node.pipeline import Pipeline
-from ureca.node.render.renderer import Renderer
-from ureca.node.sources import Watched
+from ureca.node.counters import Books
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.source_thread import Feeder
+from ureca.node.rendering.renderer import Renderer
+from ureca.node.sources.factory import Watched
+from ureca.node.sources.frame_mailbox import Mailbox
 
 _TICK_S = 0.05
 _GRACE_S = 3.0

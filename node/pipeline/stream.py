@@ -21,19 +21,19 @@ from ureca.datatypes import (
     Trigger,
 )
 from ureca.errors import RequestError
-from ureca.events import AnyEvent, CaptionSame
-from ureca.node.asks import Ask
-from ureca.node.caption_events import same
-from ureca.node.change import Look, change, look_at
+from ureca.node.captioning.caption_events import same
 from ureca.node.config import NodeConfig
-from ureca.node.cutting import Cutting, KeyWish
-from ureca.node.policy import Policies, Policy
-from ureca.node.refusals import Refusals
-from ureca.node.regions import box_of, seed_mask
-from ureca.node.scheduler import Abort, Changed, Check, Scheduler
-from ureca.node.track_events import TrackReporter
-from ureca.node.tracker import Tracker
-from ureca.region_requests import PolicyPatch
+from ureca.node.masks.prompt_to_mask import box_of, seed_mask
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.error_throttle import Refusals
+from ureca.node.scheduling.caption_policy import Policies, Policy
+from ureca.node.scheduling.change_detection import Look, change, look_at
+from ureca.node.scheduling.scheduler import Abort, Changed, Check, Scheduler
+from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
+from ureca.node.tracking.track_events import TrackReporter
+from ureca.node.tracking.tracker import Tracker
+from ureca.protocol.events import AnyEvent, CaptionSame
+from ureca.protocol.region_requests import PolicyPatch
 
 
 @dataclass(frozen=True, slots=True)

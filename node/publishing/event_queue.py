@@ -10,10 +10,10 @@ import threading
 from collections import deque
 
 from ureca.clock import Clock
-from ureca.events import AnyEvent
-from ureca.node.accounting import Books
-from ureca.requests import Reply
-from ureca.streams import spec_of
+from ureca.node.counters import Books
+from ureca.protocol.event_table import spec_of
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.requests import Reply
 
 Queued = tuple[AnyEvent, int]
 """An event and when it was queued, in nanoseconds."""

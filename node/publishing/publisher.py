@@ -17,9 +17,14 @@ from typing import Any
 import msgspec
 import zmq
 
+from ureca.client.sockets import EVENT_HWM, harden, received, reopened
 from ureca.clock import Clock
 from ureca.errors import WireError
-from ureca.events import (
+from ureca.log import RateLimitedLog
+from ureca.node.access import Guard, unguarded
+from ureca.node.config import PublishConfig
+from ureca.node.counters import Books
+from ureca.protocol.events import (
     AnyEvent,
     CaptionFinal,
     CaptionSame,
@@ -27,12 +32,7 @@ from ureca.events import (
     TrackEnd,
     TrackEvent,
 )
-from ureca.log import RateLimitedLog
-from ureca.node.accounting import Books
-from ureca.node.auth import Guard, unguarded
-from ureca.node.config import PublishConfig
-from ureca.sockets import EVENT_HWM, harden, received, reopened
-from ureca.wire import encode_event, event_topic
+from ureca.protocol.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
 _GREET_EVERY_NS = 200_000_000

@@ -9,19 +9,19 @@ from collections.abc import Callable
 
 import zmq
 
+from ureca.client.sockets import harden
 from ureca.clock import Clock
 from ureca.errors import UrecaError, WireError
-from ureca.events import Heartbeat
-from ureca.node.accounting import Books
-from ureca.node.auth import Guard, anybody, asker_of, unguarded
+from ureca.node.access import Guard, anybody, asker_of, unguarded
 from ureca.node.config import PublishConfig
-from ureca.node.control import Control
-from ureca.node.heap import Heap, malloc_trim
-from ureca.node.outbox import Answer, Outbox
-from ureca.node.publisher import Publisher, Sink
-from ureca.sockets import harden
-from ureca.wire import encode_reply
-from ureca.zap import Gate
+from ureca.node.counters import Books
+from ureca.node.monitoring.memory_trim import Heap, malloc_trim
+from ureca.node.publishing.event_queue import Answer, Outbox
+from ureca.node.publishing.publisher import Publisher, Sink
+from ureca.node.requests.handler import Control
+from ureca.protocol.events import Heartbeat
+from ureca.protocol.wire import encode_reply
+from ureca.security.authenticator import Gate
 
 _POLL_MS = 100
 _REQUEST_HWM = 256

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from ureca.config import from_plain, to_plain
 from ureca.engine import Engine
 from ureca.errors import ConfigError
-from ureca.node.bundle_path import open_engine
+from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.config import NodeConfig
-from ureca.node.record.check import differences
-from ureca.node.record.head import config_of
-from ureca.node.record.reader import Recording, pictures, read
-from ureca.node.record.replay import Replayed, replay
+from ureca.node.recording.header import config_of
+from ureca.node.recording.reader import Recording, pictures, read
+from ureca.node.recording.replay import Replayed, replay
+from ureca.node.recording.replay_diff import differences
 
 _EPILOG = """examples:
   ureca run --source clip.mp4 --record run.mcap      # record

@@ -11,9 +11,9 @@ from ureca.config import from_plain, to_plain
 from ureca.datatypes import EngineInfo, RegionSeed
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.address import without_secrets
-from ureca.node.prompts import Prompts
-from ureca.node.record.reader import Recording
+from ureca.node.recording.reader import Recording
+from ureca.node.sources.prompt_file import Prompts
+from ureca.node.sources.source_uri import without_secrets
 
 MID_RUN = "began_while_running"
 """Stands in the head of a recording whose beginning is not the node's."""

@@ -14,12 +14,12 @@ import msgspec
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError, WireError
-from ureca.events import AnyEvent
 from ureca.extras import require
-from ureca.node.pictures import decode_picture
-from ureca.node.record import schemas
-from ureca.node.record.recorder import EXTRA, METADATA
-from ureca.node.record.tape import Batch, Turn
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.node.recording import schemas
+from ureca.node.recording.recorder import EXTRA, METADATA
+from ureca.node.recording.step_log import Batch, Turn
+from ureca.protocol.events import AnyEvent
 
 _MAX_RECORD_BYTES = 1 << 29
 _MAX_PX = 1 << 25

@@ -20,12 +20,12 @@ import msgspec
 from ureca.clock import Clock
 from ureca.datatypes import Frame, TrackSet
 from ureca.errors import ConfigError
-from ureca.events import AnyEvent, CaptionFinal, Metrics, TrackEnd
 from ureca.extras import require
 from ureca.log import RateLimitedLog
-from ureca.node.record import schemas
-from ureca.node.record.pictures import to_png
-from ureca.node.record.tape import Batch, Turn
+from ureca.node.recording import schemas
+from ureca.node.recording.lossless_images import to_png
+from ureca.node.recording.step_log import Batch, Turn
+from ureca.protocol.events import AnyEvent, CaptionFinal, Metrics, TrackEnd
 
 EXTRA = "record"
 METADATA = "ureca"

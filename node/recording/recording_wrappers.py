@@ -11,14 +11,11 @@ from typing import Any
 from ureca.datatypes import EngineInfo, Frame, Image, RegionInput, RowDelta, RowDone, StageTimes
 from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent, CaptionAbort, CaptionTerminal
-from ureca.node.asks import Ask
-from ureca.node.cutters import Cutters
-from ureca.node.cutting import Cutting
-from ureca.node.jobs import Captioner, Job, Outcome, Send
-from ureca.node.orders import Order
-from ureca.node.pipeline import Pipeline
-from ureca.node.record.tape import (
+from ureca.node.captioning.batch import Captioner, Job, Outcome, Send
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.region_commands import Order
+from ureca.node.recording.step_log import (
     Batch,
     Ended,
     Notes,
@@ -29,6 +26,9 @@ from ureca.node.record.tape import (
     order_facts,
     wishes,
 )
+from ureca.node.segmentation.keyframe_segmenter import Cutting
+from ureca.node.segmentation.worker import Cutters
+from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionTerminal
 
 
 class TapedPipeline(Pipeline):

@@ -16,10 +16,10 @@ from typing import Any
 from ureca.clock import Clock
 from ureca.datatypes import Frame, TrackSet
 from ureca.errors import RequestError
-from ureca.events import AnyEvent
-from ureca.node.record.head import MID_RUN
-from ureca.node.record.recorder import Recorder
-from ureca.node.record.tape import Batch, Turn
+from ureca.node.recording.header import MID_RUN
+from ureca.node.recording.recorder import Recorder
+from ureca.node.recording.step_log import Batch, Turn
+from ureca.protocol.events import AnyEvent
 
 Plain = dict[str, Any]
 Emit = Callable[[AnyEvent], None]

@@ -20,20 +20,20 @@ from ureca.clock import ManualClock
 from ureca.datatypes import Frame, Image, TrackSet
 from ureca.engine import Engine
 from ureca.errors import SourceError, UrecaError
-from ureca.events import AnyEvent, CaptionTerminal, RegionEvent
-from ureca.node.accounting import Balance, Books
-from ureca.node.asks import Ask
+from ureca.node.captioning.batch import Send
 from ureca.node.config import NodeConfig
-from ureca.node.jobs import Send
-from ureca.node.orders import Order
-from ureca.node.pictures import decode_picture
-from ureca.node.pipeline import Pipeline
-from ureca.node.record import schemas
-from ureca.node.record.head import config_of, prompts_of
-from ureca.node.record.reader import Recording, digest
-from ureca.node.record.tape import Turn, Wish, failure
-from ureca.node.record.then import ThenCaptioner, ThenCutters
-from ureca.region_requests import ORDERS
+from ureca.node.counters import Balance, Books
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.region_commands import Order
+from ureca.node.recording import schemas
+from ureca.node.recording.header import config_of, prompts_of
+from ureca.node.recording.reader import Recording, digest
+from ureca.node.recording.replay_fakes import ThenCaptioner, ThenCutters
+from ureca.node.recording.step_log import Turn, Wish, failure
+from ureca.protocol.events import AnyEvent, CaptionTerminal, RegionEvent
+from ureca.protocol.region_requests import ORDERS
 
 _log = logging.getLogger(__name__)
 _STAMPS = frozenset({"boot", "eseq", "pub_ns", "t", "age_at_pub_ms", "drop"})

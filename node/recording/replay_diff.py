@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ureca.events import AnyEvent, CaptionTerminal, Heartbeat, Metrics
-from ureca.node.record.reader import Recording
-from ureca.node.record.replay import Replayed, Story, said
-from ureca.streams import spec_of
+from ureca.node.recording.reader import Recording
+from ureca.node.recording.replay import Replayed, Story, said
+from ureca.protocol.event_table import spec_of
+from ureca.protocol.events import AnyEvent, CaptionTerminal, Heartbeat, Metrics
 
 _MOST = 10
 

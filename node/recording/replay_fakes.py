@@ -10,13 +10,13 @@ from ureca.clock import ManualClock
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
 from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import EngineError
-from ureca.events import CaptionAbort
-from ureca.node.captioner import CaptionWriter
+from ureca.node.captioning.batch import Job, Outcome, Send
+from ureca.node.captioning.captioner import CaptionWriter
 from ureca.node.config import NodeConfig
-from ureca.node.cutting import Cutting, KeyWish
-from ureca.node.jobs import Job, Outcome, Send
-from ureca.node.record.reader import Recording
-from ureca.node.record.tape import Batch, Ended, Turn, Wish, wishes
+from ureca.node.recording.reader import Recording
+from ureca.node.recording.step_log import Batch, Ended, Turn, Wish, wishes
+from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
+from ureca.protocol.events import CaptionAbort
 
 
 class ThenCaptioner:

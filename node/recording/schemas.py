@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 from ureca.datatypes import Track, TrackSet
-from ureca.node.record.pictures import outlines
-from ureca.rle import encode
+from ureca.node.recording.lossless_images import outlines
+from ureca.protocol.rle import encode
 
 TURNS, BATCHES, EVENTS = "/ureca/turns", "/ureca/batches", "/ureca/events"
 REPLIES = "/ureca/replies"

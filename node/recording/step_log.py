@@ -16,13 +16,13 @@ import msgspec
 
 from ureca.datatypes import Frame, TrackSet
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent
-from ureca.node.asks import Ask
-from ureca.node.cutting import Cutting
-from ureca.node.jobs import Job
-from ureca.node.orders import Order
-from ureca.node.record.pictures import to_png
-from ureca.region_requests import ORDERS
+from ureca.node.captioning.batch import Job
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.region_commands import Order
+from ureca.node.recording.lossless_images import to_png
+from ureca.node.segmentation.keyframe_segmenter import Cutting
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.region_requests import ORDERS
 
 Call = Literal["step", "tick", "settle", "close"]
 

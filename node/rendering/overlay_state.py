@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ureca.client.region_cache import Captions
 from ureca.datatypes import Track, TrackSet, TrackState
-from ureca.drawing.palette import Palette
-from ureca.drawing.picture import Memory, Shown
-from ureca.events import CaptionFinal, CaptionSame, TrackEnd
-from ureca.said import Captions
+from ureca.protocol.events import CaptionFinal, CaptionSame, TrackEnd
+from ureca.visualization.palette import Palette
+from ureca.visualization.picture import Memory, Shown
 
 News = CaptionFinal | CaptionSame | TrackEnd
 """The events that change what is drawn."""

@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 
 from ureca.datatypes import Frame, Image, TrackSet
-from ureca.drawing.picture import annotated
-from ureca.drawing.text import EXTRA
-from ureca.events import AnyEvent, CaptionFinal, CaptionSame, TrackEnd
 from ureca.extras import require
-from ureca.node.render.video_file import FreeBytes, VideoFile, free_bytes
-from ureca.node.render.words import News, Words
+from ureca.node.rendering.overlay_state import News, Words
+from ureca.node.rendering.video_writer import FreeBytes, VideoFile, free_bytes
+from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, TrackEnd
+from ureca.visualization.picture import annotated
+from ureca.visualization.text import EXTRA
 
 _MAX_PENDING_BYTES = 128 << 20
 _MAX_HOLD_S = 2.0

@@ -12,22 +12,23 @@ from typing import Protocol
 
 import numpy as np
 
+from ureca.client.sockets import is_local
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Image
 from ureca.errors import RequestError, SourceError, UrecaError, WireError
-from ureca.node.answers import QUESTIONS, Answers, Facts
-from ureca.node.asks import Ask
-from ureca.node.auth import MayAsk, anybody
+from ureca.node.access import MayAsk, anybody
 from ureca.node.config import NodeConfig
-from ureca.node.decode_guard import Decoder
-from ureca.node.orders import Order
-from ureca.node.record.switch import RecordSwitch
-from ureca.node.replies import Answer, Asker, Plain, relay
-from ureca.packing import convert
-from ureca.picture_size import picture_size
-from ureca.pictures import PictureArgs
-from ureca.region_requests import ORDERS
-from ureca.requests import (
+from ureca.node.decoding.decoder_process import Decoder
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.region_commands import Order
+from ureca.node.recording.remote_control import RecordSwitch
+from ureca.node.requests.queries import QUESTIONS, Answers, Facts
+from ureca.node.requests.replies import Answer, Asker, Plain, relay
+from ureca.protocol.image_header import picture_size
+from ureca.protocol.messagepack import convert
+from ureca.protocol.preview import PictureArgs
+from ureca.protocol.region_requests import ORDERS
+from ureca.protocol.requests import (
     DescribeArgs,
     PictureSpec,
     RecordArgs,
@@ -35,7 +36,6 @@ from ureca.requests import (
     decode_request,
     salvage_request_id,
 )
-from ureca.sockets import is_local
 
 RECORDING = ("record.start", "record.stop")
 OFFERED = (*QUESTIONS, "time", "describe", "picture", *RECORDING, "shutdown", *ORDERS)

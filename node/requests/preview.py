@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ureca import rle
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Image, Mask, Track, TrackSet, TrackState
 from ureca.errors import RequestError
-from ureca.node.replies import Asker, plain
-from ureca.pictures import Picture, PictureArgs, PictureRegion
-from ureca.wire_regions import to_wire_rle
+from ureca.node.requests.replies import Asker, plain
+from ureca.protocol import rle
+from ureca.protocol.preview import Picture, PictureArgs, PictureRegion
+from ureca.protocol.region_codec import to_wire_rle
 
 View = tuple[Frame, TrackSet]
 """A stream's newest frame and its regions; both never change."""

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from ureca.clock import Clock
 from ureca.config import to_plain
 from ureca.datatypes import EngineInfo
-from ureca.events import PROTOCOL_VERSION, AnyEvent, CaptionFinal, Heartbeat
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.address import without_secrets
-from ureca.node.replies import Plain, plain
-from ureca.packing import convert
-from ureca.requests import FindArgs, Health, Hello
-from ureca.wire import event_to_plain
+from ureca.node.requests.replies import Plain, plain
+from ureca.node.sources.source_uri import without_secrets
+from ureca.protocol.events import PROTOCOL_VERSION, AnyEvent, CaptionFinal, Heartbeat
+from ureca.protocol.messagepack import convert
+from ureca.protocol.requests import FindArgs, Health, Hello
+from ureca.protocol.wire import event_to_plain
 
 QUESTIONS = ("hello", "snapshot", "find", "stats", "health", "config.get")
 _WORD = re.compile(r"\w+")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ureca.errors import RequestError
-from ureca.events import (
+from ureca.protocol.events import (
     PROTOCOL_VERSION,
     AnyEvent,
     CaptionAbort,
@@ -17,7 +17,7 @@ from ureca.events import (
     CaptionError,
     CaptionFinal,
 )
-from ureca.requests import Description, ErrorBody, Reply
+from ureca.protocol.requests import Description, ErrorBody, Reply
 
 _ABORT_CODES = {"deadline": "DEADLINE", "shutdown": "GONE"}
 

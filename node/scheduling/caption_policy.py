@@ -10,7 +10,7 @@ import msgspec
 from ureca.datatypes import Style, Trigger
 from ureca.errors import RequestError
 from ureca.node.config import CaptionConfig, SchedulerConfig
-from ureca.region_requests import PolicyPatch
+from ureca.protocol.region_requests import PolicyPatch
 
 TRIGGERS = frozenset({Trigger.NEW, Trigger.RECOVERED, Trigger.CHANGE, Trigger.REFRESH})
 """What may start a caption by itself; direct requests always may."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ureca.datatypes import Track, Trigger
-from ureca.node.change import Look
-from ureca.node.policy import Policy
+from ureca.node.scheduling.caption_policy import Policy
+from ureca.node.scheduling.change_detection import Look
 
 RANK = {
     Trigger.NEW: 0,

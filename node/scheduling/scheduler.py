@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ureca.datatypes import RegionRequest, Track, TrackSet, TrackState, Trigger
-from ureca.node.change import Look
 from ureca.node.config import SchedulerConfig
-from ureca.node.policy import Policies
-from ureca.node.wishes import Memory, Seen, Urgency, area_px
+from ureca.node.scheduling.caption_policy import Policies
+from ureca.node.scheduling.change_detection import Look
+from ureca.node.scheduling.region_state import Memory, Seen, Urgency, area_px
 
 
 @dataclass(frozen=True, slots=True)

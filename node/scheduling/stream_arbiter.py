@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ureca.node.wishes import Urgency
+from ureca.node.scheduling.region_state import Urgency
 
 ASKS = ""
 """The turn of direct requests; streams have names."""

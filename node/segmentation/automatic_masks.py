@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ureca.datatypes import Mask
-from ureca.node.regions import iou
-from ureca.node.segmenter import Cut, EncodedImage, Prompt, Segmenter
+from ureca.models.runtime.segmentation.base import Cut, EncodedImage, Prompt, Segmenter
+from ureca.node.masks.prompt_to_mask import iou
 from ureca.node.segmenter_config import SegmenterConfig
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ureca.node.cutters import Cutters, ThreadCutters
-from ureca.node.cutting import Cutter
-from ureca.node.sam2 import Sam2
-from ureca.node.scripted_segmenter import ScriptedSegmenter
-from ureca.node.segmenter import Segmenter
+from ureca.models.runtime.segmentation.base import Segmenter
+from ureca.models.runtime.segmentation.sam2 import Sam2
+from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
+from ureca.node.segmentation.keyframe_segmenter import Cutter
+from ureca.node.segmentation.worker import Cutters, ThreadCutters
 from ureca.node.segmenter_config import SegmenterConfig
 from ureca.weights import cached
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ureca.node.appearance import F32
+from ureca.node.masks.color_histogram import F32
 
 _NEIGHBOURS = 5
 _TEMPERATURE = 0.07

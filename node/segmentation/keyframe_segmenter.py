@@ -1,7 +1,7 @@
 """Keyframes: what the tracker wants cut out of one, and how a segmenter and a memory answer.
 
 `Cutter.cut` is called for one keyframe after the other of all streams, from one thread; which one
-is `cutters`' business. It knows nothing of time.
+is the business of `worker`. It knows nothing of time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Frame, Mask, RegionSeed, Rle
-from ureca.node.appearance import F32
-from ureca.node.everything import everything
-from ureca.node.memory import Memory
-from ureca.node.regions import box_of, iou
-from ureca.node.segmenter import Cut, EncodedImage, Prompt, Segmenter
+from ureca.models.runtime.segmentation.base import Cut, EncodedImage, Prompt, Segmenter
+from ureca.node.masks.color_histogram import F32
+from ureca.node.masks.prompt_to_mask import box_of, iou
+from ureca.node.segmentation.automatic_masks import everything
+from ureca.node.segmentation.feature_memory import Memory
 from ureca.node.segmenter_config import SegmenterConfig
-from ureca.rle import encode
+from ureca.protocol.rle import encode
 
 _CHOICE_SIDE_PX = 256
 """Answers are compared on pictures of this width: enough to tell a part from a whole."""

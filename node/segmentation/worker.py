@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ureca.native_threads import NativeThread
-from ureca.node.cutting import Cutter, Cutting, KeyWish
+from ureca.node.segmentation.keyframe_segmenter import Cutter, Cutting, KeyWish
 
 _JOIN_S = 2.0
 _log = logging.getLogger(__name__)

@@ -19,14 +19,14 @@ from ureca.datatypes import Frame, Image
 from ureca.errors import SourceError, WireError
 from ureca.log import RateLimitedLog
 from ureca.native_threads import NativeThread
-from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.address import Address, shown
-from ureca.node.inputs.capture import Capture, OpenCapture, Shot, check_uri, open_capture
-from ureca.node.inputs.gaps import StampGaps
-from ureca.node.inputs.line import Line
-from ureca.node.pictures import decode_picture, rgb_of
-from ureca.picture_size import picture_size
+from ureca.node.counters import Books, DropReason
+from ureca.node.decoding.image_decoder import decode_picture, rgb_of
+from ureca.node.sources.camera_capture import Capture, OpenCapture, Shot, check_uri, open_capture
+from ureca.node.sources.camera_status import Line
+from ureca.node.sources.frame_gaps import StampGaps
+from ureca.node.sources.source_uri import Address, shown
+from ureca.protocol.image_header import picture_size
 
 _POLL_S = 0.1
 _JOIN_S = 2.0

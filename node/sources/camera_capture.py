@@ -19,8 +19,8 @@ from ureca.clock import Clock
 from ureca.datatypes import Image
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.address import NETWORK, shown, split
-from ureca.node.retrieve import check_opencv, retrieve
+from ureca.node.decoding.opencv_retrieve import check_opencv, retrieve
+from ureca.node.sources.source_uri import NETWORK, shown, split
 
 DEVICE = "v4l2"
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")

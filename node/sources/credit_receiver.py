@@ -2,8 +2,8 @@
 
 Each camera may have `source.credits` frames on their way. A credit comes back when the scheduler
 takes a frame of that stream, or when a frame was dropped here, so a camera on a thin link encodes
-and sends only what will be looked at. Grants are absolute numbers (`ureca.credits`); a camera that
-vanishes takes nothing with it.
+and sends only what will be looked at. Grants are absolute numbers (`ureca.protocol.flow_control`);
+a camera that vanishes takes nothing with it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 
 import zmq
 
+from ureca.client.sockets import harden, is_local, keep_frames_fresh, unguarded
 from ureca.clock import Clock
-from ureca.credits import CreditGrant, decode_ask, encode_credit
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError, WireError
-from ureca.node.accounting import Books
-from ureca.node.auth import open_gate
+from ureca.node.access import open_gate
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.intake import Intake, Silence
-from ureca.sockets import harden, is_local, keep_frames_fresh, unguarded
-from ureca.zap import Gate
+from ureca.node.counters import Books
+from ureca.node.sources.frame_receiver import Intake, Silence
+from ureca.protocol.flow_control import CreditGrant, decode_ask, encode_credit
+from ureca.security.authenticator import Gate
 
 SCHEME = "credit+"
 _POLL_MS = 100

@@ -16,18 +16,18 @@ from ureca.clock import Clock
 from ureca.datatypes import Frame
 from ureca.errors import SourceError
 from ureca.log import RateLimitedLog
-from ureca.node.accounting import Books
-from ureca.node.clips import Clip, open_clip
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.address import NETWORK, Address, addresses_of, shown
-from ureca.node.inputs.capture import DEVICE
-from ureca.node.inputs.credit import SCHEME as CREDIT_SCHEME
-from ureca.node.inputs.credit import CreditFrames
-from ureca.node.inputs.live import LiveSource
-from ureca.node.inputs.several import Several
-from ureca.node.inputs.watched import FrameSource, Wait, Watched
-from ureca.node.zmq_frames import SCHEME as ZMQ_SCHEME
-from ureca.node.zmq_frames import ZmqFrames
+from ureca.node.counters import Books
+from ureca.node.sources.base import FrameSource, Wait, Watched
+from ureca.node.sources.camera import LiveSource
+from ureca.node.sources.camera_capture import DEVICE
+from ureca.node.sources.credit_receiver import SCHEME as CREDIT_SCHEME
+from ureca.node.sources.credit_receiver import CreditFrames
+from ureca.node.sources.multiplexer import Several
+from ureca.node.sources.source_uri import NETWORK, Address, addresses_of, shown
+from ureca.node.sources.video_readers import Clip, open_clip
+from ureca.node.sources.zmq_subscriber import SCHEME as ZMQ_SCHEME
+from ureca.node.sources.zmq_subscriber import ZmqFrames
 
 __all__ = ["ClipPlayer", "FrameSource", "Wait", "Watched", "open_source"]
 

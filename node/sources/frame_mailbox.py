@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from ureca.datatypes import Frame
-from ureca.node.accounting import Books
+from ureca.node.counters import Books
 
 
 class Mailbox:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Image
 from ureca.errors import SourceError, WireError
-from ureca.frames import Pixels
 from ureca.log import RateLimitedLog
-from ureca.node.accounting import Books, DropReason
 from ureca.node.config import NodeConfig
-from ureca.node.decode_guard import Decoder
-from ureca.node.inputs.clocks import Clocks
-from ureca.node.pictures import decode_nv12
-from ureca.ring import RingReader
-from ureca.wire import FrameHeader, decode_frame
+from ureca.node.counters import Books, DropReason
+from ureca.node.decoding.decoder_process import Decoder
+from ureca.node.decoding.image_decoder import decode_nv12
+from ureca.node.sources.clock_sync import Clocks
+from ureca.protocol.frames import Pixels
+from ureca.protocol.shared_memory import RingReader
+from ureca.protocol.wire import FrameHeader, decode_frame
 
 _MAX_TOPICS = 64
 _MAX_GAP = 1 << 20

@@ -17,8 +17,8 @@ from functools import partial
 from ureca.datatypes import Frame
 from ureca.errors import UrecaError
 from ureca.native_threads import NativeThread
-from ureca.node.accounting import Books
-from ureca.node.inputs.watched import FrameSource, Wait, Watched
+from ureca.node.counters import Books
+from ureca.node.sources.base import FrameSource, Wait, Watched
 
 _POLL_S = 0.1
 _JOIN_S = 8.0

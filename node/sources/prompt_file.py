@@ -16,8 +16,8 @@ import numpy as np
 
 from ureca.datatypes import RegionSeed
 from ureca.errors import ConfigError, RegionError, UrecaError
-from ureca.rle import encode
-from ureca.wire import WireRegion, from_wire_rle
+from ureca.protocol.rle import encode
+from ureca.protocol.wire import WireRegion, from_wire_rle
 
 MAX_PROMPT_BYTES = 16 << 20
 MAX_PROMPTS = 4096

@@ -12,8 +12,8 @@ import cv2
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError
-from ureca.node.pictures import SUFFIXES, decode_picture, rgb_of
-from ureca.node.retrieve import NOT_CONVERTED, check_opencv, remedy, retrieve
+from ureca.node.decoding.image_decoder import SUFFIXES, decode_picture, rgb_of
+from ureca.node.decoding.opencv_retrieve import NOT_CONVERTED, check_opencv, remedy, retrieve
 
 DEFAULT_FPS = 24.0
 MAX_LEADING_ERRORS = 100

@@ -12,14 +12,14 @@ from contextlib import ExitStack
 
 import zmq
 
+from ureca.client.sockets import harden, is_local, keep_frames_fresh
 from ureca.clock import Clock
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError
-from ureca.node.accounting import Books
-from ureca.node.auth import camera_keys
+from ureca.node.access import camera_keys
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.intake import Intake, Silence
-from ureca.sockets import harden, is_local, keep_frames_fresh
+from ureca.node.counters import Books
+from ureca.node.sources.frame_receiver import Intake, Silence
 
 SCHEME = "zmq+"
 _POLL_MS = 100

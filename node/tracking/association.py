@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import Mask
-from ureca.node.appearance import F32, I32, histogram, similarity
+from ureca.node.masks.color_histogram import F32, I32, histogram, similarity
 
 F64 = npt.NDArray[np.float64]
 

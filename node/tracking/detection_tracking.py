@@ -1,6 +1,6 @@
 """Regions that come with every frame from a sender that has masks of its own.
 
-Those with ids are who the sender says they are. Those without are told apart by `associate`: what
+Those with ids are who the sender says they are. Those without are told apart by `association`: what
 nothing fits becomes a new region, and a region that nothing fits is lost, until something that
 looks like it turns up near enough.
 """
@@ -15,11 +15,11 @@ import numpy as np
 
 from ureca.datatypes import Frame, Mask, Refusal, RegionSeed
 from ureca.errors import RegionError
-from ureca.node.appearance import I32, similarity
-from ureca.node.associate import Sight, affinity, match, sight_of
 from ureca.node.config import ID_PATTERN, TrackerConfig
-from ureca.node.life import Region, Regions
-from ureca.node.regions import seed_mask
+from ureca.node.masks.color_histogram import I32, similarity
+from ureca.node.masks.prompt_to_mask import seed_mask
+from ureca.node.tracking.association import Sight, affinity, match, sight_of
+from ureca.node.tracking.track_registry import Region, Regions
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ throughout.
 
 from __future__ import annotations
 
-from ureca.node.appearance import F32
-from ureca.node.carry import Picture
-from ureca.node.flow import FlowField, sample
+from ureca.node.masks.color_histogram import F32
+from ureca.node.masks.optical_flow import FlowField, sample
+from ureca.node.tracking.mask_propagation import Picture
 
 _FAR = 3
 

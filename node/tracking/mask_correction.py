@@ -14,17 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ureca.datatypes import Frame, Mask, RegionSeed
-from ureca.node.appearance import F32
-from ureca.node.carry import Carrier, Picture
 from ureca.node.config import TrackerConfig
-from ureca.node.cutting import Cutout, Cutting, KeyWish, Wanted
-from ureca.node.flow import FlowField
-from ureca.node.keyview import KeyView
-from ureca.node.life import Region, Regions
-from ureca.node.regions import iou
-from ureca.node.scale import full_size, shrunk
-from ureca.node.search import view_of
-from ureca.rle import decode
+from ureca.node.masks.color_histogram import F32
+from ureca.node.masks.geometry import full_size, shrunk
+from ureca.node.masks.optical_flow import FlowField
+from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.segmentation.keyframe_segmenter import Cutout, Cutting, KeyWish, Wanted
+from ureca.node.tracking.keyframe_warp import KeyView
+from ureca.node.tracking.mask_propagation import Carrier, Picture
+from ureca.node.tracking.redetection import view_of
+from ureca.node.tracking.track_registry import Region, Regions
+from ureca.protocol.rle import decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import Mask
-from ureca.node.appearance import F32, I32, U8, evidence, histogram, similarity, surround
 from ureca.node.config import TrackerConfig
-from ureca.node.flow import FlowField, Window, rigid, sample
+from ureca.node.masks.color_histogram import F32, I32, U8, evidence, histogram, similarity, surround
+from ureca.node.masks.optical_flow import FlowField, Window, rigid, sample
 
 LostReason = Literal["drift", "occluded", "left_view", "area_jump", "appearance"]
 

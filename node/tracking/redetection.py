@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ureca.node.appearance import F32, U8
-from ureca.node.carry import Picture
+from ureca.node.masks.color_histogram import F32, U8
+from ureca.node.tracking.mask_propagation import Picture
 
 _SCALES = (1.0, 0.92, 1.09, 0.85, 1.19)
 _MARGIN_PX = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ureca.datatypes import Track, TrackSet, TrackState
-from ureca.events import (
+from ureca.protocol.events import (
     AnyEvent,
     TrackEnd,
     TrackLost,
@@ -13,8 +13,8 @@ from ureca.events import (
     TrackRecovered,
     TrackUpdate,
 )
-from ureca.rle import encode
-from ureca.wire import to_wire_rle
+from ureca.protocol.rle import encode
+from ureca.protocol.wire import to_wire_rle
 
 
 class TrackReporter:

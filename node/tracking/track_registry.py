@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from ureca.datatypes import Frame, Mask, RegionSeed, Track, TrackState
 from ureca.errors import RegionError
-from ureca.node.associate import Sight
-from ureca.node.carry import Carrier
 from ureca.node.config import ID_PATTERN
-from ureca.node.regions import box_of
-from ureca.node.search import View
+from ureca.node.masks.prompt_to_mask import box_of
+from ureca.node.tracking.association import Sight
+from ureca.node.tracking.mask_propagation import Carrier
+from ureca.node.tracking.redetection import View
 
 _MAX_STEM = 56
 MAX_NAMES = 65_536

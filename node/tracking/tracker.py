@@ -1,8 +1,9 @@
 """Keeps the identities of one stream's regions: who is new, followed, lost, found again or gone.
 
 Two kinds of region live side by side. *Given* regions come with every frame from a sender that has
-its own masks (`given`). *Carried* regions are given once (a prompt, or a describe-and-follow) and
-carried on by `carry.Carrier`; a segmenter may correct them on keyframes (`correction`).
+its own masks (`detection_tracking`). *Carried* regions are given once (a prompt, or a
+describe-and-follow) and carried on by `mask_propagation.Carrier`; a segmenter may correct them on
+keyframes (`mask_correction`).
 
 Reasons for `lost`: `drift` (flow contradicts itself, or a segmenter sees nothing there), `occluded`
 (most of it vanished inside the picture), `left_view` (it vanished at the border), `area_jump` (it
@@ -25,17 +26,17 @@ import numpy as np
 
 from ureca.datatypes import Frame, Mask, Refusal, RegionSeed, Track, TrackSet, TrackState
 from ureca.errors import RequestError
-from ureca.node.appearance import colour_bins
-from ureca.node.carry import Carrier, Picture
 from ureca.node.config import TrackerConfig
-from ureca.node.correction import Corrections
-from ureca.node.cutting import Cutting, KeyWish
-from ureca.node.flow import FlowEstimator, FlowField, shrink, work_size
-from ureca.node.given import Given, attempt
-from ureca.node.life import Region, Regions
-from ureca.node.regions import iou, seed_mask
-from ureca.node.scale import full_size, shrunk
-from ureca.node.search import find, view_of
+from ureca.node.masks.color_histogram import colour_bins
+from ureca.node.masks.geometry import full_size, shrunk
+from ureca.node.masks.optical_flow import FlowEstimator, FlowField, shrink, work_size
+from ureca.node.masks.prompt_to_mask import iou, seed_mask
+from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
+from ureca.node.tracking.detection_tracking import Given, attempt
+from ureca.node.tracking.mask_correction import Corrections
+from ureca.node.tracking.mask_propagation import Carrier, Picture
+from ureca.node.tracking.redetection import find, view_of
+from ureca.node.tracking.track_registry import Region, Regions
 
 _PART_SHARE = 0.8
 _MAX_BACKOFF = 6

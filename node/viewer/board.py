@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ureca.events import (
+from ureca.protocol.events import (
     AnyEvent,
     CaptionFinal,
     CaptionSame,

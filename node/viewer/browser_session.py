@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ureca.errors import RequestError, UrecaError
-from ureca.node.viewer.feed import Shot
-from ureca.node.viewer.link import Link
-from ureca.node.viewer.outbox import Outbox
+from ureca.node.viewer.frame_feed import Shot
+from ureca.node.viewer.node_connection import Link
+from ureca.node.viewer.send_queue import Outbox
 
 ASKABLE = {
     "region.add": 5.0,

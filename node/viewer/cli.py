@@ -12,13 +12,13 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.async_client import AsyncClient
+from ureca.client.async_client import AsyncClient
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.errors import ConfigError
 from ureca.extras import require
-from ureca.keys import ClientKeys, add_key_options, keys_of
 from ureca.log import configure
-from ureca.node.viewer.guard import Guard
+from ureca.node.viewer.access import Guard
+from ureca.security.keys import ClientKeys, add_key_options, keys_of
 
 DEFAULT_PORT = 8600
 _NICE = 10
@@ -77,7 +77,7 @@ def addresses(node: str | None, events: str | None, requests: str | None) -> tup
 async def _serve(
     options: argparse.Namespace, guard: Guard, events: str, requests: str, keys: ClientKeys | None
 ) -> None:
-    from ureca.node.viewer.link import Link
+    from ureca.node.viewer.node_connection import Link
     from ureca.node.viewer.server import served
 
     _check(options)

@@ -13,14 +13,14 @@ from typing import Any
 
 import msgspec
 
-from ureca import questions
-from ureca.async_client import AsyncClient
+from ureca.client.async_client import AsyncClient
 from ureca.errors import RequestError, UrecaError, VersionError
-from ureca.events import AnyEvent, Heartbeat, TrackUpdate
 from ureca.node.viewer.board import Board
-from ureca.node.viewer.feed import Feed
-from ureca.node.viewer.outbox import Outbox
-from ureca.pictures import Picture
+from ureca.node.viewer.frame_feed import Feed
+from ureca.node.viewer.send_queue import Outbox
+from ureca.protocol import operations
+from ureca.protocol.events import AnyEvent, Heartbeat, TrackUpdate
+from ureca.protocol.preview import Picture
 
 SILENT_S = 2.5
 """A node that says nothing for this long is shown as lost; it sends a heartbeat every second."""
@@ -124,8 +124,8 @@ class Link:
         """Ask who is there and what it knows; again until it answers."""
         while True:
             with contextlib.suppress(UrecaError):
-                hello = await self._ask(questions.hello())
-                self._board.replace(await self._ask(questions.snapshot()))
+                hello = await self._ask(operations.hello())
+                self._board.replace(await self._ask(operations.snapshot()))
                 self._hello = msgspec.to_builtins(hello)
                 self._offset_ns = (await self.client.clock_offset()).offset_ns
                 self.lost, self._why = False, ""
@@ -134,7 +134,7 @@ class Link:
                 return
             await asyncio.sleep(_RETRY_S)
 
-    async def _ask(self, question: questions.Question[Any]) -> Any:  # each has a type of its own
+    async def _ask(self, question: operations.Question[Any]) -> Any:  # each has a type of its own
         return question.read(await self.client.request(question.op, question.args, _ASK_S))
 
     def _lose(self, why: str) -> None:
@@ -169,7 +169,7 @@ class Link:
     # --- pictures --------------------------------------------------------------------------------
 
     async def _fetch(self, stream: str, after: int | None) -> Picture:
-        picture: Picture = await self._ask(questions.picture(stream, after, self._width_px))
+        picture: Picture = await self._ask(operations.picture(stream, after, self._width_px))
         return picture
 
     # --- what pages ask --------------------------------------------------------------------------

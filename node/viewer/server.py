@@ -13,10 +13,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from ureca.errors import UrecaError
-from ureca.node.viewer.files import File, files
-from ureca.node.viewer.guard import HEADERS, LIVE, Guard, Refused
-from ureca.node.viewer.link import Link
-from ureca.node.viewer.session import Session
+from ureca.node.viewer.access import HEADERS, LIVE, Guard, Refused
+from ureca.node.viewer.browser_session import Session
+from ureca.node.viewer.node_connection import Link
+from ureca.node.viewer.static_files import File, files
 
 MAX_MESSAGE_BYTES = 16_384
 """From a browser; a longer message ends its connection."""

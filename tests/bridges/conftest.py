@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ureca.client import Client
+from ureca.client.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTED = ROOT / "tests" / "system" / "scripted_node.py"

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from ureca.async_client import AsyncClient
-from ureca.bridges.following import Follower
-from ureca.events import CaptionFinal
-from ureca.node.bundle_path import demo_clip
+from ureca.bridges.node_follower import Follower
+from ureca.client.async_client import AsyncClient
+from ureca.node.captioning.engine_loader import demo_clip
+from ureca.protocol.events import CaptionFinal
 
 
 @pytest.mark.slow

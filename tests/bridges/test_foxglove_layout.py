@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ureca.node.main import main
+from ureca.node.cli.run import main
 from ureca.testing import ScriptedEngine
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from ureca.events import CaptionFinal
-from ureca.node.bundle_path import demo_clip
+from ureca.node.captioning.engine_loader import demo_clip
+from ureca.protocol.events import CaptionFinal
 
 pytest.importorskip("rerun", reason="Rerun was not proven: pip install 'ureca[rerun]'")
 chunk = pytest.importorskip("rerun.chunk", reason="this Rerun has no reader for Python")

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ureca import rle
-from ureca.bridges.following import Sight
+from ureca.bridges.node_follower import Sight
 from ureca.bridges.ros.bridge import BridgeOptions, Forwarded, Incoming, Outgoing, topic_part
-from ureca.bridges.ros.command import main
+from ureca.bridges.ros.cli import main
 from ureca.bridges.ros.convert import MaskPainter, detections, labels, nanoseconds, sidecar, stamp
 from ureca.bridges.ros.messages import (
     CompressedImage,
@@ -26,11 +25,12 @@ from ureca.bridges.ros.messages import (
     Time,
 )
 from ureca.bridges.ros.pictures import Numbering, compressed, raw
+from ureca.client.region_cache import Captions, Said
 from ureca.errors import ConfigError, WireError
-from ureca.events import CaptionFinal, CaptionSame, TrackEnd, WireRle
-from ureca.frames import decode_frame, encode_frame
-from ureca.pictures import Picture, PictureRegion
-from ureca.said import Captions, Said
+from ureca.protocol import rle
+from ureca.protocol.events import CaptionFinal, CaptionSame, TrackEnd, WireRle
+from ureca.protocol.frames import decode_frame, encode_frame
+from ureca.protocol.preview import Picture, PictureRegion
 
 HEADER = Header(Time(12, 34), "optical")
 CAP_NS = 12_000_000_034

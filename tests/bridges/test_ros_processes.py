@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.datatypes import RegionSeed
 from ureca.errors import RequestError
-from ureca.events import CaptionFinal
+from ureca.protocol.events import CaptionFinal
 
 pytest.importorskip("cyclonedds", reason="the bridge over DDS was not proven: pip install '.[ros]'")
 

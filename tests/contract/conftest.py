@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ureca import events as ev
+from ureca.protocol import events as ev
 
 BOOT = bytes(range(16))
 MASK = ev.WireRle(size=(4, 6), counts="5220007")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import zmq
 
-from ureca import AsyncClient, Client, FramePublisher, RegionSeed, wire
+from ureca import AsyncClient, Client, FramePublisher, RegionSeed
+from ureca.client.sockets import harden
 from ureca.errors import RequestError, VersionError, WireError
-from ureca.sockets import harden
+from ureca.protocol import wire
 
 HELLO = {
     "node": "n1",

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from ureca import cli, watch
+from ureca import cli
+from ureca.cli import watch
+from ureca.cli.watch import Board, line
 from ureca.errors import ConfigError
-from ureca.watch import Board, line
 
 
 def test_help_names_every_command(capsys):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ureca import events as ev
-from ureca.conservation import imbalances
+from ureca.invariants import imbalances
+from ureca.protocol import events as ev
 
 GOOD = {
     "frames_in": 5,

@@ -6,10 +6,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from ureca import wire
-from ureca.credits import CreditAsk, CreditGrant, decode_ask, decode_grant, encode_credit
-from ureca.frames import FrameHeader
-from ureca.ring import SharedPixels
+from ureca.protocol import wire
+from ureca.protocol.flow_control import (
+    CreditAsk,
+    CreditGrant,
+    decode_ask,
+    decode_grant,
+    encode_credit,
+)
+from ureca.protocol.frames import FrameHeader
+from ureca.protocol.shared_memory import SharedPixels
 from ureca.testing import SyntheticSource
 
 BOOT = bytes(range(16))

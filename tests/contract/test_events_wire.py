@@ -6,8 +6,9 @@ import math
 import msgspec
 import pytest
 
-from ureca import events, streams, wire
 from ureca.errors import VersionError, WireError
+from ureca.protocol import event_table as streams
+from ureca.protocol import events, wire
 
 
 def test_every_kind_survives_the_wire_and_keeps_its_bytes(every_event, golden):

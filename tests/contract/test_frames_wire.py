@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from ureca import rle, wire
 from ureca.datatypes import RegionSeed
 from ureca.errors import SourceError, VersionError, WireError
-from ureca.picture_size import picture_size
+from ureca.protocol import rle, wire
+from ureca.protocol.image_header import picture_size
 from ureca.testing import SyntheticSource
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import msgspec
 import pytest
 
-from ureca import wire
 from ureca.errors import BundleError, EngineError, RegionError, VersionError, WireError
-from ureca.requests import ErrorBody
+from ureca.protocol import wire
+from ureca.protocol.requests import ErrorBody
 
 ID = b"0123456789abcdef"
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ureca import rle
 from ureca.datatypes import Rle
 from ureca.errors import RegionError
+from ureca.protocol import rle
 
 
 def _masks(rng):

@@ -19,10 +19,10 @@ import pytest
 import zmq
 
 from tests.node.test_node_sockets import Running
-from ureca import rle, wire
 from ureca.errors import RegionError, WireError
-from ureca.events import WireRle
-from ureca.packing import subscription
+from ureca.protocol import rle, wire
+from ureca.protocol.events import WireRle
+from ureca.protocol.messagepack import subscription
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 HERE = Path(__file__).parent

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 import ureca
-from ureca import rle, testing
+from ureca import testing
 from ureca.clock import ManualClock, MonotonicClock
 from ureca.datatypes import Frame, RegionInput, RowDelta, RowDone, Track, TrackSet, TrackState
 from ureca.errors import EngineError, MissingExtraError, RegionError, SourceError
 from ureca.extras import require
 from ureca.log import RateLimitedLog
+from ureca.protocol import rle
 
 
 def test_public_names_are_sorted_and_exist():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ureca.cli.weights import main
 from ureca.errors import ConfigError, WeightsError
 from ureca.weights import WEIGHTS, WeightFile, Weights, cached, get
-from ureca.weights_command import main
 
 BODY = b"weights " * 1000
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca import rle
-from ureca.models.curation.questions import Answer
+from ureca.models.curation.prompts import Answer
+from ureca.protocol import rle
 
 SIZE = (96, 128)
 

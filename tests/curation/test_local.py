@@ -12,8 +12,8 @@ import pytest
 
 from tests.curation.conftest import SIZE, box
 from ureca.errors import WeightsError
-from ureca.models.curation.command import main
-from ureca.models.curation.questions import Question
+from ureca.models.curation.cli import main
+from ureca.models.curation.prompts import Question
 
 pytest.importorskip("torch", reason="a local model needs the extra `train`")
 transformers = pytest.importorskip("transformers", reason="--local needs the extra `curation`")

@@ -17,10 +17,10 @@ from tests.curation.conftest import Scripted, flat_features
 from ureca.errors import ConfigError, SourceError
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import Pace, ServerAnnotator, ServerConfig
-from ureca.models.curation.command import main
+from ureca.models.curation.answer_cache import Ledger
+from ureca.models.curation.cli import main
 from ureca.models.curation.errors import AnnotatorError
-from ureca.models.curation.ledger import Ledger
-from ureca.models.curation.run import Settings, Worker, claim, curate
+from ureca.models.curation.pipeline import Settings, Worker, claim, curate
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig

@@ -8,7 +8,7 @@ import pytest
 from tests.curation.conftest import MASKS, SIZE, Scripted, flat_features
 from tests.curation.test_tree import picture_of
 from ureca.models.curation import views
-from ureca.models.curation.questions import sentence, verdict
+from ureca.models.curation.prompts import sentence, verdict
 from ureca.models.curation.stages import CurationConfig, curated, similar
 from ureca.models.curation.tree import TreeConfig, grown
 

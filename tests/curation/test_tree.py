@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.curation.conftest import MASKS, SIZE, box
-from ureca import rle
 from ureca.models.curation.records import Picture, Region
 from ureca.models.curation.tree import TreeConfig, grown, parents_of
+from ureca.protocol import rle
 
 
 def picture_of(masks, size=SIZE):

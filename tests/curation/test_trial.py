@@ -13,7 +13,7 @@ import pytest
 from tests.curation.conftest import Scripted
 from tests.curation.test_run import WIDE, go
 from ureca.models.curation import output
-from ureca.models.curation.run import Settings
+from ureca.models.curation.pipeline import Settings
 from ureca.models.curation.sources import read_pictures
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from ureca import testing
-from ureca.node.main import main
+from ureca.node.cli.run import main
 
 WORDS = {"red": "a red mug", "green": "a person", "blue": "a blue book"}
 _colour = testing.describe

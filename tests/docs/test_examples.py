@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import zmq
 
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.testing import COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca import rle
 from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore, RegionRecord
 from ureca.models.evaluation.caption import Captioned, Failed, caption_records
-from ureca.models.evaluation.rendered import rendered
-from ureca.node.describe import main
+from ureca.models.evaluation.reports.captioned_images import rendered
+from ureca.node.cli.describe import main
+from ureca.protocol import rle
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 pytest.importorskip("PIL", reason="rendering was not proven: pip install 'ureca[render]'")

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ureca.drawing.files import check_name, regions, save
-from ureca.drawing.palette import COLOURS, STALE, Palette
-from ureca.drawing.picture import Shown, annotated
-from ureca.drawing.placing import Wish, place
-from ureca.drawing.text import clean, sprite
 from ureca.errors import ConfigError
+from ureca.visualization.files import check_name, regions, save
+from ureca.visualization.label_placement import Wish, place
+from ureca.visualization.palette import COLOURS, STALE, Palette
+from ureca.visualization.picture import Shown, annotated
+from ureca.visualization.text import clean, sprite
 
 pytest.importorskip("PIL", reason="drawing was not proven: pip install 'ureca[render]'")
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from ureca.datatypes import Frame, Track, TrackSet, TrackState
-from ureca.drawing.palette import COLOURS
 from ureca.errors import ConfigError
-from ureca.events import CaptionFinal
-from ureca.node.main import main
-from ureca.node.render.renderer import Renderer
-from ureca.node.render.video_file import VideoFile, pictures_in
+from ureca.node.cli.run import main
+from ureca.node.rendering.renderer import Renderer
+from ureca.node.rendering.video_writer import VideoFile, pictures_in
+from ureca.protocol.events import CaptionFinal
 from ureca.testing import ScriptedEngine
+from ureca.visualization.palette import COLOURS
 
 pytest.importorskip("PIL", reason="rendering was not proven: pip install 'ureca[render]'")
 
@@ -220,7 +220,7 @@ def test_a_disk_that_is_full_in_truth(tmp_path):
 def test_a_file_that_may_not_grow_is_told(tmp_path):
     script = (
         "import resource, numpy as np; from pathlib import Path\n"
-        "from ureca.node.render.video_file import VideoFile\n"
+        "from ureca.node.rendering.video_writer import VideoFile\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
         "video = VideoFile(Path('out.mp4'), fps=24)\n"
         "noise = np.random.default_rng(0).integers(0, 256, (240, 480, 3), np.uint8)\n"

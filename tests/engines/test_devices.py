@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("torch", reason="exporting needs the extra `export`")
 pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
 
-from ureca.export.build import main
-from ureca.export.choose import GPU, Machine
+from ureca.export.cli import main
+from ureca.export.runtime_selection import GPU, Machine
 from ureca.models.runtime.load import load_engine
 
 NEEDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "ort-gpu": "onnxruntime-gpu"}

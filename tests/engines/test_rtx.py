@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from ureca.bundle import load_manifest
 from ureca.errors import BundleError, EngineError
-from ureca.export.build import main
-from ureca.export.graphs import export_graph, save
-from ureca.export.plans import build
-from ureca.export.quantise import computed_in_f16, quantised_int8
+from ureca.export.cli import main
+from ureca.export.graphs.onnx_export import export_graph, save
+from ureca.export.graphs.quantise import computed_in_f16, quantised_int8
+from ureca.export.graphs.tensorrt_plans import build
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
-from ureca.models.runtime.graphs import GATHER, LM, LM_STATIC, REGIONS, VISION
+from ureca.models.runtime.graph_names import GATHER, LM, LM_STATIC, REGIONS, VISION
 from ureca.models.runtime.load import load_engine
-from ureca.models.runtime.ranges import profiles
+from ureca.models.runtime.shape_ranges import profiles
 
 pytestmark = pytest.mark.timeout(900)
 

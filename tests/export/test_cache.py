@@ -8,7 +8,7 @@ onnx = pytest.importorskip("onnx", reason="exporting needs the extra `export`")
 
 from onnx import TensorProto, helper
 
-from ureca.export.cache import cache_folder, cached_graph
+from ureca.export.graphs.cache import cache_folder, cached_graph
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ pytest.importorskip("onnxruntime", reason="exporting needs the extra `export`")
 
 from ureca.config import from_plain
 from ureca.errors import ConfigError
-from ureca.export.choose import PRECISIONS, Machine, automatic, elsewhere, settled
 from ureca.export.config import ExportConfig
-from ureca.models.runtime.home import rtx_runs_on
+from ureca.export.runtime_selection import PRECISIONS, Machine, automatic, elsewhere, settled
+from ureca.models.runtime.compatibility import rtx_runs_on
 
 ALL = frozenset({"tensorrt", "tensorrt_rtx", "onnxruntime-gpu"})
 BARE = Machine(None, "there is no CUDA driver", frozenset())

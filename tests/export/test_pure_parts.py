@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ureca.config import load_config
 from ureca.errors import ConfigError, SourceError
-from ureca.export.cases import prepared, real_cases, synthetic_cases
 from ureca.export.config import ExportConfig
-from ureca.export.interfaces import interfaces, max_positions, max_tiles
-from ureca.export.quantise import SCHEMES, int8_products, quantised_int8, stored_as_f16
+from ureca.export.graphs.interfaces import interfaces, max_positions, max_tiles
+from ureca.export.graphs.quantise import SCHEMES, int8_products, quantised_int8, stored_as_f16
+from ureca.export.parity.parity_inputs import prepared, real_cases, synthetic_cases
 from ureca.models.config import CaptionerConfig, tiny_config
 from ureca.models.tokenizer import LONG_ID, SHORT_ID
 

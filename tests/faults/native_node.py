@@ -16,13 +16,13 @@ import onnxruntime
 
 from ureca.clock import MonotonicClock
 from ureca.config import load_config
-from ureca.node import main as node_main
-from ureca.node import segmenters
+from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
+from ureca.node.cli import run as node_main
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.capture import Shot
-from ureca.node.inputs.live import LiveSource
 from ureca.node.node import Node
-from ureca.node.scripted_segmenter import ScriptedSegmenter
+from ureca.node.segmentation import factory
+from ureca.node.sources.camera import LiveSource
+from ureca.node.sources.camera_capture import Shot
 from ureca.testing import ScriptedEngine, Step
 
 GRAPH, PLACE, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -79,7 +79,7 @@ if __name__ == "__main__":
     engine = ScriptedEngine(hook=word) if PLACE == "captioner" else ScriptedEngine()
     node_main.main.__kwdefaults__["engine_of"] = lambda folder: engine
     if PLACE in {"segmenter", "library"}:
-        segmenters.ScriptedSegmenter = Segmenter
+        factory.ScriptedSegmenter = Segmenter
     if PLACE == "reader":
         LiveSource.__init__.__kwdefaults__["open_capture"] = lambda *_: Camera()
     if PLACE == "library":

@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from ureca.camera import FramePublisher
-from ureca.client import Client
-from ureca.events import CaptionFinal
-from ureca.streams import event_kind
+from ureca.client.client import Client
+from ureca.client.frame_publisher import FramePublisher
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import CaptionFinal
 from ureca.testing import SyntheticSource
 
 

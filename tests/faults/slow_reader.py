@@ -10,7 +10,7 @@ import time
 
 import zmq
 
-from ureca import sockets
+from ureca.client import sockets
 
 ROUNDS, SILENT_S = 6, 1.0
 SENDERS = {"sub": zmq.PUB, "dealer": zmq.ROUTER, "router": zmq.DEALER}

@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca.camera import FramePublisher
+from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
-from ureca.conservation import imbalances
 from ureca.errors import SourceError
+from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
-from ureca.node.decode_guard import DecodeGuard, Decoder
+from ureca.node.decoding.decoder_process import DecodeGuard, Decoder
+from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.node import Node
-from ureca.node.pictures import decode_picture
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 MAX_PX = 1 << 20

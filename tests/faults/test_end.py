@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.datatypes import Frame
 from ureca.models.runtime.ort import open_session, run_options
 from ureca.native_threads import NativeThread, running
-from ureca.node import feeder
-from ureca.node.accounting import Books
-from ureca.node.bundle_path import demo_clip
-from ureca.node.feeder import Feeder
-from ureca.node.mailbox import Mailbox
-from ureca.node.signals import Signals
+from ureca.node.captioning.engine_loader import demo_clip
+from ureca.node.cli.signals import Signals
+from ureca.node.counters import Books
+from ureca.node.pipeline import source_thread
+from ureca.node.pipeline.source_thread import Feeder
+from ureca.node.sources.frame_mailbox import Mailbox
 
 onnx = pytest.importorskip("onnx", reason="the native calls are an ONNX graph made here")
 
@@ -178,7 +178,7 @@ def test_a_run_of_onnx_runtime_is_ended_from_outside(tmp_path: Path) -> None:
 def test_a_source_that_does_not_return_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(feeder, "_JOIN_S", 0.1)
+    monkeypatch.setattr(source_thread, "_JOIN_S", 0.1)
     release = threading.Event()
 
     class Hanging:

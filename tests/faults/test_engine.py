@@ -8,16 +8,16 @@ import pytest
 
 from tests.node.conftest import Replay
 from ureca.clock import ManualClock
-from ureca.conservation import imbalances
-from ureca.events import AnyEvent, CaptionAbort, CaptionError
+from ureca.invariants import imbalances
 from ureca.native_threads import running
-from ureca.node import captioner as captioner_module
-from ureca.node.accounting import Books
-from ureca.node.asks import Ask
-from ureca.node.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.captioning import captioner as captioner_module
+from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
-from ureca.node.pipeline import Pipeline
-from ureca.streams import event_kind
+from ureca.node.counters import Books
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionError
 from ureca.testing import ScriptedEngine, Step, SyntheticSource
 
 S = 1_000_000_000

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.node.conftest import BOOT, Replay, textured
-from ureca import rle
 from ureca.datatypes import Frame, Mask, RegionSeed
-from ureca.events import CaptionFinal, CaptionSame, RegionEvent
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
-from ureca.node.mailbox import Mailbox
-from ureca.streams import event_kind
+from ureca.node.sources.frame_mailbox import Mailbox
+from ureca.protocol import rle
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import CaptionFinal, CaptionSame, RegionEvent
 from ureca.testing import SyntheticSource
 
 S = 1_000_000_000

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ureca.camera import FramePublisher
-from ureca.client import Client
+from ureca.client.client import Client
+from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
-from ureca.conservation import imbalances
 from ureca.datatypes import Frame
-from ureca.events import AnyEvent, CaptionFinal
+from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig, SchedulerConfig, SourceConfig
 from ureca.node.node import Node
+from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
 
 pytestmark = pytest.mark.timing

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.node.inputs_rig import rig, until
-from ureca.ring import PREFIX, SHARED_FOLDER
-from ureca.streams import event_kind
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.shared_memory import PREFIX, SHARED_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERA = """
 import sys, time
 from tests.node.inputs_rig import BOX, picture
-from ureca.camera import FrameDealer, FramePublisher
+from ureca.client.frame_publisher import FrameDealer, FramePublisher
 kind, address, shm = sys.argv[1:]
 make = FrameDealer if kind == "credit" else FramePublisher
 with make(address, shm=shm == "shm") as camera:

@@ -21,9 +21,9 @@ from tests.node.inputs_rig import (
     until,
 )
 from ureca.clock import MonotonicClock
-from ureca.events import CaptionFinal, CaptionSame, Heartbeat
-from ureca.node.accounting import Books
 from ureca.node.config import NodeConfig, SourceConfig
+from ureca.node.counters import Books
+from ureca.protocol.events import CaptionFinal, CaptionSame, Heartbeat
 
 DEVICE = "v4l2:///dev/video7"
 

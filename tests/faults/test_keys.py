@@ -9,18 +9,18 @@ import pytest
 import zmq
 import zmq.auth
 
-from ureca import keys_command
-from ureca.camera import FramePublisher
+from ureca.cli import keys
+from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
 from ureca.errors import ConfigError
-from ureca.keys import ClientKeys, parse_allow_list, read_pair
-from ureca.node.accounting import Books
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
-from ureca.node.sources import FrameSource, open_source
+from ureca.node.counters import Books
+from ureca.node.sources.factory import FrameSource, open_source
+from ureca.security.keys import ClientKeys, parse_allow_list, read_pair
 
 
 def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    keys_command.main(["new", "me", "-o", str(tmp_path)])
+    keys.main(["new", "me", "-o", str(tmp_path)])
     path = tmp_path / "me.key_secret"
     assert path.stat().st_mode & 0o777 == 0o600
     pair = read_pair(path)
@@ -35,7 +35,7 @@ def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_key_files_are_those_of_pyzmq(tmp_path: Path) -> None:
-    keys_command.main(["new", "me", "-o", str(tmp_path)])
+    keys.main(["new", "me", "-o", str(tmp_path)])
     pair = read_pair(tmp_path / "me.key_secret")
     assert zmq.auth.load_certificate(tmp_path / "me.key_secret") == (pair.public, pair.secret)
     assert zmq.auth.load_certificate(tmp_path / "me.key") == (pair.public, None)
@@ -45,9 +45,9 @@ def test_key_files_are_those_of_pyzmq(tmp_path: Path) -> None:
 
 
 def test_the_list_is_shown_to_machines_too(tmp_path: Path, capsys) -> None:
-    keys_command.main(["new", "robot", "--role", "observe", "-o", str(tmp_path)])
+    keys.main(["new", "robot", "--role", "observe", "-o", str(tmp_path)])
     capsys.readouterr()
-    keys_command.main(["list", "--json", "-o", str(tmp_path)])
+    keys.main(["list", "--json", "-o", str(tmp_path)])
     shown = json.loads(capsys.readouterr().out)
     public = (tmp_path / "robot.key").read_text().partition('public-key = "')[2].partition('"')[0]
     assert shown["allowed"] == [{"role": "observe", "public_key": public, "name": "robot"}]
@@ -56,7 +56,7 @@ def test_the_list_is_shown_to_machines_too(tmp_path: Path, capsys) -> None:
 
 def test_damaged_and_missing_key_files_say_what_to_do(tmp_path: Path) -> None:
     for name in ("me", "other"):
-        keys_command.main(["new", name, "-o", str(tmp_path)])
+        keys.main(["new", name, "-o", str(tmp_path)])
     mixed = tmp_path / "mixed.key_secret"
     other = read_pair(tmp_path / "other.key_secret").public.decode()
     me = read_pair(tmp_path / "me.key_secret").public.decode()
@@ -71,7 +71,7 @@ def test_damaged_and_missing_key_files_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ureca keys"):
         read_pair(tmp_path / "nobody.key_secret")
     with pytest.raises(ConfigError, match="exists"):
-        keys_command.main(["new", "me", "-o", str(tmp_path)])
+        keys.main(["new", "me", "-o", str(tmp_path)])
 
 
 def test_lines_that_are_no_entry_let_nobody_in() -> None:

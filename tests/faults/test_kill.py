@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from tests.system.test_node_process import Process
-from ureca.client import Client
-from ureca.events import AnyEvent, CaptionFinal, RegionEvent
-from ureca.streams import event_kind
+from ureca.client.client import Client
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent, CaptionFinal, RegionEvent
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -17,9 +17,9 @@ import pytest
 import zmq
 
 from tests.node.test_node_sockets import Running, until_final
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.errors import RequestError
-from ureca.packing import LIMITS
+from ureca.protocol.messagepack import LIMITS
 from ureca.testing import ScriptedEngine
 
 

@@ -14,19 +14,19 @@ import pytest
 
 from tests.node.test_node_sockets import Steady, until_final
 from tests.ports import free_port
-from ureca import keys_command
-from ureca.camera import FrameDealer, FramePublisher
-from ureca.client import Client
+from ureca.cli import keys as keys_command
+from ureca.client.client import Client
+from ureca.client.frame_publisher import FrameDealer, FramePublisher
 from ureca.clock import Clock, MonotonicClock
-from ureca.conservation import imbalances
 from ureca.errors import ConfigError, RequestError
-from ureca.keys import ROLES, AllowList, ClientKeys, ServerKeys
-from ureca.node.accounting import Books
-from ureca.node.auth import _COVERED, check
+from ureca.invariants import imbalances
+from ureca.node.access import _COVERED, check
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
+from ureca.node.counters import Books
 from ureca.node.node import Node
-from ureca.node.sources import FrameSource, Wait
-from ureca.requests import OPS
+from ureca.node.sources.factory import FrameSource, Wait
+from ureca.protocol.requests import OPS
+from ureca.security.keys import ROLES, AllowList, ClientKeys, ServerKeys
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 SOON_S = 1.0

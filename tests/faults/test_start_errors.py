@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ureca.node.bundle_path import SHIPPED_BUNDLE
+from ureca.node.captioning.engine_loader import SHIPPED_BUNDLE
 
 
 def node(repository: Path, *options: object, scripted: bool = False) -> tuple[int, str]:
@@ -18,10 +18,10 @@ def node(repository: Path, *options: object, scripted: bool = False) -> tuple[in
     anywhere = [f"--set=publish.{plane}=tcp://127.0.0.1:*" for plane in ("events", "requests")]
     if scripted:
         code = (
-            "import sys; from ureca.cli import guarded; import ureca.node.main as m; "
+            "import sys; from ureca.cli import guarded; import ureca.node.cli.run as m; "
             "from ureca.testing import ScriptedEngine; "
             "m.main.__kwdefaults__['engine_of'] = lambda folder: ScriptedEngine(); "
-            "sys.exit(guarded('ureca.node.main', sys.argv[1:]))"
+            "sys.exit(guarded('ureca.node.cli.run', sys.argv[1:]))"
         )
         command = [sys.executable, "-c", code]
     else:

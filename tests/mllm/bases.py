@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worlds import scaled, words_json
 
-from ureca.models.mllm.words import Words
+from ureca.models.mllm.prompt import Words
 
 PREFIXED = (
     *("end_of_utterance", "fake_token_around_image", "global-img", "row_1_col_1"),

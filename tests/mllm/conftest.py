@@ -55,7 +55,7 @@ def tiny_checkpoint(tiny_base, tmp_path_factory):
     """The same, wrapped."""
     from worlds import tiny_config
 
-    from ureca.models.mllm.wrap import wrap
+    from ureca.models.mllm.checkpoints.wrap import wrap
 
     return wrap(tiny_base, tmp_path_factory.mktemp("wrapped") / "checkpoint", tiny_config())
 

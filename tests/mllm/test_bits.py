@@ -9,16 +9,16 @@ import torch
 from worlds import internvl_base, masks, picture, tiny_config
 
 from ureca.datatypes import RegionInput, RowDone
-from ureca.models.mllm.checkpoint import (
+from ureca.models.mllm.checkpoints.checkpoint import (
     TOKENIZER,
     load_checkpoint,
     save_parts,
     write_config,
 )
+from ureca.models.mllm.checkpoints.wrap import wrap
 from ureca.models.mllm.config import LoraConfig
 from ureca.models.mllm.engine import checkpoint_engine
-from ureca.models.mllm.lora import add_lora, lora_tensors
-from ureca.models.mllm.wrap import wrap
+from ureca.models.mllm.network.lora import add_lora, lora_tensors
 
 for package in ("bitsandbytes", "accelerate"):
     pytest.importorskip(package, reason="int8 and int4 (`mllm-bits`) are NOT PROVEN here")

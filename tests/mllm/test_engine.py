@@ -20,13 +20,13 @@ from ureca.errors import (
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import prefix_input
 from ureca.models.mllm.bench import bench
-from ureca.models.mllm.captioner import placed
-from ureca.models.mllm.checkpoint import load_checkpoint
+from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
+from ureca.models.mllm.checkpoints.wrap import wrap
 from ureca.models.mllm.config import MaskConfig, PromptConfig
 from ureca.models.mllm.engine import checkpoint_engine
-from ureca.models.mllm.families import FAMILIES, NANO_LM, family_of
-from ureca.models.mllm.words import Prompt, Words
-from ureca.models.mllm.wrap import wrap
+from ureca.models.mllm.network.captioner import placed
+from ureca.models.mllm.network.families import FAMILIES, NANO_LM, family_of
+from ureca.models.mllm.prompt import Prompt, Words
 from ureca.models.preprocess import Grid
 
 

@@ -14,11 +14,11 @@ from worlds import masks, picture, words_json
 from ureca import cli
 from ureca.errors import WeightsError
 from ureca.models.mllm.backend import prefix_input, suffix_input
-from ureca.models.mllm.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
+from ureca.models.mllm.checkpoints.convert import Compatibility, convert
 from ureca.models.mllm.engine import prompt_of
-from ureca.models.mllm.official import Compatibility, convert
-from ureca.models.mllm.pictures import Cutter
-from ureca.models.mllm.words import Words
+from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.prompt import Words
 
 
 def tokens_of_the_release() -> str:

@@ -17,23 +17,23 @@ from worlds import masks, picture
 from ureca import cli
 from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import EngineError, MissingExtraError, WeightsError
-from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.captioners.engines import open_engine
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import prefix_input
-from ureca.models.mllm.checkpoint import load_checkpoint, read_config
+from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint, read_config
+from ureca.models.mllm.checkpoints.compose import join, read_language
+from ureca.models.mllm.checkpoints.wrap import pack, wrap
 from ureca.models.mllm.config import LoraConfig, MaskConfig, MllmConfig, PictureConfig
 from ureca.models.mllm.engine import checkpoint_engine
-from ureca.models.mllm.families import FAMILIES, NANO_LM
-from ureca.models.mllm.join import join, read_language
-from ureca.models.mllm.lora import LoraLinear
+from ureca.models.mllm.network.families import FAMILIES, NANO_LM
+from ureca.models.mllm.network.lora import LoraLinear
+from ureca.models.mllm.prompt import Words
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.step import answers_loss
 from ureca.models.mllm.training.train import build, train
-from ureca.models.mllm.words import Words
-from ureca.models.mllm.wrap import pack, wrap
 from ureca.models.preprocess import box_norm_from_mask
-from ureca.models.runtime import golden
-from ureca.models.training.parallel import Worker
+from ureca.models.runtime import self_test
+from ureca.models.training.distributed import Worker
 from ureca.weights import WEIGHTS, cached
 
 LEARNS_FIRST = Parts(mask=True, feature=True, marks=True, projector=True)
@@ -113,7 +113,7 @@ def test_the_base_is_the_two_models_it_was_made_of(base, tmp_path):
 
 
 def test_the_tower_says_of_a_region_what_the_nano_says(base, checkpoint):
-    from ureca.models.mllm.nano_tower import boxes_of
+    from ureca.models.mllm.network.nano_tower import boxes_of
     from ureca.models.nano.checkpoint import load_checkpoint as load_nano
 
     eyes = load_nano(base.parent / "nano")
@@ -374,7 +374,7 @@ def test_the_shipped_captioner_over_the_real_smollm2(shipped, repository, tmp_pa
     made = wrap(join(tmp_path / "base"), tmp_path / "smol", parts=shipped)
     engine = checkpoint_engine(made, device="cpu")
     folder = repository / "models" / "pretrained" / "ureca-nano"
-    image = golden.read_picture(folder / golden.GOLDEN_PICTURE)
-    texts = golden.say(engine, image, golden.read_regions(folder / golden.GOLDEN))
+    image = self_test.read_picture(folder / self_test.GOLDEN_PICTURE)
+    texts = self_test.say(engine, image, self_test.read_regions(folder / self_test.GOLDEN))
     assert all(texts)
     assert len(set(texts)) > 1, texts

@@ -15,12 +15,12 @@ from processes import STEPS, recipe, sources, two_processes
 from safetensors.torch import load_file
 
 from ureca.errors import ConfigError
-from ureca.models.mllm.checkpoint import load_checkpoint
+from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
 from ureca.models.mllm.config import LoraConfig
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.shard import split
 from ureca.models.mllm.training.train import train
-from ureca.models.training.parallel import Worker
+from ureca.models.training.distributed import Worker
 
 
 @pytest.mark.long
@@ -76,7 +76,7 @@ import torch
 from ureca.config import load_config
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.train import build
-from ureca.models.training.parallel import join
+from ureca.models.training.distributed import join
 
 device = torch.device("cpu")
 config, worker = load_config(MllmTrainConfig, Path(sys.argv[1])), join(device)

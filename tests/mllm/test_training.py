@@ -13,17 +13,17 @@ from worlds import data_folder, tiny_config
 
 from ureca.errors import ConfigError, WeightsError
 from ureca.models.mllm.backend import Rows, prefix_tokens, suffix_input
-from ureca.models.mllm.budget import SHAPES, Recipe, Shape, budget, table
-from ureca.models.mllm.checkpoint import load_checkpoint
+from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
+from ureca.models.mllm.checkpoints.wrap import wrap
 from ureca.models.mllm.config import LoraConfig
-from ureca.models.mllm.families import family_of
-from ureca.models.mllm.lora import LoraLinear, add_lora, lora_tensors, merge_lora
+from ureca.models.mllm.memory_estimate import SHAPES, Recipe, Shape, budget, table
+from ureca.models.mllm.network.families import family_of
+from ureca.models.mllm.network.lora import LoraLinear, add_lora, lora_tensors, merge_lora
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.freeze import freeze
 from ureca.models.mllm.training.step import answers_loss
 from ureca.models.mllm.training.train import build, train
-from ureca.models.mllm.wrap import wrap
-from ureca.models.training.parallel import Worker
+from ureca.models.training.distributed import Worker
 
 
 @pytest.fixture

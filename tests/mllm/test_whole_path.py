@@ -16,10 +16,11 @@ from processes import STEPS, recipe, sources, two_processes
 from safetensors.torch import load_file
 from worlds import masks, picture
 
-from ureca import cli, rle
+from ureca import cli
 from ureca.bundle import bundle_sha, load_manifest
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.train import train
+from ureca.protocol import rle
 
 MASK_NAMES = [
     f"masks.{part}.{kind}"
@@ -118,7 +119,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
 from ureca.errors import MissingExtraError
-from ureca.node.bundle_path import open_engine
+from ureca.node.captioning.engine_loader import open_engine
 try:
     open_engine(sys.argv[1])
 except MissingExtraError as error:

@@ -121,7 +121,7 @@ def data_folder(root, *, pictures=6, per_picture=3, sizes=((100, 100), (90, 120)
 
     import cv2
 
-    from ureca import rle
+    from ureca.protocol import rle
 
     (root / "images").mkdir(parents=True)
     rows = []

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from ureca import rle
 from ureca.errors import ConfigError, SourceError
 from ureca.models.data.check import (
     check_photographs,
@@ -22,9 +21,10 @@ from ureca.models.data.check import (
     check_texts,
     tight_box,
 )
-from ureca.models.data.command import main
+from ureca.models.data.cli import main
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import HELD_OUT_EVERY, RegionRecord, image_hash, read_regions
+from ureca.protocol import rle
 
 EMPTY = rle.encode(np.zeros((30, 40), np.bool_)).counts
 

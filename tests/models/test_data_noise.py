@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 
 from ureca.errors import RegionError
-from ureca.models.data.noise import drift, noisy_mask
+from ureca.models.data.mask_noise import drift, noisy_mask
 
 
 def iou(one, other):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from ureca import rle
 from ureca.errors import SourceError
 from ureca.models.config import tiny_config
 from ureca.models.data import pack
 from ureca.models.data.pack import packed_masks
 from ureca.models.data.regions import RegionRecord
 from ureca.models.preprocess import Grid, box_norm_from_mask, mask_tiles
+from ureca.protocol import rle
 
 VISION = tiny_config().vision
 

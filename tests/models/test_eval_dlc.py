@@ -16,9 +16,9 @@ pytest.importorskip("openai", reason="the judge's client needs the extra `curati
 from tests.readers.conftest import dump, picture
 from tests.readers.test_coco import SQUARE, image, region
 from ureca.errors import ConfigError, SourceError
-from ureca.models.data.command import main as data_main
-from ureca.models.evaluation.command import main
-from ureca.models.evaluation.dlc import command
+from ureca.models.data.cli import main as data_main
+from ureca.models.evaluation.cli import main
+from ureca.models.evaluation.dlc import cli as command
 from ureca.models.evaluation.dlc.questions import (
     PROMPT,
     Question,

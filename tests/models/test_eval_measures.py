@@ -10,11 +10,12 @@ import pytest
 
 from ureca.errors import MissingExtraError
 from ureca.models.data.regions import RegionRecord
-from ureca.models.evaluation import faults, ngrams, scores
-from ureca.models.evaluation.cases import Case, Training
-from ureca.models.evaluation.meteor import Meteor, java_path
-from ureca.models.evaluation.retrieval import find_own, of_same_type
-from ureca.models.evaluation.similarity import MiniLM, model_path, vocab_path
+from ureca.models.evaluation.measures import failure_rates, scores
+from ureca.models.evaluation.measures.meteor import Meteor, java_path
+from ureca.models.evaluation.measures.retrieval import find_own, of_same_type
+from ureca.models.evaluation.measures.similarity import MiniLM, model_path, vocab_path
+from ureca.models.evaluation.test_set import Case, Training
+from ureca.models.evaluation.text import ngrams
 
 CAPTIONS = {
     "a": "a man in a black shirt",
@@ -95,7 +96,7 @@ def test_a_java_that_dies_is_named(coco, tmp_path, monkeypatch):
     broken = tmp_path / "java"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr("ureca.models.evaluation.meteor.java_path", lambda: str(broken))
+    monkeypatch.setattr("ureca.models.evaluation.measures.meteor.java_path", lambda: str(broken))
     with pytest.raises(MissingExtraError, match="METEOR"):
         Meteor()
     broken.unlink()
@@ -206,7 +207,7 @@ def test_a_neighbours_name_is_told_from_any_wrong_name():
     cases = [DOG, TREE, MAN, SHIRT]
     captions = {"dog": "a tree", "tree": "a house", "man": "a red shirt", "shirt": "a shirt"}
     scored, _ = scored_of(captions, cases)
-    found = faults.short_faults(scored, cases, Training(Counter()), references="both")
+    found = failure_rates.short_faults(scored, cases, Training(Counter()), references="both")
     assert (found["neighbour_named"], found["n_neighbour_named"]) == (0.5, 4)
     assert (found["garment_named"], found["n_garment_named"]) == (pytest.approx(1 / 3), 3)
     assert found["rare_head"] is None
@@ -217,18 +218,18 @@ def test_gender_and_age_count_only_where_both_commit():
     unclear = case("unclear", "person", "a man", "a woman", types=("people",))
     cases = [MAN, woman, unclear]
     scored, _ = scored_of({"man": "a boy", "woman": "a man", "unclear": "a man"}, cases)
-    found = faults.short_faults(scored, cases, Training(Counter()), references="both")
+    found = failure_rates.short_faults(scored, cases, Training(Counter()), references="both")
     assert (found["gender_wrong"], found["n_gender_wrong"]) == (0.5, 2)
     assert (found["age_wrong"], found["n_age_wrong"]) == (pytest.approx(1 / 3), 3)
     assert (found["gender_or_age_wrong"], found["n_gender_or_age_wrong"]) == (2 / 3, 3)
 
 
 def test_rare_names_are_those_outside_the_commonest_of_training(monkeypatch):
-    monkeypatch.setattr(faults, "COMMON_CATEGORIES", 1)
+    monkeypatch.setattr(failure_rates, "COMMON_CATEGORIES", 1)
     cases = [DOG, TREE]
     scored, _ = scored_of({"dog": "a dog", "tree": "a dog"}, cases)
     training = Training(Counter({"dog": 9, "tree": 1}))
-    found = faults.short_faults(scored, cases, training, references="both")
+    found = failure_rates.short_faults(scored, cases, training, references="both")
     assert (found["rare_head"], found["n_rare_head"]) == (0.0, 1)
     assert found["ten_commonest_captions"] == 1.0
 
@@ -237,7 +238,7 @@ def test_colour_and_number():
     cases = [DOG, OTHER_DOG, case("dogs", "dog", "two dogs", "some dogs")]
     said = {"dog": "a brown dog", "other": "a black dog", "dogs": "a dog"}
     scored, _ = scored_of(said, cases)
-    found = faults.short_faults(scored, cases, Training(Counter()), references="both")
+    found = failure_rates.short_faults(scored, cases, Training(Counter()), references="both")
     assert (found["colour_right"], found["n_colour_right"]) == (0.5, 2)
     assert (found["number_right"], found["n_number_right"]) == (pytest.approx(2 / 3), 3)
     assert (found["number_plural_right"], found["n_number_plural_right"]) == (0.0, 1)
@@ -249,6 +250,6 @@ def test_long_captions_that_collapse():
     tools = scores.Tools(None, None, {"bleu, rouge_l, cider": "left out"})
     said = dict(zip("012", texts, strict=True))
     scored = scores.score(cases, said, tools, pool=cases, references="long")
-    found = faults.long_faults(scored)
+    found = failure_rates.long_faults(scored)
     assert (found["long_distinct"], found["long_template"]) == (1.0, pytest.approx(2 / 3))
     assert found["long_template_people"] == 1.0

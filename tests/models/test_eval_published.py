@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ureca.errors import MissingExtraError
-from ureca.models.evaluation import ngrams, scores
-from ureca.models.evaluation.meteor import Meteor, java_path
-from ureca.models.evaluation.words import normal
+from ureca.models.evaluation.measures import scores
+from ureca.models.evaluation.measures.meteor import Meteor, java_path
+from ureca.models.evaluation.text import ngrams
+from ureca.models.evaluation.text.phrase_parsing import normal
 
 pytest.importorskip("pycocoevalcap", reason="the measures need the extra `eval`")
 

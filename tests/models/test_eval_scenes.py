@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca import rle
 from ureca.errors import SourceError
 from ureca.models.data.regions import RegionRecord
-from ureca.models.data.worlds.truth import NodeTruth, ViewTruth
-from ureca.models.evaluation.cases import Case
-from ureca.models.evaluation.flicker import (
+from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
+from ureca.models.evaluation.measures.flicker import (
     Clip,
     caption_clip,
     clip_paths,
     flicker_figures,
     masks_from,
 )
-from ureca.models.evaluation.worlds import judge_all, read_views, scene_files, slot_figures
+from ureca.models.evaluation.measures.scenes import judge_all, read_views, scene_files, slot_figures
+from ureca.models.evaluation.test_set import Case
+from ureca.protocol import rle
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 

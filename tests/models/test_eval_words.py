@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ureca.models.evaluation import faults
-from ureca.models.evaluation.words import (
+from ureca.models.evaluation.measures import failure_rates
+from ureca.models.evaluation.text.phrase_parsing import (
     accepted_names,
     head_nouns,
     is_headed_by,
@@ -76,19 +76,19 @@ def test_every_text_can_be_read(text):
 @pytest.mark.parametrize(
     ("reading", "text", "found"),
     [
-        (faults.genders, "a young man in a red shirt", {"male"}),
-        (faults.genders, "a man and a woman", {"male"}),
-        (faults.genders, "a person", set()),
-        (faults.ages, "two little girls", {"child"}),
-        (faults.ages, "a lady", {"grown"}),
-        (faults.colours, "a grey and white dog", {"gray", "white"}),
-        (faults.colours, "a man in a red shirt", set()),
-        (faults.numbers, "a dog", {"one"}),
-        (faults.numbers, "dogs", {"many"}),
-        (faults.numbers, "three deer", {"many"}),
-        (faults.numbers, "a group of people", {"many"}),
-        (faults.numbers, "blue jeans", set()),
-        (faults.numbers, "a bus", {"one"}),
+        (failure_rates.genders, "a young man in a red shirt", {"male"}),
+        (failure_rates.genders, "a man and a woman", {"male"}),
+        (failure_rates.genders, "a person", set()),
+        (failure_rates.ages, "two little girls", {"child"}),
+        (failure_rates.ages, "a lady", {"grown"}),
+        (failure_rates.colours, "a grey and white dog", {"gray", "white"}),
+        (failure_rates.colours, "a man in a red shirt", set()),
+        (failure_rates.numbers, "a dog", {"one"}),
+        (failure_rates.numbers, "dogs", {"many"}),
+        (failure_rates.numbers, "three deer", {"many"}),
+        (failure_rates.numbers, "a group of people", {"many"}),
+        (failure_rates.numbers, "blue jeans", set()),
+        (failure_rates.numbers, "a bus", {"one"}),
     ],
 )
 def test_readings(reading, text, found):
@@ -97,5 +97,5 @@ def test_readings(reading, text, found):
 
 def test_templates_blank_people_colours_and_garments():
     texts = ["a man in a blue shirt", "a woman in a red dress", "a dog on grass"]
-    assert faults.commonest_template(texts) == ("a PERSON in a COLOUR GARMENT", 2)
-    assert faults.commonest_template([]) == ("", 0)
+    assert failure_rates.commonest_template(texts) == ("a PERSON in a COLOUR GARMENT", 2)
+    assert failure_rates.commonest_template([]) == ("", 0)

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca import rle
 from ureca.errors import SourceError
 from ureca.models.data.regions import ImageStore, RegionRecord
 from ureca.models.evaluation.caption import (
@@ -16,6 +15,7 @@ from ureca.models.evaluation.caption import (
     captioned_ids,
     chosen_style,
 )
+from ureca.protocol import rle
 from ureca.testing import ScriptedEngine
 
 SIZE = (40, 60)

@@ -57,7 +57,7 @@ def test_captions_are_those_of_the_reference_loop(engine, model):
     frame = engine.encode(picture())
     regions = [region(5), region(40), region(60, side=20)]
     done = ends(engine.caption(frame, regions))
-    from ureca.models.runtime.inputs import region_arrays
+    from ureca.models.runtime.region_inputs import region_arrays
 
     arrays = region_arrays(regions, grid=frame.grid, vision=model.config.vision)
     with torch.no_grad():

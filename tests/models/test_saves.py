@@ -10,7 +10,12 @@ import torch
 from torch import nn
 
 from ureca.errors import WeightsError
-from ureca.models.saves import load_optimizer, optimizer_tensors, read_save, write_save
+from ureca.models.training.checkpoints import (
+    load_optimizer,
+    optimizer_tensors,
+    read_save,
+    write_save,
+)
 
 NAMES = ("model", "optimizer")
 

@@ -28,11 +28,11 @@ from ureca.models.data.regions import ImageStore, read_regions  # noqa: E402
 from ureca.models.nano.captioner import Captioner  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint  # noqa: E402
 from ureca.models.tokenizer import Tokenizer  # noqa: E402
+from ureca.models.training.batch_sampler import Plan  # noqa: E402
 from ureca.models.training.config import DataConfig, TrainConfig  # noqa: E402
 from ureca.models.training.dataset import build_regions, clean, load_records  # noqa: E402
+from ureca.models.training.feature_source import trunk_maps  # noqa: E402
 from ureca.models.training.losses import Told, plain_loss  # noqa: E402
-from ureca.models.training.maps import trunk_maps  # noqa: E402
-from ureca.models.training.plan import Plan  # noqa: E402
 from ureca.models.training.reward import Cider, Rewarder  # noqa: E402
 from ureca.models.training.step import schedule  # noqa: E402
 from ureca.models.training.train import train  # noqa: E402
@@ -385,7 +385,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ureca.models.training.parallel import join
+from ureca.models.training.distributed import join
 
 folder = Path(sys.argv[1])
 worker = join(torch.device("cpu"))

@@ -12,7 +12,7 @@ pytest.importorskip("tokenizers", reason="needs the train extra")
 import torch.nn.functional as F  # noqa: E402
 
 from ureca.models.tokenizer import EOS_ID, train_tokenizer  # noqa: E402
-from ureca.models.training.prior import log_prior  # noqa: E402
+from ureca.models.training.logit_prior import log_prior  # noqa: E402
 
 OFTEN, SELDOM = "a man", "a lemon"
 TEXTS = [OFTEN] * 900 + [SELDOM] * 100

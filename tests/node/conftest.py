@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from ureca.clock import ManualClock
-from ureca.conservation import imbalances
 from ureca.datatypes import Frame, Image
-from ureca.events import AnyEvent
-from ureca.node.accounting import Books
-from ureca.node.captioner import CaptionWriter, InlineCaptioner
+from ureca.invariants import imbalances
+from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
-from ureca.node.pipeline import Pipeline
-from ureca.node.prompts import Prompts
+from ureca.node.counters import Books
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.sources.prompt_file import Prompts
+from ureca.protocol.events import AnyEvent
 from ureca.testing import EventCapture, ScriptedEngine
 
 BOOT = bytes(range(16))

@@ -15,16 +15,16 @@ import numpy as np
 
 from tests.node.conftest import textured
 from ureca.clock import Clock, MonotonicClock
-from ureca.conservation import imbalances
 from ureca.datatypes import Image, RegionSeed
 from ureca.errors import SourceError
-from ureca.node.accounting import Books
+from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig, SchedulerConfig, SourceConfig
-from ureca.node.inputs.address import Address
-from ureca.node.inputs.capture import Shot
-from ureca.node.inputs.live import LiveSource
-from ureca.node.inputs.watched import FrameSource, Wait
+from ureca.node.counters import Books
 from ureca.node.node import Node
+from ureca.node.sources.base import FrameSource, Wait
+from ureca.node.sources.camera import LiveSource
+from ureca.node.sources.camera_capture import Shot
+from ureca.node.sources.source_uri import Address
 from ureca.testing import EventCapture, ScriptedEngine
 
 GROUND = textured(96, 128, seed=5, low=60, high=200)

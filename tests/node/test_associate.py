@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ureca import rle
 from ureca.datatypes import Frame, RegionSeed, TrackState
-from ureca.node.associate import assign, match
 from ureca.node.config import TrackerConfig
-from ureca.node.tracker import Tracker
+from ureca.node.tracking.association import assign, match
+from ureca.node.tracking.tracker import Tracker
+from ureca.protocol import rle
 
 _SIZE = 120, 160
 

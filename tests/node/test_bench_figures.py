@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from ureca.errors import ConfigError
-from ureca.events import CaptionDelta, CaptionFinal, Heartbeat, TrackNew
-from ureca.node.bench.ages import ages, first_captions
+from ureca.node.bench.aggregate import Row, captions, row, stages
+from ureca.node.bench.caption_age import ages, first_captions
 from ureca.node.bench.compare import compare, load_report
-from ureca.node.bench.figures import Row, captions, row, stages
-from ureca.node.bench.load import named, shots
-from ureca.node.bench.plan import Plan
+from ureca.node.bench.intervals import ratio_interval, slope, summary
+from ureca.node.bench.report import chart, table
+from ureca.node.bench.resource_usage import Usage, energy_uj, packages
 from ureca.node.bench.run import Heard, Raw
+from ureca.node.bench.run_config import Plan
 from ureca.node.bench.sender import Sent, send
-from ureca.node.bench.show import chart, table
-from ureca.node.bench.statistics import ratio_interval, slope, summary
 from ureca.node.bench.subscriber import Keeper, Sample
-from ureca.node.bench.usage import Usage, energy_uj, packages
+from ureca.node.bench.workload import named, shots
+from ureca.protocol.events import CaptionDelta, CaptionFinal, Heartbeat, TrackNew
 
 MS = 1_000_000
 PLAN = Plan(frames="ipc://nowhere", regions=2, fps=10, warm_up_s=1, duration_s=4, size="128x96")

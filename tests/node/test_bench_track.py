@@ -10,9 +10,9 @@ import pytest
 
 from tests.node.conftest import Scene
 from ureca.errors import ConfigError
-from ureca.node.bench.davis import boundary, boundary_f, jaccard, score
+from ureca.node.bench.davis_metrics import boundary, boundary_f, jaccard, score
 from ureca.node.bench.track import is_hallucinated, measured
-from ureca.node.bench.track_command import main
+from ureca.node.bench.track_cli import main
 
 
 def square(left: int, *, side: int = 40) -> np.ndarray:

@@ -4,10 +4,10 @@ import numpy as np
 
 from ureca.clock import ManualClock
 from ureca.datatypes import Frame, RegionRequest, StageTimes, Trigger
-from ureca.events import CaptionFinal
-from ureca.node.captioner import CaptionWriter
+from ureca.node.captioning.batch import Job, Row
+from ureca.node.captioning.captioner import CaptionWriter
 from ureca.node.config import CaptionConfig
-from ureca.node.jobs import Job, Row
+from ureca.protocol.events import CaptionFinal
 from ureca.testing import ScriptedEngine
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ureca.errors import ConfigError, RegionError, SourceError
-from ureca.node.describe import main
+from ureca.node.cli.describe import main
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 SOURCE = SyntheticSource()

@@ -11,9 +11,9 @@ import sys
 import pytest
 import zmq
 
-from ureca.node.doctor import machine, software, sources
+from ureca.node.doctor import check_machine, check_software, sources_cli
 from ureca.node.doctor.cameras import Camera, cameras
-from ureca.node.doctor.command import main
+from ureca.node.doctor.cli import main
 from ureca.node.doctor.findings import Finding, examine, plain
 
 CAPTURE, METADATA, OWN = 0x1, 0x00800000, 0x80000000
@@ -49,13 +49,13 @@ def test_cameras_are_those_that_capture_in_the_order_of_their_numbers(devices, t
 
 
 def test_a_camera_that_may_not_be_opened_has_a_remedy(devices):
-    ok, bad = machine.camera_access(devices)
+    ok, bad = check_machine.camera_access(devices)
     assert (ok.state, bad.state) == ("ok", "bad")
     assert "usermod -aG video" in bad.remedy
 
 
 def test_no_camera_is_no_fault():
-    (finding,) = machine.camera_access([])
+    (finding,) = check_machine.camera_access([])
     assert finding.state == "absent"
 
 
@@ -71,11 +71,11 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on():
 
 @pytest.mark.parametrize(("state", "expected"), [((True, 0.4), "ok"), ((False, 0.0), "warn")])
 def test_the_clock_is_synchronised_or_not(state, expected):
-    assert machine.clock_sync(state).state == expected
+    assert check_machine.clock_sync(state).state == expected
 
 
 def test_this_machines_clock_can_be_asked():
-    assert machine.clock_sync().state in {"ok", "warn"}
+    assert check_machine.clock_sync().state in {"ok", "warn"}
 
 
 def test_the_processor_is_read_from_files(tmp_path):
@@ -83,18 +83,18 @@ def test_the_processor_is_read_from_files(tmp_path):
     governor = tmp_path / "cpu0/cpufreq/scaling_governor"
     governor.parent.mkdir(parents=True)
     governor.write_text("powersave\n")
-    first, second = machine.processor(tmp_path / "cpuinfo", tmp_path)
+    first, second = check_machine.processor(tmp_path / "cpuinfo", tmp_path)
     assert "avx512_vnni" in first.said
     assert second.state == "warn"
 
 
 def test_shared_memory_that_is_not_there_is_an_option(tmp_path):
-    assert machine.shared_memory(tmp_path / "none").state == "absent"
-    assert machine.shared_memory(tmp_path).state in {"ok", "warn"}
+    assert check_machine.shared_memory(tmp_path / "none").state == "absent"
+    assert check_machine.shared_memory(tmp_path).state in {"ok", "warn"}
 
 
 def test_extras_name_the_packages_that_they_lack():
-    lacks = software._missing(
+    lacks = check_software._missing(
         ["numpy>=1", 'zmq-that-is-not>=2; extra == "node"', 'numpy>=1; extra == "bench"']
     )
     assert lacks == {"node": ["zmq-that-is-not"], "bench": []}
@@ -104,21 +104,21 @@ def test_a_taken_port_is_told_apart_from_a_free_one():
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         taken = f"tcp://127.0.0.1:{port}"
-        (finding,) = [f for f in software.ports(taken, taken) if f.name == "events"]
+        (finding,) = [f for f in check_software.ports(taken, taken) if f.name == "events"]
         assert finding.state == "bad"
         assert "publish.events=" in finding.remedy
-    (free,) = [f for f in software.ports(taken, taken) if f.name == "events"]
+    (free,) = [f for f in check_software.ports(taken, taken) if f.name == "events"]
     assert free.state == "ok"
 
 
 def test_a_node_that_runs_there_is_recognised():
-    finding = software._taken("events", "tcp://127.0.0.1:5601", "in use", "ureca-nano")
+    finding = check_software._taken("events", "tcp://127.0.0.1:5601", "in use", "ureca-nano")
     assert finding.state == "warn"
     assert "ureca-nano" in finding.said
 
 
 def test_an_altered_bundle_is_bad_and_says_how_to_mend_it(tmp_path):
-    finding = software.captioner(str(tmp_path))
+    finding = check_software.captioner(str(tmp_path))
     assert finding.state == "bad"
     assert "ureca export" in finding.said
 
@@ -135,11 +135,11 @@ def test_the_command_ends_with_one_when_something_is_bad(tmp_path, capsys):
 
 def test_sources_lists_cameras_and_the_demo_clip(monkeypatch, capsys):
     found = [Camera("v4l2:///dev/video0", "HD Camera", "usb-1")]
-    monkeypatch.setattr(sources, "cameras", lambda: found)
-    assert sources.main(["--json"]) == 0
+    monkeypatch.setattr(sources_cli, "cameras", lambda: found)
+    assert sources_cli.main(["--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed[0]["uri"] == "v4l2:///dev/video0"
-    assert sources.main([]) == 0
+    assert sources_cli.main([]) == 0
     assert "HD Camera" in capsys.readouterr().out
 
 
@@ -149,7 +149,7 @@ def test_the_doctor_needs_nothing_but_the_client(repository, tmp_path):
 import sys
 for name in ("cv2", "onnxruntime", "tokenizers", "rich", "tqdm"):
     sys.modules[name] = None
-from ureca.node.doctor import command, sources
+from ureca.node.doctor import cli as command, sources_cli as sources
 sources.main([])
 sys.exit(command.main(sys.argv[1:]))
 """

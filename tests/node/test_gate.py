@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from ureca.datatypes import RowDone, Stop
+from ureca.node.captioning.output_filter import complaint
 from ureca.node.config import CaptionConfig
-from ureca.node.gate import complaint
 
 
 def done(text: str, *, stop: Stop = "eos", score: float = 0.5) -> RowDone:

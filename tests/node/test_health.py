@@ -15,11 +15,11 @@ import pytest
 from tests.contract.test_client import fake_node
 from ureca import cli
 from ureca.datatypes import EngineInfo
-from ureca.events import Heartbeat
-from ureca.node.answers import health_of
-from ureca.node.metrics import Metrics
-from ureca.node.web import StatusServer
-from ureca.requests import Health, Reply, Request
+from ureca.node.monitoring.http_server import StatusServer
+from ureca.node.monitoring.metrics import Metrics
+from ureca.node.requests.queries import health_of
+from ureca.protocol.events import Heartbeat
+from ureca.protocol.requests import Health, Reply, Request
 from ureca.testing import ScriptedEngine
 
 pytest.importorskip("prometheus_client")

@@ -9,12 +9,12 @@ from contextlib import nullcontext
 import pytest
 
 from ureca.clock import ManualClock
-from ureca.node.heap import EVERY_NS, Heap, malloc_trim, settled
+from ureca.node.monitoring.memory_trim import EVERY_NS, Heap, malloc_trim, settled
 
 PEAK = """
 from pathlib import Path
 from ureca.clock import ManualClock
-from ureca.node.heap import EVERY_NS, Heap, malloc_trim
+from ureca.node.monitoring.memory_trim import EVERY_NS, Heap, malloc_trim
 
 def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) / 256
@@ -33,7 +33,7 @@ print(kept - start, resident_mib() - start)
 
 ARENAS = """
 import ctypes, threading
-from ureca.node.heap import one_arena
+from ureca.node.monitoring.memory_trim import one_arena
 
 one_arena()
 libc = ctypes.CDLL(None)

@@ -18,10 +18,10 @@ from tests.node.inputs_rig import MjpegServer, Rig, picture, rig
 from ureca import cli
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame
-from ureca.node.accounting import Books
+from ureca.node.cli.camera import Pace, jpeg_encoder, main
 from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.inputs.camera_command import Pace, jpeg_encoder, main
-from ureca.node.sources import open_source
+from ureca.node.counters import Books
+from ureca.node.sources.factory import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 
 from ureca.clock import ManualClock, clock_domain
 from ureca.datatypes import Frame
-from ureca.node.inputs.clocks import Clocks
+from ureca.node.sources.clock_sync import Clocks
 
 MS, S = 1_000_000, 1_000_000_000
 HOUR = 3600 * S

@@ -13,20 +13,20 @@ import pytest
 import zmq
 
 from tests.node.inputs_rig import picture, until
-from ureca.camera import FrameDealer
+from ureca.client.frame_publisher import FrameDealer
 from ureca.clock import ManualClock
-from ureca.credits import (
+from ureca.datatypes import Frame, Image
+from ureca.errors import WireError
+from ureca.node.config import NodeConfig, SourceConfig
+from ureca.node.counters import Books
+from ureca.node.sources.credit_receiver import CreditFrames
+from ureca.protocol.flow_control import (
     CreditAsk,
     CreditGrant,
     decode_ask,
     decode_grant,
     encode_credit,
 )
-from ureca.datatypes import Frame, Image
-from ureca.errors import WireError
-from ureca.node.accounting import Books
-from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.inputs.credit import CreditFrames
 
 
 class Taker:

@@ -12,16 +12,23 @@ import numpy as np
 import pytest
 
 from tests.node.inputs_rig import picture, until
-from ureca import wire
-from ureca.camera import FramePublisher
+from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame
 from ureca.errors import WireError
-from ureca.frames import FrameHeader, decode_frame, encode_frame
-from ureca.node.accounting import Books
 from ureca.node.config import NodeConfig
-from ureca.node.inputs.intake import Intake
-from ureca.ring import PREFIX, SHARED_FOLDER, RingReader, RingWriter, SharedPixels, remove_dead
+from ureca.node.counters import Books
+from ureca.node.sources.frame_receiver import Intake
+from ureca.protocol import wire
+from ureca.protocol.frames import FrameHeader, decode_frame, encode_frame
+from ureca.protocol.shared_memory import (
+    PREFIX,
+    SHARED_FOLDER,
+    RingReader,
+    RingWriter,
+    SharedPixels,
+    remove_dead,
+)
 
 
 @pytest.fixture

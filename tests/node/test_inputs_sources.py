@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 
 from tests.node.inputs_rig import MjpegServer, jpeg, rig, until
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.clock import MonotonicClock
 from ureca.datatypes import EngineInfo
 from ureca.errors import ConfigError, SourceError
-from ureca.node.accounting import Books
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
-from ureca.node.inputs.address import addresses_of, shown, sources_of
-from ureca.node.inputs.capture import _trimmed
-from ureca.node.inputs.gaps import StampGaps
-from ureca.node.pictures import decode_nv12
-from ureca.node.record.head import head_of
-from ureca.node.sources import FrameSource, Watched, open_source
+from ureca.node.counters import Books
+from ureca.node.decoding.image_decoder import decode_nv12
+from ureca.node.recording.header import head_of
+from ureca.node.sources.camera_capture import _trimmed
+from ureca.node.sources.factory import FrameSource, Watched, open_source
+from ureca.node.sources.frame_gaps import StampGaps
+from ureca.node.sources.source_uri import addresses_of, shown, sources_of
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 SECRET = "hunter2"

@@ -11,24 +11,24 @@ import pytest
 from tests.node.test_orders import order
 from ureca.clock import Clock, ManualClock, MonotonicClock
 from ureca.config import from_plain
-from ureca.conservation import imbalances
 from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import WeightsError
-from ureca.node.accounting import Books
-from ureca.node.captioner import CaptionWriter, InlineCaptioner
+from ureca.invariants import imbalances
+from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
+from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
-from ureca.node.cutters import InlineCutters
-from ureca.node.cutting import Cutter
+from ureca.node.counters import Books
+from ureca.node.masks.prompt_to_mask import iou
 from ureca.node.node import Node
-from ureca.node.pipeline import Pipeline
-from ureca.node.record.check import differences
-from ureca.node.record.head import head_of
-from ureca.node.record.reader import pictures, read
-from ureca.node.record.recorder import Recorder
-from ureca.node.record.replay import replay, said
-from ureca.node.regions import iou
-from ureca.node.scripted_segmenter import ScriptedSegmenter
-from ureca.node.sources import Wait
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.recording.header import head_of
+from ureca.node.recording.reader import pictures, read
+from ureca.node.recording.recorder import Recorder
+from ureca.node.recording.replay import replay, said
+from ureca.node.recording.replay_diff import differences
+from ureca.node.segmentation.keyframe_segmenter import Cutter
+from ureca.node.segmentation.worker import InlineCutters
+from ureca.node.sources.factory import Wait
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 SOURCE = SyntheticSource(frames=40, things=3, seed=4, with_regions="never")

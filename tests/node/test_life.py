@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ureca.errors import RegionError
-from ureca.node import life
 from ureca.node.config import ID_PATTERN
-from ureca.node.life import Names
+from ureca.node.tracking import track_registry
+from ureca.node.tracking.track_registry import Names
 
 _WANTED = st.none() | st.from_regex(re.compile(r"(r|cup|r-)[0-9-]{0,2}", re.ASCII), fullmatch=True)
 _LONG = st.sampled_from(["x" * 64, "x" * 63 + "y", "x" * 56 + "-2"])
@@ -41,7 +41,7 @@ def test_a_name_is_kept_when_it_is_free() -> None:
 def test_a_tracker_that_names_new_things_for_ever_fills_no_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(life, "MAX_NAMES", 3)
+    monkeypatch.setattr(track_registry, "MAX_NAMES", 3)
     names = Names()
     given_out = [names.new(f"thing{k}") for k in range(6)]
     assert given_out == ["thing0", "thing1", "thing2", "r1", "r2", "r3"]

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from ureca.node.accounting import Books
-from ureca.node.mailbox import Mailbox
+from ureca.node.counters import Books
+from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.testing import SyntheticSource
 
 SOURCE = SyntheticSource(frames=9)

@@ -12,17 +12,17 @@ import msgpack
 import pytest
 import zmq
 
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.clock import Clock, MonotonicClock
-from ureca.conservation import imbalances
 from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import RequestError, WireError
-from ureca.events import AnyEvent, CaptionFinal
-from ureca.node.accounting import Books
+from ureca.invariants import imbalances
 from ureca.node.config import LimitsConfig, NodeConfig, PublishConfig
+from ureca.node.counters import Books
 from ureca.node.node import Node
-from ureca.node.sources import FrameSource, Wait
-from ureca.streams import event_kind
+from ureca.node.sources.factory import FrameSource, Wait
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
 
 

@@ -14,8 +14,8 @@ from tests.node.inputs_rig import until
 from tests.node.test_node_sockets import Running, start, until_final  # noqa: F401  (a fixture)
 from ureca import AsyncClient, Client, RegionSeed
 from ureca.errors import RequestError, WireError
-from ureca.events import CaptionAbort, CaptionFinal, Heartbeat
-from ureca.requests import OPS
+from ureca.protocol.events import CaptionAbort, CaptionFinal, Heartbeat
+from ureca.protocol.requests import OPS
 from ureca.testing import ScriptedEngine, Step
 
 Start = Callable[..., Running]

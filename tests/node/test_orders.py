@@ -10,20 +10,20 @@ import msgspec
 import pytest
 
 from tests.node.conftest import Replay, Scene
-from ureca import rle
 from ureca.clock import ManualClock
-from ureca.conservation import imbalances
 from ureca.datatypes import RegionSeed
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent, CaptionAbort, CaptionFinal
-from ureca.node.accounting import Books
-from ureca.node.asks import Ask
-from ureca.node.captioner import CaptionWriter, ThreadCaptioner
+from ureca.invariants import imbalances
+from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import LimitsConfig, NodeConfig
-from ureca.node.orders import Order
-from ureca.node.pipeline import Pipeline
-from ureca.region_requests import ORDERS
-from ureca.streams import event_kind
+from ureca.node.counters import Books
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.region_commands import Order
+from ureca.protocol import rle
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionFinal
+from ureca.protocol.region_requests import ORDERS
 from ureca.testing import ScriptedEngine, Step, SyntheticSource
 
 S = 1_000_000_000

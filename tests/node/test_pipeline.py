@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.node.conftest import Replay
-from ureca import rle
 from ureca.datatypes import Refusal, RegionSeed
 from ureca.errors import RequestError, UrecaError
-from ureca.events import AnyEvent, CaptionError, CaptionFinal, RegionEvent
-from ureca.node.asks import Ask
 from ureca.node.config import CaptionConfig, NodeConfig, SchedulerConfig
-from ureca.streams import TERMINALS, event_kind
+from ureca.node.pipeline.describe_requests import Ask
+from ureca.protocol import rle
+from ureca.protocol.event_table import TERMINALS, event_kind
+from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, RegionEvent
 from ureca.testing import ScriptedEngine, Step, SyntheticSource
 
 

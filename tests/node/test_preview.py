@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca import rle
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame, Track, TrackSet, TrackState
 from ureca.errors import RequestError
-from ureca.node.preview import Previews, draw
-from ureca.node.replies import Asker
-from ureca.pictures import PictureArgs
-from ureca.requests import Reply
-from ureca.wire_regions import from_wire_rle
+from ureca.node.requests.preview import Previews, draw
+from ureca.node.requests.replies import Asker
+from ureca.protocol import rle
+from ureca.protocol.preview import PictureArgs
+from ureca.protocol.region_codec import from_wire_rle
+from ureca.protocol.requests import Reply
 
 BOOT = bytes(16)
 
@@ -128,7 +128,7 @@ def test_too_many_are_told_to_come_again():
 def test_two_who_look_share_one_encoding(monkeypatch):
     drawn, inbox = [], Inbox()
     monkeypatch.setattr(
-        "ureca.node.preview.draw", lambda *args: (drawn.append(args), draw(*args))[1]
+        "ureca.node.requests.preview.draw", lambda *args: (drawn.append(args), draw(*args))[1]
     )
     with previews({"cam0": view(3)}) as made:
         wishes = [PictureArgs(stream="cam0", after=3, max_width_px=64)]  # keeps the thread awake

@@ -9,12 +9,12 @@ import pytest
 import zmq
 
 from ureca.clock import ManualClock
-from ureca.events import AnyEvent, Heartbeat, TrackNew
-from ureca.node.accounting import Books
 from ureca.node.config import PublishConfig
-from ureca.node.publisher import Publisher
-from ureca.streams import event_kind
-from ureca.wire import decode_event
+from ureca.node.counters import Books
+from ureca.node.publishing.publisher import Publisher
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent, Heartbeat, TrackNew
+from ureca.protocol.wire import decode_event
 
 CUP = TrackNew(stream="cam0", rid="cup", seq=1, cap_ns=1, box=(1, 2, 3, 4))
 LAST = Heartbeat(uptime_ms=1, state="running", counters={}, streams={}, model="none")

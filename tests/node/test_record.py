@@ -14,25 +14,25 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.node.conftest import Scene
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.clock import Clock, MonotonicClock
 from ureca.config import from_plain
 from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import ConfigError, RequestError, SourceError
-from ureca.events import CaptionFinal, Metrics
-from ureca.node.accounting import Books
 from ureca.node.config import NodeConfig
+from ureca.node.counters import Books
+from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.node import Node
-from ureca.node.pictures import decode_picture
-from ureca.node.record.check import differences
-from ureca.node.record.command import main
-from ureca.node.record.head import head_of
-from ureca.node.record.pictures import to_png
-from ureca.node.record.reader import Recording, pictures, read
-from ureca.node.record.recorder import Recorder
-from ureca.node.record.replay import replay
-from ureca.node.sources import FrameSource, Wait
-from ureca.rle import encode
+from ureca.node.recording.cli import main
+from ureca.node.recording.header import head_of
+from ureca.node.recording.lossless_images import to_png
+from ureca.node.recording.reader import Recording, pictures, read
+from ureca.node.recording.recorder import Recorder
+from ureca.node.recording.replay import replay
+from ureca.node.recording.replay_diff import differences
+from ureca.node.sources.factory import FrameSource, Wait
+from ureca.protocol.events import CaptionFinal, Metrics
+from ureca.protocol.rle import encode
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
 
 CONFIG = {

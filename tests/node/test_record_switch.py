@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.node.test_node_sockets import Steady, start, until_final  # noqa: F401  (a fixture)
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.clock import Clock, MonotonicClock
-from ureca.conservation import imbalances
 from ureca.errors import RequestError, SourceError, WireError
-from ureca.node.accounting import Books
+from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig
+from ureca.node.counters import Books
 from ureca.node.node import Node
-from ureca.node.record.command import main as replay
-from ureca.node.record.head import head_of
-from ureca.node.record.recorder import Recorder
-from ureca.node.record.switch import RecordSwitch
-from ureca.node.sources import FrameSource, Wait
+from ureca.node.recording.cli import main as replay
+from ureca.node.recording.header import head_of
+from ureca.node.recording.recorder import Recorder
+from ureca.node.recording.remote_control import RecordSwitch
+from ureca.node.sources.factory import FrameSource, Wait
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 reader = pytest.importorskip("mcap.reader")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ureca.errors import RegionError, SourceError
-from ureca.node.accounting import Balance, Books
-from ureca.node.main import _configured, _parser
-from ureca.node.region_options import seed_of
-from ureca.node.report import RunReport
+from ureca.node.cli.region_options import seed_of
+from ureca.node.cli.run import _configured, _parser
+from ureca.node.counters import Balance, Books
+from ureca.node.monitoring.run_report import RunReport
 
 
 def balance() -> Balance:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.node.conftest import BOOT, Replay, textured
-from ureca import rle
 from ureca.datatypes import Frame, Mask, RegionSeed
-from ureca.events import CaptionFinal, CaptionSame
-from ureca.node.change import change, look_at
 from ureca.node.config import NodeConfig, SchedulerConfig
-from ureca.node.regions import box_of
+from ureca.node.masks.prompt_to_mask import box_of
+from ureca.node.scheduling.change_detection import change, look_at
+from ureca.protocol import rle
+from ureca.protocol.events import CaptionFinal, CaptionSame
 
 Box = tuple[int, int, int, int]
 Picture = np.ndarray

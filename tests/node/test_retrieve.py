@@ -20,23 +20,23 @@ import numpy as np
 import pytest
 
 from tests.node.inputs_rig import rig, until
-from ureca.client import Client
+from ureca.client.client import Client
 from ureca.clock import ManualClock, MonotonicClock
 from ureca.config import from_plain
 from ureca.datatypes import Frame, Image, RegionSeed
 from ureca.errors import RequestError, SourceError
-from ureca.node.accounting import Books
-from ureca.node.clips import MAX_LEADING_ERRORS, VideoFile
+from ureca.node.cli.camera import main as camera
 from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.inputs.camera_command import main as camera
-from ureca.node.inputs.line import Line
+from ureca.node.counters import Books
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.node.decoding.opencv_retrieve import check_opencv, retrieve
 from ureca.node.node import Node
-from ureca.node.pictures import decode_picture
-from ureca.node.record.head import head_of
-from ureca.node.record.reader import pictures
-from ureca.node.record.recorder import Recorder
-from ureca.node.retrieve import check_opencv, retrieve
-from ureca.node.sources import open_source
+from ureca.node.recording.header import head_of
+from ureca.node.recording.reader import pictures
+from ureca.node.recording.recorder import Recorder
+from ureca.node.sources.camera_status import Line
+from ureca.node.sources.factory import open_source
+from ureca.node.sources.video_readers import MAX_LEADING_ERRORS, VideoFile
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 CLIPS = Path(__file__).parent / "clips"

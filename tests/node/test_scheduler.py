@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ureca.datatypes import Track, TrackSet, TrackState, Trigger
 from ureca.node.config import CaptionConfig, SchedulerConfig
-from ureca.node.policy import Policies, Policy
-from ureca.node.scheduler import Scheduler
-from ureca.node.wishes import TICKS, has_passed
+from ureca.node.scheduling.caption_policy import Policies, Policy
+from ureca.node.scheduling.region_state import TICKS, has_passed
+from ureca.node.scheduling.scheduler import Scheduler
 
 MASK = np.ones((4, 4), np.bool_)
 S = 1_000_000_000

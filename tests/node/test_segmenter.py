@@ -12,16 +12,16 @@ import pytest
 
 from ureca.datatypes import RegionSeed
 from ureca.errors import EngineError
-from ureca.node.cutters import InlineCutters, ThreadCutters
-from ureca.node.cutting import Cutter, KeyWish, Wanted, best
-from ureca.node.everything import everything
-from ureca.node.memory import Memory
-from ureca.node.regions import iou
-from ureca.node.sam2 import DECODER, ENCODER, Sam2
-from ureca.node.scripted_segmenter import ScriptedSegmenter
-from ureca.node.segmenter import Cut, Prompt
+from ureca.models.runtime.segmentation.base import Cut, Prompt
+from ureca.models.runtime.segmentation.sam2 import DECODER, ENCODER, Sam2
+from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
+from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.segmentation.automatic_masks import everything
+from ureca.node.segmentation.feature_memory import Memory
+from ureca.node.segmentation.keyframe_segmenter import Cutter, KeyWish, Wanted, best
+from ureca.node.segmentation.worker import InlineCutters, ThreadCutters
 from ureca.node.segmenter_config import SegmenterConfig
-from ureca.rle import decode
+from ureca.protocol.rle import decode
 from ureca.testing import SyntheticSource
 from ureca.weights import cached
 

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import zmq
 
-from ureca import rle
 from ureca.clock import ManualClock, MonotonicClock
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError
-from ureca.frames import FrameHeader
-from ureca.node.accounting import Books
 from ureca.node.config import NodeConfig, PublishConfig, SourceConfig
-from ureca.node.prompts import first_frame_mask, load_prompts
-from ureca.node.sources import open_source
-from ureca.node.zmq_frames import ZmqFrames
+from ureca.node.counters import Books
+from ureca.node.sources.factory import open_source
+from ureca.node.sources.prompt_file import first_frame_mask, load_prompts
+from ureca.node.sources.zmq_subscriber import ZmqFrames
+from ureca.protocol import rle
+from ureca.protocol.frames import FrameHeader
+from ureca.protocol.wire import encode_frame
 from ureca.testing import SyntheticSource
-from ureca.wire import encode_frame
 
 PICTURE = SyntheticSource().image(0)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tests.node.conftest import Scene
-from ureca import rle
 from ureca.datatypes import Frame, RegionSeed, Track, TrackState
 from ureca.node.config import TrackerConfig
-from ureca.node.regions import iou
-from ureca.node.tracker import Tracker
+from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.tracking.tracker import Tracker
+from ureca.protocol import rle
 from ureca.testing import SyntheticSource
 
 

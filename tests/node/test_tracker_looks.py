@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tests.node.conftest import BOOT, textured
-from ureca import rle
 from ureca.datatypes import Frame, Image, Mask, RegionSeed, Track, TrackState
 from ureca.node.config import TrackerConfig
-from ureca.node.regions import iou
-from ureca.node.tracker import Tracker
+from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.tracking.tracker import Tracker
+from ureca.protocol import rle
 
 HEIGHT, WIDTH, RADIUS = 120, 160, 14
 GROUND = textured(HEIGHT, WIDTH, seed=1, low=60, high=130)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.node.test_scheduler import S, scheduler, track, tracks
 from ureca.datatypes import TrackSet, Trigger
-from ureca.node.scheduler import Scheduler
-from ureca.node.turns import ASKS, Turns
-from ureca.node.wishes import OVERDUE, RANK
-from ureca.region_requests import PolicyPatch
+from ureca.node.scheduling.region_state import OVERDUE, RANK
+from ureca.node.scheduling.scheduler import Scheduler
+from ureca.node.scheduling.stream_arbiter import ASKS, Turns
+from ureca.protocol.region_requests import PolicyPatch
 
 CHANGE, NEW = (RANK[Trigger.CHANGE], 5 * S), (RANK[Trigger.NEW], 9 * S)
 

@@ -15,11 +15,11 @@ import pytest
 
 from tests.node.test_node_sockets import Running, start, until_final  # noqa: F401  (a fixture)
 from ureca.errors import ConfigError
-from ureca.node import web
 from ureca.node.http_config import HttpConfig
-from ureca.node.metrics import Metrics
-from ureca.node.report import RunReport
-from ureca.node.web import MAX_CONNECTIONS, StatusServer
+from ureca.node.monitoring import http_server
+from ureca.node.monitoring.http_server import MAX_CONNECTIONS, StatusServer
+from ureca.node.monitoring.metrics import Metrics
+from ureca.node.monitoring.run_report import RunReport
 from ureca.testing import ScriptedEngine
 
 parser = pytest.importorskip("prometheus_client.parser")
@@ -112,7 +112,7 @@ def test_a_crowd_and_a_dawdler_do_not_keep_others_out(
     start: Start,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(web, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(http_server, "DEADLINE_S", 0.5)
     running = start()
     with served(running) as server, running.client() as client:
         until_final(client)

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from ureca import cli, completion
+from ureca import cli
+from ureca.cli import completion
 
 HELP = """usage: ureca thing [-h] [-o DIR] [--style {short,long}] ACTION ...
 

@@ -65,7 +65,7 @@ def without_weights(tmp_path_factory, ureca_wheel):
 
 
 def _where(installed, name):
-    code = f"from ureca.models.runtime import shipped; print(shipped.{name}())"
+    code = f"from ureca.models.runtime import pretrained; print(pretrained.{name}())"
     return installed.run("python", "-c", code).stdout.strip()
 
 

@@ -66,9 +66,9 @@ def tiny_model(tiny_checkpoint):
 @pytest.fixture(scope="session")
 def tiny_export(tiny_checkpoint, tmp_path_factory):
     """(bundle folder, parity report) of the float32 export."""
-    from ureca.export.build import export_bundle
-    from ureca.export.cases import synthetic_cases
+    from ureca.export.cli import export_bundle
     from ureca.export.config import ExportConfig
+    from ureca.export.parity.parity_inputs import synthetic_cases
 
     out = tmp_path_factory.mktemp("export") / "bundle"
     report = export_bundle(

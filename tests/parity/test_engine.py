@@ -16,7 +16,7 @@ from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.datatypes import RegionInput, RowDelta, RowDone
 from ureca.errors import BundleError, EngineError
 from ureca.models.runtime.eager import eager_engine
-from ureca.models.runtime.graphs import LmNames
+from ureca.models.runtime.graph_names import LmNames
 from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import LONG_ID, Tokenizer
 
@@ -183,7 +183,7 @@ def test_the_node_path_runs_without_torch(tiny_bundle):
     """Load, caption and bench in a process of its own; torch is installed and must stay out."""
     code = (
         "import sys\n"
-        "from ureca.models.bench import main\n"
+        "from ureca.models.bench.cli import main\n"
         f"code = main(['engine', '--bundle', {str(tiny_bundle)!r}, '--regions', '1,2', "
         "'--frames', '1', '--threads', '1'])\n"
         "heavy = {'torch', 'onnx', 'onnxscript', 'torchvision'} & set(sys.modules)\n"

@@ -18,20 +18,20 @@ import onnxruntime
 from ureca.bundle import load_manifest, verify_files
 from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import ConfigError, SourceError, WeightsError
-from ureca.export.build import _masters, export_bundle, main
-from ureca.export.cases import prepared, synthetic_cases
+from ureca.export.bundle_writer import Files
+from ureca.export.cli import _masters, export_bundle, main
 from ureca.export.config import ExportConfig, Tolerances
-from ureca.export.graphs import export_graph
-from ureca.export.interfaces import interfaces
-from ureca.export.parity import agreement, listen
-from ureca.export.prove import Proof, choose_int8, embedding_table, open_graphs
-from ureca.export.quantise import int8_products, stored_as_f16
+from ureca.export.graphs.interfaces import interfaces
+from ureca.export.graphs.onnx_export import export_graph
+from ureca.export.graphs.quantise import int8_products, stored_as_f16
+from ureca.export.parity.comparison import agreement, listen
+from ureca.export.parity.parity_checks import Proof, choose_int8, embedding_table, open_graphs
+from ureca.export.parity.parity_inputs import prepared, synthetic_cases
 from ureca.export.report import Report
-from ureca.export.write import Files
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import save_checkpoint
 from ureca.models.runtime.eager import TorchBackend
-from ureca.models.runtime.graphs import GRAPHS
+from ureca.models.runtime.graph_names import GRAPHS
 from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import train_tokenizer
 
@@ -299,7 +299,7 @@ def test_another_configuration_is_another_graph(tiny_checkpoint, tiny_model, tmp
     """The same weights with longer captions must not be answered from the cache."""
     keys = set()
     monkeypatch.setattr(
-        "ureca.export.build.cached_graph",
+        "ureca.export.cli.cached_graph",
         lambda name, make, *, checkpoint_sha256, opset: keys.add((name, checkpoint_sha256, opset)),
     )
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")

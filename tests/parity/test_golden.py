@@ -8,8 +8,8 @@ import pytest
 
 from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.errors import BundleError
-from ureca.models.runtime.golden import GOLDEN, agreement, read_regions, self_test
 from ureca.models.runtime.load import load_engine
+from ureca.models.runtime.self_test import GOLDEN, agreement, read_regions, self_test
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -20,7 +20,7 @@ from tests.parity.fake_nvidia import Driver, tensorrt
 from ureca.bundle import load_manifest, write_manifest
 from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import BundleError, ConfigError, EngineError
-from ureca.export.build import main
+from ureca.export.cli import main
 from ureca.models.runtime.cuda import CudaDevice, compute_capability
 from ureca.models.runtime.eager import eager_engine
 from ureca.models.runtime.load import load_engine

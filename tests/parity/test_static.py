@@ -10,9 +10,9 @@ pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
 
 import onnxruntime
 
-from ureca.export.graphs import export_graph
-from ureca.export.interfaces import own_slots
-from ureca.models.runtime.graphs import LM_STATIC, LmNames
+from ureca.export.graphs.interfaces import own_slots
+from ureca.export.graphs.onnx_export import export_graph
+from ureca.models.runtime.graph_names import LM_STATIC, LmNames
 
 pytestmark = pytest.mark.timeout(600)
 PROMPT = 4

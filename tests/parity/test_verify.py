@@ -13,10 +13,10 @@ onnx = pytest.importorskip("onnx", reason="verifying needs the extra `export`")
 
 from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.errors import BundleError, ConfigError
-from ureca.export.cases import synthetic_cases
 from ureca.export.config import Tolerances
+from ureca.export.parity.caption_quality import Words, compare_words
+from ureca.export.parity.parity_inputs import synthetic_cases
 from ureca.export.verify import main, verify
-from ureca.export.words import Words, compare_words
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import save_checkpoint
 

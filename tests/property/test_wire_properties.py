@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ureca import events as ev
-from ureca import wire
 from ureca.errors import RegionError, WireError
+from ureca.protocol import events as ev
+from ureca.protocol import wire
 from ureca.testing import SyntheticSource
 
 ids = st.from_regex(r"[a-z0-9_-]{1,64}", fullmatch=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from ureca import rle
 from ureca.datatypes import Rle
-from ureca.models.data.command import main
+from ureca.models.data.cli import main
 from ureca.models.data.folders import read_folders
 from ureca.models.data.regions import ImageStore
+from ureca.protocol import rle
 
 WIDTH, HEIGHT = 60, 40
 

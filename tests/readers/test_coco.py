@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.readers.conftest import HEIGHT, WIDTH, dump, picture
-from ureca import rle
 from ureca.errors import ConfigError, SourceError
+from ureca.protocol import rle
 
 SQUARE = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]
 LICENSES = [
@@ -221,7 +221,7 @@ def test_mdetr_lists_a_picture_for_every_expression(tmp_path, imported):
 
 
 def test_one_photograph_in_two_sources_is_no_duplicate(tmp_path, imported, capsys):
-    from ureca.models.data.command import main
+    from ureca.models.data.cli import main
 
     file = instances(tmp_path, [region(1, 42, [SQUARE])])
     words = ("coco", file, "--pictures", tmp_path / "val2017")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.readers.conftest import HEIGHT, WIDTH, dump, picture
-from ureca import rle
 from ureca.errors import SourceError
+from ureca.protocol import rle
 
 MASK = np.zeros((HEIGHT, WIDTH), np.bool_)
 MASK[10:20, 10:30] = True

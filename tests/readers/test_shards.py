@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.readers.conftest import HEIGHT, WIDTH, dump, picture
 from tests.readers.test_coco import CATEGORIES, SQUARE, image, region
 from ureca.errors import ConfigError, SourceError
-from ureca.models.data.command import main
+from ureca.models.data.cli import main
 from ureca.models.data.folders import read_folders
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import ImageStore, RegionRecord

@@ -10,7 +10,7 @@ import time
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from ureca.sockets import harden
+from ureca.client.sockets import harden
 
 
 def publish(socket: zmq.Socket, address: str) -> None:

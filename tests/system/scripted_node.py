@@ -8,8 +8,8 @@ import os
 import sys
 import time
 
-from ureca.node import publisher
-from ureca.node.main import main
+from ureca.node.cli.run import main
+from ureca.node.publishing import publisher
 from ureca.testing import ScriptedEngine, Step
 
 STEP_S = float(os.environ.get("SCRIPTED_STEP_MS", "5")) / 1e3

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import cv2
 
-from ureca.camera import FramePublisher
-from ureca.client import Client
-from ureca.conservation import imbalances
-from ureca.events import CaptionFinal
-from ureca.keys import ClientKeys, ServerKeys
+from ureca.client.client import Client
+from ureca.client.frame_publisher import FramePublisher
+from ureca.invariants import imbalances
+from ureca.protocol.events import CaptionFinal
+from ureca.security.keys import ClientKeys, ServerKeys
 from ureca.testing import SyntheticSource
 
 

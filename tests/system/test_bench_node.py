@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ureca.errors import UrecaError
-from ureca.node.bench.command import main
+from ureca.node.bench.cli import main
 
 NODE = f"{sys.executable} {Path(__file__).parent / 'scripted_node.py'}"
 SHORT = ["--regions", "2", "--fps", "10", "--duration", "3", "--warm-up", "1", "--size", "160x120"]

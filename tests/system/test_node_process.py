@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ureca.client import Client
-from ureca.events import CaptionFinal, TrackEvent
-from ureca.node.bundle_path import SHIPPED_BUNDLE, demo_clip
-from ureca.streams import event_kind
+from ureca.client.client import Client
+from ureca.node.captioning.engine_loader import SHIPPED_BUNDLE, demo_clip
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import CaptionFinal, TrackEvent
 
 HERE = Path(__file__).parent
 
@@ -177,7 +177,7 @@ def test_a_real_clip_is_captioned_at_its_frame_rate(
 
 def test_starting_the_node_imports_no_torch(repository: Path) -> None:
     script = (
-        "import sys, ureca.node.main, ureca.node.describe; "
+        "import sys, ureca.node.cli.run, ureca.node.cli.describe; "
         "sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=repository, check=False)

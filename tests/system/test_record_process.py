@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ureca.node.record.command import main
-from ureca.node.record.pictures import to_png
+from ureca.node.recording.cli import main
+from ureca.node.recording.lossless_images import to_png
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ureca import keys_command
+from ureca.cli import keys as keys_command
 
 HERE = Path(__file__).parent
 NODE_IP, PEER_IP = "10.213.77.1", "10.213.77.2"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.viewer.conftest import ended
-from ureca.node.bundle_path import SHIPPED_BUNDLE
+from ureca.node.captioning.engine_loader import SHIPPED_BUNDLE
 
 pytest.importorskip(
     "websockets", reason="no websockets here: that the page is served was not proven"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ureca.errors import ConfigError
-from ureca.node.viewer.guard import Guard
+from ureca.node.viewer.access import Guard
 
 OWN = "http://127.0.0.1:8600"
 TOKEN = "a-token-of-32-characters-or-so-00"

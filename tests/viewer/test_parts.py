@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from ureca.errors import ConfigError, RequestError
-from ureca.events import CaptionFinal, CaptionSame, Heartbeat, TrackEnd, TrackNew
 from ureca.node.viewer.board import Board
-from ureca.node.viewer.command import addresses
-from ureca.node.viewer.feed import Feed
-from ureca.node.viewer.outbox import Outbox
-from ureca.node.viewer.session import MAX_OPEN, Session
-from ureca.pictures import Picture
+from ureca.node.viewer.browser_session import MAX_OPEN, Session
+from ureca.node.viewer.cli import addresses
+from ureca.node.viewer.frame_feed import Feed
+from ureca.node.viewer.send_queue import Outbox
+from ureca.protocol.events import CaptionFinal, CaptionSame, Heartbeat, TrackEnd, TrackNew
+from ureca.protocol.preview import Picture
 
 BOX = (1, 2, 3, 4)
 
@@ -314,7 +314,7 @@ def test_the_viewer_knows_nothing_of_the_node(repository):
     """The law that import-linter can only list: nothing but the client and the viewer itself."""
     pytest.importorskip("websockets")
     code = (
-        "import sys, ureca.node.viewer.command, ureca.node.viewer.server\n"
+        "import sys, ureca.node.viewer.cli, ureca.node.viewer.server\n"
         "rooms = ('ureca.node.', 'ureca.models', 'ureca.export', 'cv2', 'onnxruntime', 'torch')\n"
         "print([m for m in sys.modules if m.startswith(rooms)"
         " and not m.startswith('ureca.node.viewer')])"

@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from ureca import rle
+from ureca.protocol import rle
 
 SCRIPT = """
 import { label } from "./rle.mjs";

@@ -65,7 +65,7 @@ def test_the_page_and_its_files_come_with_strict_headers(alone):
 
 
 @pytest.mark.parametrize(
-    "path", ["/../guard.py", "/%2e%2e/guard.py", "/page", "/.git/config", "/live/x", "/nothing"]
+    "path", ["/../access.py", "/%2e%2e/access.py", "/page", "/.git/config", "/live/x", "/nothing"]
 )
 def test_nothing_else_of_the_disk_is_served(alone, path):
     assert get(alone, path)[0] == 404

@@ -8,13 +8,13 @@ import pytest
 from tqdm import tqdm
 
 # Not mujoco itself: it must first be imported with a renderer that needs no screen.
-pytest.importorskip("ureca.models.data.worlds.engine", reason="worlds need mujoco")
+pytest.importorskip("ureca.models.data.synthetic.scenes.engine", reason="worlds need mujoco")
 pytest.importorskip("pycocotools", reason="worlds write COCO masks")
 
 
 def _gl_problem() -> str | None:
     """Why no picture can be drawn here, or None if one can."""
-    from ureca.models.data.worlds.engine import mujoco
+    from ureca.models.data.synthetic.scenes.engine import mujoco
 
     try:
         mujoco.GLContext(8, 8).free()
@@ -40,7 +40,7 @@ def gl() -> None:
 @pytest.fixture(scope="session")
 def small_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two scenes of two views."""
-    from ureca.models.data.worlds.make import make_worlds
+    from ureca.models.data.synthetic.cli import make_worlds
 
     out = tmp_path_factory.mktemp("worlds")
     make_worlds(out, scenes=2, views=2, seed=3, workers=1)
@@ -50,7 +50,7 @@ def small_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def held_back_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two test scenes of one view."""
-    from ureca.models.data.worlds.make import make_worlds
+    from ureca.models.data.synthetic.cli import make_worlds
 
     out = tmp_path_factory.mktemp("worlds-test")
     make_worlds(out, scenes=2, views=1, seed=3, workers=1, split="test")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ureca.models.data.worlds import changes
-from ureca.models.data.worlds.shapes import FloatArray
-from ureca.models.data.worlds.staging import CHANGES, Change, prepare
+from ureca.models.data.synthetic.objects.shapes import FloatArray
+from ureca.models.data.synthetic.rendering import changes
+from ureca.models.data.synthetic.scenes.staging import CHANGES, Change, prepare
 
 
 def _after(change: Change, seed: int) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from ureca.models.data.worlds import palette
-from ureca.models.data.worlds.clip import FRAME_SIZE
-from ureca.models.data.worlds.video import CAST, camera_at, demo_scene, gripper_place
+from ureca.models.data.synthetic.objects import palette
+from ureca.models.data.synthetic.rendering.clip import FRAME_SIZE
+from ureca.models.data.synthetic.rendering.video import CAST, camera_at, demo_scene, gripper_place
 
 # pycocotools' decode is written for an older numpy; its result is right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

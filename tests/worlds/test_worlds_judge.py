@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ureca.errors import SourceError
-from ureca.models.data.worlds import store, words
-from ureca.models.data.worlds.grammar import UnreadableError, parse
-from ureca.models.data.worlds.judge import Judgement, judge, rivals
-from ureca.models.data.worlds.kinds import KINDS, draw_item
-from ureca.models.data.worlds.parts import Dice
-from ureca.models.data.worlds.truth import NodeTruth, Relation, ViewTruth, read_truth
+from ureca.models.data.synthetic import store
+from ureca.models.data.synthetic.language import vocabulary
+from ureca.models.data.synthetic.language.grammar import UnreadableError, parse
+from ureca.models.data.synthetic.language.judge import Judgement, judge, rivals
+from ureca.models.data.synthetic.language.truth import NodeTruth, Relation, ViewTruth, read_truth
+from ureca.models.data.synthetic.objects.kinds import KINDS, draw_item
+from ureca.models.data.synthetic.objects.parts import Dice
 
 
 def _thing(node: str, kind: str, look: str, *relations: tuple[str, str, float]) -> NodeTruth:
@@ -25,10 +26,10 @@ def _thing(node: str, kind: str, look: str, *relations: tuple[str, str, float]) 
         node=node,
         type="object",
         kind=kind,
-        nouns=words.nouns_of(kind),
+        nouns=vocabulary.nouns_of(kind),
         look=look,
-        words=words.true_words(look),
-        doubtful=words.doubtful_words(look),
+        words=vocabulary.true_words(look),
+        doubtful=vocabulary.doubtful_words(look),
         host="table",
         prep="on",
         relations=tuple(Relation(name=n, anchor=a, margin=m) for n, a, m in relations),
@@ -42,10 +43,10 @@ def _part(node: str, owner: NodeTruth, name: str, look: str, *states: str) -> No
         kind=owner.kind,
         nouns=owner.nouns,
         part=name,
-        part_nouns=words.part_nouns_of(name),
+        part_nouns=vocabulary.part_nouns_of(name),
         owner=owner.node,
         look=look,
-        words=words.true_words(look),
+        words=vocabulary.true_words(look),
         states=frozenset(states),
     )
 
@@ -80,7 +81,7 @@ def _view() -> ViewTruth:
             type="background",
             kind="table",
             nouns=("table",),
-            words=words.true_words("wooden"),
+            words=vocabulary.true_words("wooden"),
         ),
     ]
     return ViewTruth("v", "dev", {node.node: node for node in nodes})
@@ -256,6 +257,6 @@ def test_every_word_of_every_item_can_be_read(kind: str) -> None:
     for seed in range(4):
         item = draw_item(kind, Dice(np.random.default_rng(seed), held_back=seed % 2 == 1))
         for part in item.parts:
-            assert part.name == "body" or part.name in words.PART_NAMES
-            assert words.true_words(part.look.word), part.look.word
-            assert set(words.adjectives_in(part.look.word)) <= words.ADJECTIVES
+            assert part.name == "body" or part.name in vocabulary.PART_NAMES
+            assert vocabulary.true_words(part.look.word), part.look.word
+            assert set(vocabulary.adjectives_in(part.look.word)) <= vocabulary.ADJECTIVES

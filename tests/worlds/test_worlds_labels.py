@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ureca.models.data.worlds import captions, facts, palette
-from ureca.models.data.worlds.captions import Writer
-from ureca.models.data.worlds.facts import Sighting, nodes_of
-from ureca.models.data.worlds.kinds import KINDS, draw_item
-from ureca.models.data.worlds.parts import Dice, Item
-from ureca.models.data.worlds.scene import draw_scene
-from ureca.models.data.worlds.truth import ViewTruth
+from ureca.models.data.synthetic.language import captions, facts
+from ureca.models.data.synthetic.language.captions import Writer
+from ureca.models.data.synthetic.language.facts import Sighting, nodes_of
+from ureca.models.data.synthetic.language.truth import ViewTruth
+from ureca.models.data.synthetic.objects import palette
+from ureca.models.data.synthetic.objects.kinds import KINDS, draw_item
+from ureca.models.data.synthetic.objects.parts import Dice, Item
+from ureca.models.data.synthetic.scenes.scene import draw_scene
 
 
 def _item(kind: str, colour: str, seed: int = 0) -> Item:

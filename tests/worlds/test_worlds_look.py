@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from ureca.errors import MissingExtraError
-from ureca.models.data.worlds import look
-from ureca.models.data.worlds.make import draw_camera
-from ureca.models.data.worlds.render import paint_views
-from ureca.models.data.worlds.scene import draw_scene
-from ureca.models.data.worlds.world import build_world
+from ureca.models.data.synthetic.cli import draw_camera
+from ureca.models.data.synthetic.rendering import path_tracer
+from ureca.models.data.synthetic.rendering.render import paint_views
+from ureca.models.data.synthetic.scenes.scene import draw_scene
+from ureca.models.data.synthetic.scenes.world import build_world
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mitsuba", None)
-    look.mitsuba.cache_clear()
+    path_tracer.mitsuba.cache_clear()
     with pytest.raises(MissingExtraError, match="pip install mitsuba pyoidn"):
-        look.mitsuba()
+        path_tracer.mitsuba()
 
 
 def test_both_looks_show_the_same_things_in_the_same_places(gl: None) -> None:
@@ -29,6 +29,6 @@ def test_both_looks_show_the_same_things_in_the_same_places(gl: None) -> None:
     camera = draw_camera(np.random.default_rng(0), world, close=False)
     size = (45, 60)
     plain = paint_views(world, [camera], size)[0][0].astype(np.float64).ravel()
-    traced = look.trace_views(world, [camera], size)[0]
+    traced = path_tracer.trace_views(world, [camera], size)[0]
     assert traced.shape == (*size, 3)
     assert np.corrcoef(plain, traced.astype(np.float64).ravel())[0, 1] > 0.7

@@ -13,10 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ureca.models.data.worlds import facts, make, store, views
-from ureca.models.data.worlds.captions import MAX_WORDS
-from ureca.models.data.worlds.make import Job, main, make_worlds, render_scene
-from ureca.models.data.worlds.truth import read_truth
+from ureca.models.data.synthetic import cli, store
+from ureca.models.data.synthetic.cli import Job, main, make_worlds, render_scene
+from ureca.models.data.synthetic.language import facts
+from ureca.models.data.synthetic.language.captions import MAX_WORDS
+from ureca.models.data.synthetic.language.truth import read_truth
+from ureca.models.data.synthetic.rendering import views
 
 # pycocotools' decode is written for an older numpy; its result is right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -52,8 +54,8 @@ def test_records_have_the_common_format(small_run: Path) -> None:
     for row in rows:
         assert set(row) >= FIELDS
         mask = _decode(row)
-        assert (row["height"], row["width"]) == make.PICTURE_SIZE
-        assert mask.shape == make.PICTURE_SIZE
+        assert (row["height"], row["width"]) == cli.PICTURE_SIZE
+        assert mask.shape == cli.PICTURE_SIZE
         assert mask.sum() >= facts.MIN_PART_PIXELS
         assert not row["held_back"]
         assert row["bbox"] == views.bounding_box(mask)
@@ -122,7 +124,7 @@ def _count_scenes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             job.scene, [(f"{job.key(0)}.webp", b"x")], [{"image_key": job.key(0)}], []
         )
 
-    monkeypatch.setattr(make, "render_scene", counting)
+    monkeypatch.setattr(cli, "render_scene", counting)
     return made
 
 

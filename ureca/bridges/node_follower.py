@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ureca import questions
-from ureca.async_client import AsyncClient
+from ureca.client.async_client import AsyncClient
+from ureca.client.region_cache import Captions, Said
 from ureca.clock import MonotonicClock
 from ureca.errors import RequestError
-from ureca.events import AnyEvent, Heartbeat
 from ureca.log import RateLimitedLog
-from ureca.pictures import Picture, PictureRegion
-from ureca.said import Captions, Said
+from ureca.protocol import operations
+from ureca.protocol.events import AnyEvent, Heartbeat
+from ureca.protocol.preview import Picture, PictureRegion
 
 _ASK_S = 2.0
 _RETRY_S = 0.5
@@ -138,7 +138,7 @@ class Follower:
                 self._on_sight(self._sight(picture))
 
     async def _picture(self, stream: str, after: int | None) -> Picture:
-        question = questions.picture(stream, after, self._width_px)
+        question = operations.picture(stream, after, self._width_px)
         return question.read(await self._client.request(question.op, question.args, _ASK_S))
 
     def _sight(self, picture: Picture) -> Sight:

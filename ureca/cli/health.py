@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.client import Client
-from ureca.keys import add_key_options, keys_of
+from ureca.client.client import Client
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
+from ureca.security.keys import add_key_options, keys_of
 
 _EPILOG = """examples:
   ureca health

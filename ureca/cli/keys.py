@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ureca.errors import ConfigError
-from ureca.keys import (
+from ureca.security.keys import (
     ALLOW_LIST,
     NAME_PATTERN,
     ROLES,

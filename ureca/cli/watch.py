@@ -16,10 +16,12 @@ from typing import Any
 
 import msgspec
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.client import Client
+from ureca.client.client import Client
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.errors import MissingExtraError, RequestError
-from ureca.events import (
+from ureca.extras import require
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import (
     AnyEvent,
     CaptionAbort,
     CaptionDelta,
@@ -33,9 +35,7 @@ from ureca.events import (
     TrackNew,
     TrackRecovered,
 )
-from ureca.extras import require
-from ureca.keys import add_key_options, keys_of
-from ureca.streams import event_kind
+from ureca.security.keys import add_key_options, keys_of
 
 _POLL_S = 0.2
 

@@ -20,8 +20,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from ureca import questions
-from ureca.asking import (
+from ureca.client.shared import (
     EVENTS_ADDRESS,
     REQUESTS_ADDRESS,
     EventReader,
@@ -33,13 +32,15 @@ from ureca.asking import (
     result_of,
     typed,
 )
+from ureca.client.sockets import connect_pair
 from ureca.datatypes import Image, RegionSeed, Style
-from ureca.events import AnyEvent
-from ureca.keys import ClientKeys
-from ureca.packing import LIMITS, WireLimits
-from ureca.pictures import Picture
-from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
-from ureca.requests import (
+from ureca.protocol import operations
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.messagepack import LIMITS, WireLimits
+from ureca.protocol.operations import Added, ClockOffset, Followed, Found, Halted, Question, Stats
+from ureca.protocol.preview import Picture
+from ureca.protocol.requests import (
     Description,
     Health,
     Hello,
@@ -48,14 +49,13 @@ from ureca.requests import (
     decode_reply,
     encode_request,
 )
-from ureca.sockets import connect_pair
-from ureca.streams import event_kind
+from ureca.security.keys import ClientKeys
 
 _Answer = TypeVar("_Answer")
 
 
 async def _received(socket: zmq.asyncio.Socket) -> list[bytes] | None:
-    """See `ureca.sockets.received`."""
+    """See `ureca.client.sockets.received`."""
     try:
         return await socket.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
@@ -185,7 +185,7 @@ class AsyncClient:
 
     async def _give_up(self, request: Request) -> None:
         """Tell the node; nobody reads its answer."""
-        cancel = questions.cancel(request.id)
+        cancel = operations.cancel(request.id)
         message = encode_request(new_request(cancel.op, cancel.args, self._timeout_s))
         with contextlib.suppress(zmq.Again):
             await self._dealer.send_multipart(message, zmq.NOBLOCK)
@@ -195,19 +195,19 @@ class AsyncClient:
 
     async def hello(self) -> Hello:
         """See `Client`."""
-        return await self._ask(questions.hello())
+        return await self._ask(operations.hello())
 
     async def health(self) -> Health:
         """See `Client`."""
-        return await self._ask(questions.health())
+        return await self._ask(operations.health())
 
     async def stats(self) -> Stats:
         """See `Client`."""
-        return await self._ask(questions.stats())
+        return await self._ask(operations.stats())
 
     async def config(self) -> dict[str, Any]:
         """See `Client`."""
-        return await self._ask(questions.config())
+        return await self._ask(operations.config())
 
     async def clock_offset(self) -> ClockOffset:
         """See `Client`."""
@@ -217,69 +217,69 @@ class AsyncClient:
 
     async def snapshot(self) -> list[AnyEvent]:
         """See `Client`."""
-        return await self._ask(questions.snapshot())
+        return await self._ask(operations.snapshot())
 
     async def picture(
         self, stream: str, *, after: int | None = None, max_width_px: int = 640
     ) -> Picture:
         """See `Client.picture`."""
-        return await self._ask(questions.picture(stream, after, max_width_px))
+        return await self._ask(operations.picture(stream, after, max_width_px))
 
     async def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
         """See `Client`."""
-        return await self._ask(questions.find(text, stream, limit))
+        return await self._ask(operations.find(text, stream, limit))
 
     async def regions(self, stream: str) -> list[Followed]:
         """See `Client`."""
-        return await self._ask(questions.regions(stream))
+        return await self._ask(operations.regions(stream))
 
     async def add_region(
         self, stream: str, region: RegionSeed, policy: dict[str, Any] | None = None
     ) -> Added:
         """See `Client`."""
-        return await self._ask(questions.add_region(stream, region, policy))
+        return await self._ask(operations.add_region(stream, region, policy))
 
     async def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
         """See `Client`."""
-        return await self._ask(questions.update_region(stream, rid, region))
+        return await self._ask(operations.update_region(stream, rid, region))
 
     async def remove_region(self, stream: str, rid: str) -> None:
         """See `Client`."""
-        await self._ask(questions.remove_region(stream, rid))
+        await self._ask(operations.remove_region(stream, rid))
 
     async def set_policy(
         self, stream: str, rid: str | None = None, **changes: Any
     ) -> dict[str, Any]:
         """See `Client`."""
-        return await self._ask(questions.set_policy(stream, rid, changes))
+        return await self._ask(operations.set_policy(stream, rid, changes))
 
     async def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
         """See `Client`."""
-        await self._ask(questions.set_prompt(stream, rid, prompt))
+        await self._ask(operations.set_prompt(stream, rid, prompt))
 
     async def pause(self) -> Halted:
         """See `Client`."""
-        return await self._ask(questions.halt("pause"))
+        return await self._ask(operations.halt("pause"))
 
     async def drain(self) -> Halted:
         """See `Client`."""
-        return await self._ask(questions.halt("drain"))
+        return await self._ask(operations.halt("drain"))
 
     async def resume(self) -> Halted:
         """See `Client`."""
-        return await self._ask(questions.halt("resume"))
+        return await self._ask(operations.halt("resume"))
 
     async def start_recording(self, name: str) -> str:
         """See `Client`."""
-        return await self._ask(questions.start_recording(name))
+        return await self._ask(operations.start_recording(name))
 
     async def stop_recording(self) -> dict[str, Any]:
         """See `Client`."""
-        return await self._ask(questions.stop_recording())
+        return await self._ask(operations.stop_recording())
 
     async def shutdown(self) -> None:
         """See `Client`."""
-        await self._ask(questions.shutdown())
+        await self._ask(operations.shutdown())
 
     async def describe(
         self,

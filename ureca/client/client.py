@@ -5,7 +5,7 @@
         for event in client.events(kinds={"cap.final"}):
             print(event.rid, event.text)
 
-A client belongs to one thread. The same for asyncio is `ureca.async_client`; cameras use
+A client belongs to one thread. The same for asyncio is `ureca.client.async_client`; cameras use
 `FramePublisher`.
 """
 
@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from ureca import questions
-from ureca.asking import (
+from ureca.client.frame_publisher import FramePublisher
+from ureca.client.shared import (
     EVENTS_ADDRESS,
     REQUESTS_ADDRESS,
     EventReader,
@@ -32,16 +32,16 @@ from ureca.asking import (
     result_of,
     typed,
 )
-from ureca.camera import FramePublisher
+from ureca.client.sockets import connect_pair, received, send_now
 from ureca.datatypes import Image, RegionSeed, Style
-from ureca.events import AnyEvent
-from ureca.keys import ClientKeys
-from ureca.packing import LIMITS, WireLimits
-from ureca.pictures import Picture
-from ureca.questions import Added, ClockOffset, Followed, Found, Halted, Question, Stats
-from ureca.requests import Description, Health, Hello, decode_reply, encode_request
-from ureca.sockets import connect_pair, received, send_now
-from ureca.streams import event_kind
+from ureca.protocol import operations
+from ureca.protocol.event_table import event_kind
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.messagepack import LIMITS, WireLimits
+from ureca.protocol.operations import Added, ClockOffset, Followed, Found, Halted, Question, Stats
+from ureca.protocol.preview import Picture
+from ureca.protocol.requests import Description, Health, Hello, decode_reply, encode_request
+from ureca.security.keys import ClientKeys
 
 __all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "Client", "FramePublisher"]
 
@@ -162,19 +162,19 @@ class Client:
 
     def hello(self) -> Hello:
         """Who answers, what it can do, and its limits."""
-        return self._ask(questions.hello())
+        return self._ask(operations.hello())
 
     def health(self) -> Health:
         """The node's state, the reasons if it is not well, and its books."""
-        return self._ask(questions.health())
+        return self._ask(operations.health())
 
     def stats(self) -> Stats:
         """The books, and the latest captions that the output gate kept back."""
-        return self._ask(questions.stats())
+        return self._ask(operations.stats())
 
     def config(self) -> dict[str, Any]:
         """The node's whole configuration, as YAML would hold it."""
-        return self._ask(questions.config())
+        return self._ask(operations.config())
 
     def clock_offset(self) -> ClockOffset:
         """How far the node's clock is from `time.monotonic_ns` here, and how sure that is. Stamps
@@ -186,7 +186,7 @@ class Client:
 
     def snapshot(self) -> list[AnyEvent]:
         """The last word on every live region: its track event and, if it has one, its caption."""
-        return self._ask(questions.snapshot())
+        return self._ask(operations.snapshot())
 
     def picture(self, stream: str, *, after: int | None = None, max_width_px: int = 640) -> Picture:
         """What the node sees of a stream, as a JPEG at most so wide, with the regions' masks.
@@ -194,64 +194,64 @@ class Client:
         Waits for a frame whose number is not `after`; raises `RequestError` (DEADLINE) if none
         comes.
         """
-        return self._ask(questions.picture(stream, after, max_width_px))
+        return self._ask(operations.picture(stream, after, max_width_px))
 
     def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
         """The regions whose captions have words of `text`, those with most of them first."""
-        return self._ask(questions.find(text, stream, limit))
+        return self._ask(operations.find(text, stream, limit))
 
     def regions(self, stream: str) -> list[Followed]:
         """All regions of a stream, lost ones included."""
-        return self._ask(questions.regions(stream))
+        return self._ask(operations.regions(stream))
 
     def add_region(
         self, stream: str, region: RegionSeed, policy: dict[str, Any] | None = None
     ) -> Added:
         """Follow one more region from the newest frame on."""
-        return self._ask(questions.add_region(stream, region, policy))
+        return self._ask(operations.add_region(stream, region, policy))
 
     def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
         """Say where a region is on the newest frame; returns that frame's `seq`."""
-        return self._ask(questions.update_region(stream, rid, region))
+        return self._ask(operations.update_region(stream, rid, region))
 
     def remove_region(self, stream: str, rid: str) -> None:
         """Follow a region no longer."""
-        self._ask(questions.remove_region(stream, rid))
+        self._ask(operations.remove_region(stream, rid))
 
     def set_policy(self, stream: str, rid: str | None = None, **changes: Any) -> dict[str, Any]:
         """Change when a region (or every one of the stream) is captioned, e.g. `ttl_ms=700`.
 
         Keys left out stay, None takes a value back; returns the policy in force.
         """
-        return self._ask(questions.set_policy(stream, rid, changes))
+        return self._ask(operations.set_policy(stream, rid, changes))
 
     def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
         """Ask for `short` or `long` captions from now on."""
-        self._ask(questions.set_prompt(stream, rid, prompt))
+        self._ask(operations.set_prompt(stream, rid, prompt))
 
     def pause(self) -> Halted:
         """Start no captions but those that are asked for; regions are followed on."""
-        return self._ask(questions.halt("pause"))
+        return self._ask(operations.halt("pause"))
 
     def drain(self) -> Halted:
         """Start no captions at all; ask again until `requests_in_flight` is 0."""
-        return self._ask(questions.halt("drain"))
+        return self._ask(operations.halt("drain"))
 
     def resume(self) -> Halted:
         """Caption again after `pause` or `drain`."""
-        return self._ask(questions.halt("resume"))
+        return self._ask(operations.halt("resume"))
 
     def start_recording(self, name: str) -> str:
         """Begin `NAME.mcap` in the node's folder for recordings; returns its path there."""
-        return self._ask(questions.start_recording(name))
+        return self._ask(operations.start_recording(name))
 
     def stop_recording(self) -> dict[str, Any]:
         """Finish the recording; returns its path and what it lost."""
-        return self._ask(questions.stop_recording())
+        return self._ask(operations.stop_recording())
 
     def shutdown(self) -> None:
         """Ask the node to finish what it accepted and to exit."""
-        self._ask(questions.shutdown())
+        self._ask(operations.shutdown())
 
     def describe(
         self,

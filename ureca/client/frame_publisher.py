@@ -21,16 +21,29 @@ import msgspec
 import numpy as np
 import zmq
 
+from ureca.client.sockets import (
+    harden,
+    keep_frames_fresh,
+    received,
+    reopened,
+    require_keys,
+    send_now,
+)
 from ureca.clock import clock_domain
-from ureca.credits import ASK_EVERY_S, MAX_CREDITS, CreditAsk, decode_grant, encode_credit
 from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
 from ureca.errors import WireError
-from ureca.frames import Encoding, FrameHeader, encode_frame
-from ureca.keys import ClientKeys, ServerKeys
-from ureca.packing import LIMITS, WireLimits
-from ureca.ring import RingWriter
-from ureca.sockets import harden, keep_frames_fresh, received, reopened, require_keys, send_now
-from ureca.zap import Gate
+from ureca.protocol.flow_control import (
+    ASK_EVERY_S,
+    MAX_CREDITS,
+    CreditAsk,
+    decode_grant,
+    encode_credit,
+)
+from ureca.protocol.frames import Encoding, FrameHeader, encode_frame
+from ureca.protocol.messagepack import LIMITS, WireLimits
+from ureca.protocol.shared_memory import RingWriter
+from ureca.security.authenticator import Gate
+from ureca.security.keys import ClientKeys, ServerKeys
 
 _Sender = TypeVar("_Sender", bound="FrameSender")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ureca.events import AnyEvent, CaptionFinal, CaptionSame, RegionEvent, TrackEnd
+from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, RegionEvent, TrackEnd
 
 Key = tuple[str, str]
 """A stream and a region."""

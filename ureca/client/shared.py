@@ -11,14 +11,14 @@ from typing import Any, Literal, TypeVar
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Image, RegionSeed, Style
 from ureca.errors import RequestError, VersionError, WireError
-from ureca.events import AnyEvent
 from ureca.log import RateLimitedLog
-from ureca.packing import LIMITS, MAJOR, WireLimits, convert
-from ureca.picture_size import picture_size
-from ureca.requests import DescribeArgs, PictureSpec, Reply, Request
-from ureca.streams import STREAMS
-from ureca.wire import decode_event, event_from_plain
-from ureca.wire_regions import WireRegion
+from ureca.protocol.event_table import STREAMS
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.image_header import picture_size
+from ureca.protocol.messagepack import LIMITS, MAJOR, WireLimits, convert
+from ureca.protocol.region_codec import WireRegion
+from ureca.protocol.requests import DescribeArgs, PictureSpec, Reply, Request
+from ureca.protocol.wire import decode_event, event_from_plain
 
 EVENTS_ADDRESS = "tcp://127.0.0.1:5601"
 REQUESTS_ADDRESS = "tcp://127.0.0.1:5602"

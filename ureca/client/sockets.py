@@ -11,8 +11,8 @@ from typing import Any
 import zmq
 
 from ureca.errors import ConfigError, RequestError, WireError
-from ureca.keys import ClientKeys, ServerKeys
-from ureca.packing import LIMITS, WireLimits, subscription
+from ureca.protocol.messagepack import LIMITS, WireLimits, subscription
+from ureca.security.keys import ClientKeys, ServerKeys
 
 PEER_TIMEOUT_MS = 5_000
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_TIMES = 2, 1, 3

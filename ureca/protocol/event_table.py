@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from ureca.events import AnyEvent
+from ureca.protocol.events import AnyEvent
 
 Loss = Literal["never", "drop"]
 """When more waits than the node queues: `drop` events are left out and counted, `never` are not."""

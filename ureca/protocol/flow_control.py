@@ -12,8 +12,16 @@ from typing import Annotated, TypeVar
 
 from msgspec import Meta, Struct
 
-from ureca.events import PROTOCOL_VERSION
-from ureca.packing import LIMITS, check_id, check_parts, check_version, convert, pack, unpack
+from ureca.protocol.events import PROTOCOL_VERSION
+from ureca.protocol.messagepack import (
+    LIMITS,
+    check_id,
+    check_parts,
+    check_version,
+    convert,
+    pack,
+    unpack,
+)
 
 ASK_EVERY_S = 1.0
 MAX_CREDITS = 16

@@ -16,8 +16,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ureca.datatypes import CaptureSource, Frame, Image, Refusal, RegionSeed
 from ureca.errors import RegionError, SourceError, WireError
-from ureca.events import PROTOCOL_VERSION
-from ureca.packing import (
+from ureca.protocol.event_table import FRAME_TOPIC_PART
+from ureca.protocol.events import PROTOCOL_VERSION
+from ureca.protocol.image_header import picture_size
+from ureca.protocol.messagepack import (
     LIMITS,
     Topic,
     WireLimits,
@@ -31,10 +33,8 @@ from ureca.packing import (
     parse_topic,
     unpack,
 )
-from ureca.picture_size import picture_size
-from ureca.ring import SharedPixels
-from ureca.streams import FRAME_TOPIC_PART
-from ureca.wire_regions import WirePrompt, WireRegion
+from ureca.protocol.region_codec import WirePrompt, WireRegion
+from ureca.protocol.shared_memory import SharedPixels
 
 Encoding = Literal["jpeg", "png", "rgb8", "bgr8", "mono8", "nv12", "unknown"]
 ClockName = Literal["mono", "utc", "tai", "ptp", "unknown"]

@@ -17,8 +17,8 @@ import msgpack
 import msgspec
 
 from ureca.errors import VersionError, WireError
-from ureca.events import PROTOCOL_VERSION
-from ureca.streams import TOPIC_PARTS
+from ureca.protocol.event_table import TOPIC_PARTS
+from ureca.protocol.events import PROTOCOL_VERSION
 
 MAJOR = PROTOCOL_VERSION[0]
 NO_STREAM = "_"

@@ -11,14 +11,14 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from ureca.asking import snapshot_events, typed
+from ureca.client.shared import snapshot_events, typed
 from ureca.datatypes import RegionSeed, Style
 from ureca.errors import WireError
-from ureca.events import AnyEvent
-from ureca.pictures import Picture
-from ureca.region_requests import PolicyPatch
-from ureca.requests import Health, Hello
-from ureca.wire_regions import WireRegion
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.preview import Picture
+from ureca.protocol.region_codec import WireRegion
+from ureca.protocol.region_requests import PolicyPatch
+from ureca.protocol.requests import Health, Hello
 
 _Answer = TypeVar("_Answer")
 Plain = dict[str, Any]

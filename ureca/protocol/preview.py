@@ -6,8 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from ureca.events import WireRle
-from ureca.frames import Side
+from ureca.protocol.events import WireRle
+from ureca.protocol.frames import Side
 
 
 class PictureArgs(Struct, frozen=True, kw_only=True):

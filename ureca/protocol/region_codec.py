@@ -10,11 +10,11 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from ureca import rle
 from ureca.datatypes import RegionSeed, Rle
 from ureca.errors import RegionError
-from ureca.events import WireRle
-from ureca.packing import check_id
+from ureca.protocol import rle
+from ureca.protocol.events import WireRle
+from ureca.protocol.messagepack import check_id
 
 Label = Annotated[str, Meta(max_length=256)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ureca.datatypes import Style
-from ureca.wire_regions import WireRegion
+from ureca.protocol.region_codec import WireRegion
 
 Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
 WireTrigger = Literal["new", "recovered", "change", "refresh"]

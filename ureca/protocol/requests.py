@@ -15,9 +15,9 @@ from msgspec import Meta, Struct
 
 from ureca.datatypes import Style
 from ureca.errors import BundleError, EngineError, RegionError, SourceError, UrecaError, WireError
-from ureca.events import PROTOCOL_VERSION
-from ureca.frames import Side
-from ureca.packing import (
+from ureca.protocol.events import PROTOCOL_VERSION
+from ureca.protocol.frames import Side
+from ureca.protocol.messagepack import (
     ERROR_CODES,
     LIMITS,
     WireLimits,
@@ -28,8 +28,8 @@ from ureca.packing import (
     pack,
     unpack,
 )
-from ureca.region_requests import ORDERS
-from ureca.wire_regions import WireRegion
+from ureca.protocol.region_codec import WireRegion
+from ureca.protocol.region_requests import ORDERS
 
 OPS = frozenset(
     {

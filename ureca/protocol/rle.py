@@ -22,7 +22,7 @@ MAX_RUNS = 1 << 18
 
 _MAX_GROUPS = 7  # 35 bits hold any run of a mask of MAX_PIXELS
 _I64 = npt.NDArray[np.int64]
-_SEND = "send COCO compressed RLE as pycocotools or ureca.rle.encode write it"
+_SEND = "send COCO compressed RLE as pycocotools or ureca.protocol.rle.encode write it"
 
 
 def encode(mask: Mask) -> Rle:

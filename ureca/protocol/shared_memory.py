@@ -27,7 +27,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from ureca.errors import WireError
-from ureca.packing import LIMITS, check_id
+from ureca.protocol.messagepack import LIMITS, check_id
 
 Bytes = npt.NDArray[np.uint8]
 

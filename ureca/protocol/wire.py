@@ -1,8 +1,8 @@
 """Protocol v1: events to and from message parts, and the one import for everything on the wire.
 
 Published form: `docs/protocol.md`. An event is two parts, `[topic][MessagePack header]`; frames are
-in `ureca.frames`, requests and replies in `ureca.requests`, limits and topics in `ureca.packing`;
-their public names are repeated here.
+in `ureca.protocol.frames`, requests and replies in `ureca.protocol.requests`, limits and topics in
+`ureca.protocol.messagepack`; their public names are repeated here.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 import msgspec
 
 from ureca.errors import VersionError, WireError
-from ureca.events import PROTOCOL_VERSION, AnyEvent, RegionEvent
-from ureca.frames import (
+from ureca.protocol.event_table import spec_of
+from ureca.protocol.events import PROTOCOL_VERSION, AnyEvent, RegionEvent
+from ureca.protocol.frames import (
     FrameHeader,
     PixelDecoder,
     decode_frame,
     decode_frame_header,
     encode_frame,
 )
-from ureca.packing import (
+from ureca.protocol.messagepack import (
     ERROR_CODES,
     LIMITS,
     NO_STREAM,
@@ -36,7 +37,8 @@ from ureca.packing import (
     subscription,
     unpack,
 )
-from ureca.requests import (
+from ureca.protocol.region_codec import WirePrompt, WireRegion, from_wire_rle, to_wire_rle
+from ureca.protocol.requests import (
     OPS,
     DescribeArgs,
     Description,
@@ -51,8 +53,6 @@ from ureca.requests import (
     encode_request,
     salvage_request_id,
 )
-from ureca.streams import spec_of
-from ureca.wire_regions import WirePrompt, WireRegion, from_wire_rle, to_wire_rle
 
 __all__ = [
     "ERROR_CODES",

@@ -25,9 +25,9 @@ from zmq.auth.base import Authenticator
 from zmq.utils.monitor import parse_monitor_message
 
 from ureca.clock import MonotonicClock
-from ureca.keys import Role, ServerKeys, needs_curve
 from ureca.log import RateLimitedLog
 from ureca.native_threads import NativeThread
+from ureca.security.keys import Role, ServerKeys, needs_curve
 
 Plane = Literal["events", "requests", "pictures", "frames"]
 """`pictures` is what a camera publishes, `frames` is what a node takes from cameras that connect

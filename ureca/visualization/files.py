@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ureca.datatypes import Image, Mask
-from ureca.drawing.palette import Palette
-from ureca.drawing.picture import Shown, annotated
-from ureca.drawing.text import EXTRA
 from ureca.errors import ConfigError
 from ureca.extras import require
+from ureca.visualization.palette import Palette
+from ureca.visualization.picture import Shown, annotated
+from ureca.visualization.text import EXTRA
 
 
 def check_name(path: Path) -> None:

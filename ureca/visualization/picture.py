@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ureca.datatypes import Image, Mask
-from ureca.drawing.palette import STALE, Rgb
-from ureca.drawing.placing import Box, Place, Wish, place
-from ureca.drawing.text import EXTRA, Sprite, sprite
 from ureca.extras import require
+from ureca.visualization.label_placement import Box, Place, Wish, place
+from ureca.visualization.palette import STALE, Rgb
+from ureca.visualization.text import EXTRA, Sprite, sprite
 
 _MIN_WIDTH_PX = 480
 """Narrower pictures are enlarged by a whole number, so that words fit on them."""

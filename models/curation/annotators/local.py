@@ -7,7 +7,7 @@ from typing import Any
 
 from ureca.errors import WeightsError
 from ureca.extras import require
-from ureca.models.curation.questions import Answer, Question
+from ureca.models.curation.prompts import Answer, Question
 
 
 class LocalAnnotator:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask, RegionInput, RowDone, Style
 from ureca.engine import Engine
-from ureca.models.curation.questions import Answer, Question
+from ureca.models.curation.prompts import Answer, Question
 from ureca.models.curation.views import box_with_margin
 
 _LOOK_MARGIN = 1.0

@@ -16,7 +16,7 @@ from typing import Any
 from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.models.curation.errors import AnnotatorError
-from ureca.models.curation.questions import Answer, Question
+from ureca.models.curation.prompts import Answer, Question
 from ureca.models.curation.views import png
 
 KEY_VARIABLE = "OPENAI_API_KEY"

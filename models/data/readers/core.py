@@ -16,14 +16,14 @@ from typing import TypeVar
 
 import msgspec
 
-from ureca import rle
 from ureca.datatypes import Rle
 from ureca.errors import ConfigError, RegionError, SourceError, WireError
 from ureca.models.data.check import tight_box
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import RegionRecord
 from ureca.models.data.shards import NAME, Sample, suffix_of
-from ureca.picture_size import any_picture_size
+from ureca.protocol import rle
+from ureca.protocol.image_header import any_picture_size
 
 MAX_FILE_BYTES = 2 << 30
 """Of an annotation file; the largest that is read, Visual Genome's, has 0.7 GB."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import Mask, Rle
 from ureca.errors import RegionError
 from ureca.extras import require
+from ureca.protocol import rle
 
 MAX_POINTS = 100_000
 """Corners of all polygons of a region."""

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ureca import rle
 from ureca.datatypes import Rle
 from ureca.errors import RegionError, SourceError, WireError
 from ureca.models.data.readers import coco
@@ -26,7 +25,8 @@ from ureca.models.data.readers.core import (
     load,
     picture_key,
 )
-from ureca.picture_size import picture_size
+from ureca.protocol import rle
+from ureca.protocol.image_header import picture_size
 
 _LEAST_CHARS = 3
 """The authors' loader takes shorter descriptions for missing ones."""

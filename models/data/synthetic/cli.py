@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from ureca.models.data.worlds import store
-from ureca.models.data.worlds.look import trace_views
-from ureca.models.data.worlds.render import Camera, Rgb8, paint_views
-from ureca.models.data.worlds.scene import draw_scene
-from ureca.models.data.worlds.shapes import FloatArray
-from ureca.models.data.worlds.store import Rendered, Row, Totals
-from ureca.models.data.worlds.views import LICENSE, SOURCE, View, describe, region_row
-from ureca.models.data.worlds.world import World, build_world, settle
+from ureca.models.data.synthetic import store
+from ureca.models.data.synthetic.objects.shapes import FloatArray
+from ureca.models.data.synthetic.rendering.path_tracer import trace_views
+from ureca.models.data.synthetic.rendering.render import Camera, Rgb8, paint_views
+from ureca.models.data.synthetic.rendering.views import LICENSE, SOURCE, View, describe, region_row
+from ureca.models.data.synthetic.scenes.scene import draw_scene
+from ureca.models.data.synthetic.scenes.world import World, build_world, settle
+from ureca.models.data.synthetic.store import Rendered, Row, Totals
 
 Split = Literal["train", "dev", "test"]
 Paint = Literal["gl", "mitsuba"]
@@ -226,12 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `ureca worlds`; returns the exit status."""
     options = _parser().parse_args(argv)
     if options.command == "demo":
-        from ureca.models.data.worlds.video import make_demo
+        from ureca.models.data.synthetic.rendering.video import make_demo
 
         make_demo(options.out, seed=options.seed)
         return 0
     if options.command == "change":
-        from ureca.models.data.worlds.changes import make_change
+        from ureca.models.data.synthetic.rendering.changes import make_change
 
         make_change(options.out, options.change, seed=options.seed)
         return 0

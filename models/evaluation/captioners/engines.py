@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ureca.engine import Engine
 from ureca.errors import BundleError
-from ureca.models.runtime.home import MLLM_CONFIG
+from ureca.models.runtime.compatibility import MLLM_CONFIG
 
 _BUNDLE = "manifest.json"
 _CHECKPOINT = ("config.json", "model.safetensors")

@@ -13,7 +13,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from ureca.datatypes import Mask
-from ureca.models.data.noise import noisy_mask
+from ureca.models.data.mask_noise import noisy_mask
 
 MaskKind = Literal["true", "noisy", "box", "crop", "image"]
 MASK_KINDS: Final[tuple[MaskKind, ...]] = get_args(MaskKind)

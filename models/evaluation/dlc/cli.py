@@ -16,14 +16,15 @@ from tqdm import tqdm
 
 from ureca.errors import ConfigError, SourceError, UrecaError
 from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerAnnotator, ServerConfig
+from ureca.models.curation.answer_cache import Ledger
 from ureca.models.curation.errors import AnnotatorError, BudgetError
-from ureca.models.curation.ledger import Ledger
-from ureca.models.curation.questions import Annotator, text_question
+from ureca.models.curation.prompts import Annotator, text_question
 from ureca.models.data.folders import read_folders
 from ureca.models.data.readers.core import load
 from ureca.models.data.regions import ImageStore
 from ureca.models.evaluation.caption import Captioned, caption_records
-from ureca.models.evaluation.captioners import read_captions
+from ureca.models.evaluation.captioners.captioners import read_captions
+from ureca.models.evaluation.captioners.engines import open_engine
 from ureca.models.evaluation.dlc.questions import (
     PROMPT,
     Question,
@@ -32,9 +33,8 @@ from ureca.models.evaluation.dlc.questions import (
     read_questions,
     score_region,
 )
-from ureca.models.evaluation.engines import open_engine
+from ureca.models.evaluation.measures.scores import mean
 from ureca.models.evaluation.options import positive
-from ureca.models.evaluation.scores import mean
 
 _MAX_ANSWER_TOKENS = 300
 _EPILOG = f"""examples:

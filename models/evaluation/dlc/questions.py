@@ -19,7 +19,7 @@ import msgspec
 
 from ureca.errors import ConfigError, SourceError
 from ureca.models.data.readers.core import load
-from ureca.models.evaluation.scores import mean, standard_error
+from ureca.models.evaluation.measures.scores import mean, standard_error
 
 PROMPT = """Below is a description of one thing in a picture that you cannot see, and a question \
 about the description with several answers.

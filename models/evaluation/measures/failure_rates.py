@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from ureca.models.evaluation import lexicon
-from ureca.models.evaluation.cases import Case, References, Training, by_picture, category_name
-from ureca.models.evaluation.scores import Figures, Scored
-from ureca.models.evaluation.words import (
+from ureca.models.evaluation.measures.scores import Figures, Scored
+from ureca.models.evaluation.test_set import Case, References, Training, by_picture, category_name
+from ureca.models.evaluation.text import lexicon
+from ureca.models.evaluation.text.phrase_parsing import (
     head_nouns,
     is_headed_by,
     noun_phrase,

@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import Image, Mask, RegionInput, Rle, RowDone, Style
 from ureca.engine import Engine
 from ureca.errors import RegionError, SourceError
-from ureca.models.evaluation.scores import Figures, mean
-from ureca.models.evaluation.words import head_nouns, normal
+from ureca.models.evaluation.measures.scores import Figures, mean
+from ureca.models.evaluation.text.phrase_parsing import head_nouns, normal
+from ureca.protocol import rle
 
 MaskSource = Callable[[int], Mask | None]
 """The mask bool [H, W] of a frame number; None when the thing is not there."""

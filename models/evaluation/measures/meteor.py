@@ -16,7 +16,7 @@ from typing import IO
 
 from ureca.errors import MissingExtraError
 from ureca.extras import require
-from ureca.models.evaluation.ngrams import EXTRA
+from ureca.models.evaluation.text.ngrams import EXTRA
 
 _JAR = "meteor-1.5.jar"
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ureca.models.evaluation.cases import Case
-from ureca.models.evaluation.similarity import F32
+from ureca.models.evaluation.measures.similarity import F32
+from ureca.models.evaluation.test_set import Case
 
 _TIE = 1e-6
 _VAGUE = frozenset({"object", "other"})

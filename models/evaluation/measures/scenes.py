@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ureca.models.data.worlds.judge import Judgement, judge
-from ureca.models.data.worlds.truth import NodeTruth, ViewTruth, read_truth
-from ureca.models.evaluation.cases import Case
-from ureca.models.evaluation.scores import Figures, mean
+from ureca.models.data.synthetic.language.judge import Judgement, judge
+from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth, read_truth
+from ureca.models.evaluation.measures.scores import Figures, mean
+from ureca.models.evaluation.test_set import Case
 
 SLOTS: Final[dict[str, str]] = {
     "kind": "kind_right",

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ureca.errors import MissingExtraError
-from ureca.models.evaluation import ngrams
-from ureca.models.evaluation.cases import Case, References, by_picture, groups_of
-from ureca.models.evaluation.meteor import Meteor
-from ureca.models.evaluation.retrieval import find_own, of_same_type, similarities, stack
-from ureca.models.evaluation.similarity import Embedder
-from ureca.models.evaluation.words import is_headed_by, names_it, normal
+from ureca.models.evaluation.measures.meteor import Meteor
+from ureca.models.evaluation.measures.retrieval import find_own, of_same_type, similarities, stack
+from ureca.models.evaluation.measures.similarity import Embedder
+from ureca.models.evaluation.test_set import Case, References, by_picture, groups_of
+from ureca.models.evaluation.text import ngrams
+from ureca.models.evaluation.text.phrase_parsing import is_headed_by, names_it, normal
 
 Figures = dict[str, float | int | None]
 Made = TypeVar("Made")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ureca.errors import MissingExtraError
 from ureca.extras import require
-from ureca.models.evaluation.ngrams import EXTRA
+from ureca.models.evaluation.text.ngrams import EXTRA
 
 F32 = npt.NDArray[np.float32]
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ureca import rle
 from ureca.datatypes import Rle
-from ureca.drawing.files import save
-from ureca.drawing.text import EXTRA
 from ureca.errors import ConfigError, UrecaError
 from ureca.extras import require
 from ureca.models.data.regions import ImageStore, RegionRecord
 from ureca.models.evaluation.caption import Captioned, Failed
+from ureca.protocol import rle
+from ureca.visualization.files import save
+from ureca.visualization.text import EXTRA
 
 
 def rendered(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ureca.extras import require
-from ureca.models.evaluation.ngrams import EXTRA
+from ureca.models.evaluation.text.ngrams import EXTRA
 
 _INK = "#010203"  # replaced by the page's colour
 _BARS = ("#4c78a8", "#f58518", "#54a24b")

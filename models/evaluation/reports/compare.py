@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.errors import SourceError
-from ureca.models.evaluation.cases import family
-from ureca.models.evaluation.compare_tables import figure_tables
-from ureca.models.evaluation.tables import Table, markdown
+from ureca.models.evaluation.reports.compare_tables import figure_tables
+from ureca.models.evaluation.reports.tables import Table, markdown
+from ureca.models.evaluation.test_set import family
 
 COMPARED: Final = (
     "meteor_mean", "cider", "rouge_l", "sim_max", "head", "head_own", "unique", "unique_type",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ureca.models.evaluation.tables import COLUMNS, HEADLINE, Table, cell
-from ureca.models.evaluation.worlds import SLOTS
+from ureca.models.evaluation.measures.scenes import SLOTS
+from ureca.models.evaluation.reports.tables import COLUMNS, HEADLINE, Table, cell
 
 Json = Mapping[str, Any]  # JSON values
 ByName = Mapping[str, Json]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Image, Mask
-from ureca.models.evaluation.scores import Scored
+from ureca.models.evaluation.measures.scores import Scored
 
 _SIDE_PX = 340
 _QUALITY = 82

@@ -12,13 +12,13 @@ from typing import Any
 
 from ureca.errors import MissingExtraError
 from ureca.models.data.regions import ImageStore
-from ureca.models.evaluation import charts
-from ureca.models.evaluation.baselines import region_mask
-from ureca.models.evaluation.drawing import data_uri, outlined, sampled
+from ureca.models.evaluation.captioners.baselines import region_mask
+from ureca.models.evaluation.captioners.mask_variants import MaskEdit
 from ureca.models.evaluation.evaluate import Part
-from ureca.models.evaluation.masks import MaskEdit
-from ureca.models.evaluation.scores import Scored
-from ureca.models.evaluation.tables import Table, tables_of
+from ureca.models.evaluation.measures.scores import Scored
+from ureca.models.evaluation.reports import charts
+from ureca.models.evaluation.reports.drawing import data_uri, outlined, sampled
+from ureca.models.evaluation.reports.tables import Table, tables_of
 
 Json = Mapping[str, Any]  # JSON values
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ureca.models.evaluation import lexicon
+from ureca.models.evaluation.text import lexicon
 
 _TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?(?:-[a-z0-9]+)*")
 _ES = ("ches", "shes", "sses", "xes", "zes")

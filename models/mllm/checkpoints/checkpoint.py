@@ -23,10 +23,10 @@ from torch import Tensor
 from ureca.config import from_plain, to_plain
 from ureca.errors import ConfigError, MissingExtraError, WeightsError
 from ureca.extras import require
-from ureca.models.mllm.captioner import Mllm
 from ureca.models.mllm.config import MllmConfig, Precision
-from ureca.models.mllm.families import make_known
-from ureca.models.mllm.lora import add_lora, load_lora, lora_tensors, merge_lora
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.families import make_known
+from ureca.models.mllm.network.lora import add_lora, load_lora, lora_tensors, merge_lora
 
 EXTRA = "mllm"
 CONFIG, MASK, PROJECTOR, LORA, TOKENIZER = (

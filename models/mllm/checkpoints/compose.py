@@ -14,12 +14,12 @@ import torch
 
 from ureca.errors import WeightsError
 from ureca.extras import require
-from ureca.models.mllm.checkpoint import TOKENIZER
-from ureca.models.mllm.families import family_of
-from ureca.models.mllm.words import Words
-from ureca.models.mllm.wrap import base_words, widen
+from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER
+from ureca.models.mllm.checkpoints.wrap import base_words, widen
+from ureca.models.mllm.network.families import family_of
+from ureca.models.mllm.prompt import Words
 from ureca.models.nano.checkpoint import load_checkpoint as load_nano
-from ureca.models.runtime.shipped import CHECKOUT_BUNDLE
+from ureca.models.runtime.pretrained import CHECKOUT_BUNDLE
 from ureca.weights import WEIGHTS, cached
 
 EXTRA, GGUF_EXTRA = "mllm", "gguf"
@@ -55,7 +55,7 @@ def assemble(language: Any, nano: Path) -> Any:
 
     The language model is kept in float16 and the tower in float32, whatever they were.
     """
-    tower = require("ureca.models.mllm.nano_tower", extra=EXTRA)
+    tower = require("ureca.models.mllm.network.nano_tower", extra=EXTRA)
     tower.register()
     eyes = load_nano(nano)
     config = tower.NanoLmConfig(

@@ -17,9 +17,8 @@ import torch
 
 from ureca.errors import WeightsError
 from ureca.extras import require
-from ureca.models.mllm.checkpoint import read_tensors
-from ureca.models.mllm.config import MaskConfig, MllmConfig, PictureConfig, PromptConfig
-from ureca.models.mllm.official_keys import (
+from ureca.models.mllm.checkpoints.checkpoint import read_tensors
+from ureca.models.mllm.checkpoints.key_map import (
     State,
     check_arch,
     fill,
@@ -27,7 +26,8 @@ from ureca.models.mllm.official_keys import (
     renamed,
     split_parts,
 )
-from ureca.models.mllm.wrap import base_words, save_whole
+from ureca.models.mllm.checkpoints.wrap import base_words, save_whole
+from ureca.models.mllm.config import MaskConfig, MllmConfig, PictureConfig, PromptConfig
 
 EXTRA = "mllm"
 _MAX_CONFIG_BYTES = 1 << 20

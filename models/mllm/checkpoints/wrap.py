@@ -15,8 +15,7 @@ from torch import Tensor
 
 from ureca.errors import WeightsError
 from ureca.extras import require
-from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.checkpoint import (
+from ureca.models.mllm.checkpoints.checkpoint import (
     TOKENIZER,
     base_sha256,
     load_checkpoint,
@@ -29,8 +28,9 @@ from ureca.models.mllm.checkpoint import (
     write_config,
 )
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.families import family_of, make_known, tile_px, tile_side
-from ureca.models.mllm.words import Words
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.families import family_of, make_known, tile_px, tile_side
+from ureca.models.mllm.prompt import Words
 
 EXTRA = "mllm"
 

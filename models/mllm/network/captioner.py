@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ureca.errors import EngineError
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.families import family_of, language_of, tile_px, tile_side
-from ureca.models.mllm.masks import FeatureToken, MaskEncoder, RegionTokens
-from ureca.models.mllm.positions import Opening, opening
-from ureca.models.mllm.split import NAME, Prefix, register
+from ureca.models.mllm.network.families import family_of, language_of, tile_px, tile_side
+from ureca.models.mllm.network.mask_encoder import FeatureToken, MaskEncoder, RegionTokens
+from ureca.models.mllm.network.positions import Opening, opening
+from ureca.models.mllm.network.prefix_attention import NAME, Prefix, register
 
 
 class Look(NamedTuple):

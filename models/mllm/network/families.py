@@ -254,7 +254,7 @@ def make_known(folder: Path) -> None:
     except (OSError, ValueError):
         return  # whoever loads it says what is wrong
     if NANO_LM in text:
-        require("ureca.models.mllm.nano_tower", extra="mllm").register()
+        require("ureca.models.mllm.network.nano_tower", extra="mllm").register()
 
 
 def tile_px(config: Any, wanted_px: int) -> int:

@@ -27,7 +27,7 @@ from transformers import (
 
 from ureca.errors import WeightsError
 from ureca.models.config import CaptionerConfig
-from ureca.models.mllm.families import NANO_LM
+from ureca.models.mllm.network.families import NANO_LM
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.pyramid import Maps
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ureca import rle
 from ureca.datatypes import Image, Mask, Rle, Style
 from ureca.errors import ConfigError, SourceError
 from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
-from ureca.models.data.words import class_phrase
-from ureca.models.mllm.pictures import Cutter
+from ureca.models.data.text_augmentation import class_phrase
+from ureca.models.mllm.image_tiles import Cutter
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig
 from ureca.models.training.dataset import clean
+from ureca.protocol import rle
 
 _WINDOW = 32
 """Batches among which rows are sorted by length."""

@@ -7,8 +7,8 @@ import re
 from torch import nn
 
 from ureca.errors import ConfigError
-from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.lora import adapters, add_lora
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.lora import adapters, add_lora
 from ureca.models.mllm.training.config import MllmTrainConfig, Parts
 
 _MUST_NOT = re.compile(r"vision|visual\.(?!merger)|embed|^base\.lm_head")

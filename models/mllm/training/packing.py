@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ureca.models.mllm.positions import Opening
+from ureca.models.mllm.network.positions import Opening
 
 
 @dataclass(frozen=True)

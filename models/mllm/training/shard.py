@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ureca.errors import ConfigError
-from ureca.models.mllm.captioner import Mllm
+from ureca.models.mllm.network.captioner import Mllm
 from ureca.models.mllm.training.config import MllmTrainConfig
-from ureca.models.training.parallel import Worker
+from ureca.models.training.distributed import Worker
 
 
 def split(model: Mllm, config: MllmTrainConfig, worker: Worker, device: torch.device) -> None:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from ureca.models.mllm.training.shard import split_like, whole
 from ureca.models.mllm.training.step import Learner
-from ureca.models.saves import load_optimizer, optimizer_tensors, read_save, unusable, write_save
+from ureca.models.training.checkpoints import (
+    load_optimizer,
+    optimizer_tensors,
+    read_save,
+    unusable,
+    write_save,
+)
 
 _FILES = ("learned", "optimizer")
 

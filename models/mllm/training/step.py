@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore
 from ureca.models.mllm.backend import prefix_tokens, suffix_input
-from ureca.models.mllm.captioner import Mllm
-from ureca.models.mllm.pictures import Cutter
+from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.prompt import Prompt
+from ureca.models.mllm.training.batch_sampler import Group, Row, read_group
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.packing import Packed, pack, padded
-from ureca.models.mllm.training.plan import Group, Row, read_group
 from ureca.models.mllm.training.shard import average_gradients, clip, is_split
-from ureca.models.mllm.words import Prompt
 from ureca.models.preprocess import Grid
-from ureca.models.training.parallel import Worker
+from ureca.models.training.distributed import Worker
 
 
 @dataclass(frozen=True)

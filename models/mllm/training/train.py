@@ -23,23 +23,23 @@ from tqdm import tqdm
 from ureca.config import load_config, to_plain
 from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore
-from ureca.models.mllm.checkpoint import (
+from ureca.models.mllm.checkpoints.checkpoint import (
     TOKENIZER,
     load_checkpoint,
     read_config,
     save_parts,
 )
 from ureca.models.mllm.engine import prompt_of
-from ureca.models.mllm.lora import lora_tensors
-from ureca.models.mllm.pictures import Cutter
+from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.network.lora import lora_tensors
+from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.training.batch_sampler import Plan, load_records
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.freeze import freeze
-from ureca.models.mllm.training.plan import Plan, load_records
 from ureca.models.mllm.training.shard import split, whole
 from ureca.models.mllm.training.state import resume_state, save_state
 from ureca.models.mllm.training.step import Learner, Reader, schedule
-from ureca.models.mllm.words import Words
-from ureca.models.training.parallel import Worker, join
+from ureca.models.training.distributed import Worker, join
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a segmenter is: it looks at a picture once, then cuts out whatever prompts point at.
 
 A `Segmenter` is used from one thread at a time. It knows nothing of frames, tracks and time; those
-who hold its results weigh them (`node/refresh.py`, `node/everything.py`).
+who hold its results weigh them (`node/segmentation/automatic_masks.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Image, Mask
-from ureca.node.appearance import F32
+from ureca.node.masks.color_histogram import F32
 
 EncodedImage = Any
 """What `encode` returns; only the segmenter that made it knows what is inside."""

@@ -14,9 +14,9 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask
 from ureca.errors import EngineError
-from ureca.node.appearance import F32
-from ureca.node.regions import box_of
-from ureca.node.segmenter import Cut, Prompt
+from ureca.models.runtime.segmentation.base import Cut, Prompt
+from ureca.node.masks.color_histogram import F32
+from ureca.node.masks.prompt_to_mask import box_of
 
 _CELLS_PX = 4
 _TOLERANCE = 12

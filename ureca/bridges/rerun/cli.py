@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.async_client import AsyncClient
-from ureca.bridges.following import Follower
+from ureca.bridges.node_follower import Follower
 from ureca.bridges.rerun.log import EXTRA, RerunLog
+from ureca.client.async_client import AsyncClient
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.errors import ConfigError
 from ureca.extras import require
-from ureca.keys import add_key_options, keys_of
 from ureca.log import configure
+from ureca.security.keys import add_key_options, keys_of
 
 _EPILOG = """examples:
   ureca rerun                                     open a viewer and log to it

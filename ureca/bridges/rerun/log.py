@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ureca import rle
-from ureca.bridges.following import Sight
+from ureca.bridges.node_follower import Sight
+from ureca.client.region_cache import Said
 from ureca.datatypes import Rle
-from ureca.drawing.palette import COLOURS, STALE, Rgb
-from ureca.events import AnyEvent, CaptionError, CaptionFinal, Heartbeat, TrackEnd
 from ureca.extras import require
-from ureca.pictures import PictureRegion
-from ureca.said import Said
+from ureca.protocol import rle
+from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, Heartbeat, TrackEnd
+from ureca.protocol.preview import PictureRegion
+from ureca.visualization.palette import COLOURS, STALE, Rgb
 
 EXTRA = "rerun"
 _MAX_NUMBERS = 65_535

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from ureca.bridges.following import Sight
+from ureca.bridges.node_follower import Sight
 from ureca.bridges.ros.convert import (
     ClassId,
     MaskEncoding,
@@ -34,7 +34,7 @@ from ureca.bridges.ros.messages import (
 )
 from ureca.bridges.ros.pictures import Numbering, Sent, compressed, raw
 from ureca.bridges.ros.transport import Transport
-from ureca.camera import FramePublisher
+from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
 from ureca.errors import WireError
 from ureca.log import RateLimitedLog

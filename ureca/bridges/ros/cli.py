@@ -10,18 +10,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from ureca.asking import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.async_client import AsyncClient
-from ureca.bridges.following import Follower
+from ureca.bridges.node_follower import Follower
 from ureca.bridges.ros.bridge import BridgeOptions, Forwarded, Incoming, Outgoing
 from ureca.bridges.ros.dds import DdsTransport, domain_of
 from ureca.bridges.ros.rclpy_node import RclpyTransport
 from ureca.bridges.ros.transport import Transport
-from ureca.camera import FramePublisher
+from ureca.client.async_client import AsyncClient
+from ureca.client.frame_publisher import FramePublisher
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.errors import ConfigError
-from ureca.keys import add_key_options, keys_of
 from ureca.log import configure
-from ureca.packing import is_id
+from ureca.protocol.messagepack import is_id
+from ureca.security.keys import add_key_options, keys_of
 
 FRAMES_ADDRESS = "tcp://127.0.0.1:5600"
 _BOXES_ONLY_PX, _WITH_MASKS_PX = 64, 1920

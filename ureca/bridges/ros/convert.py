@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ureca import rle
-from ureca.bridges.following import Sight
+from ureca.bridges.node_follower import Sight
 from ureca.bridges.ros.messages import (
     BoundingBox2D,
     Detection2D,
@@ -27,10 +26,11 @@ from ureca.bridges.ros.messages import (
     Time,
     VisionClass,
 )
+from ureca.client.region_cache import Said
 from ureca.datatypes import Rle
 from ureca.errors import WireError
-from ureca.pictures import PictureRegion
-from ureca.said import Said
+from ureca.protocol import rle
+from ureca.protocol.preview import PictureRegion
 
 ClassId = Literal["caption", "rid", "label"]
 MaskEncoding = Literal["mono8", "mono16"]

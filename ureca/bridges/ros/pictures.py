@@ -12,9 +12,9 @@ import numpy as np
 from ureca.bridges.ros.convert import nanoseconds
 from ureca.bridges.ros.messages import CompressedImage, Header, Image
 from ureca.errors import WireError
-from ureca.events import PROTOCOL_VERSION
-from ureca.frames import Encoding, FrameHeader
-from ureca.picture_size import picture_size
+from ureca.protocol.events import PROTOCOL_VERSION
+from ureca.protocol.frames import Encoding, FrameHeader
+from ureca.protocol.image_header import picture_size
 
 _RAW: Mapping[str, Encoding] = MappingProxyType(
     {"rgb8": "rgb8", "bgr8": "bgr8", "mono8": "mono8", "8UC1": "mono8", "8UC3": "bgr8"}

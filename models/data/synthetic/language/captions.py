@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from ureca.models.data.worlds import words
-from ureca.models.data.worlds.facts import Sighting
-from ureca.models.data.worlds.judge import CLEAR_MARGIN, certain
-from ureca.models.data.worlds.parts import Item, Part
-from ureca.models.data.worlds.truth import NodeTruth, Relation, ViewTruth
+from ureca.models.data.synthetic.language import vocabulary
+from ureca.models.data.synthetic.language.facts import Sighting
+from ureca.models.data.synthetic.language.judge import CLEAR_MARGIN, certain
+from ureca.models.data.synthetic.language.truth import NodeTruth, Relation, ViewTruth
+from ureca.models.data.synthetic.objects.parts import Item, Part
 
 MAX_WORDS: Final = 14
 
@@ -147,7 +147,7 @@ class Writer:
         """The first visible part with a look of its own: " with a white handle", or nothing."""
         one = self._seen[node.node]
         for part, pixels in zip(one.item.parts, one.part_pixels, strict=True):
-            named = part.name in words.PART_NAMES and not one.item.titled_by_part
+            named = part.name in vocabulary.PART_NAMES and not one.item.titled_by_part
             if named and pixels >= _FEATURE_PIXELS and part.look.word != one.item.look.word:
                 return f" with {indefinite_part(part)}"
         return ""
@@ -198,7 +198,7 @@ class Writer:
             full = f"{host} with {guests} {prep} it"
             simple = len(full.split()) <= MAX_WORDS - 2 and " with " not in guests
             return full if simple else f"{host} with {plain} {prep} it"
-        nouns = words.plural(node.kind)
+        nouns = vocabulary.plural(node.kind)
         looks = {one.look for one in members}
         shared = looks.pop() if len(looks) == 1 else ""
         if shared and shared != node.kind:

@@ -8,13 +8,13 @@ from typing import Final
 
 import numpy as np
 
-from ureca.models.data.worlds import words
-from ureca.models.data.worlds.kinds import TELLING, UPRIGHT
-from ureca.models.data.worlds.palette import HELD_BACK_PAIRS
-from ureca.models.data.worlds.parts import Item, Look
-from ureca.models.data.worlds.scene import Backdrop
-from ureca.models.data.worlds.truth import GroupType, NodeTruth, Relation
-from ureca.models.data.worlds.words import PART_NAMES
+from ureca.models.data.synthetic.language import vocabulary
+from ureca.models.data.synthetic.language.truth import GroupType, NodeTruth, Relation
+from ureca.models.data.synthetic.language.vocabulary import PART_NAMES
+from ureca.models.data.synthetic.objects.kinds import TELLING, UPRIGHT
+from ureca.models.data.synthetic.objects.palette import HELD_BACK_PAIRS
+from ureca.models.data.synthetic.objects.parts import Item, Look
+from ureca.models.data.synthetic.scenes.scene import Backdrop
 
 SIDE_MARGIN: Final = 0.08
 """Clear gap between two centres, in picture widths, for "left of" and "right of"."""
@@ -101,14 +101,14 @@ def _object_node(seen: Sighting, relations: tuple[Relation, ...]) -> NodeTruth:
         for part, pixels in zip(item.parts, seen.part_pixels, strict=True)
         if pixels >= LEAST_LOOK_SHARE * seen.pixels or part.look is item.look
     ]
-    said = frozenset().union(*(words.true_words(look.word) for look in looks))
-    doubtful = frozenset().union(*(words.doubtful_words(look.word) for look in looks))
+    said = frozenset().union(*(vocabulary.true_words(look.word) for look in looks))
+    doubtful = frozenset().union(*(vocabulary.doubtful_words(look.word) for look in looks))
     on_table = "table" if seen.on_table else ""
     return NodeTruth(
         node=seen.node,
         type="object",
         kind=item.kind,
-        nouns=words.nouns_of(item.kind),
+        nouns=vocabulary.nouns_of(item.kind),
         look="" if seen.plain_title or item.titled_by_part else item.look.word,
         words=said,
         doubtful=doubtful - said,
@@ -132,13 +132,13 @@ def _part_nodes(seen: Sighting) -> Iterator[NodeTruth]:
                 node=f"{seen.node}p{number}",
                 type="part",
                 kind=seen.item.kind,
-                nouns=words.nouns_of(seen.item.kind),
+                nouns=vocabulary.nouns_of(seen.item.kind),
                 part=part.name,
-                part_nouns=words.part_nouns_of(part.name),
+                part_nouns=vocabulary.part_nouns_of(part.name),
                 owner=seen.node,
                 look=part.look.word,
-                words=words.true_words(part.look.word),
-                doubtful=words.doubtful_words(part.look.word),
+                words=vocabulary.true_words(part.look.word),
+                doubtful=vocabulary.doubtful_words(part.look.word),
                 states=frozenset(part.states),
                 depth=seen.depth,
                 pixels=pixels,
@@ -251,10 +251,10 @@ def backdrop_node(backdrop: Backdrop, pixels: int, centre: tuple[float, float]) 
         node=backdrop.name,
         type="background",
         kind=backdrop.name,
-        nouns=words.nouns_of(kind),
+        nouns=vocabulary.nouns_of(kind),
         look=backdrop.phrase.removeprefix("a "),
-        words=words.true_words(backdrop.phrase),
-        doubtful=words.doubtful_words(backdrop.phrase),
+        words=vocabulary.true_words(backdrop.phrase),
+        doubtful=vocabulary.doubtful_words(backdrop.phrase),
         relations=relations,
         centre=centre,
         pixels=pixels,

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from ureca.models.data.worlds import words
-from ureca.models.data.worlds.kinds import KINDS
-from ureca.models.data.worlds.words import PART_NAMES
+from ureca.models.data.synthetic.language import vocabulary
+from ureca.models.data.synthetic.language.vocabulary import PART_NAMES
+from ureca.models.data.synthetic.objects.kinds import KINDS
 
 _COUNTS: Final = {"a": 1, "an": 1, "the": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 _LEFT: Final = ("left of", "to the left of", "on the left of", "on the left side of")
@@ -87,22 +87,24 @@ def _table(entries: dict[str, str]) -> dict[tuple[str, ...], str]:
 
 def _nouns() -> dict[str, tuple[str, int]]:
     """Every noun, singular and plural, as (singular, least count)."""
-    kinds = {noun for kind in (*KINDS, *_BACKDROPS) for noun in words.nouns_of(kind)}
-    parts = {noun for part in PART_NAMES for noun in words.part_nouns_of(part)}
-    found = {words.plural(noun): (noun, 2) for noun in kinds}
+    kinds = {noun for kind in (*KINDS, *_BACKDROPS) for noun in vocabulary.nouns_of(kind)}
+    parts = {noun for part in PART_NAMES for noun in vocabulary.part_nouns_of(part)}
+    found = {vocabulary.plural(noun): (noun, 2) for noun in kinds}
     return found | {noun: (noun, 1) for noun in kinds | parts}
 
 
 _NOUNS: Final = _nouns()
 _NOUN_TABLE: Final = _table({noun: noun for noun in _NOUNS})
-_ADJECTIVE_TABLE: Final = _table({name: name for name in words.ADJECTIVES} | dict(words.SYNONYMS))
+_ADJECTIVE_TABLE: Final = _table(
+    {name: name for name in vocabulary.ADJECTIVES} | dict(vocabulary.SYNONYMS)
+)
 _TAILS: Final = {
     "side": _table(SIDES),
     "superlative": _table(SUPERLATIVES),
     "state": _table(_STATES),
     "relation": _table(RELATIONS),
 }
-_PART_NOUNS: Final = frozenset(n for part in PART_NAMES for n in words.part_nouns_of(part))
+_PART_NOUNS: Final = frozenset(n for part in PART_NAMES for n in vocabulary.part_nouns_of(part))
 
 
 @dataclass

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Final
 
-from ureca.models.data.worlds.grammar import Phrase, UnreadableError, parse
-from ureca.models.data.worlds.truth import TRUE_MARGIN, NodeTruth, ViewTruth
-from ureca.models.data.worlds.words import STATES
+from ureca.models.data.synthetic.language.grammar import Phrase, UnreadableError, parse
+from ureca.models.data.synthetic.language.truth import TRUE_MARGIN, NodeTruth, ViewTruth
+from ureca.models.data.synthetic.language.vocabulary import STATES
 
 CLEAR_MARGIN: Final = 1.0
 DOUBTFUL_MARGIN: Final = -0.5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ureca.models.data.worlds.palette import COLOURS
+from ureca.models.data.synthetic.objects.palette import COLOURS
 
 NOUNS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ureca.models.data.worlds import shapes
-from ureca.models.data.worlds.parts import Collider, Dice, Item, Look, Part, block
-from ureca.models.data.worlds.shapes import FloatArray, Point3
+from ureca.models.data.synthetic.objects import shapes
+from ureca.models.data.synthetic.objects.parts import Collider, Dice, Item, Look, Part, block
+from ureca.models.data.synthetic.objects.shapes import FloatArray, Point3
 
 
 def _bumps(dice: Dice, strength: float) -> shapes.Bumps:

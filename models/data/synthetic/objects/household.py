@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ureca.models.data.worlds import shapes
-from ureca.models.data.worlds.palette import COLOURS
-from ureca.models.data.worlds.parts import Collider, Dice, Item, Look, Part, block, disc
-from ureca.models.data.worlds.shapes import Mesh, Point3
+from ureca.models.data.synthetic.objects import shapes
+from ureca.models.data.synthetic.objects.palette import COLOURS
+from ureca.models.data.synthetic.objects.parts import Collider, Dice, Item, Look, Part, block, disc
+from ureca.models.data.synthetic.objects.shapes import Mesh, Point3
 
 _NEUTRAL = ("white", "gray", "black", "light blue", "blue", "green", "red")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Final
 
-from ureca.models.data.worlds import food, household, kitchen, tools
-from ureca.models.data.worlds.parts import Dice, Item
+from ureca.models.data.synthetic.objects import food, household, kitchen, tools
+from ureca.models.data.synthetic.objects.parts import Dice, Item
 
 Recipe = Callable[[Dice], Item]
 

@@ -6,9 +6,18 @@ from typing import Final
 
 import numpy as np
 
-from ureca.models.data.worlds import shapes
-from ureca.models.data.worlds.parts import Collider, Dice, Item, Look, Part, block, disc, ring
-from ureca.models.data.worlds.shapes import Mesh, Point3
+from ureca.models.data.synthetic.objects import shapes
+from ureca.models.data.synthetic.objects.parts import (
+    Collider,
+    Dice,
+    Item,
+    Look,
+    Part,
+    block,
+    disc,
+    ring,
+)
+from ureca.models.data.synthetic.objects.shapes import Mesh, Point3
 
 _EAR_STEPS: Final = np.radians(np.linspace(-90.0, 90.0, 14))
 

@@ -9,9 +9,9 @@ from typing import Final, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ureca.models.data.worlds import textures
-from ureca.models.data.worlds.palette import COLOURS, HELD_BACK_PAIRS, Rgb, draw_colour
-from ureca.models.data.worlds.shapes import Mesh, Point3
+from ureca.models.data.synthetic.objects import textures
+from ureca.models.data.synthetic.objects.palette import COLOURS, HELD_BACK_PAIRS, Rgb, draw_colour
+from ureca.models.data.synthetic.objects.shapes import Mesh, Point3
 
 Choice = TypeVar("Choice")
 Shape = Literal["box", "cylinder", "ellipsoid"]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ureca.models.data.worlds.palette import Rgb
+from ureca.models.data.synthetic.objects.palette import Rgb
 
 Texture = NDArray[np.uint8]
 Field = NDArray[np.float64]

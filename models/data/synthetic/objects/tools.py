@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ureca.models.data.worlds import shapes
-from ureca.models.data.worlds.parts import Collider, Dice, Item, Look, Part, block
-from ureca.models.data.worlds.shapes import Mesh, Point3
+from ureca.models.data.synthetic.objects import shapes
+from ureca.models.data.synthetic.objects.parts import Collider, Dice, Item, Look, Part, block
+from ureca.models.data.synthetic.objects.shapes import Mesh, Point3
 
 _STRONG = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white")
 

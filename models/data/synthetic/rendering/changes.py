@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ureca.models.data.worlds.clip import (
+from ureca.models.data.synthetic.objects.shapes import FloatArray
+from ureca.models.data.synthetic.rendering.clip import (
     FRAME_SIZE,
     FRAMES_PER_SECOND,
     Frame,
@@ -21,12 +22,11 @@ from ureca.models.data.worlds.clip import (
     pieces_of,
     write_clip,
 )
-from ureca.models.data.worlds.engine import mujoco
-from ureca.models.data.worlds.render import Camera, Ids, Painter
-from ureca.models.data.worlds.shapes import FloatArray
-from ureca.models.data.worlds.staging import Change, Plan, prepare
-from ureca.models.data.worlds.views import Region, View, describe
-from ureca.models.data.worlds.world import World
+from ureca.models.data.synthetic.rendering.render import Camera, Ids, Painter
+from ureca.models.data.synthetic.rendering.views import Region, View, describe
+from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.staging import Change, Plan, prepare
+from ureca.models.data.synthetic.scenes.world import World
 
 BEGIN_S: Final = 2.0
 END_S: Final = 3.5

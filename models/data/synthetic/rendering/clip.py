@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ureca.models.data.worlds.render import Ids, Rgb8
-from ureca.models.data.worlds.views import bounding_box, encode
-from ureca.models.data.worlds.world import World
+from ureca.models.data.synthetic.rendering.render import Ids, Rgb8
+from ureca.models.data.synthetic.rendering.views import bounding_box, encode
+from ureca.models.data.synthetic.scenes.world import World
 
 FRAME_SIZE: Final = (360, 640)
 FRAMES_PER_SECOND: Final = 15

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ureca.errors import MissingExtraError
-from ureca.models.data.worlds.parts import METAL_RGB, Look
-from ureca.models.data.worlds.render import Camera, Rgb8
-from ureca.models.data.worlds.scene import Lighting
-from ureca.models.data.worlds.shapes import FloatArray
-from ureca.models.data.worlds.world import World, part_of
+from ureca.models.data.synthetic.objects.parts import METAL_RGB, Look
+from ureca.models.data.synthetic.objects.shapes import FloatArray
+from ureca.models.data.synthetic.rendering.render import Camera, Rgb8
+from ureca.models.data.synthetic.scenes.scene import Lighting
+from ureca.models.data.synthetic.scenes.world import World, part_of
 
 SAMPLES: Final = 8
 """Samples per pixel; with the denoiser eight look better than 64 without."""

@@ -9,9 +9,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ureca.models.data.worlds.engine import mujoco
-from ureca.models.data.worlds.shapes import FloatArray
-from ureca.models.data.worlds.world import NOTHING, SHOWN_GROUP, World
+from ureca.models.data.synthetic.objects.shapes import FloatArray
+from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.world import NOTHING, SHOWN_GROUP, World
 
 Rgb8 = NDArray[np.uint8]
 Ids = NDArray[np.int16]

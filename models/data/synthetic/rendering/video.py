@@ -14,8 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from ureca.models.data.worlds import captions, textures
-from ureca.models.data.worlds.clip import (
+from ureca.models.data.synthetic.language import captions
+from ureca.models.data.synthetic.objects import textures
+from ureca.models.data.synthetic.objects.kinds import draw_item
+from ureca.models.data.synthetic.objects.palette import draw_colour
+from ureca.models.data.synthetic.objects.parts import Dice, Item, Look
+from ureca.models.data.synthetic.rendering.clip import (
     FRAME_SIZE,
     FRAMES_PER_SECOND,
     Frame,
@@ -23,13 +27,10 @@ from ureca.models.data.worlds.clip import (
     pieces_of,
     write_clip,
 )
-from ureca.models.data.worlds.engine import mujoco
-from ureca.models.data.worlds.kinds import draw_item
-from ureca.models.data.worlds.palette import draw_colour
-from ureca.models.data.worlds.parts import Dice, Item, Look
-from ureca.models.data.worlds.render import Camera, Painter
-from ureca.models.data.worlds.scene import Backdrop, Lighting, Placement, Scene
-from ureca.models.data.worlds.world import World, build_world, settle
+from ureca.models.data.synthetic.rendering.render import Camera, Painter
+from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.scene import Backdrop, Lighting, Placement, Scene
+from ureca.models.data.synthetic.scenes.world import World, build_world, settle
 
 SECONDS: Final = 12.0
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from ureca.models.data.worlds.captions import Writer
-from ureca.models.data.worlds.facts import Sighting, backdrop_node, nodes_of
-from ureca.models.data.worlds.judge import judge
-from ureca.models.data.worlds.render import Camera, Ids
-from ureca.models.data.worlds.truth import NodeTruth, ViewTruth
-from ureca.models.data.worlds.world import World
+from ureca.models.data.synthetic.language.captions import Writer
+from ureca.models.data.synthetic.language.facts import Sighting, backdrop_node, nodes_of
+from ureca.models.data.synthetic.language.judge import judge
+from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
+from ureca.models.data.synthetic.rendering.render import Camera, Ids
+from ureca.models.data.synthetic.scenes.world import World
 
 MIN_BACKDROP_PIXELS: Final = 1200
 MAX_REGIONS: Final = 28

@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from ureca.models.data.worlds import textures
-from ureca.models.data.worlds.kinds import BULKY, KINDS, STACKABLE, draw_item
-from ureca.models.data.worlds.palette import Rgb, draw_colour
-from ureca.models.data.worlds.parts import Dice, Item, Look
+from ureca.models.data.synthetic.objects import textures
+from ureca.models.data.synthetic.objects.kinds import BULKY, KINDS, STACKABLE, draw_item
+from ureca.models.data.synthetic.objects.palette import Rgb, draw_colour
+from ureca.models.data.synthetic.objects.parts import Dice, Item, Look
 
 CLUSTER: Final = (0.34, 0.24)
 """Half axes (m) of the oval about the table's centre that items are put into."""

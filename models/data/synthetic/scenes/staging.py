@@ -7,9 +7,9 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from ureca.models.data.worlds.kinds import KINDS, draw_item
-from ureca.models.data.worlds.parts import Dice
-from ureca.models.data.worlds.scene import (
+from ureca.models.data.synthetic.objects.kinds import KINDS, draw_item
+from ureca.models.data.synthetic.objects.parts import Dice
+from ureca.models.data.synthetic.scenes.scene import (
     Scene,
     arrange,
     draw_floor,
@@ -17,7 +17,7 @@ from ureca.models.data.worlds.scene import (
     draw_table,
     draw_wall,
 )
-from ureca.models.data.worlds.world import World, build_world, settle
+from ureca.models.data.synthetic.scenes.world import World, build_world, settle
 
 Change = Literal["swap", "move", "open", "tip"]
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)

@@ -8,11 +8,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ureca.models.data.worlds import shapes
-from ureca.models.data.worlds.engine import mujoco
-from ureca.models.data.worlds.parts import Collider, Item, Look, Part
-from ureca.models.data.worlds.scene import Lighting, Placement, Scene
-from ureca.models.data.worlds.shapes import FloatArray, Mesh
+from ureca.models.data.synthetic.objects import shapes
+from ureca.models.data.synthetic.objects.parts import Collider, Item, Look, Part
+from ureca.models.data.synthetic.objects.shapes import FloatArray, Mesh
+from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.scene import Lighting, Placement, Scene
 
 SHOWN_GROUP: Final = 1
 COLLIDER_GROUP: Final = 3
