@@ -92,7 +92,7 @@ test-engines: $(DEV)/.ready
 
 docs: $(DEV)/.ready
 	$(DEV)/bin/python tools/config_reference.py
-	$(DEV)/bin/python -m pdoc ureca $(addprefix ureca.,$(basename $(notdir $(wildcard ureca/[a-z]*.py)))) \
+	$(DEV)/bin/python -m pdoc ureca $(addprefix ureca.,client protocol security $(basename $(notdir $(wildcard ureca/[a-z]*.py)))) \
 		--output-directory build/api --docformat google
 
 bench: $(DEMO)/.ready

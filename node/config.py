@@ -2,7 +2,8 @@
 them.
 
 `ureca run --config FILE --set scheduler.refresh_s=2` goes through `ureca.config.load`, which names
-the nearest key when one is unknown. Environment variables set nothing here.
+the nearest key when one is unknown. Environment variables set nothing here. Importing this loads no
+OpenCV.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from typing import Literal
 
 from ureca.client.sockets import is_local, unguarded
 from ureca.datatypes import Style
-from ureca.node.checks import ensure
-from ureca.node.http_config import HttpConfig
-from ureca.node.masks.optical_flow import Preset
-from ureca.node.segmenter_config import SegmenterConfig
+from ureca.errors import ConfigError
 
 ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _TO_NODE = """    ureca keys new node -o keys
     ureca keys new robot --role observe -o keys
     ureca run ... --set security.key=keys/node.key_secret --set security.allow=keys/allow.txt"""
+
+
+Preset = Literal["ultrafast", "fast", "medium"]
+
+
+def ensure(condition: object, message: str) -> None:
+    """Raises `ConfigError` with `message` unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +145,44 @@ class TrackerConfig:
         ensure(self.lost_ttl_s > 0, f"tracker.lost_ttl_s must be positive, got {self.lost_ttl_s}")
         ensure(
             self.bad_frames >= 1, f"tracker.bad_frames must be at least 1, got {self.bad_frames}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """A model that cuts regions out of keyframes, on a thread of its own."""
+
+    model: Literal["", "sam2-hiera-tiny", "scripted"] = ""
+    """Empty: masks are carried by optical flow alone. `scripted` has no weights: for tests."""
+    folder: str = ""
+    """Where the model's files are; empty is where `ureca weights get` puts them."""
+    threads: int = 1
+    every_frames: int = 5
+    """A keyframe at most every n-th frame; a slow machine takes longer between them."""
+    everything: bool = False
+    """Also start regions of whatever the segmenter finds, within `limits.max_regions`."""
+    grid: int = 8
+    """Everything: points per side of the grid that is laid over a keyframe."""
+    min_thing_score: float = 0.8
+    """Everything: the segmenter's own estimate of a mask's IoU must reach this."""
+    min_stability: float = 0.85
+    """Everything: IoU of the mask at a stricter and a laxer threshold must reach this."""
+    max_overlap: float = 0.5
+    """Everything: of masks that overlap more, the surer one is taken."""
+    min_share: float = 0.002
+    max_share: float = 0.6
+    """Everything: share of the picture that a thing may cover."""
+
+    def __post_init__(self) -> None:
+        ensure(
+            self.every_frames >= 1,
+            f"segmenter.every_frames must be at least 1, got {self.every_frames}",
+        )
+        ensure(1 <= self.grid <= 32, f"segmenter.grid must be 1..32, got {self.grid}")
+        ensure(
+            0 <= self.min_share <= self.max_share <= 1,
+            f"expected 0 <= segmenter.min_share <= segmenter.max_share <= 1, got "
+            f"{self.min_share} and {self.max_share}",
         )
 
 
@@ -270,6 +315,23 @@ class LimitsConfig:
     outbox: int = 4096
     """Events waiting to be sent; beyond it deltas and updates are dropped and counted."""
     max_image_px: int = 16_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpConfig:
+    """Where people and Prometheus look; port 0 is off."""
+
+    port: int = 0
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ConfigError(f"http.port must be 0..65535, got {self.port}")
+        if self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ConfigError(
+                f"http.host must be a loopback address, got {self.host!r}: nobody is asked for a "
+                "key there. Let a reverse proxy or an SSH tunnel carry it further."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

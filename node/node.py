@@ -30,9 +30,8 @@ from ureca.node.captioning.output_filter import Quarantine
 from ureca.node.config import NodeConfig
 from ureca.node.counters import Balance, Books
 from ureca.node.monitoring.health import Vitals, failure_of
-from ureca.node.pipeline.describe_requests import Ask
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.region_commands import Order
+from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.pipeline.source_thread import Feeder
 from ureca.node.pipeline.step_thread import Stepper
 from ureca.node.publishing.event_queue import Outbox
@@ -52,7 +51,8 @@ from ureca.node.requests.handler import Control
 from ureca.node.requests.preview import Previews
 from ureca.node.requests.replies import Asker
 from ureca.node.segmentation.factory import open_cutters
-from ureca.node.sources.factory import FrameSource, Wait, Watched, open_source
+from ureca.node.sources.base import FrameSource, Wait, Watched
+from ureca.node.sources.factory import open_source
 from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent, Heartbeat

@@ -17,7 +17,6 @@ import msgpack
 import msgspec
 import numpy as np
 
-from ureca.client.shared import snapshot_events, typed
 from ureca.datatypes import Image, RegionSeed, Rle
 from ureca.errors import RegionError, SourceError, WireError
 from ureca.protocol import rle, wire
@@ -30,6 +29,7 @@ from ureca.protocol.flow_control import (
 )
 from ureca.protocol.image_header import picture_size
 from ureca.protocol.messagepack import convert
+from ureca.protocol.operations import snapshot_events, typed
 from ureca.protocol.region_requests import ORDERS
 from ureca.security.keys import ROLES, parse_allow_list
 from ureca.testing import SyntheticSource

@@ -1,8 +1,9 @@
-"""Print how long files and functions are, room by room, and fail past the hard limits.
+"""Print how long files and functions are, part by part, and fail past the hard limits.
 
     python tools/sizes.py
 
 Lines are counted as they stand, docstrings included; a function counts from `def` to its last line.
+A folder holds at most 20 files, but in tests.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ast
 import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("ureca", "models", "node", "export", "tests", "tools")
 FILE_LIMIT = 500
 FUNCTION_LIMIT = 80
+FOLDER_LIMIT = 20
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,18 @@ def functions(path: Path) -> Iterator[Measured]:
             yield Measured(where, end - node.lineno + 1)
 
 
+def folders(top: Path) -> list[Measured]:
+    """The folders below and with `top`, and how many files each holds."""
+    counts = Counter(path.parent for path in _files(top))
+    return [Measured(str(f.relative_to(ROOT)), count) for f, count in sorted(counts.items())]
+
+
+def _files(top: Path) -> Iterator[Path]:
+    for path in top.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts and not _through_link(top, path):
+            yield path
+
+
 def row(name: str, measured: Sequence[Measured]) -> str:
     """Count, median, 95th percentile and maximum."""
     lines = sorted(item.lines for item in measured)
@@ -71,6 +86,10 @@ def main() -> int:
         print(row(f"{room} functions", inside))
         for items, limit in ((files, FILE_LIMIT), (inside, FUNCTION_LIMIT)):
             too_long += [f"{i.where}: {i.lines} > {limit}" for i in items if i.lines > limit]
+    for room in ROOMS:
+        if room != "tests":
+            full = [item for item in folders(ROOT / room) if item.lines > FOLDER_LIMIT]
+            too_long += [f"{i.where}/: {i.lines} files > {FOLDER_LIMIT}" for i in full]
     for item in too_long:
         print(f"too long: {item}", file=sys.stderr)
     return 1 if too_long else 0

@@ -15,12 +15,12 @@ from pathlib import Path
 import msgspec
 
 from ureca.client.client import Client
-from ureca.client.shared import typed
 from ureca.errors import RequestError, UrecaError
 from ureca.node.bench.resource_usage import Meter, Usage
 from ureca.node.bench.run_config import Plan
 from ureca.node.bench.sender import Sent
 from ureca.node.bench.subscriber import Sample
+from ureca.protocol.operations import typed
 from ureca.protocol.requests import Hello
 
 _SAMPLE_S = 0.5

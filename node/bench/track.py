@@ -26,9 +26,8 @@ from ureca.datatypes import Frame, Image, Mask, RegionSeed
 from ureca.errors import SourceError
 from ureca.models.runtime.segmentation.sam2 import Maps, Sam2
 from ureca.node.bench.davis_metrics import score
-from ureca.node.config import TrackerConfig
+from ureca.node.config import SegmenterConfig, TrackerConfig
 from ureca.node.segmentation.keyframe_segmenter import Cutter, KeyWish, Wanted
-from ureca.node.segmenter_config import SegmenterConfig
 from ureca.node.sources.video_readers import open_clip
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol.rle import decode, encode

@@ -20,7 +20,8 @@ from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
 from ureca.node.counters import Books
-from ureca.node.sources.factory import FrameSource, Watched, open_source
+from ureca.node.sources.base import FrameSource, Watched
+from ureca.node.sources.factory import open_source
 from ureca.security.keys import ServerKeys, add_key_options, keys_of
 
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5600"

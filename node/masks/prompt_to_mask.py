@@ -13,9 +13,8 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask, RegionSeed, Rle
 from ureca.errors import RegionError
+from ureca.node.masks.geometry import Box, clip_box
 from ureca.protocol.rle import decode
-
-Box = tuple[int, int, int, int]
 
 _GRABCUT_ROUNDS = 3
 _WORK_SIDE_PX = 320
@@ -51,29 +50,6 @@ def _given(rle: Rle, height: int, width: int) -> Mask:
     if not mask.any():
         raise RegionError("the mask is empty: a region needs at least one pixel")
     return mask
-
-
-def clip_box(box: tuple[float, float, float, float], height: int, width: int) -> Box:
-    """`box` (x0, y0, x1, y1) rounded outwards and cut to the frame. Raises `RegionError` when
-    nothing is left.
-    """
-    x0, y0 = max(0, int(np.floor(box[0]))), max(0, int(np.floor(box[1])))
-    x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
-    if x0 >= x1 or y0 >= y1:
-        raise RegionError(f"the box {list(box)} lies outside the frame of {width}x{height}")
-    return x0, y0, x1, y1
-
-
-def box_of(mask: Mask) -> Box:
-    """The tight box x0, y0, x1, y1 (exclusive ends) of a mask with at least one pixel."""
-    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return x0, y0, x0 + width, y0 + height
-
-
-def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union of two masks; 0 when both are empty."""
-    union = np.count_nonzero(one | other)
-    return float(np.count_nonzero(one & other) / union) if union else 0.0
 
 
 def _from_box(box: Box, image: Image) -> Mask:

@@ -1,16 +1,17 @@
-"""How the node is: books and counters for heartbeats, and what is wrong with it for `health`."""
+"""The state of the node: counters for heartbeats, and the reasons of `health`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ureca.clock import Clock
 from ureca.datatypes import EngineInfo
 from ureca.errors import UrecaError
 from ureca.node.counters import Books
-from ureca.protocol.events import Heartbeat
+from ureca.protocol.events import AnyEvent, Heartbeat
+from ureca.protocol.requests import Health
 
 Counters = Callable[[], Mapping[str, int]]
 Complaints = Callable[[], Iterable[str]]
@@ -73,3 +74,35 @@ class MayFail(Protocol):
 def failure_of(part: MayFail) -> Complaints:
     """The part's failure as a complaint, once it has one."""
     return lambda: [part.failure] if part.failure is not None else []
+
+
+class Facts(Protocol):
+    """What may be asked of the node; called on the thread that owns the sockets."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """The engine's names and limits."""
+
+    def heartbeat(self) -> Heartbeat:
+        """State, books and streams now."""
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why the node is not well; empty when it is."""
+
+    def last_events(self) -> list[AnyEvent]:
+        """The last word on every live region."""
+
+    def refused(self) -> list[dict[str, Any]]:
+        """The latest captions that the output gate kept back."""
+
+
+def health_of(facts: Facts) -> Health:
+    """The result of `health`, and what `/healthz` goes by."""
+    beat, reasons = facts.heartbeat(), facts.reasons()
+    return Health(
+        state="degraded" if reasons and beat.state == "running" else beat.state,
+        uptime_ms=beat.uptime_ms,
+        reasons=reasons,
+        counters=beat.counters,
+        streams=beat.streams,
+    )

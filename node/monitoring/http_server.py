@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from ureca.errors import ConfigError
+from ureca.node.monitoring.health import Facts, health_of
 from ureca.node.monitoring.metrics import Metrics
-from ureca.node.requests.queries import Facts, health_of
 
 MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8192

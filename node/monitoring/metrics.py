@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ureca.extras import require
-from ureca.node.requests.queries import Facts, health_of
+from ureca.node.monitoring.health import Facts, health_of
 from ureca.protocol.events import AnyEvent, CaptionFinal
 
 _LABELS = {

@@ -20,10 +20,9 @@ from ureca.node.captioning.batch import Captioner, Job, Row
 from ureca.node.captioning.caption_events import refused_region
 from ureca.node.config import NodeConfig
 from ureca.node.counters import Books, End
-from ureca.node.pipeline.describe_requests import Ask, AskQueue, Key
 from ureca.node.pipeline.keyframe_selection import Keyframes
-from ureca.node.pipeline.region_commands import Order, Orders
-from ureca.node.pipeline.request_queue import Waiting
+from ureca.node.pipeline.region_commands import Orders
+from ureca.node.pipeline.request_queue import Ask, AskQueue, Key, Order, Waiting
 from ureca.node.pipeline.stall_detection import Hang, troubles
 from ureca.node.pipeline.stream import News, Stream, resolve
 from ureca.node.scheduling.stream_arbiter import ASKS, Halt, Turns

@@ -5,7 +5,6 @@ two frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ import msgspec
 
 from ureca.datatypes import Track, TrackState
 from ureca.errors import RequestError, UrecaError
-from ureca.node.pipeline.describe_requests import Key
+from ureca.node.pipeline.request_queue import Key, Order
 from ureca.node.pipeline.stream import News, Stream
 from ureca.node.scheduling.caption_policy import Policy
 from ureca.node.scheduling.stream_arbiter import Halt
@@ -33,17 +32,6 @@ from ureca.protocol.region_requests import (
 )
 
 Plain = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One such request; exactly one of `reply` and `fail` is called."""
-
-    args: OrderArgs
-    client: bytes
-    reply: Callable[[Plain], None]
-    fail: Callable[[UrecaError], None]
-    deadline_ns: int
 
 
 class Orders:

@@ -1,13 +1,17 @@
-"""What one thread leaves for another: a bounded queue that says BUSY at once when it is full."""
+"""Requests that wait for the step thread: bounded queues that answer BUSY when they are full."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
-from ureca.errors import RequestError
+from ureca.datatypes import Frame, RegionSeed, Style
+from ureca.errors import RequestError, UrecaError
+from ureca.protocol.events import AnyEvent
+from ureca.protocol.region_requests import OrderArgs
 
 Item = TypeVar("Item")
 _RETRY_MS = 500
@@ -64,3 +68,61 @@ class Waiting(Generic[Item]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+Key = tuple[bytes, bytes]
+"""Who asked and under which id: what `cancel` goes by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One direct request. Exactly one of `stream` and `frame` (a picture of the client's own), and
+    one of `rid` and `seed`. `reply` gets the caption's events; `fail` gets the error when no
+    caption could be started.
+    """
+
+    reply: Callable[[AnyEvent], None]
+    fail: Callable[[UrecaError], None]
+    deadline_ns: int
+    stream: str | None = None
+    frame: Frame | None = None
+    rid: str | None = None
+    seed: RegionSeed | None = None
+    style: Style = "short"
+    max_new_tokens: int | None = None
+    key: Key = (b"", b"")
+
+
+class AskQueue(Waiting[Ask]):
+    """What the control thread leaves for the step thread; bounded, and full means BUSY at once."""
+
+    def take_late(self, now_ns: int) -> list[Ask]:
+        """Remove and return the requests whose deadline has passed."""
+        return self.take(lambda ask: now_ns > ask.deadline_ns)
+
+    def remove(self, key: Key) -> Ask | None:
+        """Remove and return the request of this key, if it still waits."""
+        return next(iter(self.take(lambda ask: ask.key == key, room=1)), None)
+
+    def take_alike(self, room: int) -> list[Ask]:
+        """The oldest request and those behind it that share its picture, at most `room`."""
+        first = self.first()
+        if first is None or room < 1:
+            return []
+        return self.take(
+            lambda ask: ask.frame is first.frame and ask.stream == first.stream, room=room
+        )
+
+
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One such request; exactly one of `reply` and `fail` is called."""
+
+    args: OrderArgs
+    client: bytes
+    reply: Callable[[Plain], None]
+    fail: Callable[[UrecaError], None]
+    deadline_ns: int

@@ -8,7 +8,7 @@ import threading
 from ureca.errors import UrecaError
 from ureca.native_threads import NativeThread
 from ureca.node.monitoring.health import Vitals
-from ureca.node.sources.factory import FrameSource
+from ureca.node.sources.base import FrameSource
 from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.prompt_file import Prompts
 

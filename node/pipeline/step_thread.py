@@ -12,7 +12,7 @@ from ureca.node.counters import Books
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.source_thread import Feeder
 from ureca.node.rendering.renderer import Renderer
-from ureca.node.sources.factory import Watched
+from ureca.node.sources.base import Watched
 from ureca.node.sources.frame_mailbox import Mailbox
 
 _TICK_S = 0.05

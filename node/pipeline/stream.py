@@ -23,9 +23,10 @@ from ureca.datatypes import (
 from ureca.errors import RequestError
 from ureca.node.captioning.caption_events import same
 from ureca.node.config import NodeConfig
-from ureca.node.masks.prompt_to_mask import box_of, seed_mask
-from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.masks.geometry import box_of
+from ureca.node.masks.prompt_to_mask import seed_mask
 from ureca.node.pipeline.error_throttle import Refusals
+from ureca.node.pipeline.request_queue import Ask
 from ureca.node.scheduling.caption_policy import Policies, Policy
 from ureca.node.scheduling.change_detection import Look, change, look_at
 from ureca.node.scheduling.scheduler import Abort, Changed, Check, Scheduler

@@ -12,9 +12,8 @@ from ureca.datatypes import EngineInfo, Frame, Image, RegionInput, RowDelta, Row
 from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import RequestError, UrecaError
 from ureca.node.captioning.batch import Captioner, Job, Outcome, Send
-from ureca.node.pipeline.describe_requests import Ask
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.region_commands import Order
+from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording.step_log import (
     Batch,
     Ended,

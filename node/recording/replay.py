@@ -24,9 +24,8 @@ from ureca.node.captioning.batch import Send
 from ureca.node.config import NodeConfig
 from ureca.node.counters import Balance, Books
 from ureca.node.decoding.image_decoder import decode_picture
-from ureca.node.pipeline.describe_requests import Ask
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.region_commands import Order
+from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording import schemas
 from ureca.node.recording.header import config_of, prompts_of
 from ureca.node.recording.reader import Recording, digest

@@ -17,8 +17,7 @@ import msgspec
 from ureca.datatypes import Frame, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.node.captioning.batch import Job
-from ureca.node.pipeline.describe_requests import Ask
-from ureca.node.pipeline.region_commands import Order
+from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording.lossless_images import to_png
 from ureca.node.segmentation.keyframe_segmenter import Cutting
 from ureca.protocol.events import AnyEvent

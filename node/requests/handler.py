@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -19,10 +19,9 @@ from ureca.errors import RequestError, SourceError, UrecaError, WireError
 from ureca.node.access import MayAsk, anybody
 from ureca.node.config import NodeConfig
 from ureca.node.decoding.decoder_process import Decoder
-from ureca.node.pipeline.describe_requests import Ask
-from ureca.node.pipeline.region_commands import Order
-from ureca.node.recording.remote_control import RecordSwitch
-from ureca.node.requests.queries import QUESTIONS, Answers, Facts
+from ureca.node.monitoring.health import Facts
+from ureca.node.pipeline.request_queue import Ask, Order
+from ureca.node.requests.queries import QUESTIONS, Answers
 from ureca.node.requests.replies import Answer, Asker, Plain, relay
 from ureca.protocol.image_header import picture_size
 from ureca.protocol.messagepack import convert
@@ -44,6 +43,16 @@ _DECODE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+class Recordings(Protocol):
+    """Recordings that clients begin and end while the node runs."""
+
+    def begin(self, name: str) -> Plain:
+        """Begin the recording `name`; returns the result of `record.start`."""
+
+    def end(self, reply: Callable[[Plain], None]) -> None:
+        """End the recording under way; `reply` gets the result when its file is whole."""
+
+
 class Desk(Facts, Protocol):
     """What control may ask of the node; called on the thread that owns the sockets."""
 
@@ -57,7 +66,7 @@ class Desk(Facts, Protocol):
         """Answer with a stream's next picture; raises `RequestError`."""
 
     @property
-    def recordings(self) -> RecordSwitch | None:
+    def recordings(self) -> Recordings | None:
         """Where clients' recordings go; None when this node makes none for them."""
 
     def stop(self) -> None:

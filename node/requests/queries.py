@@ -1,57 +1,24 @@
-"""Answers to the questions that change nothing."""
+"""Operations that only read: hello, snapshot, find, stats, health, config.get."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Protocol
 
 from ureca.clock import Clock
 from ureca.config import to_plain
-from ureca.datatypes import EngineInfo
 from ureca.node.config import NodeConfig
+from ureca.node.monitoring.health import Facts, health_of
 from ureca.node.requests.replies import Plain, plain
 from ureca.node.sources.source_uri import without_secrets
-from ureca.protocol.events import PROTOCOL_VERSION, AnyEvent, CaptionFinal, Heartbeat
+from ureca.protocol.events import PROTOCOL_VERSION, CaptionFinal
 from ureca.protocol.messagepack import convert
-from ureca.protocol.requests import FindArgs, Health, Hello
+from ureca.protocol.requests import FindArgs, Hello
 from ureca.protocol.wire import event_to_plain
 
 QUESTIONS = ("hello", "snapshot", "find", "stats", "health", "config.get")
 _WORD = re.compile(r"\w+")
-
-
-class Facts(Protocol):
-    """What may be asked of the node; called on the thread that owns the sockets."""
-
-    @property
-    def info(self) -> EngineInfo:
-        """The engine's names and limits."""
-
-    def heartbeat(self) -> Heartbeat:
-        """State, books and streams now."""
-
-    def reasons(self) -> tuple[str, ...]:
-        """Why the node is not well; empty when it is."""
-
-    def last_events(self) -> list[AnyEvent]:
-        """The last word on every live region."""
-
-    def refused(self) -> list[dict[str, Any]]:
-        """The latest captions that the output gate kept back."""
-
-
-def health_of(facts: Facts) -> Health:
-    """The result of `health`, and what `/healthz` goes by."""
-    beat, reasons = facts.heartbeat(), facts.reasons()
-    return Health(
-        state="degraded" if reasons and beat.state == "running" else beat.state,
-        uptime_ms=beat.uptime_ms,
-        reasons=reasons,
-        counters=beat.counters,
-        streams=beat.streams,
-    )
 
 
 class Answers:

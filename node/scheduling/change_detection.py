@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import Image, Mask
-from ureca.node.masks.prompt_to_mask import Box
+from ureca.node.masks.geometry import Box
 
 F32 = npt.NDArray[np.float32]
 

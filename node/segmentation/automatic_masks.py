@@ -8,8 +8,8 @@ import numpy as np
 
 from ureca.datatypes import Mask
 from ureca.models.runtime.segmentation.base import Cut, EncodedImage, Prompt, Segmenter
-from ureca.node.masks.prompt_to_mask import iou
-from ureca.node.segmenter_config import SegmenterConfig
+from ureca.node.config import SegmenterConfig
+from ureca.node.masks.geometry import iou
 
 
 def everything(

@@ -7,9 +7,9 @@ from pathlib import Path
 from ureca.models.runtime.segmentation.base import Segmenter
 from ureca.models.runtime.segmentation.sam2 import Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
+from ureca.node.config import SegmenterConfig
 from ureca.node.segmentation.keyframe_segmenter import Cutter
 from ureca.node.segmentation.worker import Cutters, ThreadCutters
-from ureca.node.segmenter_config import SegmenterConfig
 from ureca.weights import cached
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from ureca.datatypes import Frame, Mask, RegionSeed, Rle
 from ureca.models.runtime.segmentation.base import Cut, EncodedImage, Prompt, Segmenter
+from ureca.node.config import SegmenterConfig
 from ureca.node.masks.color_histogram import F32
-from ureca.node.masks.prompt_to_mask import box_of, iou
+from ureca.node.masks.geometry import box_of, iou
 from ureca.node.segmentation.automatic_masks import everything
 from ureca.node.segmentation.feature_memory import Memory
-from ureca.node.segmenter_config import SegmenterConfig
 from ureca.protocol.rle import encode
 
 _CHOICE_SIDE_PX = 256

@@ -16,9 +16,8 @@ import numpy as np
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.config import TrackerConfig
 from ureca.node.masks.color_histogram import F32
-from ureca.node.masks.geometry import full_size, shrunk
+from ureca.node.masks.geometry import full_size, iou, shrunk
 from ureca.node.masks.optical_flow import FlowField
-from ureca.node.masks.prompt_to_mask import iou
 from ureca.node.segmentation.keyframe_segmenter import Cutout, Cutting, KeyWish, Wanted
 from ureca.node.tracking.keyframe_warp import KeyView
 from ureca.node.tracking.mask_propagation import Carrier, Picture

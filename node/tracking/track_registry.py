@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ureca.datatypes import Frame, Mask, RegionSeed, Track, TrackState
 from ureca.errors import RegionError
 from ureca.node.config import ID_PATTERN
-from ureca.node.masks.prompt_to_mask import box_of
+from ureca.node.masks.geometry import box_of
 from ureca.node.tracking.association import Sight
 from ureca.node.tracking.mask_propagation import Carrier
 from ureca.node.tracking.redetection import View

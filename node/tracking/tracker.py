@@ -28,9 +28,9 @@ from ureca.datatypes import Frame, Mask, Refusal, RegionSeed, Track, TrackSet, T
 from ureca.errors import RequestError
 from ureca.node.config import TrackerConfig
 from ureca.node.masks.color_histogram import colour_bins
-from ureca.node.masks.geometry import full_size, shrunk
+from ureca.node.masks.geometry import full_size, iou, shrunk
 from ureca.node.masks.optical_flow import FlowEstimator, FlowField, shrink, work_size
-from ureca.node.masks.prompt_to_mask import iou, seed_mask
+from ureca.node.masks.prompt_to_mask import seed_mask
 from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
 from ureca.node.tracking.detection_tracking import Given, attempt
 from ureca.node.tracking.mask_correction import Corrections

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def built(tmp_path_factory):
     out = tmp_path_factory.mktemp("api")
     modules = sorted(f"ureca.{path.stem}" for path in (ROOT / "ureca").glob("[a-z]*.py"))
+    modules += ["ureca.client", "ureca.protocol", "ureca.security"]
     done = subprocess.run(
         [sys.executable, "-m", "pdoc", "ureca", *modules, "-o", out, "--docformat", "google"],
         cwd=ROOT,

@@ -14,8 +14,8 @@ from ureca.node.captioning import captioner as captioner_module
 from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.counters import Books
-from ureca.node.pipeline.describe_requests import Ask
 from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.request_queue import Ask
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionError
 from ureca.testing import ScriptedEngine, Step, SyntheticSource

@@ -15,7 +15,8 @@ from ureca.clock import MonotonicClock
 from ureca.errors import ConfigError
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
 from ureca.node.counters import Books
-from ureca.node.sources.factory import FrameSource, open_source
+from ureca.node.sources.base import FrameSource
+from ureca.node.sources.factory import open_source
 from ureca.security.keys import ClientKeys, parse_allow_list, read_pair
 
 

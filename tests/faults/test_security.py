@@ -24,7 +24,7 @@ from ureca.node.access import _COVERED, check
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
 from ureca.node.counters import Books
 from ureca.node.node import Node
-from ureca.node.sources.factory import FrameSource, Wait
+from ureca.node.sources.base import FrameSource, Wait
 from ureca.protocol.requests import OPS
 from ureca.security.keys import ROLES, AllowList, ClientKeys, ServerKeys
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource

@@ -7,7 +7,8 @@ import pytest
 
 from ureca.datatypes import Frame, RegionSeed, TrackState
 from ureca.node.config import TrackerConfig
-from ureca.node.tracking.association import assign, match
+from ureca.node.tracking.association import match
+from ureca.node.tracking.linear_assignment import assign
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol import rle
 

@@ -15,9 +15,9 @@ import pytest
 from tests.contract.test_client import fake_node
 from ureca import cli
 from ureca.datatypes import EngineInfo
+from ureca.node.monitoring.health import health_of
 from ureca.node.monitoring.http_server import StatusServer
 from ureca.node.monitoring.metrics import Metrics
-from ureca.node.requests.queries import health_of
 from ureca.protocol.events import Heartbeat
 from ureca.protocol.requests import Health, Reply, Request
 from ureca.testing import ScriptedEngine

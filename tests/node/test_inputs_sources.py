@@ -23,8 +23,9 @@ from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
 from ureca.node.counters import Books
 from ureca.node.decoding.image_decoder import decode_nv12
 from ureca.node.recording.header import head_of
+from ureca.node.sources.base import FrameSource, Watched
 from ureca.node.sources.camera_capture import _trimmed
-from ureca.node.sources.factory import FrameSource, Watched, open_source
+from ureca.node.sources.factory import open_source
 from ureca.node.sources.frame_gaps import StampGaps
 from ureca.node.sources.source_uri import addresses_of, shown, sources_of
 from ureca.testing import ScriptedEngine, SyntheticSource

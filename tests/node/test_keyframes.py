@@ -18,7 +18,7 @@ from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.counters import Books
-from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.masks.geometry import iou
 from ureca.node.node import Node
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.recording.header import head_of
@@ -28,7 +28,7 @@ from ureca.node.recording.replay import replay, said
 from ureca.node.recording.replay_diff import differences
 from ureca.node.segmentation.keyframe_segmenter import Cutter
 from ureca.node.segmentation.worker import InlineCutters
-from ureca.node.sources.factory import Wait
+from ureca.node.sources.base import Wait
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 SOURCE = SyntheticSource(frames=40, things=3, seed=4, with_regions="never")

@@ -20,7 +20,7 @@ from ureca.invariants import imbalances
 from ureca.node.config import LimitsConfig, NodeConfig, PublishConfig
 from ureca.node.counters import Books
 from ureca.node.node import Node
-from ureca.node.sources.factory import FrameSource, Wait
+from ureca.node.sources.base import FrameSource, Wait
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource

@@ -17,9 +17,8 @@ from ureca.invariants import imbalances
 from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import LimitsConfig, NodeConfig
 from ureca.node.counters import Books
-from ureca.node.pipeline.describe_requests import Ask
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.region_commands import Order
+from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.protocol import rle
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionFinal

@@ -13,7 +13,7 @@ from tests.node.conftest import Replay
 from ureca.datatypes import Refusal, RegionSeed
 from ureca.errors import RequestError, UrecaError
 from ureca.node.config import CaptionConfig, NodeConfig, SchedulerConfig
-from ureca.node.pipeline.describe_requests import Ask
+from ureca.node.pipeline.request_queue import Ask
 from ureca.protocol import rle
 from ureca.protocol.event_table import TERMINALS, event_kind
 from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, RegionEvent

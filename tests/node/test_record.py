@@ -30,7 +30,7 @@ from ureca.node.recording.reader import Recording, pictures, read
 from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.replay import replay
 from ureca.node.recording.replay_diff import differences
-from ureca.node.sources.factory import FrameSource, Wait
+from ureca.node.sources.base import FrameSource, Wait
 from ureca.protocol.events import CaptionFinal, Metrics
 from ureca.protocol.rle import encode
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource

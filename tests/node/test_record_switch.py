@@ -21,7 +21,7 @@ from ureca.node.recording.cli import main as replay
 from ureca.node.recording.header import head_of
 from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.remote_control import RecordSwitch
-from ureca.node.sources.factory import FrameSource, Wait
+from ureca.node.sources.base import FrameSource, Wait
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 reader = pytest.importorskip("mcap.reader")

@@ -6,7 +6,7 @@ import pytest
 
 from ureca.errors import RegionError, SourceError
 from ureca.node.cli.region_options import seed_of
-from ureca.node.cli.run import _configured, _parser
+from ureca.node.cli.run_options import build_parser, resolve_config
 from ureca.node.counters import Balance, Books
 from ureca.node.monitoring.run_report import RunReport
 
@@ -20,7 +20,7 @@ def test_boxes_and_points_are_prompts_of_the_first_picture(tmp_path):
         '[{"frame": 0, "point": [9, 9]}, {"frame": 3, "point": [1, 1]}]'
     )
     line = f"--source c.mp4 --box 1,2,3,4 --point 5,6 --prompts {tmp_path}/p.json"
-    _, prompts = _configured(_parser().parse_args(line.split()))
+    _, prompts = resolve_config(build_parser().parse_args(line.split()))
     box, point, written = prompts[0]
     assert box.box_xyxy_px == (1, 2, 3, 4)
     assert point.point_xy_px == (5, 6)

@@ -12,7 +12,7 @@ import pytest
 from tests.node.conftest import BOOT, Replay, textured
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.config import NodeConfig, SchedulerConfig
-from ureca.node.masks.prompt_to_mask import box_of
+from ureca.node.masks.geometry import box_of
 from ureca.node.scheduling.change_detection import change, look_at
 from ureca.protocol import rle
 from ureca.protocol.events import CaptionFinal, CaptionSame

@@ -15,12 +15,12 @@ from ureca.errors import EngineError
 from ureca.models.runtime.segmentation.base import Cut, Prompt
 from ureca.models.runtime.segmentation.sam2 import DECODER, ENCODER, Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
-from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.config import SegmenterConfig
+from ureca.node.masks.geometry import iou
 from ureca.node.segmentation.automatic_masks import everything
 from ureca.node.segmentation.feature_memory import Memory
 from ureca.node.segmentation.keyframe_segmenter import Cutter, KeyWish, Wanted, best
 from ureca.node.segmentation.worker import InlineCutters, ThreadCutters
-from ureca.node.segmenter_config import SegmenterConfig
 from ureca.protocol.rle import decode
 from ureca.testing import SyntheticSource
 from ureca.weights import cached

@@ -8,7 +8,7 @@ import pytest
 from tests.node.conftest import Scene
 from ureca.datatypes import Frame, RegionSeed, Track, TrackState
 from ureca.node.config import TrackerConfig
-from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.masks.geometry import iou
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol import rle
 from ureca.testing import SyntheticSource

@@ -9,7 +9,7 @@ import numpy as np
 from tests.node.conftest import BOOT, textured
 from ureca.datatypes import Frame, Image, Mask, RegionSeed, Track, TrackState
 from ureca.node.config import TrackerConfig
-from ureca.node.masks.prompt_to_mask import iou
+from ureca.node.masks.geometry import iou
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol import rle
 

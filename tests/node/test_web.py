@@ -15,7 +15,7 @@ import pytest
 
 from tests.node.test_node_sockets import Running, start, until_final  # noqa: F401  (a fixture)
 from ureca.errors import ConfigError
-from ureca.node.http_config import HttpConfig
+from ureca.node.config import HttpConfig
 from ureca.node.monitoring import http_server
 from ureca.node.monitoring.http_server import MAX_CONNECTIONS, StatusServer
 from ureca.node.monitoring.metrics import Metrics

@@ -30,7 +30,6 @@ from ureca.client.shared import (
     new_request,
     no_answer,
     result_of,
-    typed,
 )
 from ureca.client.sockets import connect_pair
 from ureca.datatypes import Image, RegionSeed, Style
@@ -38,7 +37,16 @@ from ureca.protocol import operations
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.messagepack import LIMITS, WireLimits
-from ureca.protocol.operations import Added, ClockOffset, Followed, Found, Halted, Question, Stats
+from ureca.protocol.operations import (
+    Added,
+    ClockOffset,
+    Followed,
+    Found,
+    Halted,
+    Question,
+    Stats,
+    typed,
+)
 from ureca.protocol.preview import Picture
 from ureca.protocol.requests import (
     Description,

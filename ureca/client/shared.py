@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Image, RegionSeed, Style
@@ -15,16 +15,15 @@ from ureca.log import RateLimitedLog
 from ureca.protocol.event_table import STREAMS
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.image_header import picture_size
-from ureca.protocol.messagepack import LIMITS, MAJOR, WireLimits, convert
+from ureca.protocol.messagepack import LIMITS, MAJOR, WireLimits
 from ureca.protocol.region_codec import WireRegion
 from ureca.protocol.requests import DescribeArgs, PictureSpec, Reply, Request
-from ureca.protocol.wire import decode_event, event_from_plain
+from ureca.protocol.wire import decode_event
 
 EVENTS_ADDRESS = "tcp://127.0.0.1:5601"
 REQUESTS_ADDRESS = "tcp://127.0.0.1:5602"
 
 _log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 
 class EventReader:
@@ -92,19 +91,6 @@ def result_of(reply: Reply) -> dict[str, Any]:
         error = reply.error
         raise RequestError(error.msg, code=error.code, retry_after_ms=error.retry_after_ms)
     return reply.result
-
-
-def typed(result: dict[str, Any], kind: type[_Result]) -> _Result:
-    """A checked result."""
-    return convert(result, kind, kind.__name__)
-
-
-def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
-    """The events of a `snapshot` result."""
-    listed = result.get("events")
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise WireError("expected a snapshot with a list of 'events'")
-    return [event_from_plain(item) for item in listed]
 
 
 def describe_args(

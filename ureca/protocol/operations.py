@@ -11,14 +11,15 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from ureca.client.shared import snapshot_events, typed
 from ureca.datatypes import RegionSeed, Style
 from ureca.errors import WireError
 from ureca.protocol.events import AnyEvent
+from ureca.protocol.messagepack import convert
 from ureca.protocol.preview import Picture
 from ureca.protocol.region_codec import WireRegion
 from ureca.protocol.region_requests import PolicyPatch
 from ureca.protocol.requests import Health, Hello
+from ureca.protocol.wire import event_from_plain
 
 _Answer = TypeVar("_Answer")
 Plain = dict[str, Any]
@@ -218,3 +219,19 @@ def _policy(changes: Plain) -> Plain:
         known = ", ".join(PolicyPatch.__struct_fields__)
         raise WireError(f"a policy has {known}; got {', '.join(sorted(unknown))}")
     return changes
+
+
+_Result = TypeVar("_Result")
+
+
+def typed(result: dict[str, Any], kind: type[_Result]) -> _Result:
+    """A checked result."""
+    return convert(result, kind, kind.__name__)
+
+
+def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
+    """The events of a `snapshot` result."""
+    listed = result.get("events")
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise WireError("expected a snapshot with a list of 'events'")
+    return [event_from_plain(item) for item in listed]

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ureca.datatypes import Image, Mask
-from ureca.node.masks.color_histogram import F32
+
+F32 = npt.NDArray[np.float32]
 
 EncodedImage = Any
 """What `encode` returns; only the segmenter that made it knows what is inside."""

@@ -17,8 +17,7 @@ import numpy as np
 from ureca.datatypes import Image
 from ureca.errors import BundleError, EngineError, WeightsError
 from ureca.models.runtime.ort import open_session, run_options
-from ureca.models.runtime.segmentation.base import Cut, Prompt
-from ureca.node.masks.color_histogram import F32
+from ureca.models.runtime.segmentation.base import F32, Cut, Prompt
 
 ENCODER = "sam2_hiera_tiny_encoder.with_runtime_opt.ort"
 DECODER = "sam2_hiera_tiny_decoder_pr1.onnx"

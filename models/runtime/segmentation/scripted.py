@@ -14,9 +14,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask
 from ureca.errors import EngineError
-from ureca.models.runtime.segmentation.base import Cut, Prompt
-from ureca.node.masks.color_histogram import F32
-from ureca.node.masks.prompt_to_mask import box_of
+from ureca.models.runtime.segmentation.base import F32, Cut, Prompt
 
 _CELLS_PX = 4
 _TOLERANCE = 12
@@ -63,10 +61,16 @@ def _start(prompt: Prompt, image: Image) -> tuple[int, int]:
         x, y = (x0 + x1) / 2, (y0 + y1) / 2
     else:
         assert prompt.soft is not None  # a prompt has one of the three
-        x0, y0, x1, y1 = box_of(np.asarray(prompt.soft > 0.5, np.bool_))
+        x0, y0, x1, y1 = _box_of(np.asarray(prompt.soft > 0.5, np.bool_))
         scale = width / prompt.soft.shape[1]
         x, y = (x0 + x1) / 2 * scale, (y0 + y1) / 2 * scale
     return min(width - 1, max(0, int(x))), min(height - 1, max(0, int(y)))
+
+
+def _box_of(mask: Mask) -> tuple[int, int, int, int]:
+    """The tight box x0, y0, x1, y1 (exclusive ends) of a mask with at least one pixel."""
+    x0, y0, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return x0, y0, x0 + width, y0 + height
 
 
 def _of_one_colour(image: Image, start: tuple[int, int]) -> Mask:
