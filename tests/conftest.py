@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -19,6 +20,12 @@ import ureca  # noqa: F401  (first of all: what it sets in the environment holds
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_S = 3.0
+
+# tqdm's first bar starts a thread that stays; which test has the first bar depends on the order.
+with contextlib.suppress(ImportError):
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
 
 settings.register_profile("ureca", deadline=None, max_examples=60, derandomize=True, database=None)
 settings.load_profile("ureca")

@@ -1,7 +1,11 @@
 """One tiny checkpoint and its float32 bundle, exported once per session by the command itself."""
 
+import fcntl
+import json
+import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -31,6 +35,10 @@ def _own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A seeded checkpoint whose captions differ from region to region."""
+    return build_once(tmp_path_factory, "tiny-checkpoint", _build_checkpoint)
+
+
+def _build_checkpoint(folder):
     import torch
 
     from ureca.models.config import tiny_config
@@ -47,12 +55,10 @@ def tiny_checkpoint(tmp_path_factory):
                 weight.normal_(std=scale)
     words = ["a red cup on the table", "the blue mug of a man", "two dogs and a white plate"]
     tokenizer = train_tokenizer(words * 4, 512)
-    folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer.save(folder / "given.json")
-    json = (folder / "given.json").read_text(encoding="utf8")
-    save_checkpoint(folder, model, tokenizer_json=json, half=True)
+    text = (folder / "given.json").read_text(encoding="utf8")
+    save_checkpoint(folder, model, tokenizer_json=text, half=True)
     (folder / "MODEL_CARD.md").write_text("# tiny\n", encoding="utf8")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -64,27 +70,46 @@ def tiny_model(tiny_checkpoint):
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny_checkpoint, tmp_path_factory):
-    """(bundle folder, parity report) of the float32 export."""
+def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The folder of the float32 export."""
     from ureca.export.cli import export_bundle
     from ureca.export.config import ExportConfig
     from ureca.export.parity.parity_inputs import synthetic_cases
 
-    out = tmp_path_factory.mktemp("export") / "bundle"
-    report = export_bundle(
-        tiny_checkpoint,
-        out,
-        config=ExportConfig(precision="fp32", parity_regions=12),
-        cases=synthetic_cases(limit=12),
-        source="synthetic",
-    )
-    return out, report
+    def build(folder):
+        export_bundle(
+            tiny_checkpoint,
+            folder,
+            config=ExportConfig(precision="fp32", parity_regions=12),
+            cases=synthetic_cases(limit=12),
+            source="synthetic",
+        )
+
+    return build_once(tmp_path_factory, "tiny-bundle", build)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_export) -> Path:
-    """The bundle folder."""
-    return tiny_export[0]
+def tiny_export(tiny_bundle):
+    """(bundle folder, parity report) of the float32 export."""
+    from ureca.export.report import Report
+
+    written = json.loads((tiny_bundle / "parity.json").read_text())
+    return tiny_bundle, msgspec.convert(written, Report)
+
+
+def build_once(tmp_path_factory, name, build):
+    """The folder that `build` fills: once, though tests run in several processes."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the workers' common folder
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder, done = root / name, root / f"{name}.done"
+        if not done.exists():
+            folder.mkdir()
+            build(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture
