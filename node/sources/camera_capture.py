@@ -24,6 +24,8 @@ from ureca.node.sources.source_uri import NETWORK, shown, split
 
 DEVICE = "v4l2"
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+"""OpenCV 5 moved it."""
 _MAX_DRIVER_AGE_NS = 2_000_000_000
 _ERRORS = 2
 _SELECT_TIMEOUT = "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"
@@ -190,7 +192,7 @@ def _check_device(path: Path) -> None:
 
 def _open_stream(uri: str, config: NodeConfig) -> cv2.VideoCapture:
     source = config.source
-    cv2.utils.logging.setLogLevel(_ERRORS)  # what OpenCV would warn of at each attempt, we say once
+    _set_log_level(_ERRORS)  # what OpenCV would warn of at each attempt, we say once
     video = cv2.VideoCapture(
         uri,
         cv2.CAP_FFMPEG,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.d
     model.config = replace(model.config, picture=picture)
     names = freeze(model, config)
     if config.gradient_checkpointing:
-        model.base.activation_checkpointing_enable({"use_reentrant": False})
+        _enable_checkpointing(model.base)
     if config.shard:
         split(model, config, worker, device)
     prompt = prompt_of(model, Words.load(start / TOKENIZER))
@@ -104,6 +105,13 @@ def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.d
         (out / "trainable.txt").write_text("\n".join(names) + "\n")
         (out / "config.json").write_text(json.dumps(to_plain(config), indent=2) + "\n")
     return Run(config, out, learner, plan, names)
+
+
+def _enable_checkpointing(base: Any) -> None:
+    """Activations are computed again in the backward pass; transformers 5.23 renamed the method."""
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    enable = next(getattr(base, name) for name in names if hasattr(base, name))
+    enable({"use_reentrant": False})
 
 
 def _loop(run: Run, start: int, stop: int) -> None:
