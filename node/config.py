@@ -239,7 +239,7 @@ class CaptionConfig:
     """How long a consumer may act on a caption, counted from the capture of its frame."""
     max_chars: int = 400
     min_score: float = 0.0
-    """Captions with a lower mean token probability become `cap.error`; 0 lets all through."""
+    """Captions with a lower mean token probability become `caption.error`; 0 lets all through."""
     max_repeat: int = 3
     """A word, or pair or triple of words, said more than this many times in a row is a failure."""
 
@@ -261,7 +261,7 @@ class PublishConfig:
     events: str = "tcp://127.0.0.1:5601"
     requests: str = "tcp://127.0.0.1:5602"
     update_hz: float = 10.0
-    """`trk.update` per region and second, at most."""
+    """`track.update` per region and second, at most."""
     heartbeat_s: float = 1.0
     greet: bool = True
     """Repeat the last word on every live region when somebody subscribes. All subscribers get it;

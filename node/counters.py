@@ -69,7 +69,7 @@ class Balance:
             **{f"drop_{reason}": count for reason, count in sorted(self.frames_dropped.items())},
             "requests_in": self.requests_in,
             "requests_in_flight": self.requests_in_flight,
-            **{f"cap_{end}": count for end, count in sorted(self.requests_ended.items())},
+            **{f"caption_{end}": count for end, count in sorted(self.requests_ended.items())},
             "regions_refused": self.regions_refused,
             "events_dropped": self.events_dropped,
         }

@@ -85,7 +85,7 @@ class Node:
         renderer: Renderer | None = None,
     ) -> None:
         self.books = Books()
-        self.boot = uuid.uuid4().bytes
+        self.session_id = uuid.uuid4().bytes
         self._config = config
         self._clock = clock
         self._info = engine.info
@@ -161,12 +161,16 @@ class Node:
     def _open_sockets(self, sinks: tuple[Sink, ...]) -> None:
         guard = unguarded if self._gate is None else self._gate.guard
         control = Control(
-            self._config, self, boot=self.boot, clock=self._clock, answer=self._outbox.answer
+            self._config,
+            self,
+            session_id=self.session_id,
+            clock=self._clock,
+            answer=self._outbox.answer,
         )
         self._publisher, self._io = open_sockets(
             self._context,
             self._config.publish,
-            boot=self.boot,
+            session_id=self.session_id,
             clock=self._clock,
             books=self.books,
             sinks=sinks,

@@ -164,14 +164,14 @@ def _built(name: str) -> Iterator[bytes]:
     elif name == "rle":
         yield from (_code(seq, side) for seq in range(4) for side in (1, 2, 7, 48))
     elif name == "topic":
-        for kind in ("trk", "cap", "delta", "hb", "frame"):
-            yield wire.Topic("node", "cam0", kind, "r1" if kind == "cap" else None).encode()
+        for kind in ("track", "caption", "delta", "heartbeat", "frame"):
+            yield wire.Topic("node", "cam0", kind, "r1" if kind == "caption" else None).encode()
     elif name == "picture":
         yield b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (640).to_bytes(4, "big") * 2
         yield bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0000b080010002001011100")
     elif name == "credit":
-        yield encode_credit(CreditAsk(src="cam0", boot=b"b" * 16, sent=3))[0]
-        yield encode_credit(CreditGrant(boot=b"b" * 16, upto=3))[0]
+        yield encode_credit(CreditAsk(src="cam0", session_id=b"b" * 16, sent=3))[0]
+        yield encode_credit(CreditGrant(session_id=b"b" * 16, upto=3))[0]
     elif name == "allow":
         yield f"# note\nadmin {'a' * 40} me\nobserve {'b' * 40} you\n".encode()
 

@@ -1,4 +1,4 @@
-"""What `cap.same` saves and what it overlooks on real pictures: the shipped captioner, no sockets.
+"""What `caption.same` saves and what it overlooks on real pictures: shipped captioner, no sockets.
 
     python tools/renewal_video.py ../shared/data/videos --clips 8 -o renewal.json
 
@@ -58,7 +58,7 @@ class Run:
     """One scene by one policy."""
 
     texts: list[tuple[float, str, str, int, float]]
-    """(seconds, text, trigger, tokens, score) of every `cap.final`."""
+    """(seconds, text, trigger, tokens, score) of every `caption.final`."""
     same: int
 
     def tokens(self) -> int:
@@ -224,7 +224,7 @@ def _say(kind: str, name: str, found: dict[str, Any]) -> None:
 def main() -> int:
     """Run the study and write its figures."""
     parser = argparse.ArgumentParser(
-        description="What cap.same saves and overlooks on real pictures.",
+        description="What caption.same saves and overlooks on real pictures.",
         epilog="example: python tools/renewal_video.py ../shared/data/videos --clips 8 -o out.json",
     )
     parser.add_argument("videos", type=Path, help="folder of tars with frames/ and masks/")

@@ -52,7 +52,11 @@ def camera(address: str, fps: float, regions: int) -> None:
             time.sleep(max(0.0, start + seq / fps - time.monotonic()))
             place = seq % (2 * len(shots) - 2)
             header, jpeg = shots[min(place, 2 * len(shots) - 2 - place)]
-            now = {"boot": publisher.boot, "seq": seq, "cap_ns": time.monotonic_ns()}
+            now = {
+                "session_id": publisher.session_id,
+                "seq": seq,
+                "captured_ns": time.monotonic_ns(),
+            }
             publisher.send_encoded(msgspec.structs.replace(header, **now), jpeg)
 
 
@@ -92,7 +96,7 @@ class Watcher:
         from ureca.client.client import Client
 
         with Client.connect(*self._addresses) as client:
-            if next(client.events({"cap.final"}, timeout_s=READY_S), None) is None:
+            if next(client.events({"caption.final"}, timeout_s=READY_S), None) is None:
                 raise SystemExit(f"no caption within {READY_S:g} s")
 
     def watch(self, seconds: float) -> None:
@@ -217,7 +221,7 @@ def stop_and_count(node: Any, watcher: Watcher, addresses: tuple[str, str]) -> N
     with Client.connect(*addresses, timeout_s=20) as client:
         client.hello()
         node.send_signal(signal.SIGTERM)
-        for event in client.events({"hb"}, timeout_s=10):
+        for event in client.events({"heartbeat"}, timeout_s=10):
             watcher._note(event)  # noqa: SLF001  (of this very file)
         node.wait(60)
 

@@ -78,19 +78,19 @@ class Frame:
     """One picture of one stream.
 
     `image` is u8 [H, W, 3] RGB and read-only; `seq` rises by one per captured frame (a gap is a
-    drop), and is compared within one `boot` (16 bytes, new for every publisher process).
+    drop), and is compared within one `session_id` (16 bytes, new for every publisher process).
     `captured_ns` is on `clock`, in the domain `clock_id` if it is known. `regions` is None when the
     sender sends no masks, and a tuple (maybe empty) when it does. `prompts` are regions to start
     here and carry on. `refused` are those of either that do not fit the picture.
     """
 
     stream: str
-    boot: bytes
+    session_id: bytes
     seq: int
     captured_ns: int
     image: Image
     clock: str = "mono"
-    cap_src: CaptureSource = "receive"
+    capture_source: CaptureSource = "receive"
     received_ns: int = 0
     regions: tuple[RegionSeed, ...] | None = None
     prompts: tuple[RegionSeed, ...] = ()
@@ -145,7 +145,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class TrackSet:
-    """All tracks of one stream after one frame, ids unique and never reused within a boot."""
+    """All tracks of one stream after one frame, ids unique and never reused within a session."""
 
     stream: str
     frame_seq: int

@@ -42,7 +42,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """Named RGB colours of the synthetic things."""
 
-BOOT = b"synthetic-source"
+SESSION_ID = b"synthetic-source"
 
 _BACKGROUND = (96, 100, 104)
 
@@ -78,11 +78,11 @@ class SyntheticSource:
         shown = self.with_regions == "always" or (self.with_regions == "first" and seq == 0)
         return Frame(
             stream=self.stream,
-            boot=BOOT,
+            session_id=SESSION_ID,
             seq=seq,
             captured_ns=self.start_ns + round(seq / self.fps * 1e9),
             image=self.image(seq),
-            cap_src="driver",
+            capture_source="driver",
             received_ns=self.start_ns + round(seq / self.fps * 1e9),
             regions=self.regions(seq) if shown else None,
         )

@@ -17,7 +17,7 @@ from ureca.node.bench.subscriber import Sample
 
 INSIDE = frozenset({"ttft", "region"})
 """Stage times that are part of another one (`gen`), so they do not belong into a sum."""
-_ORDER = ("link", "dec", "seg", "trk", "wait", "prep", "vit", "prefill", "gen", "gate", "pub")
+_ORDER = ("link", "track", "wait", "prep", "vit", "prefill", "gen", "pub")
 NOT_MEASURED = "not measured"
 
 
@@ -29,7 +29,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     ttfd_ms: float | None
     trigger: str
     rid: str
-    t: dict[str, int]
+    stage_us: dict[str, int]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,10 +83,10 @@ def row(raw: Raw) -> Row:
             "per_s": round(len(measured) / raw.plan.duration_s, 2),
             "per_batch": round(len(measured) / max(1, len({f.at_s for f in measured})), 2),
             "final": len(measured),
-            **{kind: counted[f"cap.{kind}"] for kind in ("same", "abort", "error")},
+            **{kind: counted[f"caption.{kind}"] for kind in ("same", "abort", "error")},
         },
         node=_node(usage, raw),
-        joule_per_caption=_energy(usage, counted["cap.final"]),
+        joule_per_caption=_energy(usage, counted["caption.final"]),
         start_ms={"ready": round(raw.ready_ms, 1), "first_caption": _first_after(samples, raw)},
         subscribers=[_subscriber(heard.samples, heard.missed, raw) for heard in raw.heard],
         sender_late_ms=summary([late / 1e3 for late in raw.sent.late_us]),
@@ -106,17 +106,17 @@ def captions(samples: Iterable[Sample], start_ns: int) -> list[Final]:
     first_text: dict[int, int] = {}
     found: dict[int, Final] = {}
     for sample in samples:
-        if sample.kind == "cap.delta":
+        if sample.kind == "caption.delta":
             first_text.setdefault(sample.request_id, sample.at_ns)
-        elif sample.kind == "cap.final" and sample.request_id not in found:
+        elif sample.kind == "caption.final" and sample.request_id not in found:
             text_ns = first_text.get(sample.request_id)
             found[sample.request_id] = Final(
-                at_s=(sample.cap_ns - start_ns) / 1e9,
-                c2c_ms=(sample.at_ns - sample.cap_ns) / 1e6,
-                ttfd_ms=None if text_ns is None else (text_ns - sample.cap_ns) / 1e6,
+                at_s=(sample.captured_ns - start_ns) / 1e9,
+                c2c_ms=(sample.at_ns - sample.captured_ns) / 1e6,
+                ttfd_ms=None if text_ns is None else (text_ns - sample.captured_ns) / 1e6,
                 trigger=sample.trigger,
                 rid=sample.rid,
-                t=sample.t,
+                stage_us=sample.stage_us,
             )
     return list(found.values())
 
@@ -126,9 +126,9 @@ def stages(finals: Sequence[Final]) -> dict[str, Summary]:
 
     `residual` is what no stage claims: delivery, decoding, and what the node does not time.
     """
-    names = {name for final in finals for name in final.t if name not in INSIDE}
+    names = {name for final in finals for name in final.stage_us if name not in INSIDE}
     ordered = [name for name in _ORDER if name in names] + sorted(names - set(_ORDER))
-    claimed = {name: [final.t.get(name, 0) / 1e3 for final in finals] for name in ordered}
+    claimed = {name: [final.stage_us.get(name, 0) / 1e3 for final in finals] for name in ordered}
     totals = np.sum([claimed[name] for name in ordered], axis=0) if ordered else 0.0
     rest = np.asarray([final.c2c_ms for final in finals]) - totals
     return {**{name: summary(ms) for name, ms in claimed.items()}, "residual": summary(rest)}
@@ -164,7 +164,7 @@ def _first_texts(finals: Sequence[Final]) -> dict[str, Summary]:
 
 def _frames(samples: Sequence[Sample], raw: Raw, begin: float, end: float) -> dict[str, Any]:
     """The node's books over the measured time, and over all against what was sent."""
-    beats = [s for s in samples if s.kind == "hb" and s.counters]
+    beats = [s for s in samples if s.kind == "heartbeat" and s.counters]
     inside = list(_within(beats, raw.start_ns, begin, end))
     last = beats[-1].counters if beats else {}
     gained = _gained(inside)
@@ -192,7 +192,7 @@ def _gained(beats: Sequence[Sample]) -> dict[str, int]:
 
 def _balance(samples: Sequence[Sample]) -> bool:
     """Whether the last heartbeat, sent after the drain, has nothing open."""
-    last = next((s.counters for s in reversed(samples) if s.kind == "hb"), {})
+    last = next((s.counters for s in reversed(samples) if s.kind == "heartbeat"), {})
     return last.get("frames_in_flight", -1) == 0 == last.get("requests_in_flight", -1)
 
 
@@ -229,7 +229,7 @@ def _subscriber(samples: Sequence[Sample], missed: int, raw: Raw) -> dict[str, A
 
 
 def _first_after(samples: Sequence[Sample], raw: Raw) -> float | None:
-    first = next((s.at_ns for s in samples if s.kind == "cap.final"), None)
+    first = next((s.at_ns for s in samples if s.kind == "caption.final"), None)
     return None if first is None else round((first - raw.spawned_ns) / 1e6, 1)
 
 

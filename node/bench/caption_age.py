@@ -13,9 +13,9 @@ from ureca.node.bench.intervals import F64
 from ureca.node.bench.subscriber import Sample
 
 _EVERY_S = 0.1
-_BIRTHS = frozenset({"trk.new", "trk.recovered"})
-_DEATHS = frozenset({"trk.lost", "trk.end"})
-_SAYS = frozenset({"cap.final", "cap.same"})
+_BIRTHS = frozenset({"track.new", "track.recovered"})
+_DEATHS = frozenset({"track.lost", "track.end"})
+_SAYS = frozenset({"caption.final", "caption.same"})
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Life:
             self.spans_ns[-1].append(sample.at_ns)
         elif sample.kind in _SAYS:
             self.heard_ns.append(sample.at_ns)
-            self.told.append((sample.cap_ns, sample.cap_ns + sample.ttl_ms * 1_000_000))
+            self.told.append((sample.captured_ns, sample.captured_ns + sample.ttl_ms * 1_000_000))
 
     def is_visible(self, at_ns: int) -> bool:
         return any(
@@ -74,9 +74,9 @@ def first_captions(samples: Sequence[Sample]) -> list[float]:
     born: dict[str, int] = {}
     waited: dict[str, float] = {}
     for sample in samples:
-        if sample.kind == "trk.new":
-            born.setdefault(sample.rid, sample.cap_ns)
-        elif sample.kind == "cap.final" and sample.rid in born:
+        if sample.kind == "track.new":
+            born.setdefault(sample.rid, sample.captured_ns)
+        elif sample.kind == "caption.final" and sample.rid in born:
             waited.setdefault(sample.rid, (sample.at_ns - born[sample.rid]) / 1e6)
     return list(waited.values())
 

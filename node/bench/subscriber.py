@@ -34,7 +34,16 @@ from ureca.protocol.events import (
 
 _POLL_S = 0.2
 _KINDS = frozenset(
-    {"trk.new", "trk.lost", "trk.recovered", "trk.end", "cap.start", "cap.delta", "hb"} | TERMINALS
+    {
+        "track.new",
+        "track.lost",
+        "track.recovered",
+        "track.end",
+        "caption.start",
+        "caption.delta",
+        "heartbeat",
+    }
+    | TERMINALS
 )
 
 
@@ -46,9 +55,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rid: str = ""
     request_id: int = 0
     trigger: str = ""
-    cap_ns: int = 0
+    captured_ns: int = 0
     ttl_ms: int = 0
-    t: dict[str, int] = {}
+    stage_us: dict[str, int] = {}
     counters: dict[str, int] = {}
 
 
@@ -81,15 +90,15 @@ def _more(event: RegionEvent) -> dict[str, Any]:
     if isinstance(event, CaptionFinal):
         return {
             "trigger": event.trigger,
-            "cap_ns": event.cap_ns_last,
+            "captured_ns": event.captured_ns,
             "ttl_ms": event.ttl_ms,
-            "t": event.t,
+            "stage_us": event.stage_us,
         }
     if isinstance(event, CaptionSame):
-        return {"cap_ns": event.cap_ns_last, "ttl_ms": event.ttl_ms}
+        return {"captured_ns": event.captured_ns, "ttl_ms": event.ttl_ms}
     if isinstance(event, CaptionStart):
-        return {"trigger": event.trigger, "cap_ns": event.cap_ns}
-    return {"cap_ns": event.cap_ns} if isinstance(event, TrackEvent) else {}
+        return {"trigger": event.trigger, "captured_ns": event.captured_ns}
+    return {"captured_ns": event.captured_ns} if isinstance(event, TrackEvent) else {}
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ class Captioner(Protocol):
         """Start a job; only while `room` allows it."""
 
     def abort(self, request_id: int, reason: str) -> None:
-        """Stop writing for a request; its terminal event will be `cap.abort` unless it had
+        """Stop writing for a request; its terminal event will be `caption.abort` unless it had
         ended.
         """
 

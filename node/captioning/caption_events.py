@@ -25,7 +25,7 @@ NO_REGION = "_"
 def start(request: RegionRequest, frame: Frame) -> CaptionStart:
     """A caption of `request` on `frame` begins."""
     return CaptionStart(
-        **_ids(request), trigger=request.trigger.value, seq=frame.seq, cap_ns=frame.captured_ns
+        **_ids(request), trigger=request.trigger.value, seq=frame.seq, captured_ns=frame.captured_ns
     )
 
 
@@ -52,7 +52,7 @@ def same(renewal: Renewal, frame: Frame) -> CaptionSame:
         rev=renewal.rev,
         request_id=renewal.request_id,
         same_rev=renewal.same_rev,
-        cap_ns_last=frame.captured_ns,
+        captured_ns=frame.captured_ns,
         ttl_ms=renewal.ttl_ms,
     )
 
@@ -88,10 +88,9 @@ def final(
         score=done.score,
         score_kind="token_geomean",
         src_seqs=(frame.seq,),
-        cap_ns_first=frame.captured_ns,
-        cap_ns_last=frame.captured_ns,
+        captured_ns=frame.captured_ns,
         clk=frame.clock,
-        cap_src=frame.cap_src,
+        capture_source=frame.capture_source,
         box=request.box_xyxy_px,
         mask=to_wire_rle(encode(request.mask)),
         mask_seq=frame.seq,
@@ -101,7 +100,7 @@ def final(
         bundle_sha=info.bundle_sha,
         precision=info.precision,
         ttl_ms=ttl_ms,
-        t=dict(durations_us),
+        stage_us=dict(durations_us),
         batch=dict(batch),
         label=request.label,
     )

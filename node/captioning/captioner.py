@@ -89,7 +89,7 @@ class CaptionWriter:
 
     def write(self, job: Job, send: Send) -> None:
         """Caption all rows of `job`. Never raises: a failing engine ends all open rows with
-        `cap.error`.
+        `caption.error`.
         """
         self._forget_ended(job)
         writing = _Writing(job=job, send=send, started_ns=self._clock.now_ns())
@@ -174,7 +174,7 @@ class CaptionWriter:
         since_receipt_us = (writing.started_ns - frame.received_ns) // 1000
         durations_us = {
             **self._engine.times.us,  # read now: `region` is known once the rows have begun
-            "trk": writing.job.track_us,
+            "track": writing.job.track_us,
             "wait": max(0, since_receipt_us - writing.job.track_us),
             "ttft": (first_ns - writing.started_ns) // 1000,
             "gen": (now_ns - writing.caption_ns) // 1000,

@@ -94,7 +94,7 @@ class Quarantine:
             self._kept.append(kept)
 
     def counters(self) -> dict[str, int]:
-        """How many of each fault, for the heartbeat; all are in `cap_error`, too."""
+        """How many of each fault, for the heartbeat; all are in `caption_error`, too."""
         with self._lock:
             return {f"gate_{fault}": count for fault, count in sorted(self._counts.items())}
 

@@ -13,7 +13,7 @@ from ureca.protocol.events import AnyEvent, CaptionFinal
 
 _LABELS = {
     "drop_": ("ureca_frames_dropped", "reason", "Frames that were not processed."),
-    "cap_": ("ureca_requests_ended", "end", "Caption requests by how they ended."),
+    "caption_": ("ureca_requests_ended", "end", "Caption requests by how they ended."),
     "gate_": ("ureca_gate_refused", "fault", "Captions that the output gate kept back."),
     "record_lost_": ("ureca_record_lost", "kind", "What a recording had to leave out."),
 }

@@ -133,7 +133,7 @@ class EventFile:
             raise ConfigError(f"cannot write events to {path}: {error.strerror}") from error
 
     def __call__(self, event: AnyEvent) -> None:
-        """Write one event; bytes (`boot`) become base64."""
+        """Write one event; bytes (`session_id`) become base64."""
         if self._file is None:
             return
         try:
@@ -162,7 +162,7 @@ def line_printer(show: Printer) -> Callable[[AnyEvent], None]:
                 f"{event.age_at_pub_ms:.0f} ms)"
             )
         elif isinstance(event, TrackLost | TrackEnd) and event.reason != "source_end":
-            show(f"{event.rid:<24} {event_kind(event).removeprefix('trk.')}: {event.reason}")
+            show(f"{event.rid:<24} {event_kind(event).removeprefix('track.')}: {event.reason}")
         elif isinstance(event, TrackRecovered):
             show(f"{event.rid:<24} recovered")
 

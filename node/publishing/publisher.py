@@ -1,10 +1,10 @@
 """Stamps events, sends them to subscribers, and remembers the last word on every live region.
 
 A late joiner gets those last words at its subscription. They are sent to everybody, under fresh
-`eseq`, so that numbers stay gapless and rising; consumers know a repeat by `(boot, rid, rev)` or
-`request_id`. XPUB cannot address one peer: manual mode changes who subscribes to what, but prefixes
-match all the same, and the draft option for last values sends one message per subscription.
-`snapshot` over ROUTER goes to the asker alone.
+`event_seq`, so that numbers stay gapless and rising; consumers know a repeat by `(session_id, rid,
+rev)` or `request_id`. XPUB cannot address one peer: manual mode changes who subscribes to what, but
+prefixes match all the same, and the draft option for last values sends one message per
+subscription. `snapshot` over ROUTER goes to the asker alone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LastValues:
             self._captions[key] = event
         elif isinstance(event, CaptionSame) and isinstance(self._captions.get(key), CaptionFinal):
             self._captions[key] = msgspec.structs.replace(
-                self._captions[key], cap_ns_last=event.cap_ns_last, ttl_ms=event.ttl_ms
+                self._captions[key], captured_ns=event.captured_ns, ttl_ms=event.ttl_ms
             )
 
     def events(self) -> list[AnyEvent]:
@@ -84,20 +84,20 @@ class Publisher:
         context: zmq.Context[zmq.Socket[bytes]],
         config: PublishConfig,
         *,
-        boot: bytes,
+        session_id: bytes,
         clock: Clock,
         books: Books,
         sinks: Iterable[Sink] = (),
         guard: Guard = unguarded,
     ) -> None:
         self.last = LastValues()
-        self.boot = boot
+        self.session_id = session_id
         self._node = config.node
         self._greets = config.greet
         self._clock = clock
         self._books = books
         self._sinks = tuple(sinks)
-        self._eseq = 0
+        self._event_seq = 0
         self._dropped: Counter[str] = Counter()
         self._greeted_ns = 0
         self._owed: set[bytes] = set()
@@ -130,7 +130,7 @@ class Publisher:
     def reopen(self) -> None:
         """End every connection and listen again: ZeroMQ cannot throw out a single subscriber.
 
-        The others connect again by themselves, see the gap in `eseq` and are greeted.
+        The others connect again by themselves, see the gap in `event_seq` and are greeted.
         """
         address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.socket.close(_LINGER_MS)
@@ -158,14 +158,18 @@ class Publisher:
         return socket
 
     def _stamp(self, event: AnyEvent, queued_ns: int | None) -> AnyEvent:
-        self._eseq += 1
+        self._event_seq += 1
         now_ns = self._clock.now_ns()
-        stamps: dict[str, Any] = {"boot": self.boot, "eseq": self._eseq, "pub_ns": now_ns}
+        stamps: dict[str, Any] = {
+            "session_id": self.session_id,
+            "event_seq": self._event_seq,
+            "pub_ns": now_ns,
+        }
         if isinstance(event, CaptionFinal):
-            stamps["age_at_pub_ms"] = round((now_ns - event.cap_ns_last) / 1e6, 3)
+            stamps["age_at_pub_ms"] = round((now_ns - event.captured_ns) / 1e6, 3)
             if queued_ns is not None:
                 stamps["drop"] = self._dropped_since()
-                stamps["t"] = {**event.t, "pub": (now_ns - queued_ns) // 1000}
+                stamps["stage_us"] = {**event.stage_us, "pub": (now_ns - queued_ns) // 1000}
         return msgspec.structs.replace(event, **stamps)
 
     def _dropped_since(self) -> dict[str, int]:

@@ -54,7 +54,7 @@ def open_sockets(
     context: zmq.Context[zmq.Socket[bytes]],
     publish: PublishConfig,
     *,
-    boot: bytes,
+    session_id: bytes,
     clock: Clock,
     books: Books,
     sinks: tuple[Sink, ...],
@@ -68,7 +68,7 @@ def open_sockets(
     remedy when an address is taken; then nothing is left open.
     """
     publisher = Publisher(
-        context, publish, boot=boot, clock=clock, books=books, sinks=sinks, guard=guard
+        context, publish, session_id=session_id, clock=clock, books=books, sinks=sinks, guard=guard
     )
     try:
         router = bind_router(context, publish.requests, guard)

@@ -12,6 +12,7 @@ from ureca.datatypes import EngineInfo, RegionSeed
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
 from ureca.node.recording.reader import Recording
+from ureca.node.recording.recorder import FORMAT
 from ureca.node.sources.prompt_file import Prompts
 from ureca.node.sources.source_uri import without_secrets
 
@@ -23,7 +24,7 @@ def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str,
     """What a recording begins with, for `Recorder`."""
     plain = {str(seq): msgspec.to_builtins(seeds) for seq, seeds in prompts.items()}
     return {
-        "format": "1",
+        "format": FORMAT,
         "config": json.dumps(to_plain(replace(config, source=without_secrets(config.source)))),
         "prompts": json.dumps(plain),
         "model": info.model,

@@ -17,7 +17,7 @@ from ureca.errors import SourceError, WireError
 from ureca.extras import require
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.recording import schemas
-from ureca.node.recording.recorder import EXTRA, METADATA
+from ureca.node.recording.recorder import EXTRA, FORMAT, METADATA
 from ureca.node.recording.step_log import Batch, Turn
 from ureca.protocol.events import AnyEvent
 
@@ -122,6 +122,7 @@ def _of_record(
     kind = type(record).__name__
     if kind == "Metadata" and record.name == METADATA:
         recording.head = dict(record.metadata)
+        _check_format(recording)
     if kind != "Chunk":
         return
     if record.uncompressed_size > _MAX_RECORD_BYTES or record.compression not in ("zstd", ""):
@@ -132,6 +133,17 @@ def _of_record(
             topics[inner.id] = inner.topic
         elif name == "Message":
             yield topics[inner.channel_id], inner.data, inner.sequence
+
+
+def _check_format(recording: Recording) -> None:
+    """Refuse a recording whose names are those of another wire protocol: `SourceError`."""
+    found = recording.head.get("format")
+    if found != FORMAT:
+        raise SourceError(
+            f"{recording.path} is a recording of format {found!r}, this version reads {FORMAT!r}. "
+            "Format '1' has the names of wire protocol 1; convert it once, in the source tree:\n"
+            f"    python tools/convert_recording.py {recording.path} NEW.mcap"
+        )
 
 
 def _loss(path: Path, whole: int, error: Exception) -> Loss:

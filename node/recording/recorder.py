@@ -25,10 +25,12 @@ from ureca.log import RateLimitedLog
 from ureca.node.recording import schemas
 from ureca.node.recording.lossless_images import to_png
 from ureca.node.recording.step_log import Batch, Turn
-from ureca.protocol.events import AnyEvent, CaptionFinal, Metrics, TrackEnd
+from ureca.protocol.events import AnyEvent, CaptionFinal, RecordingStopped, TrackEnd
 
 EXTRA = "record"
 METADATA = "ureca"
+FORMAT = "2"
+"""Of recordings. Format 1 had the names of wire protocol 1."""
 _MAX_PENDING_BYTES = 256 << 20
 _MAX_PENDING = 65_536
 _CHUNK_BYTES = 1 << 18
@@ -196,7 +198,7 @@ class Recorder:
             self._pending_bytes = 0
         logging.getLogger(__name__).error("%s; the node goes on without it", self.failure)
         with contextlib.suppress(OSError):  # the node may be closing: then nobody is left to tell
-            self._emit(Metrics(values={"record_stopped": 1.0, "record_lost": float(lost)}))
+            self._emit(RecordingStopped(reason=self.failure, lost=lost))
 
     def _event(self, topic: str, event: AnyEvent) -> None:
         if isinstance(event, CaptionFinal):

@@ -35,7 +35,7 @@ from ureca.protocol.events import AnyEvent, CaptionTerminal, RegionEvent
 from ureca.protocol.region_requests import ORDERS
 
 _log = logging.getLogger(__name__)
-_STAMPS = frozenset({"boot", "eseq", "pub_ns", "t", "age_at_pub_ms", "drop"})
+_STAMPS = frozenset({"session_id", "event_seq", "pub_ns", "stage_us", "age_at_pub_ms", "drop"})
 """What two runs of the same decisions may differ in: identities of the process and durations."""
 
 Story = dict[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from ureca.node.recording.reader import Recording
 from ureca.node.recording.replay import Replayed, Story, said
 from ureca.protocol.event_table import spec_of
-from ureca.protocol.events import AnyEvent, CaptionTerminal, Heartbeat, Metrics
+from ureca.protocol.events import AnyEvent, CaptionTerminal, Heartbeat, RecordingStopped
 
 _MOST = 10
 
@@ -54,7 +54,7 @@ def _stories(events: Iterable[AnyEvent]) -> dict[str, list[Story]]:
     """By region or request; the threads of a live node mix them differently."""
     found: dict[str, list[Story]] = {}
     for event in events:
-        if isinstance(event, Heartbeat | Metrics) or spec_of(event).loss != "never":
+        if isinstance(event, Heartbeat | RecordingStopped) or spec_of(event).loss != "never":
             continue
         about = (
             f"request {event.request_id}"

@@ -59,15 +59,15 @@ class _Film:
 class _Time:
     """Where a stream is in its video; frames that are lost take their time, too."""
 
-    boot: bytes
+    session_id: bytes
     captured_ns: int
     video_s: float = 0.0
 
     def advance(self, frame: Frame, frame_s: float) -> float:
         """The second of the next frame; a new life of the camera goes on after one picture."""
         passed_s = (frame.captured_ns - self.captured_ns) / 1e9
-        same = frame.boot == self.boot and passed_s >= 0
-        self.boot, self.captured_ns = frame.boot, frame.captured_ns
+        same = frame.session_id == self.session_id and passed_s >= 0
+        self.session_id, self.captured_ns = frame.session_id, frame.captured_ns
         self.video_s += min(passed_s, _MAX_HOLD_S) if same else frame_s
         return self.video_s
 
@@ -165,7 +165,7 @@ class Renderer:
     def _advance(self, frame: Frame) -> float:
         now = self._times.get(frame.stream)
         if now is None:
-            self._times[frame.stream] = _Time(frame.boot, frame.captured_ns)
+            self._times[frame.stream] = _Time(frame.session_id, frame.captured_ns)
             return 0.0
         return now.advance(frame, 1 / self._fps)
 

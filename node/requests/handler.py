@@ -77,18 +77,18 @@ class Control:
     """Turns request messages into replies; `answer` may be called later and from other threads."""
 
     def __init__(
-        self, config: NodeConfig, facts: Desk, *, boot: bytes, clock: Clock, answer: Answer
+        self, config: NodeConfig, facts: Desk, *, session_id: bytes, clock: Clock, answer: Answer
     ) -> None:
         self._config = config
         self._facts = facts
-        self._boot = boot
+        self._session_id = session_id
         self._clock = clock
         self._answer = answer
         self._decode = Decoder(
             config, is_local=is_local(config.publish.requests), decode_s=_DECODE_S, patient=False
         )
         self._decode.prepare()
-        self._answers = Answers(config, facts, boot=boot, clock=clock, ops=OFFERED)
+        self._answers = Answers(config, facts, session_id=session_id, clock=clock, ops=OFFERED)
 
     def handle(self, client: bytes, parts: Sequence[bytes], may: MayAsk = anybody) -> None:
         """Answer one message of `client`. Never raises for anything that a client sends."""

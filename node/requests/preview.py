@@ -139,7 +139,7 @@ def draw(view: View, max_width_px: int) -> Picture:
     return Picture(
         stream=frame.stream,
         seq=frame.seq,
-        cap_ns=frame.captured_ns,
+        captured_ns=frame.captured_ns,
         clk=frame.clock,
         width=frame.width,
         height=frame.height,

@@ -25,11 +25,17 @@ class Answers:
     """One method per question, by operation in `table`."""
 
     def __init__(
-        self, config: NodeConfig, facts: Facts, *, boot: bytes, clock: Clock, ops: tuple[str, ...]
+        self,
+        config: NodeConfig,
+        facts: Facts,
+        *,
+        session_id: bytes,
+        clock: Clock,
+        ops: tuple[str, ...],
     ) -> None:
         self._config = config
         self._facts = facts
-        self._boot = boot
+        self._session_id = session_id
         self._clock = clock
         self._ops = ops
         self.table: dict[str, Callable[[Plain], Plain]] = {
@@ -46,7 +52,7 @@ class Answers:
         limits = self._config.limits
         hello = Hello(
             node=self._config.publish.node,
-            boot=self._boot,
+            session_id=self._session_id,
             versions=(PROTOCOL_VERSION,),
             ops=self._ops,
             streams=tuple(self._facts.heartbeat().streams),

@@ -38,7 +38,7 @@ class Asker:
         reply = Reply(
             v=PROTOCOL_VERSION,
             id=self.request_id,
-            st=state,  # type: ignore[arg-type]
+            status=state,  # type: ignore[arg-type]
             result=result or {},
         )
         self.answer(self.client, reply)
@@ -49,7 +49,7 @@ class Asker:
         if isinstance(error, RequestError):
             body = ErrorBody(code=error.code, msg=_bare(error), retry_after_ms=error.retry_after_ms)
         self.answer(
-            self.client, Reply(v=PROTOCOL_VERSION, id=self.request_id, st="error", error=body)
+            self.client, Reply(v=PROTOCOL_VERSION, id=self.request_id, status="error", error=body)
         )
 
 
@@ -79,8 +79,8 @@ def _description(event: CaptionFinal) -> Description:
         precision=event.precision,
         stream=event.stream,
         seq=event.src_seqs[-1],
-        cap_ns=event.cap_ns_last,
-        t=event.t,
+        captured_ns=event.captured_ns,
+        stage_us=event.stage_us,
     )
 
 

@@ -84,7 +84,7 @@ class Cutting:
 class _Past:
     """One stream's memory, and the cuts that nobody has believed yet."""
 
-    boot: bytes
+    session_id: bytes
     memory: Memory = field(default_factory=Memory)
     features: F32 | None = None
     covers: dict[str, F32] = field(default_factory=dict)
@@ -125,8 +125,8 @@ class Cutter:
         """The stream's past, with what was believed of the last keyframe."""
         frame = wish.frame
         past = self._pasts.get(frame.stream)
-        if past is None or past.boot != frame.boot:
-            past = self._pasts[frame.stream] = _Past(frame.boot)
+        if past is None or past.session_id != frame.session_id:
+            past = self._pasts[frame.stream] = _Past(frame.session_id)
         if past.features is not None:
             believed = {rid: past.covers[rid] for rid in wish.taken if rid in past.covers}
             past.memory.remember(past.features, believed)

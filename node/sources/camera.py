@@ -1,8 +1,8 @@
 """A camera or network stream as a source: read by a thread of its own that keeps the newest
 picture, opened again when it goes away.
 
-An outage ends nothing: regions stay, captions run out, `health` says what is down and why. `boot`
-and numbers go on, because it is this process that numbers the pictures.
+An outage ends nothing: regions stay, captions run out, `health` says what is down and why.
+`session_id` and numbers go on, because it is this process that numbers the pictures.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class LiveSource:
         self._books = books
         self._wait = wait
         self._open = open_capture
-        self._boot = uuid.uuid4().bytes
+        self._session_id = uuid.uuid4().bytes
         self._next_seq = 0
         self._newest = _Newest()
         self._stopping = threading.Event()
@@ -163,12 +163,12 @@ class LiveSource:
         self._line.up()
         return Frame(
             stream=self._address.stream,
-            boot=self._boot,
+            session_id=self._session_id,
             seq=numbered.seq,
             captured_ns=captured_ns,
             image=image,
             clock=self._clock.name,
-            cap_src="receive" if shot.stamp_ns is None else "driver",
+            capture_source="receive" if shot.stamp_ns is None else "driver",
             received_ns=shot.read_ns,
         )
 

@@ -23,7 +23,7 @@ _MAX_SENDERS = 64
 class _Sender:
     """The smallest differences of the present and the last span, ns."""
 
-    boot: bytes
+    session_id: bytes
     until_ns: int
     least_ns: int
     before_ns: int
@@ -59,10 +59,10 @@ class Clocks:
     def _offset_ns(self, frame: Frame) -> int:
         least_ns, now_ns = frame.received_ns - frame.captured_ns, frame.received_ns
         sender = self._senders.get(frame.stream)
-        if sender is None or sender.boot != frame.boot:
+        if sender is None or sender.session_id != frame.session_id:
             if len(self._senders) >= _MAX_SENDERS:
                 self._senders.clear()  # made-up names must not grow without bound
-            sender = _Sender(frame.boot, now_ns + _SPAN_NS, least_ns, least_ns)
+            sender = _Sender(frame.session_id, now_ns + _SPAN_NS, least_ns, least_ns)
             self._senders[frame.stream] = sender
         elif now_ns >= sender.until_ns:
             sender.until_ns, sender.before_ns = now_ns + _SPAN_NS, sender.least_ns

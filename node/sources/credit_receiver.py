@@ -42,7 +42,7 @@ _TO_NODE = """    ureca keys new node -o keys
 
 
 _Key = tuple[str, bytes, int]
-"""Stream, boot and number of a frame."""
+"""Stream, session and number of a frame."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class _Peer:
     """
 
     heard_ns: int
-    boot: bytes = b""
+    session_id: bytes = b""
     received: int = 0
     told: int = -1
     waiting: deque[_Key] = field(default_factory=deque)
@@ -115,7 +115,7 @@ class CreditFrames:
 
     def taken(self, frame: Frame) -> None:
         """See `Watched`."""
-        self._taken.append((frame.stream, frame.boot, frame.seq))
+        self._taken.append((frame.stream, frame.session_id, frame.seq))
         for waker in self._wakers:
             with contextlib.suppress(OSError):  # full of wake-ups, or closed
                 waker.send(b"\0")
@@ -184,7 +184,7 @@ class CreditFrames:
                 frame = self._intake.frame(parts)
                 if frame is None:
                     continue
-                peer.waiting.append((frame.stream, frame.boot, frame.seq))
+                peer.waiting.append((frame.stream, frame.session_id, frame.seq))
                 peer.waiting_ns = peer.heard_ns
                 self._silence.heard()
                 yield frame
@@ -208,7 +208,7 @@ class CreditFrames:
         except WireError as error:
             self._intake.warn("ask", f"not understood what a camera asks: {error}")
             return
-        peer.boot, peer.received, peer.told = ask.boot, ask.sent, -1
+        peer.session_id, peer.received, peer.told = ask.session_id, ask.sent, -1
 
     def _settle(self, router: zmq.Socket[bytes]) -> None:
         """Give credits back for frames that were taken or forgotten; forget cameras that went."""
@@ -227,9 +227,9 @@ class CreditFrames:
 
     def _grant(self, router: zmq.Socket[bytes], identity: bytes, peer: _Peer) -> None:
         upto = peer.received + max(0, self._config.source.credits - len(peer.waiting))
-        if not peer.boot or upto <= peer.told:
+        if not peer.session_id or upto <= peer.told:
             return
-        grant = encode_credit(CreditGrant(boot=peer.boot, upto=upto))
+        grant = encode_credit(CreditGrant(session_id=peer.session_id, upto=upto))
         try:
             router.send_multipart([identity, *grant], zmq.NOBLOCK)
             peer.told = upto

@@ -35,7 +35,7 @@ _REASONS: dict[str, DropReason] = {
 class _Sender:
     """The numbering of one topic: to tell frames lost on the link from those drained here."""
 
-    boot: bytes = b""
+    session_id: bytes = b""
     seq: int = -1
     received: int = 0
 
@@ -125,12 +125,12 @@ class Intake:
         return self._decode(bytes(data), max_px=self._config.limits.max_image_px)
 
     def _count_gap(self, sender: _Sender, frame: Frame) -> None:
-        if sender.boot == frame.boot:
+        if sender.session_id == frame.session_id:
             missing = frame.seq - sender.seq - sender.received
             if 0 < missing <= _MAX_GAP:
                 self._books.frame_in(missing)
                 self._books.frame_dropped("link_gap", missing)
-        sender.boot, sender.seq, sender.received = frame.boot, frame.seq, 0
+        sender.session_id, sender.seq, sender.received = frame.session_id, frame.seq, 0
 
     def _is_expired(self, frame: Frame) -> bool:
         """A stamp in the future would keep its captions valid for as long."""

@@ -21,7 +21,7 @@ from ureca.node.sources.video_readers import Clip
 
 
 class ClipPlayer:
-    """Plays a clip, at its own rate or as fast as it is taken. Each pass has a `boot` of its
+    """Plays a clip, at its own rate or as fast as it is taken. Each pass has a `session_id` of its
     own.
     """
 
@@ -50,7 +50,7 @@ class ClipPlayer:
             if self._stopped or not self._source.loop:
                 return
 
-    def _pass(self, boot: bytes) -> Iterator[Frame]:
+    def _pass(self, session_id: bytes) -> Iterator[Frame]:
         start_ns = self._clock.now_ns()
         for seq, (offset_ns, image) in enumerate(self._clip.shots()):
             due_ns = start_ns + offset_ns
@@ -64,12 +64,12 @@ class ClipPlayer:
             now_ns = self._clock.now_ns()
             yield Frame(
                 stream=self._source.stream,
-                boot=boot,
+                session_id=session_id,
                 seq=seq,
                 captured_ns=due_ns if self._source.realtime else now_ns,
                 image=image,
                 clock=self._clock.name,
-                cap_src="decoder",
+                capture_source="decoder",
                 received_ns=now_ns,
             )
 

@@ -66,7 +66,7 @@ def _common(track: Track, tracks: TrackSet, clock: str) -> dict[str, Any]:
         "rid": track.rid,
         "parent": track.parent,
         "seq": tracks.frame_seq,
-        "cap_ns": tracks.captured_ns,
+        "captured_ns": tracks.captured_ns,
         "clk": clock,
         "box": track.box_xyxy_px,
         "label": track.label,

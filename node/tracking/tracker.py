@@ -145,7 +145,7 @@ class Tracker:
     # --- frames ----------------------------------------------------------------------------------
 
     def _begin(self, frame: Frame) -> tuple[Track, ...]:
-        epoch = (frame.boot, frame.height, frame.width)
+        epoch = (frame.session_id, frame.height, frame.width)
         restarted = self._epoch is not None and self._epoch != epoch
         self._epoch = epoch
         if not restarted:

@@ -64,7 +64,7 @@ class Board:
     def _renew(self, key: _Key, event: CaptionSame) -> None:
         if key in self._captions:
             self._captions[key] = msgspec.structs.replace(
-                self._captions[key], cap_ns_last=event.cap_ns_last, ttl_ms=event.ttl_ms
+                self._captions[key], captured_ns=event.captured_ns, ttl_ms=event.ttl_ms
             )
 
     def _make_room(self, key: _Key) -> None:

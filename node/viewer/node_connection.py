@@ -46,7 +46,7 @@ class Link:
         self._heard_s = time.monotonic()
         self._beat_s = 0.0
         self._silent_s = SILENT_S
-        self._boot = b""
+        self._session_id = b""
         self._offset_ns = 0
         self._missed = 0
         self._feeds: dict[str, Feed] = {}
@@ -97,8 +97,8 @@ class Link:
         self._heard_s = time.monotonic()
         if isinstance(event, Heartbeat):
             self._pace()
-        if event.boot != self._boot:
-            self._boot = event.boot
+        if event.session_id != self._session_id:
+            self._session_id = event.session_id
             self._board.clear()
             self._feeds.clear()
             self.lost = True

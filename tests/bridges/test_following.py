@@ -50,14 +50,14 @@ def test_another_life_of_the_node_is_followed_from_its_beginning(processes):
             await asyncio.gather(following, return_exceptions=True)
 
     asyncio.run(story())
-    boots = {event.boot for event, _ in finals}
-    assert len(boots) == 2
+    sessions = {event.session_id for event, _ in finals}
+    assert len(sessions) == 2
     last = sights[-1]
     assert last.picture.stream == "cam0"
     assert abs(last.unix_ns - time.time_ns()) < 60 * 10**9, "Unix time, not monotonic time"
     texts = {event.text for event, _ in finals}
     assert {said.text for s in sights for _, said in s.regions if said is not None} <= texts
-    shown = [s.picture.cap_ns for s in sights]
+    shown = [s.picture.captured_ns for s in sights]
     assert shown == sorted(set(shown)), "a frame came twice"
 
 

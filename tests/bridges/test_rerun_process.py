@@ -42,9 +42,9 @@ def test_a_run_is_in_the_file(processes, tmp_path):
         finals = {}
         rerun = processes.ureca("rerun", "--save", path, "--width", 320)
         until = time.monotonic() + 60
-        for event in client.events({"cap.final"}, 60):
+        for event in client.events({"caption.final"}, 60):
             assert isinstance(event, CaptionFinal)
-            finals[event.rid, event.cap_ns_last] = event
+            finals[event.rid, event.captured_ns] = event
             written = path.exists() and path.stat().st_size > 200_000
             if time.monotonic() > until or (written and len(finals) > 40):
                 break

@@ -33,11 +33,11 @@ from ureca.protocol.frames import decode_frame, encode_frame
 from ureca.protocol.preview import Picture, PictureRegion
 
 HEADER = Header(Time(12, 34), "optical")
-CAP_NS = 12_000_000_034
+CAPTURED_NS = 12_000_000_034
 
 
-def said(text="a red mug", cap_ns=CAP_NS - 1_000_000_000, ttl_ms=5000, score=0.7):
-    return Said(text, 3, cap_ns, "mono", ttl_ms, score, "new")
+def said(text="a red mug", captured_ns=CAPTURED_NS - 1_000_000_000, ttl_ms=5000, score=0.7):
+    return Said(text, 3, captured_ns, "mono", ttl_ms, score, "new")
 
 
 def region(rid, x0, y0, x1, y1, *, size=(12, 16), state="alive", masked=True):
@@ -52,7 +52,7 @@ def sight(*rows, width=16, height=12, seq=7, shift_ns=0, clk="mono", stream="cam
     picture = Picture(
         stream=stream,
         seq=seq,
-        cap_ns=CAP_NS,
+        captured_ns=CAPTURED_NS,
         clk=clk,
         width=width,
         height=height,
@@ -165,11 +165,11 @@ def test_raw_images_arrive_as_they_were(rng, encoding, channels, read, padding):
     rows = np.concatenate([pixels.reshape(6, -1), np.zeros((6, padding), np.uint8)], axis=1)
     image = Image(HEADER, 6, 8, encoding, 0, rows.shape[1], rows.tobytes())
     header, data = raw(image, numbering(), 1)
-    assert (header.cap_ns, header.clk, header.cap_src) == (CAP_NS, "utc", "driver")
+    assert (header.captured_ns, header.clk, header.capture_source) == (CAPTURED_NS, "utc", "driver")
     assert (header.frame_id, header.seq) == ("optical", 5)
     frame = decode_frame(encode_frame(header, data, "ros"), decoder=None, received_ns=0)
     assert np.array_equal(frame.image, pixels[:, :, list(read)])
-    assert frame.captured_ns == CAP_NS
+    assert frame.captured_ns == CAPTURED_NS
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_an_image_that_no_node_reads_is_refused(image, message):
 
 def test_a_driver_that_does_not_stamp_gets_the_time_of_receipt():
     header, _ = raw(Image(Header(), 1, 1, "mono8", 0, 1, b"x"), numbering(), 99)
-    assert (header.cap_ns, header.cap_src) == (99, "receive")
+    assert (header.captured_ns, header.capture_source) == (99, "receive")
 
 
 def test_compressed_images_are_forwarded_untouched(rng):
@@ -250,7 +250,7 @@ def test_one_sight_is_four_messages_of_one_stamp():
         "/ureca/cam0/labels": LabelInfo,
     }
     stamps = {nanoseconds(m.header.stamp) for m in kinds.values() if not isinstance(m, String)}
-    assert stamps == {CAP_NS + 10**18}, "a mono stamp is moved to Unix time"
+    assert stamps == {CAPTURED_NS + 10**18}, "a mono stamp is moved to Unix time"
     assert bridge.counts == dict.fromkeys(("detections", "captions", "masks", "labels"), 1)
 
 
@@ -304,7 +304,7 @@ def test_the_command_says_what_it_expects(options, message, tmp_path):
 # --- what was said -------------------------------------------------------------------------------
 
 
-def final(rid, cap_ns, ttl_ms=1000):
+def final(rid, captured_ns, ttl_ms=1000):
     return CaptionFinal(
         stream="cam0",
         rid=rid,
@@ -317,8 +317,7 @@ def final(rid, cap_ns, ttl_ms=1000):
         score=None,
         score_kind="none",
         src_seqs=(1,),
-        cap_ns_first=cap_ns,
-        cap_ns_last=cap_ns,
+        captured_ns=captured_ns,
         box=(0, 0, 1, 1),
         trigger="new",
         model="m",
@@ -334,12 +333,12 @@ def test_captions_are_renewed_run_out_and_end():
     assert book.get("cam0", "mug").holds(999_999_999)
     assert not book.get("cam0", "mug").holds(1_000_000_000)
     renewed = CaptionSame(
-        stream="cam0", rid="mug", request_id=2, same_rev=1, cap_ns_last=5 * 10**9, ttl_ms=1000
+        stream="cam0", rid="mug", request_id=2, same_rev=1, captured_ns=5 * 10**9, ttl_ms=1000
     )
     book.apply(renewed)
     assert book.get("cam0", "mug").holds(5_500_000_000)
     book.apply(
-        TrackEnd(stream="cam0", rid="mug", seq=1, cap_ns=0, box=(0, 0, 1, 1), reason="removed")
+        TrackEnd(stream="cam0", rid="mug", seq=1, captured_ns=0, box=(0, 0, 1, 1), reason="removed")
     )
     assert book.get("cam0", "mug") is None
     for rid in "abc":

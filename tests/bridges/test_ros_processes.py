@@ -44,7 +44,7 @@ def until(found: Callable[[], Any], timeout_s: float = 60) -> Any:
 
 
 def caption(client: Client) -> CaptionFinal:
-    return next(e for e in client.events({"cap.final"}, 60) if isinstance(e, CaptionFinal))
+    return next(e for e in client.events({"caption.final"}, 60) if isinstance(e, CaptionFinal))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-// A second reader of protocol 1, written from docs/protocol.md alone and without any package.
+// A second reader of protocol 2, written from docs/protocol.md alone and without any package.
 // In: one JSON line per message, {"kind": "event"|"frame"|"request"|"reply", "hex": all parts joined}
 // or {"kind", "parts": [hex, ...]}. Out: one JSON line each, {"ok": what was read} or {"error": code}.
 // Numbers are kept apart from each other: {"int": "7"}, {"float": "0.5"}, bytes {"bin": hex}.
@@ -9,7 +9,7 @@ class Refused extends Error {
 }
 const bad = (why, code = "BAD_SCHEMA") => { throw new Refused(code, why); };
 const LIMITS = { header: 1 << 20, reply: 1 << 24, pixels: 1 << 26, text: 1 << 18, bin: 1 << 14, items: 4096, runs: 1 << 18 };
-const TOPIC_KINDS = { trk: "trk", cap: "cap", delta: "delta", hb: "hb", met: "met" };
+const TOPIC_KINDS = { track: "track", caption: "caption", delta: "delta", heartbeat: "heartbeat", recording: "recording" };
 
 // --- MessagePack -----------------------------------------------------------------------------------
 
@@ -83,24 +83,24 @@ function topicOf(bytes) {
   const text = Buffer.from(bytes).toString("latin1");
   const match = /^ureca(\d+)\/([a-z0-9_-]{1,64})\/([a-z0-9_-]{1,64})\/([a-z]+)(?:\/([a-z0-9_-]{1,64}))?\0$/.exec(text);
   if (!match) bad("no topic");
-  if (match[1] !== "1") bad("another major version", "BAD_VERSION");
+  if (match[1] !== "2") bad("another major version", "BAD_VERSION");
   return { node: match[2], stream: match[3], kind: match[4], region: match[5] ?? null };
 }
 
 function checkVersion(header) {
   const v = header.get("v");
   if (!Array.isArray(v) || v.length !== 2) bad("no version");
-  if (number(v[0]) !== 1) bad("another major version", "BAD_VERSION");
+  if (number(v[0]) !== 2) bad("another major version", "BAD_VERSION");
 }
 
 const WORDS = {
-  status: ["ok", "truncated", "filtered"],
+  status: ["ok", "truncated"],
   score_kind: ["token_geomean", "none"],
   state: ["starting", "running", "paused", "draining", "stopped"],
-  st: ["accepted", "progress", "result", "error"],
   clk: ["mono", "utc", "tai", "ptp"],
-  cap_src: ["sof", "eof", "driver", "decoder", "rtp", "receive"],
+  capture_source: ["sof", "eof", "driver", "decoder", "rtp", "receive"],
 };
+const REPLY_STATUSES = ["accepted", "progress", "result", "error"];
 function knownWords(header, keys) {
   for (const key of keys) if (typeof header.get(key) === "string" && !WORDS[key].includes(header.get(key))) header.set(key, "unknown");
 }
@@ -133,7 +133,7 @@ function runsOf(mask) {
 function balanced(counters) {
   const get = (key) => number(counters.get(key) ?? { int: 0 });
   const dropped = [...counters].filter(([key]) => key.startsWith("drop_")).reduce((sum, [, n]) => sum + number(n), 0);
-  const ended = get("cap_final") + get("cap_same") + get("cap_abort") + get("cap_error");
+  const ended = get("caption_final") + get("caption_same") + get("caption_abort") + get("caption_error");
   return get("frames_in") === get("frames_processed") + dropped + get("frames_in_flight")
     && get("requests_in") === ended + get("requests_in_flight");
 }
@@ -144,13 +144,13 @@ function readEventHeader(header) {
   knownWords(header, ["status", "score_kind", "state"]);
   const more = {};
   if (header.get("mask")) more.mask = runsOf(header.get("mask"));
-  if (header.get("ev") === "hb") more.balanced = balanced(header.get("counters"));
+  if (header.get("ev") === "heartbeat") more.balanced = balanced(header.get("counters"));
   return more;
 }
 
 function readEvent(topic, header) {
   const more = readEventHeader(header);
-  const kind = header.get("ev") === "cap.delta" ? "delta" : header.get("ev").split(".")[0];
+  const kind = header.get("ev") === "caption.delta" ? "delta" : header.get("ev").split(".")[0];
   if (TOPIC_KINDS[kind] !== topic.kind) bad("under another kind's topic");
   if ((header.get("stream") || "_") !== topic.stream || (header.get("rid") ?? null) !== topic.region) bad("under another region's topic");
   return more;
@@ -158,7 +158,7 @@ function readEvent(topic, header) {
 
 function readFrame(topic, header, pixels) {
   checkVersion(header);
-  knownWords(header, ["clk", "cap_src"]);
+  knownWords(header, ["clk", "capture_source"]);
   if (topic.kind !== "frame" || header.get("src") !== topic.stream) bad("under another stream's topic");
   const [w, h] = [number(header.get("w")), number(header.get("h"))];
   const per = { rgb8: 3, bgr8: 3, mono8: 1 }[header.get("enc")];
@@ -181,8 +181,8 @@ function maskOf(region, w, h) {
 
 function readReply(header) {
   checkVersion(header);
-  knownWords(header, ["st"]);
-  if (header.has("error") !== (header.get("st") === "error")) bad("an error exactly in the state error");
+  if (typeof header.get("status") === "string" && !REPLY_STATUSES.includes(header.get("status"))) header.set("status", "unknown");
+  if (header.has("error") !== (header.get("status") === "error")) bad("an error exactly in the status error");
   const events = header.get("result")?.get("events") ?? [];
   return { events: events.map(readEventHeader).length };
 }

@@ -17,8 +17,8 @@ from ureca.protocol import wire
 
 HELLO = {
     "node": "n1",
-    "boot": b"b" * 16,
-    "versions": [[1, 0]],
+    "session_id": b"b" * 16,
+    "versions": [[2, 0]],
     "ops": ["hello"],
     "streams": ["cam1"],
     "clk": "mono",
@@ -71,7 +71,7 @@ class FakeNode:
 
 
 def _result(request, result):
-    return wire.Reply(v=(1, 0), id=request.id, st="result", result=result)
+    return wire.Reply(v=(2, 0), id=request.id, status="result", result=result)
 
 
 @contextmanager
@@ -90,10 +90,10 @@ def _encoded(every_event):
 def test_events_arrive_in_order_and_gaps_are_counted(every_event):
     messages = _encoded(every_event)
     del messages[4:6]
-    messages.insert(2, [b"ureca1/n1/cam1/trk/r1\0", b"\xc1"])
+    messages.insert(2, [b"ureca2/n1/cam1/track/r1\0", b"\xc1"])
     with fake_node(messages) as node, Client.connect(node.events, node.requests) as client:
         got = list(client.events(timeout_s=0.5))
-        assert [event.eseq for event in got] == [1, 2, 3, 4, *range(7, 14)]
+        assert [event.event_seq for event in got] == [1, 2, 3, 4, *range(7, 14)]
         assert (client.missed, client.unreadable) == (2, 1)
 
 
@@ -102,15 +102,15 @@ def test_kinds_are_filtered_without_counting_gaps(every_event):
         fake_node(_encoded(every_event)) as node,
         Client.connect(node.events, node.requests) as client,
     ):
-        got = list(client.events(kinds=["cap.final"], timeout_s=0.5))
+        got = list(client.events(kinds=["caption.final"], timeout_s=0.5))
         assert [event.text for event in got] == ["a red cup"]
         assert client.missed == 0
         with pytest.raises(WireError, match="known are"):
-            next(client.events(kinds=["cap.finale"]))
+            next(client.events(kinds=["caption.finale"]))
 
 
 def test_a_restarted_node_is_not_a_gap(every_event):
-    again = [msgspec.structs.replace(every_event[-1], boot=b"x" * 16, eseq=900)]
+    again = [msgspec.structs.replace(every_event[-1], session_id=b"x" * 16, event_seq=900)]
     with (
         fake_node(_encoded([*every_event, *again])) as node,
         Client.connect(node.events, node.requests) as client,
@@ -119,9 +119,11 @@ def test_a_restarted_node_is_not_a_gap(every_event):
         assert client.missed == 0
 
 
-def test_another_major_version_is_not_silence(every_event):
-    data = {**wire.event_to_plain(every_event[0]), "v": [2, 0]}
-    message = [wire.event_topic(every_event[0], "n1").encode(), msgspec.msgpack.encode(data)]
+@pytest.mark.parametrize("prefix", [b"ureca1/", b"ureca2/"])
+def test_another_major_version_is_not_silence(every_event, prefix):
+    data = {**wire.event_to_plain(every_event[0]), "v": [1, 0]}
+    topic = wire.event_topic(every_event[0], "n1").encode().replace(b"ureca2/", prefix)
+    message = [topic, msgspec.msgpack.encode(data)]
     with fake_node([message]) as node, Client.connect(node.events, node.requests) as client:
         with pytest.raises(VersionError):
             next(client.events(timeout_s=2))
@@ -130,9 +132,9 @@ def test_another_major_version_is_not_silence(every_event):
 def test_questions_and_answers(every_event):
     def answers(request):
         if request.op == "hello":
-            yield wire.Reply(v=(1, 0), id=b"someone else", st="result")
-            yield wire.Reply(v=(1, 0), id=request.id, st="accepted")
-            yield wire.Reply(v=(1, 0), id=request.id, st="progress", result={"done": 1})
+            yield wire.Reply(v=(2, 0), id=b"someone else", status="result")
+            yield wire.Reply(v=(2, 0), id=request.id, status="accepted")
+            yield wire.Reply(v=(2, 0), id=request.id, status="progress", result={"done": 1})
             yield _result(request, HELLO)
         elif request.op == "snapshot":
             yield _result(
@@ -146,7 +148,7 @@ def test_questions_and_answers(every_event):
             yield _result(request, {})
         else:
             error = wire.ErrorBody(code="BUSY", msg="later", retry_after_ms=40)
-            yield wire.Reply(v=(1, 0), id=request.id, st="error", error=error)
+            yield wire.Reply(v=(2, 0), id=request.id, status="error", error=error)
 
     with fake_node(answers=answers) as node, Client.connect(node.events, node.requests) as client:
         assert client.hello().model == "scripted"
@@ -354,7 +356,7 @@ def test_a_camera_publishes_frames_that_the_wire_reads():
                 sent = camera.send(image, regions=[RegionSeed(point_xy_px=(1.0, 1.0))])
             frame = wire.decode_frame(socket.recv_multipart(), lambda *_: image, received_ns=1)
         assert frame.seq <= sent
-        assert (frame.stream, frame.boot) == ("cam7", camera.boot)
+        assert (frame.stream, frame.session_id) == ("cam7", camera.session_id)
         assert np.array_equal(frame.image, image)
         assert frame.regions[0].point_xy_px == (1.0, 1.0)
         with (

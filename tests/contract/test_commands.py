@@ -108,8 +108,8 @@ def test_the_board_is_bounded(every_event):
 
 def test_lines_say_what_happened(every_event):
     lines = [said for event in every_event if (said := line(event)) is not None]
-    assert lines[0] == "cam1/r1           trk.new       at [1, 2, 30, 40]"
-    assert "cam1/r1           cap.final     'a red cup' (new, score 0.50 2 ms old)" in lines
+    assert lines[0] == "cam1/r1           track.new       at [1, 2, 30, 40]"
+    assert "cam1/r1           caption.final   'a red cup' (new, score 0.50 2 ms old)" in lines
     assert any("BAD_OUTPUT" in said for said in lines)
 
 

@@ -18,13 +18,13 @@ from ureca.protocol.frames import FrameHeader
 from ureca.protocol.shared_memory import SharedPixels
 from ureca.testing import SyntheticSource
 
-BOOT = bytes(range(16))
+SESSION_ID = bytes(range(16))
 Golden = Callable[[str, bytes], None]
 
 
 def test_the_bytes_of_an_ask_and_of_a_grant(golden: Golden) -> None:
-    ask = CreditAsk(src="cam0", boot=BOOT, sent=3)
-    grant = CreditGrant(boot=BOOT, upto=5)
+    ask = CreditAsk(src="cam0", session_id=SESSION_ID, sent=3)
+    grant = CreditGrant(session_id=SESSION_ID, upto=5)
     golden("credit-ask", b"".join(encode_credit(ask)))
     golden("credit-grant", b"".join(encode_credit(grant)))
     assert decode_ask(encode_credit(ask)) == ask

@@ -35,9 +35,9 @@ def test_a_frame_survives_the_wire(golden):
     read = wire.decode_frame(parts, _no_decoder, received_ns=7)
     assert np.array_equal(read.image, frame.image)
     assert read.regions == frame.regions
-    assert (read.seq, read.boot, read.captured_ns, read.received_ns) == (
+    assert (read.seq, read.session_id, read.captured_ns, read.received_ns) == (
         frame.seq,
-        frame.boot,
+        frame.session_id,
         frame.captured_ns,
         7,
     )
@@ -107,16 +107,16 @@ def test_a_decoder_that_fails_is_a_wire_error():
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"v": [2, 0]}, "BAD_VERSION"),
-        ({"boot": b"short"}, "BAD_SCHEMA"),
+        ({"v": [1, 0]}, "BAD_VERSION"),
+        ({"session_id": b"short"}, "BAD_SCHEMA"),
         ({"seq": -1}, "BAD_SCHEMA"),
         ({"w": 0}, "BAD_SCHEMA"),
         ({"w": 9}, "BAD_SCHEMA"),
         ({"w": 60_000, "h": 60_000}, "TOO_LARGE"),
         ({"enc": "h265"}, "BAD_SCHEMA"),
         ({"src": "cam9"}, "BAD_SCHEMA"),
-        ({"cap_ns": 1.5}, "BAD_SCHEMA"),
-        ({"cap_ns": ...}, "BAD_SCHEMA"),
+        ({"captured_ns": 1.5}, "BAD_SCHEMA"),
+        ({"captured_ns": ...}, "BAD_SCHEMA"),
         ({"regions": [{"box": [0, 0, 1, 1]}] * 257}, "TOO_LARGE"),
         ({"regions": [{"box": [0, 0, float("nan"), 1]}]}, "BAD_SCHEMA"),
         ({"regions": [{"label": "x" * 300, "box": [0, 0, 1, 1]}]}, "BAD_SCHEMA"),
@@ -154,8 +154,10 @@ def test_a_region_that_does_not_fit_is_refused_by_name_and_stops_no_other(region
 
 
 def test_unknown_words_and_keys_of_a_later_minor_version():
-    header = wire.decode_frame_header(_message(v=[1, 4], cap_src="lidar", clk="gps", new_key=1))
-    assert (header.cap_src, header.clk) == ("unknown", "unknown")
+    header = wire.decode_frame_header(
+        _message(v=[2, 4], capture_source="lidar", clk="gps", new_key=1)
+    )
+    assert (header.capture_source, header.clk) == ("unknown", "unknown")
 
 
 def test_prompts_travel_in_the_header():

@@ -13,7 +13,7 @@ ID = b"0123456789abcdef"
 
 
 def _header(**changes):
-    data = {"v": [1, 0], "id": ID, "op": "hello", "deadline_ms": 500, "args": {}, **changes}
+    data = {"v": [2, 0], "id": ID, "op": "hello", "deadline_ms": 500, "args": {}, **changes}
     return [msgspec.msgpack.encode(data)]
 
 
@@ -31,19 +31,19 @@ def test_requests_and_replies_survive_the_wire(golden):
     assert wire.decode_request(parts) == (order, None)
     golden("request-policy.set", parts[0])
     for reply in (
-        wire.Reply(v=(1, 0), id=ID, st="accepted"),
-        wire.Reply(v=(1, 0), id=ID, st="result", result={"a": [1, "b"]}),
+        wire.Reply(v=(2, 0), id=ID, status="accepted"),
+        wire.Reply(v=(2, 0), id=ID, status="result", result={"a": [1, "b"]}),
         wire.Reply(
-            v=(1, 0),
+            v=(2, 0),
             id=ID,
-            st="error",
+            status="error",
             error=ErrorBody(code="BUSY", msg="later", retry_after_ms=40),
         ),
     ):
         parts = wire.encode_reply(reply)
         assert wire.decode_reply(parts) == reply
-        assert reply.terminal == (reply.st != "accepted")
-        golden(f"reply-{reply.st}", parts[0])
+        assert reply.terminal == (reply.status != "accepted")
+        golden(f"reply-{reply.status}", parts[0])
 
 
 @pytest.mark.parametrize(
@@ -75,30 +75,30 @@ def test_another_major_version_is_refused_and_its_sender_still_found():
 
 
 def test_unknown_states_and_codes_of_a_later_minor_version():
-    data = {"v": [1, 3], "id": ID, "st": "queued"}
-    assert wire.decode_reply([msgspec.msgpack.encode(data)]).st == "unknown"
-    data = {"v": [1, 3], "id": ID, "st": "error", "error": {"code": "TOO_HOT", "msg": "fan"}}
+    data = {"v": [2, 3], "id": ID, "status": "queued"}
+    assert wire.decode_reply([msgspec.msgpack.encode(data)]).status == "unknown"
+    data = {"v": [2, 3], "id": ID, "status": "error", "error": {"code": "TOO_HOT", "msg": "fan"}}
     assert wire.decode_reply([msgspec.msgpack.encode(data)]).error.code == "unknown"
 
 
 def test_a_reply_carries_an_error_exactly_when_it_is_one():
-    for data in ({"st": "error"}, {"st": "result", "error": {"code": "BUSY", "msg": ""}}):
+    for data in ({"status": "error"}, {"status": "result", "error": {"code": "BUSY", "msg": ""}}):
         with pytest.raises(WireError, match="exactly when"):
-            wire.decode_reply([msgspec.msgpack.encode({"v": [1, 0], "id": ID, **data})])
+            wire.decode_reply([msgspec.msgpack.encode({"v": [2, 0], "id": ID, **data})])
 
 
 @pytest.mark.parametrize("result", [{"text": "x" * 100_000}, {"score": float("nan")}])
 def test_a_result_that_cannot_be_sent_is_an_error_and_not_silence(result):
     limits = dataclasses.replace(wire.LIMITS, max_reply_bytes=1000)
-    reply = wire.Reply(v=(1, 0), id=ID, st="result", result=result)
+    reply = wire.Reply(v=(2, 0), id=ID, status="result", result=result)
     read = wire.decode_reply(wire.encode_reply(reply, limits))
-    assert (read.id, read.st) == (ID, "error")
+    assert (read.id, read.status) == (ID, "error")
     assert read.error.code in ("TOO_LARGE", "BAD_SCHEMA")
 
 
 def test_a_snapshot_may_be_longer_than_a_header():
     result = {"events": ["x" * 200_000] * 20}
-    reply = wire.Reply(v=(1, 0), id=ID, st="result", result=result)
+    reply = wire.Reply(v=(2, 0), id=ID, status="result", result=result)
     assert wire.decode_reply(wire.encode_reply(reply)) == reply
 
 

@@ -26,8 +26,16 @@ from ureca.protocol.messagepack import subscription
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 HERE = Path(__file__).parent
-V = [1, 0]
-BEAT = {"v": V, "ev": "hb", "boot": b"b", "eseq": 1, "pub_ns": 1, "stream": "", "uptime_ms": 1}
+V = [2, 0]
+BEAT = {
+    "v": V,
+    "ev": "heartbeat",
+    "session_id": b"b",
+    "event_seq": 1,
+    "pub_ns": 1,
+    "stream": "",
+    "uptime_ms": 1,
+}
 BEAT |= {"state": "running", "counters": {"frames_in": 3, "drop_busy": 3}, "streams": {}}
 
 
@@ -117,7 +125,7 @@ def captured(running: Running) -> tuple[list[list[bytes]], list[list[bytes]]]:
                 while state not in ("result", "error"):
                     assert dealer.poll(20_000)
                     replies.append(dealer.recv_multipart())
-                    state = msgpack.unpackb(replies[-1][0])["st"]
+                    state = msgpack.unpackb(replies[-1][0])["status"]
     return events, replies
 
 
@@ -135,8 +143,10 @@ def test_it_reads_what_a_live_node_sends(tmp_path: Path) -> None:
     for reply, read in zip(replies, told[len(events) :], strict=True):
         assert_same(read, b"", *reply)
     read = [dict(one["ok"]["header"]["map"]) for one in told[: len(events)]]
-    assert {"trk.new", "trk.update", "cap.final", "hb"} <= {one["ev"] for one in read}
-    numbers = [int(one["eseq"]["int"]) for one in read]
+    assert {"track.new", "track.update", "caption.final", "heartbeat"} <= {
+        one["ev"] for one in read
+    }
+    numbers = [int(one["event_seq"]["int"]) for one in read]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # its gaps are real gaps
     assert all(one["ok"].get("balanced", True) for one in told[: len(events)])
     assert any("balanced" in one["ok"] for one in told)
@@ -165,14 +175,14 @@ def packed(**changes: Any) -> bytes:
     return msgpack.packb({**BEAT, **changes})
 
 
-TOPIC = b"ureca1/n/_/hb\0"
+TOPIC = b"ureca2/n/_/heartbeat\0"
 BAD_EVENTS: dict[str, list[bytes]] = {
-    "major in topic": [b"ureca2/n/_/hb\0", packed()],
-    "major in header": [TOPIC, packed(v=[2, 0])],
+    "major in topic": [b"ureca1/n/_/heartbeat\0", packed()],
+    "major in header": [TOPIC, packed(v=[1, 0])],
     "no version": [TOPIC, packed(v=None)],
-    "no NUL": [b"ureca1/n/_/hb", packed()],
-    "capitals": [b"ureca1/N/_/hb\0", packed()],
-    "another kind": [b"ureca1/n/_/met\0", packed()],
+    "no NUL": [b"ureca2/n/_/heartbeat", packed()],
+    "capitals": [b"ureca2/N/_/heartbeat\0", packed()],
+    "another kind": [b"ureca2/n/_/recording\0", packed()],
     "another stream": [TOPIC, packed(stream="cam1")],
     "no map": [TOPIC, msgpack.packb([1, 2])],
     "twice a key": [TOPIC, b"\x82\xa1v\x01\xa1v\x01"],
@@ -204,7 +214,7 @@ def test_it_refuses_with_the_same_codes() -> None:
 
 
 def test_words_and_keys_of_a_later_minor_version_are_read() -> None:
-    header = packed(v=[1, 9], state="dreaming", mood={"of": "the day"})
+    header = packed(v=[2, 9], state="dreaming", mood={"of": "the day"})
     (told,) = read_by_node([parts_of("event", [TOPIC, header])])
     assert dict(told["ok"]["header"]["map"])["state"] == "unknown"
     assert wire.decode_event([TOPIC, header]).state == "unknown"  # type: ignore[union-attr]
@@ -221,9 +231,22 @@ def test_masks_of_frames_are_judged_alike(rng: np.random.Generator) -> None:
             at = int(rng.integers(len(code)))
             codes.append(code[:at] + chr(int(rng.integers(40, 120))) + code[at + 1 :])
     regions = [{"mask": {"size": [height, width], "counts": code}} for code in codes]
-    header = {"v": V, "src": "cam0", "boot": b"b" * 16, "seq": 1, "cap_ns": 1, "clk": "mono"}
-    header |= {"cap_src": "driver", "enc": "rgb8", "w": width, "h": height, "regions": regions}
-    parts = [b"ureca1/n/cam0/frame\0", msgpack.packb(header), frame.image.tobytes()]
+    header = {
+        "v": V,
+        "src": "cam0",
+        "session_id": b"b" * 16,
+        "seq": 1,
+        "captured_ns": 1,
+        "clk": "mono",
+    }
+    header |= {
+        "capture_source": "driver",
+        "enc": "rgb8",
+        "w": width,
+        "h": height,
+        "regions": regions,
+    }
+    parts = [b"ureca2/n/cam0/frame\0", msgpack.packb(header), frame.image.tobytes()]
     (told,) = read_by_node([parts_of("frame", parts)])
     ours = [pixels_of({"size": [height, width], "counts": code}) for code in codes]
     assert [mask.get("pixels") for mask in told["ok"]["masks"]] == ours

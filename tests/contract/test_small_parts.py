@@ -130,5 +130,7 @@ def test_event_capture_keeps_the_books(every_event):
     capture = testing.EventCapture()
     capture(every_event[0])
     capture(every_event[1:])
-    assert capture.kinds()[:2] == ["trk.new", "trk.update"]
-    assert capture.terminals() == {7: ["cap.final", "cap.same", "cap.abort", "cap.error"]}
+    assert capture.kinds()[:2] == ["track.new", "track.update"]
+    assert capture.terminals() == {
+        7: ["caption.final", "caption.same", "caption.abort", "caption.error"]
+    }

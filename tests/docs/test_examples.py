@@ -122,7 +122,7 @@ def until(true: Callable[[], object], timeout_s: float = 60) -> None:
 def captions(client: Client, count: int) -> None:
     """Wait for captions of so many regions."""
     seen: set[str] = set()
-    for event in client.events({"cap.final"}, timeout_s=60):
+    for event in client.events({"caption.final"}, timeout_s=60):
         seen.add(event.rid)  # type: ignore[union-attr]
         if len(seen) == count:
             return

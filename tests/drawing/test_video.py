@@ -30,10 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BOX = (200, 100, 300, 200)
 
 
-def frame(seq, *, stream="cam0", boot=b"b" * 16, at_s=None, size=(240, 480)):
+def frame(seq, *, stream="cam0", session_id=b"b" * 16, at_s=None, size=(240, 480)):
     image = np.full((*size, 3), 60, np.uint8)
     at_ns = round((seq / 24 if at_s is None else at_s) * 1e9)
-    return Frame(stream, boot, seq, at_ns, image)
+    return Frame(stream, session_id, seq, at_ns, image)
 
 
 def tracks(of, *, alive=True):
@@ -44,7 +44,7 @@ def tracks(of, *, alive=True):
     return TrackSet(of.stream, of.seq, of.captured_ns, (track,))
 
 
-def said(cap_ns, ttl_ms=1000, text="a red mug", stream="cam0"):
+def said(captured_ns, ttl_ms=1000, text="a red mug", stream="cam0"):
     return CaptionFinal(
         stream=stream,
         rid="mug",
@@ -57,8 +57,7 @@ def said(cap_ns, ttl_ms=1000, text="a red mug", stream="cam0"):
         score=None,
         score_kind="none",
         src_seqs=(1,),
-        cap_ns_first=cap_ns,
-        cap_ns_last=cap_ns,
+        captured_ns=captured_ns,
         box=BOX,
         trigger="new",
         model="m",
@@ -112,7 +111,7 @@ def test_the_video_keeps_the_time_of_the_captures(tmp_path):
     # 8 pictures a second, a camera away for 10 s, another life of it.
     times = [n / 8 for n in range(9)] + [11.0]
     items = [frame(n, at_s=at) for n, at in enumerate(times)]
-    render(path, [*items, frame(0, boot=b"c" * 16, at_s=0.0)])
+    render(path, [*items, frame(0, session_id=b"c" * 16, at_s=0.0)])
     assert len(read(path)) == 1 + 8 * 3 + 48 + 1, "at most 2 s stand for a gap"
 
 

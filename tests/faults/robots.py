@@ -33,7 +33,11 @@ def subscribe(events: str, requests: str, path: str) -> None:
     missed = 0
     with Client.connect(events, requests, timeout_s=30) as client, Path(path).open("w") as file:
         for event in client.events():
-            fields = {"ev": event_kind(event), "boot": event.boot.hex(), "eseq": event.eseq}
+            fields = {
+                "ev": event_kind(event),
+                "session_id": event.session_id.hex(),
+                "event_seq": event.event_seq,
+            }
             fields |= {"at_ns": time.monotonic_ns(), "pub_ns": event.pub_ns}
             fields["rid"] = getattr(event, "rid", "")
             if client.missed > missed:

@@ -108,7 +108,7 @@ def test_a_segmenter_at_work_does_not_abort_the_end(
     options = ("--loop", "--duration", 1, "--events", tmp_path / "events.jsonl", *EVERYTHING)
     natives.append(Native(tmp_path, work, "segmenter", 12, *demo, *options))
     natives[0].check()
-    assert '"hb"' in (tmp_path / "events.jsonl").read_text().splitlines()[-1]
+    assert '"heartbeat"' in (tmp_path / "events.jsonl").read_text().splitlines()[-1]
 
 
 def test_a_clip_that_ends_under_a_segmenter_at_work(

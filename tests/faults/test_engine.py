@@ -29,9 +29,9 @@ def test_a_fault_of_one_batch_is_an_error_and_the_next_batch_captions(
 ) -> None:
     node = Replay(engine=ScriptedEngine(hook=lambda call, token: "ok" if call else fault))
     node.play(SyntheticSource(frames=60))
-    errors = node.events.of("cap.error")
+    errors = node.events.of("caption.error")
     assert [e.code for e in errors if isinstance(e, CaptionError)] == [code] * 3
-    assert {e.rid for e in node.events.of("cap.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
     assert node.books.balance().requests_ended["error"] == 3
 
 
@@ -44,7 +44,7 @@ def test_a_word_that_takes_past_the_deadline_aborts_and_the_next_batch_captions(
 
     node.engine.hook = slow
     node.play(SyntheticSource(frames=2))
-    assert [e.reason for e in node.events.of("cap.abort") if isinstance(e, CaptionAbort)] == [
+    assert [e.reason for e in node.events.of("caption.abort") if isinstance(e, CaptionAbort)] == [
         "deadline"
     ] * 3
     node.clock.advance(ms=2000)
@@ -52,7 +52,7 @@ def test_a_word_that_takes_past_the_deadline_aborts_and_the_next_batch_captions(
     node.books.frame_in()
     node.events(node.pipeline.step(frame, node.clock.now_ns()))
     node.events(node.pipeline.tick(node.clock.now_ns()))
-    assert {e.rid for e in node.events.of("cap.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
 
 
 def test_an_engine_that_hangs_costs_its_batch_and_is_named() -> None:
@@ -93,7 +93,7 @@ def test_an_engine_that_hangs_costs_its_batch_and_is_named() -> None:
         pass
     assert pipeline.reasons() == []
     events += pipeline.close("source_end", clock.now_ns())
-    assert [event_kind(e) for e in events].count("cap.final") == 3
+    assert [event_kind(e) for e in events].count("caption.final") == 3
     assert not imbalances(books.balance().counters(), events)
 
 

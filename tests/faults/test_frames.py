@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.node.conftest import BOOT, Replay, textured
+from tests.node.conftest import SESSION_ID, Replay, textured
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
 from ureca.node.sources.frame_mailbox import Mailbox
@@ -23,7 +23,12 @@ PICTURE = textured(96, 128, seed=5, low=60, high=200)
 
 
 def still(
-    first: int, count: int, *, frozen: bool = False, boot: bytes = BOOT, late_ns: int = 0
+    first: int,
+    count: int,
+    *,
+    frozen: bool = False,
+    session_id: bytes = SESSION_ID,
+    late_ns: int = 0,
 ) -> Iterator[Frame]:
     """A still scene with one region; a live sensor never gives the same picture twice."""
     for seq in range(first, first + count):
@@ -31,7 +36,9 @@ def still(
         image = np.clip(PICTURE + noise, 0, 255).astype(np.uint8)
         at_ns = S + seq * S // FPS
         seeds = (seed("r", square(20, 20, 60, 60)),)
-        yield Frame("cam0", boot, seq, at_ns - late_ns, image, received_ns=at_ns, regions=seeds)
+        yield Frame(
+            "cam0", session_id, seq, at_ns - late_ns, image, received_ns=at_ns, regions=seeds
+        )
 
 
 def square(x0: int, y0: int, x1: int, y1: int) -> Mask:
@@ -46,29 +53,29 @@ def seed(rid: str, mask: Mask) -> RegionSeed:
 
 def seconds_of(node: Replay, kind: str) -> list[float]:
     found = node.events.of(kind)
-    return [(e.cap_ns_last - S) / S for e in found if isinstance(e, CaptionFinal | CaptionSame)]
+    return [(e.captured_ns - S) / S for e in found if isinstance(e, CaptionFinal | CaptionSame)]
 
 
 def test_a_frozen_picture_with_new_stamps_renews_nothing_and_health_says_so() -> None:
     node = Replay()
     node.play(still(0, 40))
-    assert max(seconds_of(node, "cap.same")) >= 4  # refreshed every 5 s, or a quarter sooner
+    assert max(seconds_of(node, "caption.same")) >= 4  # refreshed every 5 s, or a quarter sooner
     assert node.pipeline.reasons() == []
     node.play(still(40, 100, frozen=True))  # 8 s to 28 s
     (reason,) = node.pipeline.reasons()
     assert "frozen" in reason
     assert node.pipeline.streams()["cam0"]["unchanged_ms"] >= 19_000
-    assert max(seconds_of(node, "cap.same")) <= 8 + 5.2  # its validity runs out
+    assert max(seconds_of(node, "caption.same")) <= 8 + 5.2  # its validity runs out
     node.play(still(140, 40))
     assert node.pipeline.reasons() == []
-    assert max(seconds_of(node, "cap.same")) > 30
-    assert len(node.events.of("cap.final")) == 1
+    assert max(seconds_of(node, "caption.same")) > 30
+    assert len(node.events.of("caption.final")) == 1
 
 
 def test_a_simulator_may_stand_still() -> None:
     node = Replay(replace(NodeConfig(), source=SourceConfig(frozen_s=0)))
     node.play(still(0, 100, frozen=True))
-    assert max(seconds_of(node, "cap.same")) >= 15
+    assert max(seconds_of(node, "caption.same")) >= 15
     assert node.pipeline.reasons() == []
 
 
@@ -80,12 +87,12 @@ def test_stamps_that_jump_are_taken_as_they_come_and_tracks_live_on(late_s: int)
         node.books.frame_in()
         node.events(node.pipeline.step(frame, node.clock.now_ns()))
     kinds = node.events.kinds()
-    assert kinds.count("trk.new") == 1
-    assert not {"trk.lost", "trk.end", "cap.error", "cap.abort"} & set(kinds)
+    assert kinds.count("track.new") == 1
+    assert not {"track.lost", "track.end", "caption.error", "caption.abort"} & set(kinds)
     stamps = [f.captured_ns for f in still(0, 120)]
     told = {s - late for s in stamps for late in (0, late_s * S)}
     assert all(
-        e.cap_ns_last in told
+        e.captured_ns in told
         for e in node.events.events
         if isinstance(e, CaptionFinal | CaptionSame)
     )
@@ -93,18 +100,19 @@ def test_stamps_that_jump_are_taken_as_they_come_and_tracks_live_on(late_s: int)
 
 def test_a_camera_that_restarts_ends_its_regions_and_begins_new_ones() -> None:
     node = Replay()
-    node.play((*still(0, 10), *still(10, 10, boot=b"another-boot-id!")))
+    node.play((*still(0, 10), *still(10, 10, session_id=b"another-session!")))
     story = [
         (e.rid, event_kind(e))
         for e in node.events.events
-        if isinstance(e, RegionEvent) and event_kind(e) in ("trk.new", "trk.end", "cap.final")
+        if isinstance(e, RegionEvent)
+        and event_kind(e) in ("track.new", "track.end", "caption.final")
     ]
     assert story == [
-        ("r", "trk.new"),
-        ("r", "cap.final"),
-        ("r", "trk.end"),
-        ("r-2", "trk.new"),
-        ("r-2", "cap.final"),
+        ("r", "track.new"),
+        ("r", "caption.final"),
+        ("r", "track.end"),
+        ("r-2", "track.new"),
+        ("r-2", "caption.final"),
     ]
 
 
@@ -123,7 +131,7 @@ def test_a_burst_of_ten_times_the_rate_costs_frames_and_never_freshness() -> Non
     balance = node.books.balance()
     assert balance.frames_processed == 30
     assert balance.frames_dropped == {"superseded": 270}
-    assert {e.rid for e in node.events.of("cap.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("count", [0, 1, 64, 65])
@@ -132,10 +140,10 @@ def test_few_and_many_regions(count: int) -> None:
     places = [(8 + 12 * (n % 10), 4 + 12 * (n // 10)) for n in range(count)]
     seeds = tuple(seed(f"r{n}", square(x, y, x + 9, y + 9)) for n, (x, y) in enumerate(places))
     node.play(replace(frame, regions=seeds) for frame in still(0, 12))
-    captioned = {e.rid for e in node.events.of("cap.final")}  # type: ignore[union-attr]
+    captioned = {e.rid for e in node.events.of("caption.final")}  # type: ignore[union-attr]
     assert captioned == {f"r{n}" for n in range(min(count, 64))}
     assert max(node.engine.batches, default=0) <= node.config.scheduler.max_batch
-    errors = node.events.of("cap.error")
+    errors = node.events.of("caption.error")
     assert {e.rid for e in errors} == ({"r64"} if count > 64 else set())  # type: ignore[union-attr]
     assert node.books.balance().regions_refused == (12 if count > 64 else 0)
 
@@ -150,9 +158,9 @@ def test_empty_full_and_one_pixel_masks() -> None:
     }
     seeds = tuple(seed(rid, mask) for rid, mask in masks.items())
     node.play(replace(frame, regions=seeds) for frame in still(0, 40))
-    assert {e.rid for e in node.events.of("cap.final")} == {"all", "dot", "corner"}  # type: ignore[union-attr]
-    assert {e.rid for e in node.events.of("cap.same")} >= {"all"}  # type: ignore[union-attr]
-    assert {e.rid for e in node.events.of("cap.error")} == {"none"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.final")} == {"all", "dot", "corner"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.same")} >= {"all"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.error")} == {"none"}  # type: ignore[union-attr]
 
 
 def test_odd_masks_are_carried_without_a_fault() -> None:
@@ -164,5 +172,5 @@ def test_odd_masks_are_carried_without_a_fault() -> None:
     )
     frames = [replace(frame, regions=None) for frame in still(0, 20)]
     node.play([replace(frames[0], regions=seeds), *frames[1:]])
-    assert {e.rid for e in node.events.of("cap.final")} == {"all", "dot", "line"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.final")} == {"all", "dot", "line"}  # type: ignore[union-attr]
     assert node.books.balance().frames_processed == 20

@@ -112,8 +112,8 @@ def test_a_slow_captioner_writes_about_the_newest_frame(tmp_path: Path) -> None:
         node.start()
         wait_for(lambda: len(finals(capture)) >= 60)
         took = finals(capture)
-    assert_fresh(shares(took, lambda c: c.t["gen"] / 1e3))
-    assert statistics.median(c.t["gen"] for c in took) >= SLOW_S * 0.9e6
+    assert_fresh(shares(took, lambda c: c.stage_us["gen"] / 1e3))
+    assert statistics.median(c.stage_us["gen"] for c in took) >= SLOW_S * 0.9e6
     assert node.balance().frames_in >= 60 / 3 * SLOW_S * FPS * 0.5
 
 
@@ -137,13 +137,13 @@ def test_a_node_that_follows_5_frames_a_second_drops_and_counts_the_others(tmp_p
         node.start()
         wait_for(lambda: len(finals(capture)) >= 60)
         took = finals(capture)
-    assert_fresh(shares(took, lambda c: SLOW_S * 1e3 + c.t["gen"] / 1e3))
+    assert_fresh(shares(took, lambda c: SLOW_S * 1e3 + c.stage_us["gen"] / 1e3))
     balance = node.balance()
     dropped = sum(balance.frames_dropped.values())
     assert set(balance.frames_dropped) <= {"superseded", "link_gap", "shutdown"}
     assert balance.frames_in == balance.frames_processed + dropped
     assert dropped > 2 * balance.frames_processed  # 25 of 30
-    told = sum(sum(c.drop.values()) for c in capture.of("cap.final"))  # type: ignore[union-attr]
+    told = sum(sum(c.drop.values()) for c in capture.of("caption.final"))  # type: ignore[union-attr]
     assert dropped * 0.8 < told <= dropped
 
 
@@ -161,12 +161,12 @@ def test_a_subscriber_at_10_hz_sees_captions_one_period_older_and_slows_nobody(
         list(client.events(timeout_s=0))
         while len(ages_ms) < 45:
             time.sleep(READ_EVERY_S)
-            arrived = list(client.events({"cap.final"}, timeout_s=0))
+            arrived = list(client.events({"caption.final"}, timeout_s=0))
             now_ns = time.monotonic_ns()
-            ages_ms += [(now_ns - e.cap_ns_last) / 1e6 for e in arrived]  # type: ignore[union-attr]
+            ages_ms += [(now_ns - e.captured_ns) / 1e6 for e in arrived]  # type: ignore[union-attr]
         assert client.missed == 0
         took = finals(capture)
-    assert_fresh(shares(took, lambda c: c.t["gen"] / 1e3))
-    batch_ms = statistics.median(c.t["gen"] for c in took) / 1e3
+    assert_fresh(shares(took, lambda c: c.stage_us["gen"] / 1e3))
+    batch_ms = statistics.median(c.stage_us["gen"] for c in took) / 1e3
     bound_ms = TWO_FRAMES_MS + batch_ms + READ_EVERY_S * 1e3
     assert_fresh(sorted(age / bound_ms for age in ages_ms))

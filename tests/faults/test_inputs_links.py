@@ -78,7 +78,7 @@ def test_a_camera_that_is_killed_and_started_again(
     address = f"ipc://{tmp_path}/frames"
     with rig(tmp_path, f"{kind}+{address}", silent_s=0.5) as node:
         first = start(kind, address, pixels)  # type: ignore[operator]
-        until(lambda: node.events.of("cap.final"), "a caption")
+        until(lambda: node.events.of("caption.final"), "a caption")
         assert len(rings(first.pid)) == (pixels == "shm")
         until(lambda: node.reason() == "", "well")
         with left_alone(first.pid) as kept:
@@ -91,13 +91,13 @@ def test_a_camera_that_is_killed_and_started_again(
         node.goes_on()
         until(lambda: node.reason() == "", "well again")
         assert not rings(first.pid), "who comes later removes it"
-        told = node.events.of("trk.new", "trk.end")
+        told = node.events.of("track.new", "track.end")
         assert [(event.rid, event_kind(event)) for event in told] == [
-            ("thing", "trk.new"),
-            ("thing", "trk.end"),
-            ("thing-2", "trk.new"),
+            ("thing", "track.new"),
+            ("thing", "track.end"),
+            ("thing-2", "track.new"),
         ]
-        until(lambda: len(node.events.of("cap.final")) >= 2, "both are captioned")
+        until(lambda: len(node.events.of("caption.final")) >= 2, "both are captioned")
         second.kill()
         second.wait()
     assert not rings(second.pid), "the node removes what is left at its end"

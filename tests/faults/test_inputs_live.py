@@ -30,23 +30,23 @@ DEVICE = "v4l2:///dev/video7"
 
 def last_caption_ns(node: Rig) -> int:
     said = (e for e in node.events.events if isinstance(e, CaptionFinal | CaptionSame))
-    return max((event.cap_ns_last for event in said), default=0)
+    return max((event.captured_ns for event in said), default=0)
 
 
 def test_a_camera_that_is_unplugged_and_plugged_in_again(tmp_path: Path) -> None:
     camera = FakeCamera()
     patient = {"read_timeout_s": 30.0}  # a busy machine is no outage
     with rig(tmp_path, DEVICE, open_frames=fake_source(camera), **patient) as node:
-        until(lambda: node.events.of("cap.final"), "a caption")
+        until(lambda: node.events.of("caption.final"), "a caption")
         until(lambda: node.reason() == "", "well")
         camera.plugged.clear()
         until(lambda: "is down" in node.reason(), "health names the camera")
         assert "cam0: v4l2:///dev/video7" in node.reason()
         until(lambda: "No such file" in node.reason(), "and why it does not open")
         assert node.counters["sources_down"] == 1
-        beats = node.events.of("hb")
-        until(lambda: len(node.events.of("hb")) > len(beats), "heartbeats go on")
-        last = node.events.of("hb")[-1]
+        beats = node.events.of("heartbeat")
+        until(lambda: len(node.events.of("heartbeat")) > len(beats), "heartbeats go on")
+        last = node.events.of("heartbeat")[-1]
         assert isinstance(last, Heartbeat)
         assert last.counters["sources_down"] == 1
         camera.plugged.set()
@@ -56,8 +56,8 @@ def test_a_camera_that_is_unplugged_and_plugged_in_again(tmp_path: Path) -> None
         until(lambda: node.reason() == "", "well")
         assert (node.counters["source_outages"], node.counters["sources_down"]) == (1, 0)
         assert camera.opened == 2
-        assert node.events.kinds().count("trk.new") == 1, "the region lives through the outage"
-        assert not node.events.of("trk.end", "cap.error")
+        assert node.events.kinds().count("track.new") == 1, "the region lives through the outage"
+        assert not node.events.of("track.end", "caption.error")
 
 
 def test_a_camera_that_comes_late(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_camera_that_comes_late(tmp_path: Path) -> None:
     with rig(tmp_path, DEVICE, open_frames=fake_source(camera)) as node:
         until(lambda: "No such file" in node.reason(), "health names the camera")
         camera.plugged.set()
-        until(lambda: node.events.of("cap.final"), "a caption")
+        until(lambda: node.events.of("caption.final"), "a caption")
         until(lambda: node.reason() == "", "well")
 
 
@@ -102,7 +102,7 @@ def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> No
     second = next(frames)
     age_ms = (time.monotonic_ns() - second.captured_ns) / 1e6
     assert second.seq >= first.seq + 20
-    assert second.cap_src == "driver"
+    assert second.capture_source == "driver"
     stop.set()
     frames.close()  # type: ignore[attr-defined]
     for _ in (first, second):
@@ -117,7 +117,7 @@ def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> No
 
 def test_a_stream_that_stops_sending_is_noticed_and_opened_anew(tmp_path: Path) -> None:
     with MjpegServer() as server, rig(tmp_path, f"http://{server.address}/mjpg") as node:
-        until(lambda: node.events.of("cap.final"), "a caption")
+        until(lambda: node.events.of("caption.final"), "a caption")
         frames = node.processed
         server.silent.set()  # the connection stands, no byte comes
         until(lambda: "no picture" in node.reason(), "health says so")
@@ -128,7 +128,7 @@ def test_a_stream_that_stops_sending_is_noticed_and_opened_anew(tmp_path: Path) 
         assert node.processed > frames
         until(lambda: node.reason() == "", "well")
         assert node.counters["source_outages"] >= 1
-        assert node.events.kinds().count("trk.new") == 1
+        assert node.events.kinds().count("track.new") == 1
 
 
 def test_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:

@@ -125,19 +125,19 @@ def test_a_killed_node_comes_back_and_its_subscriber_knows(site: Site) -> None:
         node.child.wait(20)
         before += list(client.events(timeout_s=0.5))
         again = site.node()
-        after = until(client, lambda e: is_final(e) and e.boot != before[0].boot)
-        fresh = [e for e in after if e.boot != before[0].boot]
-        assert {e.boot for e in before} == {before[0].boot}
-        assert [e.eseq for e in fresh] == sorted({e.eseq for e in fresh})
-        assert client.missed == 0  # another boot is no gap
+        after = until(client, lambda e: is_final(e) and e.session_id != before[0].session_id)
+        fresh = [e for e in after if e.session_id != before[0].session_id]
+        assert {e.session_id for e in before} == {before[0].session_id}
+        assert [e.event_seq for e in fresh] == sorted({e.event_seq for e in fresh})
+        assert client.missed == 0  # another session is no gap
         until(client, lambda e: is_final(e, "blue"))
         known = client.snapshot()
-        assert {e.boot for e in known} == {fresh[0].boot}
+        assert {e.session_id for e in known} == {fresh[0].session_id}
         captioned = {e.rid for e in known if isinstance(e, CaptionFinal)}
         assert captioned == {"red", "green", "blue"}
-        # The same names in both boots: (boot, rid) tells them apart, request ids begin anew.
+        # The same names in both sessions; request ids begin anew.
         both = {e.rid for e in before if isinstance(e, RegionEvent)} & captioned
-        assert both  # the same names in both boots: (boot, rid) tells them apart
+        assert both  # the same names in both sessions: (session_id, rid) tells them apart
     assert_orderly_end(again)
 
 
@@ -148,20 +148,20 @@ def test_a_killed_camera_costs_its_regions_and_the_next_one_begins_new_ones(site
         seen = until(client, is_final)
         camera.kill()
         camera.wait(20)
-        list(client.events({"trk.update"}, timeout_s=1))
+        list(client.events({"track.update"}, timeout_s=1))
         wait_for(lambda: is_idle(client))
-        list(client.events({"trk.update"}, timeout_s=0.5))  # read what was on its way
+        list(client.events({"track.update"}, timeout_s=0.5))  # read what was on its way
         frames = client.stats().counters["frames_in"]
-        quiet = list(client.events({"cap.final", "cap.same"}, timeout_s=3))
+        quiet = list(client.events({"caption.final", "caption.same"}, timeout_s=3))
         assert quiet == []  # nothing is renewed without pictures: captions run out
         assert client.stats().counters["frames_in"] == frames
         assert {r.rid for r in client.regions("cam0")} == {"red", "green", "blue"}
         site.camera()
         seen += until(client, lambda e: is_final(e, "red-2"))
         told = [(e.rid, event_kind(e)) for e in seen if isinstance(e, RegionEvent)]
-        assert ("red", "trk.end") in told
-        assert ("red-2", "trk.new") in told
-        end = told.index(("red", "trk.end"))
+        assert ("red", "track.end") in told
+        assert ("red-2", "track.new") in told
+        end = told.index(("red", "track.end"))
         assert not [kind for rid, kind in told[end + 1 :] if rid == "red"]  # no id comes twice
         assert client.missed == 0
         assert {r.rid for r in client.regions("cam0")} == {"red-2", "green-2", "blue-2"}
@@ -179,8 +179,8 @@ def test_a_killed_subscriber_is_missed_by_nobody(site: Site) -> None:
     seen = len(lines(others))
     wait_for(lambda: len(lines(others)) > seen + 100)
     _, again = site.subscriber("again", node)
-    wait_for(lambda: any(line["ev"] == "cap.final" for line in lines(again)))  # greeted
-    found = [line["eseq"] for line in lines(others)]
+    wait_for(lambda: any(line["ev"] == "caption.final" for line in lines(again)))  # greeted
+    found = [line["event_seq"] for line in lines(others)]
     assert found == list(range(found[0], found[0] + len(found)))
     assert_orderly_end(node)
 
@@ -206,7 +206,7 @@ def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
     time.sleep(awake_s)
 
     found = lines(others)
-    numbers = [line["eseq"] for line in found]
+    numbers = [line["event_seq"] for line in found]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     during = [line for line in found if stopped_ns <= line["at_ns"] < woken_ns]
     end_ns = woken_ns + round(awake_s * 1e9)
@@ -216,10 +216,12 @@ def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
     assert delay_ns(during) < 5 * delay_ns(awake)
     assert grown < 64 << 20
 
-    wait_for(lambda: lines(sleepers)[-1]["eseq"] > numbers[-1])  # live again
+    wait_for(lambda: lines(sleepers)[-1]["event_seq"] > numbers[-1])  # live again
     late = [line for line in lines(sleepers) if line["pub_ns"] >= stopped_ns]
-    eseqs = [line["eseq"] for line in late]
-    assert eseqs == list(range(eseqs[0], eseqs[0] + len(eseqs)))  # fewer than 10,000: all came
+    event_seqs = [line["event_seq"] for line in late]
+    assert event_seqs == list(
+        range(event_seqs[0], event_seqs[0] + len(event_seqs))
+    )  # fewer than 10,000: all came
     assert not any("missed" in line for line in late)
     assert late[0]["at_ns"] > woken_ns
     assert_orderly_end(node)
@@ -240,18 +242,18 @@ def test_a_subscriber_that_slept_too_long_learns_what_it_missed(
     wait_for(lambda: len(lines(others)) > seen + 2000, 80)
     sleeper.send_signal(signal.SIGCONT)
     wait_for(lambda: any("missed" in line for line in lines(sleepers)))
-    last = lines(others)[-1]["eseq"]
-    wait_for(lambda: lines(sleepers)[-1]["eseq"] > last)  # live again
+    last = lines(others)[-1]["event_seq"]
+    wait_for(lambda: lines(sleepers)[-1]["event_seq"] > last)  # live again
 
     found = lines(sleepers)
-    numbers = [line["eseq"] for line in found]
+    numbers = [line["event_seq"] for line in found]
     assert numbers == sorted(set(numbers))  # nothing comes late or twice
     gaps = [
         after - before - 1 for before, after in itertools.pairwise(numbers) if after > before + 1
     ]
     assert [line["missed"] for line in found if "missed" in line] == gaps
     assert all(line["captions"] == 8 for line in found if "missed" in line)
-    whole = [line["eseq"] for line in lines(others)]
+    whole = [line["event_seq"] for line in lines(others)]
     assert whole == list(range(whole[0], whole[0] + len(whole)))  # the others lost nothing
     assert_orderly_end(node)
 

@@ -36,7 +36,7 @@ def subscriber(context: zmq.Context[zmq.Socket[bytes]], running: Running, *, hwm
     sub.set_hwm(hwm)
     if hwm == 1:
         sub.setsockopt(zmq.RCVBUF, 1024)
-    sub.subscribe(b"ureca1/")
+    sub.subscribe(b"ureca2/")
     sub.connect(running.events)
     return sub
 
@@ -82,7 +82,7 @@ def test_a_subscriber_that_reads_nothing_slows_nobody(running: Running) -> None:
 
 
 def test_askers_that_are_gone_before_their_answer_leave_the_node_well(running: Running) -> None:
-    ask = {"v": [1, 0], "op": "describe", "args": {"stream": "cam0", "rid": "red"}}
+    ask = {"v": [2, 0], "op": "describe", "args": {"stream": "cam0", "rid": "red"}}
     with running.client() as client, zmq.Context() as context:
         until_final(client)
         for _ in range(20):

@@ -197,7 +197,7 @@ def test_a_revoked_key_is_out_at_once_and_others_go_on(guarded: Guarded) -> None
             goes.request("stats", deadline_s=5)
         assert caught.value.code in ("UNAUTHENTICATED", "DEADLINE")
         wait_for(lambda: next(goes.events(timeout_s=1.0), None) is None)
-        assert next(stays.events({"hb"}, timeout_s=20))
+        assert next(stays.events({"heartbeat"}, timeout_s=20))
         assert stays.health().state == "running"
     assert_shut_out(guarded, guarded.keys("request"))
 
@@ -208,7 +208,7 @@ def test_a_key_that_is_allowed_later_gets_in_without_a_restart(guarded: Guarded)
     public = str(guarded.folder / "stranger.key")
     keys_command.main(["allow", public, "--role", "observe", "-o", str(guarded.folder)])
     with guarded.client(guarded.keys("stranger")) as client:
-        assert next(client.events({"hb"}, timeout_s=20))
+        assert next(client.events({"heartbeat"}, timeout_s=20))
         assert client.health().state == "running"
 
 

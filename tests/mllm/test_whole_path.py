@@ -82,7 +82,7 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
 
     # The node captions with it, its books balance.
     events = run_node(repository, tmp_path, bundle)
-    finals = [e for e in events if e["ev"] == "cap.final"]
+    finals = [e for e in events if e["ev"] == "caption.final"]
     assert finals
     assert all(e["text"] and e["n_tok"] >= 1 for e in finals)
     assert {e["model"] for e in finals} == {"ureca-mllm-tiny"}

@@ -19,7 +19,7 @@ from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent
 from ureca.testing import EventCapture, ScriptedEngine
 
-BOOT = bytes(range(16))
+SESSION_ID = bytes(range(16))
 
 
 class Replay:
@@ -124,4 +124,4 @@ class Scene:
             walled = slice(self.wall[0], self.wall[1])
             image[:, walled] = self.wall_colour[:, walled]
         at_ns = 1_000_000_000 + seq * 40_000_000
-        return Frame("cam0", BOOT, seq, at_ns, image, received_ns=at_ns)
+        return Frame("cam0", SESSION_ID, seq, at_ns, image, received_ns=at_ns)

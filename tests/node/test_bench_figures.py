@@ -28,18 +28,18 @@ PLAN = Plan(frames="ipc://nowhere", regions=2, fps=10, warm_up_s=1, duration_s=4
 
 def life(rid: str, *, at_ms: int = 0) -> list[Sample]:
     """A region that is captioned every half second, each time 100 ms after capture."""
-    found = [Sample(kind="trk.new", at_ns=(at_ms + 5) * MS, rid=rid, cap_ns=at_ms * MS)]
+    found = [Sample(kind="track.new", at_ns=(at_ms + 5) * MS, rid=rid, captured_ns=at_ms * MS)]
     for number in range(10):
         capture, request = at_ms + 500 * number, ord(rid) * 100 + number
-        common = {"rid": rid, "request_id": request, "cap_ns": capture * MS}
+        common = {"rid": rid, "request_id": request, "captured_ns": capture * MS}
         found += [
-            Sample(kind="cap.delta", at_ns=(capture + 60) * MS, **common),
+            Sample(kind="caption.delta", at_ns=(capture + 60) * MS, **common),
             Sample(
-                kind="cap.final",
+                kind="caption.final",
                 at_ns=(capture + 100) * MS,
                 trigger="new" if number == 0 else "refresh",
                 ttl_ms=10_000,
-                t={"trk": 20_000, "gen": 50_000, "ttft": 40_000},
+                stage_us={"track": 20_000, "gen": 50_000, "ttft": 40_000},
                 **common,
             ),
         ]
@@ -49,7 +49,7 @@ def life(rid: str, *, at_ms: int = 0) -> list[Sample]:
 def beats() -> list[Sample]:
     return [
         Sample(
-            kind="hb",
+            kind="heartbeat",
             at_ns=second * 1000 * MS,
             counters={
                 "frames_in": 10 * second,
@@ -95,7 +95,7 @@ def test_a_row_says_what_was_observed() -> None:
 
 def test_means_of_the_stages_add_up_to_the_mean_of_the_whole() -> None:
     found = stages(captions(life("a"), 0))
-    assert list(found) == ["trk", "gen", "residual"]  # `ttft` is part of `gen`
+    assert list(found) == ["track", "gen", "residual"]  # `ttft` is part of `gen`
     assert sum(stage.mean or 0 for stage in found.values()) == pytest.approx(100)
     assert found["residual"].mean == pytest.approx(30)
 
@@ -108,9 +108,9 @@ def test_the_age_of_information_rises_between_captions_and_counts_what_has_none(
     points, without = ages(life("a"), start_ns=0, begin_s=0.0, end_s=2.0)
     assert without == pytest.approx(0.0)
     assert (points[0], points[-1]) == (pytest.approx((0.1, 100.0)), pytest.approx((1.9, 400.0)))
-    lonely = [Sample(kind="trk.new", at_ns=0, rid="x", cap_ns=0)]
+    lonely = [Sample(kind="track.new", at_ns=0, rid="x", captured_ns=0)]
     assert ages(lonely, start_ns=0, begin_s=0, end_s=1)[1] == 1.0
-    gone = [*lonely, Sample(kind="trk.end", at_ns=1, rid="x")]
+    gone = [*lonely, Sample(kind="track.end", at_ns=1, rid="x")]
     assert ages(gone, start_ns=0, begin_s=0.5, end_s=1)[1] == 0.0
 
 
@@ -166,13 +166,13 @@ def test_noise_is_no_regression(rng: np.random.Generator) -> None:
 class Camera:
     """Stands in for a publisher."""
 
-    stream, boot = "bench", bytes(16)
+    stream, session_id = "bench", bytes(16)
 
     def __init__(self) -> None:
         self.sent: list[tuple[int, object]] = []
 
     def send_encoded(self, header, pixels) -> None:
-        self.sent.append((header.cap_ns, header.regions))
+        self.sent.append((header.captured_ns, header.regions))
 
 
 def test_frames_leave_when_they_are_due_even_after_a_stall() -> None:
@@ -211,13 +211,13 @@ def test_impossible_plans_are_refused(wrong: dict[str, object]) -> None:
 def test_of_the_deltas_only_the_first_is_kept() -> None:
     keeper = Keeper()
     delta = CaptionDelta(rid="a", request_id=1, offset=0, text="a")
-    assert keeper.sample(delta, 7) == Sample(kind="cap.delta", at_ns=7, rid="a", request_id=1)
+    assert keeper.sample(delta, 7) == Sample(kind="caption.delta", at_ns=7, rid="a", request_id=1)
     assert keeper.sample(delta, 8) is None
     beat = Heartbeat(uptime_ms=1, state="running", counters={"frames_in": 3}, streams={})
     assert keeper.sample(beat, 9).counters == {"frames_in": 3}
-    born = keeper.sample(TrackNew(rid="a", seq=0, cap_ns=5, box=(0, 0, 1, 1)), 9)
-    assert (born.kind, born.cap_ns) == ("trk.new", 5)
-    assert CaptionFinal.__struct_config__.tag == "cap.final"
+    born = keeper.sample(TrackNew(rid="a", seq=0, captured_ns=5, box=(0, 0, 1, 1)), 9)
+    assert (born.kind, born.captured_ns) == ("track.new", 5)
+    assert CaptionFinal.__struct_config__.tag == "caption.final"
 
 
 def test_energy_is_the_sum_of_whole_packages_or_nothing(tmp_path: Path) -> None:

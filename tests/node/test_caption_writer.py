@@ -59,4 +59,8 @@ def test_the_times_of_a_caption_are_those_of_its_own_batch() -> None:
     for number in (1, 2, 3):
         writer.write(job(number), lambda event: None)
     finals = [outcome.event for outcome in writer.outcomes()]
-    assert [final.t["region"] for final in finals if isinstance(final, CaptionFinal)] == [1, 2, 3]
+    assert [final.stage_us["region"] for final in finals if isinstance(final, CaptionFinal)] == [
+        1,
+        2,
+        3,
+    ]

@@ -95,7 +95,7 @@ def test_the_command_goes_by_the_rule(
 ) -> None:
     def answers(request: Request) -> Iterator[Reply]:
         result = msgspec.to_builtins(health_of(Said(state, reasons)))
-        yield Reply(v=(1, 0), id=request.id, st="result", result=result)
+        yield Reply(v=(2, 0), id=request.id, status="result", result=result)
 
     with fake_node(answers=answers) as node:
         code = cli.main(["health", "--requests", node.requests, "--timeout", "20"])

@@ -67,7 +67,7 @@ def sending() -> Iterator[list[Sending]]:
 
 
 def stamps(node: Rig) -> set[str]:
-    return {event.cap_src for event in node.events.of("cap.final")}  # type: ignore[union-attr]
+    return {event.capture_source for event in node.events.of("caption.final")}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("how", [["--jpeg", 95], ["--raw"], ["--shm"]])
@@ -147,4 +147,4 @@ def test_stamps_and_numbers_of_the_source_are_kept(folder: Path) -> None:
     source = open_source(config, clock=MonotonicClock(), books=Books(), wait=lambda _: False)
     frames: list[Frame] = list(source.frames())
     assert [frame.seq for frame in frames] == list(range(20))
-    assert {frame.cap_src for frame in frames} == {"decoder"}
+    assert {frame.capture_source for frame in frames} == {"decoder"}

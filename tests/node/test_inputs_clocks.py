@@ -51,7 +51,7 @@ def test_a_clock_that_runs_off_is_followed() -> None:
 def test_a_sender_that_starts_anew_is_measured_anew() -> None:
     clocks = Clocks(ManualClock(), is_local=False)
     clocks.ours(frame(0, 0, HOUR, clock_id=b"another"))
-    again = frame(0, 7 * HOUR, HOUR + S, clock_id=b"another", boot=b"c" * 16)
+    again = frame(0, 7 * HOUR, HOUR + S, clock_id=b"another", session_id=b"c" * 16)
     assert clocks.ours(again).captured_ns == HOUR + S
 
 

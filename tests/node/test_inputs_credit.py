@@ -135,7 +135,7 @@ def test_a_bad_frame_gives_its_credit_back_at_once(address: str) -> None:
         assert camera.wait(20)
         with pytest.raises(WireError):
             camera.send(picture(0))  # our own side looks at it as well
-        bad = [b"ureca1/camera/cam0/frame\0", b"\x80", b""]
+        bad = [b"ureca2/camera/cam0/frame\0", b"\x80", b""]
         camera._send(bad)  # what a broken camera would do
         camera.sent += 1
         until(lambda: node.books.balance().frames_dropped == {"bad_schema": 1}, "counted")
@@ -199,21 +199,25 @@ def test_nonsense_from_a_node_is_no_credit(address: str) -> None:
             identity, part = router.recv_multipart()
             ask = decode_ask([part])
             assert (ask.src, ask.sent) == ("cam0", 0)
-            for bad in (b"", b"\x80", *encode_credit(CreditGrant(boot=bytes(16), upto=9))):
+            for bad in (b"", b"\x80", *encode_credit(CreditGrant(session_id=bytes(16), upto=9))):
                 router.send_multipart([identity, bad])
             assert not camera.wait(0.1)  # it reads them, and none gives credit
             assert camera.credits == 0
             router.send_multipart(
-                [identity, *encode_credit(CreditGrant(boot=ask.boot, upto=10**9))]
+                [identity, *encode_credit(CreditGrant(session_id=ask.session_id, upto=10**9))]
             )
             assert camera.wait(20)
             assert camera.credits == 16
 
 
 def test_asks_and_grants_are_checked() -> None:
-    ask = CreditAsk(src="cam0", boot=bytes(16), sent=3)
+    ask = CreditAsk(src="cam0", session_id=bytes(16), sent=3)
     assert decode_ask(encode_credit(ask)) == ask
-    for parts in ([], [b"", b""], encode_credit(CreditAsk(src="CAM", boot=bytes(16), sent=0))):
+    for parts in (
+        [],
+        [b"", b""],
+        encode_credit(CreditAsk(src="CAM", session_id=bytes(16), sent=0)),
+    ):
         with pytest.raises(WireError):
             decode_ask(parts)
     with pytest.raises(WireError):

@@ -110,11 +110,11 @@ def test_a_late_joiner_gets_the_last_word_on_every_region(start: Callable[..., R
                 "blue",
             }
             seen = until_final(late)
-            eseqs = [event.eseq for event in seen]
-            assert eseqs == sorted(set(eseqs))
+            event_seqs = [event.event_seq for event in seen]
+            assert event_seqs == sorted(set(event_seqs))
             assert late.missed == 0
         first = until_final(early)
-        assert [e.eseq for e in first] == sorted(e.eseq for e in first)
+        assert [e.event_seq for e in first] == sorted(e.event_seq for e in first)
         assert early.missed == 0
 
 
@@ -122,10 +122,10 @@ def test_finals_carry_ages_and_durations(start: Callable[..., Running]) -> None:
     running = start()
     with running.client() as client:
         final = next(e for e in until_final(client) if isinstance(e, CaptionFinal))
-    assert final.boot == running.node.boot
-    assert final.pub_ns >= final.cap_ns_last
-    assert final.age_at_pub_ms == pytest.approx((final.pub_ns - final.cap_ns_last) / 1e6, abs=1)
-    assert {"trk", "wait", "ttft", "gen", "pub"} <= final.t.keys()
+    assert final.session_id == running.node.session_id
+    assert final.pub_ns >= final.captured_ns
+    assert final.age_at_pub_ms == pytest.approx((final.pub_ns - final.captured_ns) / 1e6, abs=1)
+    assert {"track", "wait", "ttft", "gen", "pub"} <= final.stage_us.keys()
 
 
 def test_every_operation_answers(start: Callable[..., Running]) -> None:
@@ -207,15 +207,15 @@ def test_a_full_queue_says_busy_at_once(start: Callable[..., Running]) -> None:
         return "ok"
 
     running = start(ScriptedEngine(hook=hook))
-    patient = {"v": [1, 0], "op": "describe", "args": {"stream": "cam0", "rid": "red"}}
+    patient = {"v": [2, 0], "op": "describe", "args": {"stream": "cam0", "rid": "red"}}
     with running.client() as client, zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        next(client.events({"cap.start"}, timeout_s=20))
+        next(client.events({"caption.start"}, timeout_s=20))
         dealer.linger = 0
         dealer.connect(running.requests)
         for number in (b"1", b"2"):
             dealer.send(msgpack.packb({**patient, "id": number, "deadline_ms": 60_000}))
             assert dealer.poll(20_000)
-            assert msgpack.unpackb(dealer.recv())["st"] == "accepted"
+            assert msgpack.unpackb(dealer.recv())["status"] == "accepted"
         with pytest.raises(RequestError, match="BUSY") as caught:
             client.request("describe", {"stream": "cam0", "rid": "red"})
         assert caught.value.retry_after_ms
@@ -237,7 +237,7 @@ def test_nonsense_on_the_request_socket_is_answered_or_ignored(
         ):
             dealer.send_multipart(parts)
             assert dealer.poll(20_000)
-            assert msgpack.unpackb(dealer.recv_multipart()[0])["st"] == "error"
+            assert msgpack.unpackb(dealer.recv_multipart()[0])["status"] == "error"
     with running.client() as client:
         assert client.hello().node == "node"
 
@@ -261,9 +261,9 @@ def test_a_failing_engine_is_reported_and_the_node_lives_on(start: Callable[...,
 
     running = start(ScriptedEngine(hook=hook))
     with running.client() as client:
-        errors = [next(client.events({"cap.error"}, timeout_s=20)) for _ in range(3)]
+        errors = [next(client.events({"caption.error"}, timeout_s=20)) for _ in range(3)]
         assert {e.code for e in errors} == {"ENGINE"}  # type: ignore[union-attr]
-        assert next(client.events({"cap.final"}, timeout_s=20))
+        assert next(client.events({"caption.final"}, timeout_s=20))
 
 
 def test_shutdown_by_request_drains_and_closes_the_books(start: Callable[..., Running]) -> None:
@@ -273,12 +273,12 @@ def test_shutdown_by_request_drains_and_closes_the_books(start: Callable[..., Ru
         client.shutdown()
         assert running.node.wait(20)
         running.node.close()
-        ends = list(client.events({"trk.end"}, timeout_s=0.5))
+        ends = list(client.events({"track.end"}, timeout_s=0.5))
         assert {e.reason for e in ends} == {"shutdown"}  # type: ignore[union-attr]
     assert running.node.balance().closed
     terminals = running.capture.terminals()
     assert all(len(kinds) == 1 for kinds in terminals.values())
-    beat = running.capture.of("hb")[-1]
+    beat = running.capture.of("heartbeat")[-1]
     assert beat.state == "stopped"  # type: ignore[union-attr]
 
 
@@ -287,8 +287,8 @@ def test_the_end_of_the_source_is_the_end_of_the_node(start: Callable[..., Runni
     assert running.node.wait(20)
     running.node.close()
     kinds = running.capture.kinds()
-    assert kinds.count("cap.final") == 3
-    assert kinds.count("trk.end") == 3
+    assert kinds.count("caption.final") == 3
+    assert kinds.count("track.end") == 3
     assert running.node.balance().closed
 
 
@@ -322,5 +322,5 @@ def test_without_greetings_a_joiner_asks_and_nobody_else_is_told_again(
                 "green",
                 "blue",
             }
-            seen = [*late.events({"trk.new"}, timeout_s=0.5), *early.events({"trk.new"}, 0.5)]
+            seen = [*late.events({"track.new"}, timeout_s=0.5), *early.events({"track.new"}, 0.5)]
     assert not seen

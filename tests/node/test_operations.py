@@ -67,7 +67,7 @@ def test_regions_come_move_and_go(start: Start) -> None:  # noqa: F811
         client.set_prompt("cam0", "long", rid="red")
         final = next(
             e
-            for e in client.events({"cap.final"}, timeout_s=20)
+            for e in client.events({"caption.final"}, timeout_s=20)
             if isinstance(e, CaptionFinal) and e.prompt_id == "long"
         )
         assert final.text.startswith("a red thing at")
@@ -75,7 +75,7 @@ def test_regions_come_move_and_go(start: Start) -> None:  # noqa: F811
 
 def read_until_idle(client: Client) -> None:
     """Read all events up to a heartbeat that says that no caption is being written."""
-    for event in client.events({"hb"}, timeout_s=20):
+    for event in client.events({"heartbeat"}, timeout_s=20):
         assert isinstance(event, Heartbeat)
         if event.state == "paused" and not event.counters["requests_in_flight"]:
             return
@@ -92,13 +92,13 @@ def test_pause_and_resume(start: Start) -> None:  # noqa: F811
         before = client.stats().counters["frames_processed"]
         read_until_idle(client)
         client.set_prompt("cam0", "long")  # would be captioned at once
-        assert list(client.events({"cap.start"}, timeout_s=0.4)) == []
+        assert list(client.events({"caption.start"}, timeout_s=0.4)) == []
         until(
             lambda: client.stats().counters["frames_processed"] > before, "frames are followed on"
         )
         assert client.describe("blue", stream="cam0").text == "a blue thing"
         assert client.resume().state == "running"
-        assert next(client.events({"cap.final"}, timeout_s=20)).prompt_id == "long"  # type: ignore[union-attr]
+        assert next(client.events({"caption.final"}, timeout_s=20)).prompt_id == "long"  # type: ignore[union-attr]
 
 
 def test_a_drained_node_has_nothing_open_and_refuses_questions(start: Start) -> None:  # noqa: F811
@@ -128,7 +128,7 @@ def test_several_async_questions_at_once_and_a_cancelled_task(start: Start) -> N
 
     async def story() -> None:
         async with AsyncClient.connect(running.events, running.requests, timeout_s=20) as client:
-            async for _ in client.events({"cap.final"}, timeout_s=20):
+            async for _ in client.events({"caption.final"}, timeout_s=20):
                 break
             first = asyncio.create_task(client.describe("blue", stream="cam0"))
             assert await asyncio.to_thread(reached.wait, 20)
@@ -148,4 +148,4 @@ def test_several_async_questions_at_once_and_a_cancelled_task(start: Start) -> N
     asyncio.run(story())
     running.node.close()
     assert running.node.balance().requests_ended["abort"] >= 1  # the cancelled one
-    assert not [e for e in running.capture.of("cap.abort") if isinstance(e, CaptionAbort)]
+    assert not [e for e in running.capture.of("caption.abort") if isinstance(e, CaptionAbort)]

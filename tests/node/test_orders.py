@@ -58,7 +58,7 @@ def started(source: SyntheticSource = SOURCE, frames: int = 3) -> Replay:
 
 
 def texts(node: Replay, rid: str) -> list[tuple[str, str]]:
-    found = node.events.of("cap.final")
+    found = node.events.of("caption.final")
     return [(f.text, f.trigger) for f in found if isinstance(f, CaptionFinal) and f.rid == rid]
 
 
@@ -81,9 +81,9 @@ def test_a_region_is_added_moved_and_removed_between_frames() -> None:
     assert tuple(moved["box"]) == (scene.x(5) - 13, 47, scene.x(5) + 14, 74)
     told(node, "region.remove", stream="cam0", rid="disc")
     node.play(scene.frame(seq) for seq in range(6, 8))
-    kinds = [k for k in node.events.kinds() if k in ("trk.new", "cap.final", "trk.end")]
-    assert kinds == ["trk.new", "cap.final", "trk.end"]
-    assert [e.reason for e in node.events.of("trk.end")] == ["removed"]  # type: ignore[union-attr]
+    kinds = [k for k in node.events.kinds() if k in ("track.new", "caption.final", "track.end")]
+    assert kinds == ["track.new", "caption.final", "track.end"]
+    assert [e.reason for e in node.events.of("track.end")] == ["removed"]  # type: ignore[union-attr]
     assert told(node, "region.list", stream="cam0") == {"regions": []}
 
 
@@ -157,7 +157,7 @@ def test_a_policy_holds_for_its_region_and_null_takes_it_back() -> None:
         "style": "short",
     }
     node.play(SOURCE.frame(seq) for seq in range(3, 120))
-    later = node.events.of("cap.final", "cap.same")[3:]
+    later = node.events.of("caption.final", "caption.same")[3:]
     assert {e.rid for e in later} == {"green", "blue"}  # type: ignore[union-attr]
     assert {e.ttl_ms for e in later} == {2000}  # type: ignore[union-attr]
     back = told(node, "policy.set", stream="cam0", rid="red", policy={"ttl_ms": None})
@@ -200,7 +200,7 @@ def test_prompts_in_a_frame_start_regions_that_are_carried_on() -> None:
     x0, y0, x1, y1 = LONELY.boxes_xyxy_px(0)["green"]
     seed = RegionSeed(point_xy_px=((x0 + x1) / 2, (y0 + y1) / 2), label="here")
     node.play([replace(LONELY.frame(0), prompts=(seed,)), LONELY.frame(1)])
-    (born,) = node.events.of("trk.new")
+    (born,) = node.events.of("track.new")
     assert (born.rid, born.label) == ("r1", "here")  # type: ignore[union-attr]
     assert texts(node, "r1") == [("a green thing", "new")]
 
@@ -287,7 +287,7 @@ def test_a_direct_request_is_cancelled_where_it_waits_and_where_it_is_written(he
     assert held.reached.wait(20)
     assert cancelled(held, b"2")
     held.finish()
-    assert [event_kind(e) for e in said][-1] == "cap.abort"
+    assert [event_kind(e) for e in said][-1] == "caption.abort"
     assert len(failed) == 1
 
 

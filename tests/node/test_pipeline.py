@@ -25,7 +25,7 @@ def story(events: list[AnyEvent]) -> list[str]:
     lines = []
     for event in events:
         kind = event_kind(event)
-        if isinstance(event, RegionEvent) and kind not in ("trk.update", "cap.delta"):
+        if isinstance(event, RegionEvent) and kind not in ("track.update", "caption.delta"):
             text = (
                 f" {event.text} #{event.rev} {event.trigger}"
                 if isinstance(event, CaptionFinal)
@@ -40,14 +40,14 @@ def test_replay_tells_the_golden_story() -> None:
     node.play(SyntheticSource(frames=45, things=2))
     node.close()
     assert story(node.events.events) == [
-        "red trk.new",
-        "green trk.new",
-        "red cap.start",
-        "green cap.start",
-        "red cap.final a red thing #1 new",
-        "green cap.final a green thing #1 new",
-        "red trk.end",
-        "green trk.end",
+        "red track.new",
+        "green track.new",
+        "red caption.start",
+        "green caption.start",
+        "red caption.final a red thing #1 new",
+        "green caption.final a green thing #1 new",
+        "red track.end",
+        "green track.end",
     ]
     assert node.books.balance().closed
 
@@ -71,14 +71,23 @@ def test_all_regions_of_a_frame_are_captioned_in_one_batch() -> None:
 
 def test_a_final_says_where_it_came_from() -> None:
     node = Replay()
-    (final, *_) = node.play(SyntheticSource(frames=1)).of("cap.final")
+    (final, *_) = node.play(SyntheticSource(frames=1)).of("caption.final")
     assert isinstance(final, CaptionFinal)
     assert final.src_seqs == (0,)
-    assert final.cap_ns_last == 1_000_000_000
-    assert final.cap_src == "driver"
+    assert final.captured_ns == 1_000_000_000
+    assert final.capture_source == "driver"
     assert final.mask is not None
     assert final.mask.size == (120, 160)
-    assert {"link", "trk", "wait", "prep", "vit", "prefill", "ttft", "gen"} <= final.t.keys()
+    assert {
+        "link",
+        "track",
+        "wait",
+        "prep",
+        "vit",
+        "prefill",
+        "ttft",
+        "gen",
+    } <= final.stage_us.keys()
     assert final.batch == {"n": 3, "pos": 0}
 
 
@@ -88,10 +97,10 @@ def test_a_failing_engine_ends_every_request_with_an_error_and_the_node_lives_on
 
     node = Replay(engine=ScriptedEngine(hook=fails_first))
     node.play(SyntheticSource(frames=60))
-    errors = node.events.of("cap.error")
+    errors = node.events.of("caption.error")
     assert len(errors) == 3
     assert all(isinstance(e, CaptionError) and e.code == "ENGINE" for e in errors)
-    assert len(node.events.of("cap.final")) >= 3
+    assert len(node.events.of("caption.final")) >= 3
     node.close()
     assert node.books.balance().closed
 
@@ -107,13 +116,13 @@ def test_a_failing_engine_ends_every_request_with_an_error_and_the_node_lives_on
 def test_bad_output_is_an_error_and_never_text(hook: object, config: CaptionConfig) -> None:
     node = Replay(replace(NodeConfig(), caption=config), ScriptedEngine(hook=hook))  # type: ignore[arg-type]
     events = node.play(SyntheticSource(frames=1))
-    assert not events.of("cap.final")
-    assert {e.code for e in events.of("cap.error")} == {"BAD_OUTPUT"}  # type: ignore[union-attr]
+    assert not events.of("caption.final")
+    assert {e.code for e in events.of("caption.error")} == {"BAD_OUTPUT"}  # type: ignore[union-attr]
 
 
 def test_a_cut_caption_says_that_it_is_cut() -> None:
     node = Replay(replace(NodeConfig(), caption=CaptionConfig(max_new_tokens=2)))
-    finals = node.play(SyntheticSource(frames=1)).of("cap.final")
+    finals = node.play(SyntheticSource(frames=1)).of("caption.final")
     assert {(f.status, f.text) for f in finals} >= {("truncated", "a red")}  # type: ignore[union-attr]
 
 
@@ -121,7 +130,7 @@ def test_prompts_start_regions_at_their_frame() -> None:
     prompts = {2: (RegionSeed(rid="late", box_xyxy_px=(20, 20, 60, 60), label="box"),)}
     node = Replay(prompts=prompts)
     events = node.play(SyntheticSource(frames=4, with_regions="never"))
-    (born,) = events.of("trk.new")
+    (born,) = events.of("track.new")
     assert (born.rid, born.seq, born.label) == ("late", 2, "box")  # type: ignore[union-attr]
 
 
@@ -140,7 +149,7 @@ def test_a_direct_request_is_answered_to_the_asker_alone() -> None:
     said, failed = answers(node, stream="cam0", rid="blue", style="long")
     events = node.pipeline.tick(node.clock.now_ns())
     assert not failed
-    assert [event_kind(e) for e in said][-1] == "cap.final"
+    assert [event_kind(e) for e in said][-1] == "caption.final"
     assert said[-1].text.startswith("a blue thing at the")  # type: ignore[union-attr]
     assert not [e for e in events if event_kind(e) in TERMINALS]
     assert node.books.balance().closed
@@ -182,7 +191,7 @@ def test_every_request_gets_exactly_one_terminal_and_the_books_balance(
     source = SyntheticSource(frames=20, things=things, width_px=64, height_px=48)
     node.play(replace(f, regions=()) if f.seq in hidden else f for f in source)
     node.close()
-    started = Counter(e.request_id for e in node.events.of("cap.start"))  # type: ignore[union-attr]
+    started = Counter(e.request_id for e in node.events.of("caption.start"))  # type: ignore[union-attr]
     terminals = node.events.terminals()
     assert set(started) <= set(terminals)
     assert all(len(kinds) == 1 for kinds in terminals.values())
@@ -198,9 +207,9 @@ def test_a_bad_region_ends_in_one_error_and_the_others_are_captioned() -> None:
     for frame in SyntheticSource(frames=40, things=2):
         seeds = (*(frame.regions or ()), RegionSeed(rid="small", mask=small))
         node.play([replace(frame, regions=seeds, refused=(Refusal(None, "broken on the wire"),))])
-    errors = node.events.of("cap.error")
+    errors = node.events.of("caption.error")
     assert [(e.rid, e.code) for e in errors] == [("_", "BAD_SCHEMA"), ("small", "BAD_SCHEMA")] * 2  # type: ignore[union-attr]
-    assert {e.rid for e in node.events.of("cap.final")} == {"red", "green"}  # type: ignore[union-attr]
+    assert {e.rid for e in node.events.of("caption.final")} == {"red", "green"}  # type: ignore[union-attr]
     node.close()
     balance = node.books.balance()
     assert balance.regions_refused == 80
@@ -215,6 +224,6 @@ def test_a_live_region_whose_mask_turns_bad_is_lost_for_that_reason() -> None:
         seeds = tuple(s for s in frame.regions or () if s.rid == "red" or not broken)
         refused = (Refusal("green", "cut off"),) if broken else ()
         node.play([replace(frame, regions=seeds, refused=refused)])
-    (lost,) = node.events.of("trk.lost")
+    (lost,) = node.events.of("track.lost")
     assert (lost.rid, lost.reason) == ("green", "bad_region")  # type: ignore[union-attr]
-    assert [e.rid for e in node.events.of("trk.recovered")] == ["green"]  # type: ignore[union-attr]
+    assert [e.rid for e in node.events.of("track.recovered")] == ["green"]  # type: ignore[union-attr]

@@ -20,7 +20,7 @@ from ureca.protocol.preview import PictureArgs
 from ureca.protocol.region_codec import from_wire_rle
 from ureca.protocol.requests import Reply
 
-BOOT = bytes(16)
+SESSION_ID = bytes(16)
 
 
 def view(seq: int = 3, *, tracked: int | None = None, size: tuple[int, int] = (400, 800)):
@@ -32,7 +32,7 @@ def view(seq: int = 3, *, tracked: int | None = None, size: tuple[int, int] = (4
     seen = Track("mug", TrackState.ALIVE, mask, box, 3, 0, 0)
     lost = Track("cup", TrackState.LOST, None, box, 3, 2, 0)
     gone = Track("old", TrackState.ENDED, None, box, 3, 2, 0)
-    frame = Frame("cam0", BOOT, seq, 5_000_000_000, image)
+    frame = Frame("cam0", SESSION_ID, seq, 5_000_000_000, image)
     return frame, TrackSet("cam0", seq if tracked is None else tracked, 0, (seen, lost, gone))
 
 
@@ -137,5 +137,5 @@ def test_two_who_look_share_one_encoding(monkeypatch):
         until = in_s(10)
         while len(inbox.replies) < 5 and MonotonicClock().now_ns() < until:
             inbox.came.wait(0.01)
-    assert len([reply for reply in inbox.replies if reply.st == "result"]) == 5
+    assert len([reply for reply in inbox.replies if reply.status == "result"]) == 5
     assert len(drawn) == 1

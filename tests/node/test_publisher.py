@@ -16,7 +16,7 @@ from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, Heartbeat, TrackNew
 from ureca.protocol.wire import decode_event
 
-CUP = TrackNew(stream="cam0", rid="cup", seq=1, cap_ns=1, box=(1, 2, 3, 4))
+CUP = TrackNew(stream="cam0", rid="cup", seq=1, captured_ns=1, box=(1, 2, 3, 4))
 LAST = Heartbeat(uptime_ms=1, state="running", counters={}, streams={}, model="none")
 WAIT_MS = 20_000
 
@@ -30,7 +30,7 @@ class Hall:
         self.address = f"ipc://{folder}/events"
         config = PublishConfig(events=self.address, requests=f"ipc://{folder}/requests")
         self.publisher = Publisher(
-            self.context, config, boot=bytes(16), clock=self.clock, books=Books()
+            self.context, config, session_id=bytes(16), clock=self.clock, books=Books()
         )
         self.joined: list[zmq.Socket[bytes]] = []
 
@@ -38,7 +38,7 @@ class Hall:
         """One more subscriber, of whom the publisher has heard."""
         socket = self.context.socket(zmq.SUB)
         self.joined.append(socket)
-        socket.subscribe(b"ureca1/")
+        socket.subscribe(b"ureca2/")
         socket.connect(self.address)
         assert self.publisher.socket.poll(WAIT_MS)
         self.publisher.greet()
@@ -61,10 +61,10 @@ def hall(tmp_path: Path) -> Iterator[Hall]:
 def heard(socket: zmq.Socket[bytes]) -> list[str]:
     """The kinds of events up to the heartbeat that ends the test."""
     found: list[AnyEvent] = []
-    while not found or event_kind(found[-1]) != "hb":
+    while not found or event_kind(found[-1]) != "heartbeat":
         assert socket.poll(WAIT_MS), f"only {found}"
         found.append(decode_event(socket.recv_multipart()))
-    assert [event.eseq for event in found] == sorted({event.eseq for event in found})
+    assert [event.event_seq for event in found] == sorted({event.event_seq for event in found})
     return [event_kind(event) for event in found]
 
 
@@ -76,5 +76,5 @@ def test_a_crowd_of_joiners_shares_one_greeting(hall: Hall) -> None:
     hall.clock.advance(ms=1000)
     hall.publisher.greet()
     hall.publisher.publish(LAST)
-    assert [heard(one) for one in crowd] == [["trk.new", "hb"]] * len(crowd)
-    assert heard(early) == ["trk.new", "trk.new", "hb"]
+    assert [heard(one) for one in crowd] == [["track.new", "heartbeat"]] * len(crowd)
+    assert heard(early) == ["track.new", "track.new", "heartbeat"]

@@ -31,7 +31,7 @@ from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.replay import replay
 from ureca.node.recording.replay_diff import differences
 from ureca.node.sources.base import FrameSource, Wait
-from ureca.protocol.events import CaptionFinal, Metrics
+from ureca.protocol.events import CaptionFinal, RecordingStopped
 from ureca.protocol.rle import encode
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
 
@@ -138,7 +138,7 @@ def test_given_regions_deadlines_and_requests_replay_too(tmp_path: Path) -> None
     source = SyntheticSource(frames=200, things=4)
 
     def ask(client: Client) -> None:
-        for _ in client.events({"trk.new"}, timeout_s=20):
+        for _ in client.events({"track.new"}, timeout_s=20):
             break
         assert client.describe("red", stream="cam0").text
         with pytest.raises(RequestError, match="NOT_FOUND"):
@@ -258,7 +258,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_node(tmp_path: Path) -> None
     seen: list[object] = []
 
     def watch(client: Client) -> None:
-        seen.extend(client.events({"met"}, timeout_s=1))
+        seen.extend(client.events({"recording.stopped"}, timeout_s=1))
         seen.append(client.health())
 
     with pytest.raises(ConfigError, match="cannot record"):
@@ -272,9 +272,9 @@ def test_a_full_disk_ends_the_recording_and_not_the_node(tmp_path: Path) -> None
         open_file=lambda path: FullDisk(path, 30_000),
     )
     assert node.books.balance().closed
-    (told,) = [e for e in capture.events if isinstance(e, Metrics)]
-    assert told.values["record_stopped"] == 1
-    assert told.values["record_lost"] > 0
+    (told,) = [e for e in capture.events if isinstance(e, RecordingStopped)]
+    assert told.reason == node.reasons()[0]
+    assert told.lost > 0
     assert node.heartbeat().counters["record_lost_message"] > 0
     assert "No space left" in node.reasons()[0]
     assert node.books.balance().frames_processed == len(frames)

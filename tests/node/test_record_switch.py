@@ -68,7 +68,7 @@ def test_two_recordings_of_one_run(tmp_path: Path) -> None:
         assert client.start_recording("one") == str(tmp_path / "one.mcap")
         with pytest.raises(RequestError, match="BUSY"):
             client.start_recording("two")
-        list(client.events({"trk.update"}, timeout_s=0.01))
+        list(client.events({"track.update"}, timeout_s=0.01))
         until = client.stats().counters["frames_in"] + 10
         while client.stats().counters["frames_in"] < until:
             pass

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.node.conftest import BOOT, Replay, textured
+from tests.node.conftest import SESSION_ID, Replay, textured
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.config import NodeConfig, SchedulerConfig
 from ureca.node.masks.geometry import box_of
@@ -70,7 +70,7 @@ def scene(seconds: float, what: Callable[..., None] | None = None) -> Iterator[F
         at_ns = S + seq * S // FPS
         seeds = tuple(RegionSeed(rid=r, mask=rle.encode(_mask(r, boxes))) for r in boxes)
         picture = image.clip(0, 255).astype(np.uint8)
-        yield Frame("cam0", BOOT, seq, at_ns, picture, received_ns=at_ns, regions=seeds)
+        yield Frame("cam0", SESSION_ID, seq, at_ns, picture, received_ns=at_ns, regions=seeds)
 
 
 def _mask(rid: str, boxes: dict[str, Box]) -> Mask:
@@ -87,7 +87,7 @@ def played(frames: Iterator[Frame], **plan: object) -> Replay:
 
 
 def finals(node: Replay) -> list[CaptionFinal]:
-    return [e for e in node.events.of("cap.final") if isinstance(e, CaptionFinal)]
+    return [e for e in node.events.of("caption.final") if isinstance(e, CaptionFinal)]
 
 
 def test_a_static_scene_is_renewed_with_nine_tenths_fewer_tokens() -> None:
@@ -95,21 +95,21 @@ def test_a_static_scene_is_renewed_with_nine_tenths_fewer_tokens() -> None:
     tokens = [sum(final.n_tok for final in finals(run)) for run in (always, node)]
     assert tokens[1] <= 0.1 * tokens[0], tokens
     last_ns = dict.fromkeys(BOXES, S)
-    for event in node.events.of("cap.final", "cap.same"):
+    for event in node.events.of("caption.final", "caption.same"):
         assert isinstance(event, CaptionFinal | CaptionSame)
-        assert event.cap_ns_last - last_ns[event.rid] <= 6 * S  # never out of date: ttl is 10 s
-        last_ns[event.rid] = event.cap_ns_last
+        assert event.captured_ns - last_ns[event.rid] <= 6 * S  # never out of date: ttl is 10 s
+        last_ns[event.rid] = event.captured_ns
     assert all(last > 114 * S for last in last_ns.values())
 
 
 def test_a_renewal_names_its_caption_and_counts_as_a_request() -> None:
     node = played(scene(12))
     revs = {final.rid: final.rev for final in finals(node)}
-    sames = [e for e in node.events.of("cap.same") if isinstance(e, CaptionSame)]
+    sames = [e for e in node.events.of("caption.same") if isinstance(e, CaptionSame)]
     assert sames
     assert all(e.same_rev == revs[e.rid] and e.rev > e.same_rev for e in sames)
     assert {e.ttl_ms for e in sames} == {node.config.caption.ttl_ms}
-    assert all(kinds == ["cap.same"] for i, kinds in node.events.terminals().items() if i > 4)
+    assert all(kinds == ["caption.same"] for i, kinds in node.events.terminals().items() if i > 4)
     assert node.books.balance().requests_ended["same"] == len(sames)
     node.close()
     assert node.books.balance().closed
@@ -119,11 +119,11 @@ def test_a_renewal_names_its_caption_and_counts_as_a_request() -> None:
 def test_every_scripted_change_is_captioned_within_one_interval(rid: str) -> None:
     node = played(scene(40, CHANGES[rid]))
     begin_ns = S + round(CHANGE_S * S)
-    after = [f for f in finals(node) if f.cap_ns_last >= begin_ns]
+    after = [f for f in finals(node) if f.captured_ns >= begin_ns]
     assert rid in {f.rid for f in after}
     first = next(f for f in after if f.rid == rid)
     assert first.trigger == "change"
-    assert first.cap_ns_last - begin_ns <= (2 * SchedulerConfig().min_interval_s + 1 / FPS) * S
+    assert first.captured_ns - begin_ns <= (2 * SchedulerConfig().min_interval_s + 1 / FPS) * S
     expected = set(BOXES) - ({"cube", "bowl"} if CHANGES[rid] is moved_into_bowl else {rid})
     assert not {f.rid for f in after} & expected  # what did not change is not said again
 
@@ -142,7 +142,7 @@ def test_what_keeps_changing_is_captioned_once_per_interval_and_once_more_at_res
             seeds = (RegionSeed(rid="drawer", mask=rle.encode(mask)),)
             yield replace(frame, image=image, regions=seeds)
 
-    at_s = [(f.cap_ns_last - S) / S for f in finals(played(turning()))]
+    at_s = [(f.captured_ns - S) / S for f in finals(played(turning()))]
     first, *while_turning, at_rest = at_s
     assert first == 0
     assert 32 <= at_rest <= 34.5
@@ -152,10 +152,10 @@ def test_what_keeps_changing_is_captioned_once_per_interval_and_once_more_at_res
 
 def test_a_caption_is_written_anew_in_the_end_however_often_it_was_renewed() -> None:
     node = played(scene(40), rewrite_s=20)
-    again = [f for f in finals(node) if f.cap_ns_last > 2 * S]
+    again = [f for f in finals(node) if f.captured_ns > 2 * S]
     assert {f.trigger for f in again} == {"refresh"}
     assert {f.rid for f in again} == set(BOXES)
-    assert min(f.cap_ns_last for f in again) >= 21 * S
+    assert min(f.captured_ns for f in again) >= 21 * S
 
 
 def test_without_new_frames_nothing_is_renewed() -> None:
@@ -163,7 +163,7 @@ def test_without_new_frames_nothing_is_renewed() -> None:
     for _ in range(30):
         node.clock.advance(ms=1000)
         node.events(node.pipeline.tick(node.clock.now_ns()))
-    assert not node.events.of("cap.same")
+    assert not node.events.of("caption.same")
 
 
 def test_exposure_is_no_change_and_a_part_is_enough() -> None:

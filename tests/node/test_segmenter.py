@@ -95,8 +95,8 @@ def test_only_what_was_believed_is_remembered() -> None:
     found = cutter.cut(wish(3, regions=lost, taken=frozenset({"green"}))).cutouts
     assert iou(decode(found[0].mask), SOURCE.masks(3)["green"]) > 0.9
     assert found[0].agreement is not None
-    # Another boot is another world.
-    other = replace(SOURCE.frame(3), boot=b"another-boot-of1")
+    # Another session is another world.
+    other = replace(SOURCE.frame(3), session_id=b"another-session!")
     assert cutter.cut(KeyWish(other, lost, taken=frozenset({"green"}))).cutouts == ()
 
 

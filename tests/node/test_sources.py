@@ -102,10 +102,10 @@ def test_a_video_plays_with_the_containers_times_and_loops_with_a_new_boot(tmp_p
     clock, books = ManualClock(), Books()
     source = open_source(config, clock=clock, books=books, wait=lambda s: False)
     looped = source.frames()
-    boots = [next(looped).boot for _ in range(8)]
+    sessions = [next(looped).session_id for _ in range(8)]
     assert source.is_lossless
-    assert len(set(boots[:4])) == len(set(boots[4:])) == 1
-    assert boots[0] != boots[4]
+    assert len(set(sessions[:4])) == len(set(sessions[4:])) == 1
+    assert sessions[0] != sessions[4]
 
 
 @pytest.mark.parametrize("name", ["missing.mp4", "noise.mp4", "empty.mp4", "broken.tar", "void"])
@@ -240,7 +240,7 @@ BAD: dict[str, tuple[str, Callable[[Camera], list[bytes]]]] = {
         "bad_version",
         lambda c: [b"ureca9/camera/cam0/frame\0", *c.message(1000)[1:]],
     ),
-    "oversize header": ("too_large", lambda c: c.message(1000, trace="x" * (3 << 20))),
+    "oversize header": ("too_large", lambda c: c.message(1000, frame_id="x" * (3 << 20))),
     "nan box": (
         "bad_schema",
         lambda c: c.message(1000, **with_region(box=[1, 2, float("nan"), 4])),

@@ -63,7 +63,7 @@ def test_ids_are_never_used_again() -> None:
     scene, under_test = Scene(), tracker()
     seed = RegionSeed(rid="disc", mask=rle.encode(scene.mask(0)))
     under_test.update(scene.frame(0), [seed], now_ns=0)
-    restarted = replace(scene.frame(0), boot=b"another-boot-of1")
+    restarted = replace(scene.frame(0), session_id=b"another-session!")
     tracks = under_test.update(restarted, [seed], now_ns=1).tracks.tracks
     assert {(t.rid, t.state, t.reason) for t in tracks} == {
         ("disc", TrackState.ENDED, "restart"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from tests.node.conftest import BOOT, textured
+from tests.node.conftest import SESSION_ID, textured
 from ureca.datatypes import Frame, Image, Mask, RegionSeed, Track, TrackState
 from ureca.node.config import TrackerConfig
 from ureca.node.masks.geometry import iou
@@ -48,7 +48,7 @@ def followed(
     tracker = Tracker(TrackerConfig(recover_every=1), max_regions=4)
     for seq in range(frames):
         at_ns = 1_000_000_000 + seq * 40_000_000
-        frame = Frame("cam0", BOOT, seq, at_ns, images(seq), received_ns=at_ns)
+        frame = Frame("cam0", SESSION_ID, seq, at_ns, images(seq), received_ns=at_ns)
         update = tracker.update(frame, seeds if seq == 0 else (), now_ns=at_ns)
         yield {track.rid: track for track in update.tracks.tracks}
 

@@ -57,7 +57,7 @@ def connect(server: StatusServer) -> socket.socket:
 
 def counters(text: bytes) -> dict[str, int]:
     """Prometheus samples back under the heartbeat's names."""
-    prefixes = {"reason": "drop_", "end": "cap_", "fault": "gate_"}
+    prefixes = {"reason": "drop_", "end": "caption_", "fault": "gate_"}
     found = {}
     for family in parser.text_string_to_metric_families(text.decode()):
         for sample in family.samples:
@@ -78,15 +78,15 @@ def test_metrics_heartbeat_and_summary_tell_the_same(start: Start) -> None:  # n
         running.node.close()
         status, text = get(server, "/metrics")
     assert status == 200
-    beat = running.capture.of("hb")[-1].counters  # type: ignore[union-attr]
+    beat = running.capture.of("heartbeat")[-1].counters  # type: ignore[union-attr]
     told = counters(text)
     assert beat["gate_non_finite"] == 3
-    assert beat["cap_final"] >= 3
+    assert beat["caption_final"] >= 3
     assert {key: told.get(key) for key in beat} == beat
     summary = RunReport().text(running.node.balance(), seconds=1)
     assert f"frames    {beat['frames_in']} in" in summary
     assert f"captions  {beat['requests_in']} asked" in summary
-    assert f"{beat['cap_final']} final" in summary
+    assert f"{beat['caption_final']} final" in summary
 
 
 def test_health_is_503_while_captions_fail(start: Start) -> None:  # noqa: F811

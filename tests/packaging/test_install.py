@@ -84,7 +84,7 @@ def test_run_without_a_source_plays_the_demo_clip_with_the_installed_weights(ins
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in events.read_text().splitlines()]
-    captions = [event["text"] for event in said if event["ev"] == "cap.final"]
+    captions = [event["text"] for event in said if event["ev"] == "caption.final"]
     assert captions, done.stdout
     assert all(captions)
 

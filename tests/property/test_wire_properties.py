@@ -17,28 +17,27 @@ u63 = st.integers(0, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 boxes = st.tuples(*[st.integers(-(2**31), 2**31)] * 4)
 text = st.text(max_size=200)
-common = {"boot": st.binary(max_size=16), "eseq": u63, "pub_ns": u63, "stream": ids}
+common = {"session_id": st.binary(max_size=16), "event_seq": u63, "pub_ns": u63, "stream": ids}
 region = {**common, "rid": ids, "rev": u63, "parent": st.none() | ids}
-track = {**region, "seq": u63, "cap_ns": u63, "box": boxes, "label": st.none() | text}
+track = {**region, "seq": u63, "captured_ns": u63, "box": boxes, "label": st.none() | text}
 masks = st.none() | st.builds(ev.WireRle, size=st.tuples(u63, u63), counts=text)
 
 any_event = st.one_of(
     st.builds(ev.TrackNew, mask=masks, **track),
     st.builds(ev.TrackLost, reason=text, **track),
-    st.builds(ev.CaptionStart, request_id=u63, trigger=text, seq=u63, cap_ns=u63, **region),
+    st.builds(ev.CaptionStart, request_id=u63, trigger=text, seq=u63, captured_ns=u63, **region),
     st.builds(ev.CaptionDelta, request_id=u63, offset=u63, text=text, **region),
     st.builds(
         ev.CaptionFinal,
         request_id=u63,
         text=text,
-        status=st.sampled_from(["ok", "truncated", "filtered"]),
+        status=st.sampled_from(["ok", "truncated"]),
         n_tok=u63,
         stop=text,
         score=st.none() | finite,
         score_kind=st.just("none"),
         src_seqs=st.lists(u63, max_size=5).map(tuple),
-        cap_ns_first=u63,
-        cap_ns_last=u63,
+        captured_ns=u63,
         box=boxes,
         mask=masks,
         trigger=text,
@@ -47,11 +46,11 @@ any_event = st.one_of(
         precision=text,
         ttl_ms=u63,
         age_at_pub_ms=finite,
-        t=st.dictionaries(text, u63, max_size=4),
+        stage_us=st.dictionaries(text, u63, max_size=4),
         **region,
     ),
     st.builds(ev.CaptionError, request_id=u63, code=text, msg=text, **region),
-    st.builds(ev.Metrics, values=st.dictionaries(text, finite, max_size=5), **common),
+    st.builds(ev.RecordingStopped, reason=text, lost=u63, **common),
 )
 
 
@@ -60,7 +59,7 @@ def test_events_round_trip(event, node):
     assert wire.decode_event(wire.encode_event(event, node)) == event
 
 
-@given(ids, ids, st.sampled_from(["trk", "cap", "delta", "frame"]), st.none() | ids)
+@given(ids, ids, st.sampled_from(["track", "caption", "delta", "frame"]), st.none() | ids)
 def test_topics_round_trip(node, stream, kind, name):
     topic = wire.Topic(node, stream, kind, name)
     assert wire.parse_topic(topic.encode()) == topic
@@ -71,7 +70,7 @@ def test_topics_round_trip(node, stream, kind, name):
 def test_no_stream_matches_another(one, other):
     if one != other:
         prefix = wire.subscription("n", one)
-        assert not wire.Topic("n", other, "cap").encode().startswith(prefix)
+        assert not wire.Topic("n", other, "caption").encode().startswith(prefix)
 
 
 def _frame_parts():
@@ -101,7 +100,7 @@ READERS = {
     "event": (_event_parts(), wire.decode_event),
     "request": (_request_parts(), wire.decode_request),
     "reply": (
-        wire.encode_reply(wire.Reply(v=(1, 0), id=b"i", st="result", result={"a": 1})),
+        wire.encode_reply(wire.Reply(v=(2, 0), id=b"i", status="result", result={"a": 1})),
         wire.decode_reply,
     ),
 }

@@ -53,7 +53,7 @@ def robot(keys: Path, events: str, requests: str, role: str) -> None:
     with Client.connect(events, requests, timeout_s=100, keys=own) as client:
         offset = min((client.clock_offset() for _ in range(8)), key=lambda found: found.error_ns)
         finals = []
-        for event in client.events({"cap.final"}, timeout_s=100):
+        for event in client.events({"caption.final"}, timeout_s=100):
             assert isinstance(event, CaptionFinal)
             here_ns = time.monotonic_ns()
             finals.append(
@@ -61,8 +61,8 @@ def robot(keys: Path, events: str, requests: str, role: str) -> None:
                     "clk": event.clk,
                     "text": event.text,
                     "age_at_pub_ms": event.age_at_pub_ms,
-                    "age_ms": (here_ns + offset.offset_ns - event.cap_ns_last) / 1e6,
-                    "raw_age_ms": (here_ns - event.cap_ns_last) / 1e6,
+                    "age_ms": (here_ns + offset.offset_ns - event.captured_ns) / 1e6,
+                    "raw_age_ms": (here_ns - event.captured_ns) / 1e6,
                     "true_age_ms": (here_ns - captured_ns(keys, event.src_seqs[-1])) / 1e6,
                 }
             )

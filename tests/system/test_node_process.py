@@ -85,7 +85,7 @@ def test_a_signal_drains_and_the_books_balance(
     with node.client() as client:
         assert client.hello().model == "scripted"
         found = finals(client, 10)
-        assert [f.eseq for f in found] == sorted(f.eseq for f in found)
+        assert [f.event_seq for f in found] == sorted(f.event_seq for f in found)
         with node.client() as late:
             assert any(isinstance(event, CaptionFinal) for event in late.snapshot())
         node.child.send_signal(stop)
@@ -113,8 +113,10 @@ def test_every_frame_is_processed_without_realtime_and_events_are_written(
     assert code == 0, err
     assert "frames    10 in = 10 processed + 0 dropped (none)" in out
     lines = [json.loads(line) for line in events.read_text().splitlines()]
-    assert [line["eseq"] for line in lines] == list(range(1, len(lines) + 1))
-    assert {"trk.new", "cap.final", "trk.end", "hb"} <= {line["ev"] for line in lines}
+    assert [line["event_seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert {"track.new", "caption.final", "track.end", "heartbeat"} <= {
+        line["ev"] for line in lines
+    }
 
 
 def test_the_shipped_captioner_captions_the_demo(
@@ -135,7 +137,7 @@ def test_the_shipped_captioner_captions_the_demo(
         told = {e.rid for e in seen if isinstance(e, TrackEvent)}
         assert {f.rid for f in found} <= told  # where it is, of every region that is captioned
         assert len({f.text for f in found}) > 1  # different things are called by different words
-        assert all(f.text and f.model and f.bundle_sha and f.t["vit"] > 0 for f in found)
+        assert all(f.text and f.model and f.bundle_sha and f.stage_us["vit"] > 0 for f in found)
         node.child.send_signal(signal.SIGINT)
         code, out, err = node.end()
     assert code == 0, err
@@ -157,7 +159,7 @@ def test_a_real_clip_is_captioned_at_its_frame_rate(
         for event in client.events(timeout_s=60):
             seen.append(event)
             kinds.add(event_kind(event))
-            if {"trk.new", "cap.delta"} <= kinds and isinstance(event, CaptionFinal):
+            if {"track.new", "caption.delta"} <= kinds and isinstance(event, CaptionFinal):
                 break
         with node.client() as late:
             known = {event_kind(e) for e in late.snapshot()}
@@ -165,14 +167,14 @@ def test_a_real_clip_is_captioned_at_its_frame_rate(
         code, out, err = node.end()
     assert code == 0, err
     assert "books     balance" in out
-    eseq = [event.eseq for event in seen]
-    assert eseq == sorted(set(eseq))
-    assert "cap.final" in known
+    event_seq = [event.event_seq for event in seen]
+    assert event_seq == sorted(set(event_seq))
+    assert "caption.final" in known
     final = seen[-1]
     assert final.text
-    assert final.cap_ns_first <= final.cap_ns_last < final.pub_ns
-    assert final.age_at_pub_ms == pytest.approx((final.pub_ns - final.cap_ns_last) / 1e6, abs=50)
-    assert {"vit", "prefill", "region", "gen"} <= set(final.t)
+    assert final.captured_ns < final.pub_ns
+    assert final.age_at_pub_ms == pytest.approx((final.pub_ns - final.captured_ns) / 1e6, abs=50)
+    assert {"vit", "prefill", "region", "gen"} <= set(final.stage_us)
 
 
 def test_starting_the_node_imports_no_torch(repository: Path) -> None:

@@ -135,8 +135,8 @@ def test_captions_are_text_never_markup(page):
         " document.body.append(list);"
         " const cards = new Cards(list, regions, { thumbnail() {} }, {});"
         " const words = '<img src=x onerror=window.owned=1><script>window.owned=1</script>';"
-        " const common = { stream: 's', rid: 'r', clk: 'mono', cap_ns_last: 1, ttl_ms: 9 };"
-        " regions.apply({ ...common, ev: 'cap.final', rev: 1, text: words, score: 1 });"
+        " const common = { stream: 's', rid: 'r', clk: 'mono', captured_ns: 1, ttl_ms: 9 };"
+        " regions.apply({ ...common, ev: 'caption.final', rev: 1, text: words, score: 1 });"
         " regions.all.get('s/r').number = '1'; cards.chosen = 's/r'; cards.query = 'img';"
         " cards.draw('s', false); })"
     )

@@ -24,10 +24,10 @@ BOX = (1, 2, 3, 4)
 
 
 def track(rid: str, kind=TrackNew, **more):
-    return kind(stream="cam0", rid=rid, seq=1, cap_ns=1, box=BOX, **more)
+    return kind(stream="cam0", rid=rid, seq=1, captured_ns=1, box=BOX, **more)
 
 
-def caption(rid: str, text: str = "a mug", cap_ns: int = 10) -> CaptionFinal:
+def caption(rid: str, text: str = "a mug", captured_ns: int = 10) -> CaptionFinal:
     return CaptionFinal(
         stream="cam0",
         rid=rid,
@@ -40,8 +40,7 @@ def caption(rid: str, text: str = "a mug", cap_ns: int = 10) -> CaptionFinal:
         score=0.5,
         score_kind="token_geomean",
         src_seqs=(1,),
-        cap_ns_first=cap_ns,
-        cap_ns_last=cap_ns,
+        captured_ns=captured_ns,
         box=BOX,
         trigger="new",
         model="m",
@@ -60,11 +59,11 @@ def test_the_board_holds_the_last_word_on_what_lives():
     for event in (beat(), track("a"), caption("a"), track("b"), track("b", TrackEnd, reason="x")):
         board.apply(event)
     board.apply(
-        CaptionSame(stream="cam0", rid="a", request_id=2, same_rev=1, cap_ns_last=99, ttl_ms=7)
+        CaptionSame(stream="cam0", rid="a", request_id=2, same_rev=1, captured_ns=99, ttl_ms=7)
     )
     found = board.events()
     assert [type(event).__name__ for event in found] == ["Heartbeat", "TrackNew", "CaptionFinal"]
-    assert (found[2].cap_ns_last, found[2].ttl_ms, found[2].text) == (99, 7, "a mug")
+    assert (found[2].captured_ns, found[2].ttl_ms, found[2].text) == (99, 7, "a mug")
     board.replace([track("c")])
     assert [getattr(event, "rid", None) for event in board.events()] == [None, "c"]
 
@@ -99,7 +98,7 @@ def test_an_outbox_keeps_one_picture_and_loses_rather_than_grows():
 
 def picture(seq: int) -> Picture:
     return Picture(
-        stream="cam0", seq=seq, cap_ns=1, clk="mono", width=8, height=4, w=8, h=4, jpeg=b"jpeg"
+        stream="cam0", seq=seq, captured_ns=1, clk="mono", width=8, height=4, w=8, h=4, jpeg=b"jpeg"
     )
 
 

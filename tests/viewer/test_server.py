@@ -139,7 +139,7 @@ def test_a_live_node_is_told_and_shown(live, demo):
         with live_at(port, max_size=None) as socket:
             socket.send(json.dumps({"t": "look", "stream": "cam0"}))
             kinds, followed, shots = set(), set(), []
-            while not ({"cap.final", "hb"} <= kinds and followed and len(shots) >= 2):
+            while not ({"caption.final", "heartbeat"} <= kinds and followed and len(shots) >= 2):
                 message = socket.recv(timeout=60)
                 if isinstance(message, bytes):
                     size = int.from_bytes(message[:4], "little")
@@ -149,11 +149,11 @@ def test_a_live_node_is_told_and_shown(live, demo):
                 else:
                     told = json.loads(message)
                     events = told.get("events", [])
-                    followed |= {one["rid"] for one in events if one["ev"].startswith("trk.")}
+                    followed |= {one["rid"] for one in events if one["ev"].startswith("track.")}
                     if told["t"] == "events":
                         kinds |= {one["ev"] for one in events}
             assert shots[0]["seq"] != shots[1]["seq"]
-            assert "trk.update" not in kinds  # pictures say it
+            assert "track.update" not in kinds  # pictures say it
             seen = shots[1]["regions"]
             assert len(seen) > 5
             assert all(one["mask"]["size"] == [360, 640] for one in seen if one.get("mask"))

@@ -37,11 +37,11 @@ class Sight:
     @property
     def unix_ns(self) -> int:
         """When the frame was captured, in Unix time if its clock was `mono`, else as it came."""
-        return self.picture.cap_ns + (self.shift_ns if self.picture.clk == "mono" else 0)
+        return self.picture.captured_ns + (self.shift_ns if self.picture.clk == "mono" else 0)
 
     def holds(self, said: Said | None) -> bool:
         """Whether one could act on a caption when this frame was captured."""
-        return said is not None and said.holds(self.picture.cap_ns)
+        return said is not None and said.holds(self.picture.captured_ns)
 
 
 class Follower:
@@ -65,7 +65,7 @@ class Follower:
         self._on_sight, self._on_event = on_sight, on_event
         self._width_px = max_width_px
         self._captions = Captions()
-        self._boot = b""
+        self._session_id = b""
         self._missed = 0
         self._shift_ns = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -97,7 +97,7 @@ class Follower:
     async def _listen(self) -> None:
         await self._catch_up()
         async for event in self._client.events():
-            if event.boot != self._boot or self._client.missed > self._missed:
+            if event.session_id != self._session_id or self._client.missed > self._missed:
                 await self._catch_up()
             self._captions.apply(event)
             if isinstance(event, Heartbeat) and self._wanted is None:
@@ -110,11 +110,11 @@ class Follower:
         self._missed = self._client.missed
         with contextlib.suppress(RequestError):  # no node yet: its first event brings us back
             hello = await self._client.hello()
-            if hello.boot != self._boot:
+            if hello.session_id != self._session_id:
                 self._captions.clear()
                 offset = await self._client.clock_offset()
                 self._shift_ns = time.time_ns() - time.monotonic_ns() - offset.offset_ns
-            self._boot = hello.boot
+            self._session_id = hello.session_id
             for event in await self._client.snapshot():
                 self._captions.apply(event)
             for stream in hello.streams if self._wanted is None else ():
@@ -133,7 +133,7 @@ class Follower:
                     await asyncio.sleep(_RETRY_S)
                 after = None  # another life of the camera may begin at any number
                 continue
-            if picture.seq != after and self._boot:
+            if picture.seq != after and self._session_id:
                 after = picture.seq
                 self._on_sight(self._sight(picture))
 

@@ -51,11 +51,11 @@ class Row:
     writing: str | None = None
     trigger: str = ""
     score: float | None = None
-    cap_ns: int | None = None
+    captured_ns: int | None = None
 
     def age_s(self, now_ns: int) -> float | None:
         """Seconds since the newest frame that the caption is about was captured."""
-        return None if self.cap_ns is None else (now_ns - self.cap_ns) / 1e9
+        return None if self.captured_ns is None else (now_ns - self.captured_ns) / 1e9
 
 
 @dataclass
@@ -94,9 +94,9 @@ def _apply_caption(row: Row, event: RegionEvent) -> None:
         row.writing = row.writing[: event.offset] + event.text
     elif isinstance(event, CaptionFinal):
         row.writing, row.text, row.score = None, event.text, event.score
-        row.trigger, row.cap_ns = event.trigger, event.cap_ns_last
+        row.trigger, row.captured_ns = event.trigger, event.captured_ns
     elif isinstance(event, CaptionSame):
-        row.writing, row.cap_ns = None, event.cap_ns_last
+        row.writing, row.captured_ns = None, event.captured_ns
     elif isinstance(event, CaptionAbort | CaptionError):
         row.writing = None
 
@@ -107,7 +107,7 @@ def line(event: AnyEvent) -> str | None:
         return None
     said = _words(event)
     return (
-        None if said is None else f"{event.stream}/{event.rid:<12} {event_kind(event):<13} {said}"
+        None if said is None else f"{event.stream}/{event.rid:<12} {event_kind(event):<15} {said}"
     )
 
 

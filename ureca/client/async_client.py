@@ -1,7 +1,7 @@
 """The client for asyncio: the same questions and events, awaited.
 
     async with AsyncClient.connect() as client:
-        async for event in client.events(kinds={"cap.final"}):
+        async for event in client.events(kinds={"caption.final"}):
             print(event.rid, event.text)
 
 An async client belongs to one event loop.

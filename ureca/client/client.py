@@ -2,7 +2,7 @@
 
     with Client.connect() as client:
         print(client.hello().model)
-        for event in client.events(kinds={"cap.final"}):
+        for event in client.events(kinds={"caption.final"}):
             print(event.rid, event.text)
 
 A client belongs to one thread. The same for asyncio is `ureca.client.async_client`; cameras use
@@ -161,7 +161,7 @@ class Client:
                 continue  # an answer that came after its question was given up
             if reply.terminal:
                 return result_of(reply)
-            if reply.st == "progress" and on_progress is not None:
+            if reply.status == "progress" and on_progress is not None:
                 on_progress(reply.result)
         raise no_answer(self._requests, op, seconds)
 

@@ -67,7 +67,7 @@ class FrameSender(ABC):
     ) -> None:
         if shm and encoder is not None:
             raise WireError("shared memory is for raw pixels: give either an encoder or shm")
-        self.stream, self.boot, self.next_seq = stream, os.urandom(16), 0
+        self.stream, self.session_id, self.next_seq = stream, os.urandom(16), 0
         self.sent = 0
         """Frames that were handed to the socket."""
         self._node, self._encoder, self._limits = node, encoder, limits
@@ -89,7 +89,7 @@ class FrameSender(ABC):
         captured_ns: int | None = None,
         *,
         regions: Sequence[RegionSeed] | None = None,
-        cap_src: CaptureSource = "driver",
+        capture_source: CaptureSource = "driver",
     ) -> int:
         """Send one picture, RGB u8 [H, W, 3]; returns its `seq`. Never blocks.
 
@@ -98,18 +98,18 @@ class FrameSender(ABC):
         """
         frame = Frame(
             stream=self.stream,
-            boot=self.boot,
+            session_id=self.session_id,
             seq=self.next_seq,
             captured_ns=time.monotonic_ns() if captured_ns is None else captured_ns,
             image=image,
-            cap_src=cap_src,
+            capture_source=capture_source,
             regions=None if regions is None else tuple(regions),
         )
         self.send_frame(frame)
         return frame.seq
 
     def send_frame(self, frame: Frame) -> bool:
-        """Send a frame with its own stream, boot, number and stamp; False when there was no room
+        """Send a frame with its own stream, session, number and stamp; False when there was no room
         and it was left out. It is encoded only if it can be sent. Never blocks.
         """
         self.next_seq = frame.seq + 1
@@ -271,7 +271,7 @@ class FrameDealer(FrameSender):
             return True
         now_s = time.monotonic()
         if now_s - self._asked_s >= ASK_EVERY_S:
-            ask = CreditAsk(src=self.stream, boot=self.boot, sent=self.sent)
+            ask = CreditAsk(src=self.stream, session_id=self.session_id, sent=self.sent)
             if send_now(self._socket, encode_credit(ask)):
                 self._asked_s = now_s
         return False
@@ -280,7 +280,7 @@ class FrameDealer(FrameSender):
         while (parts := received(self._socket)) is not None:
             with contextlib.suppress(WireError):  # no grant of ours: then we have none
                 grant = decode_grant(parts)
-                if grant.boot == self.boot:
+                if grant.session_id == self.session_id:
                     self._upto = grant.upto
 
     def _send(self, parts: list[bytes]) -> bool:

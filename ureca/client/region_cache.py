@@ -12,11 +12,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One caption: about the frame captured at `cap_ns` on `clk`, good for `ttl_ms` from then."""
+    """One caption: about the frame of `captured_ns` on `clk`, good for `ttl_ms` from then."""
 
     text: str
     rev: int
-    cap_ns: int
+    captured_ns: int
     clk: str
     ttl_ms: int
     score: float | None
@@ -24,7 +24,7 @@ class Said:
 
     def holds(self, now_ns: int) -> bool:
         """Whether one may act on it at `now_ns` of `clk`."""
-        return now_ns < self.cap_ns + self.ttl_ms * 1_000_000
+        return now_ns < self.captured_ns + self.ttl_ms * 1_000_000
 
 
 class Captions:
@@ -45,7 +45,7 @@ class Captions:
                 del self._said[next(iter(self._said))]
         elif isinstance(event, CaptionSame) and key in self._said:
             self._said[key] = replace(
-                self._said[key], cap_ns=event.cap_ns_last, ttl_ms=event.ttl_ms
+                self._said[key], captured_ns=event.captured_ns, ttl_ms=event.ttl_ms
             )
         elif isinstance(event, TrackEnd):
             self._said.pop(key, None)
@@ -63,7 +63,7 @@ def _said(event: CaptionFinal) -> Said:
     return Said(
         text=event.text,
         rev=event.rev,
-        cap_ns=event.cap_ns_last,
+        captured_ns=event.captured_ns,
         clk=event.clk,
         ttl_ms=event.ttl_ms,
         score=event.score,

@@ -29,15 +29,15 @@ _log = logging.getLogger(__name__)
 class EventReader:
     """Turns messages into events and notices what is missing; shared by both clients.
 
-    `missed` counts events that were sent but not received (gaps of `eseq` within one `boot` of the
-    node); `unreadable` counts messages that were not events of this protocol.
+    `missed` counts events that were sent but not received (gaps of `event_seq` within one
+    `session_id` of the node); `unreadable` counts messages that were not events of this protocol.
     """
 
     def __init__(self, limits: WireLimits = LIMITS) -> None:
         self.missed = 0
         self.unreadable = 0
-        self.boot = b""
-        self._last_eseq = 0
+        self.session_id = b""
+        self._last_event_seq = 0
         self._limits = limits
         self._warn = RateLimitedLog(_log, MonotonicClock())
 
@@ -55,11 +55,11 @@ class EventReader:
         return event
 
     def _follow(self, event: AnyEvent) -> None:
-        if event.boot == self.boot:
-            self.missed += max(0, event.eseq - self._last_eseq - 1)
-            self._last_eseq = max(event.eseq, self._last_eseq)
+        if event.session_id == self.session_id:
+            self.missed += max(0, event.event_seq - self._last_event_seq - 1)
+            self._last_event_seq = max(event.event_seq, self._last_event_seq)
         else:
-            self.boot, self._last_eseq = event.boot, event.eseq
+            self.session_id, self._last_event_seq = event.session_id, event.event_seq
 
 
 def check_kinds(kinds: Collection[str] | None) -> frozenset[str]:

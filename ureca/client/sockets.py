@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from ureca.errors import ConfigError, RequestError, WireError
-from ureca.protocol.messagepack import LIMITS, WireLimits, subscription
+from ureca.protocol.messagepack import LIMITS, WireLimits
 from ureca.security.keys import ClientKeys, ServerKeys
 
 PEER_TIMEOUT_MS = 5_000
@@ -86,7 +86,8 @@ def connect_pair(
             if keys is not None:
                 keys.encrypt(socket, address)
         sub.set_hwm(EVENT_HWM)
-        sub.subscribe(subscription())
+        # All majors: an incompatible node is to be named, not silently unmatched.
+        sub.subscribe(b"ureca")
         sub.connect(events)
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.connect(requests)

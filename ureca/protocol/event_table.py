@@ -1,6 +1,6 @@
 """What the node sends, how often, and what may be lost: one row per kind of event.
 
-The topic part lets a subscriber choose (`delta` apart from `cap`, so that a thin link need not
+The topic part lets a subscriber choose (`delta` apart from `caption`, so that a thin link need not
 carry the words twice). `expected_hz` is per region for region events, else per node. Terminal
 events are never dropped by the node: everything that was accepted ends.
 """
@@ -29,19 +29,19 @@ class StreamSpec:
 
 
 _ROWS = (
-    StreamSpec("trk.new", "trk", 0.1, "never"),
-    StreamSpec("trk.update", "trk", 10.0, "drop"),
-    StreamSpec("trk.lost", "trk", 0.1, "never"),
-    StreamSpec("trk.recovered", "trk", 0.1, "never"),
-    StreamSpec("trk.end", "trk", 0.1, "never"),
-    StreamSpec("cap.start", "cap", 0.5, "drop"),
-    StreamSpec("cap.delta", "delta", 5.0, "drop"),
-    StreamSpec("cap.final", "cap", 0.5, "never"),
-    StreamSpec("cap.same", "cap", 0.5, "never"),
-    StreamSpec("cap.abort", "cap", 0.1, "never"),
-    StreamSpec("cap.error", "cap", 0.1, "never"),
-    StreamSpec("hb", "hb", 1.0, "drop"),
-    StreamSpec("met", "met", 0.2, "drop"),
+    StreamSpec("track.new", "track", 0.1, "never"),
+    StreamSpec("track.update", "track", 10.0, "drop"),
+    StreamSpec("track.lost", "track", 0.1, "never"),
+    StreamSpec("track.recovered", "track", 0.1, "never"),
+    StreamSpec("track.end", "track", 0.1, "never"),
+    StreamSpec("caption.start", "caption", 0.5, "drop"),
+    StreamSpec("caption.delta", "delta", 5.0, "drop"),
+    StreamSpec("caption.final", "caption", 0.5, "never"),
+    StreamSpec("caption.same", "caption", 0.5, "never"),
+    StreamSpec("caption.abort", "caption", 0.1, "never"),
+    StreamSpec("caption.error", "caption", 0.1, "never"),
+    StreamSpec("heartbeat", "heartbeat", 1.0, "drop"),
+    StreamSpec("recording.stopped", "recording", 0.1, "never"),
 )
 
 STREAMS: Mapping[str, StreamSpec] = MappingProxyType({row.kind: row for row in _ROWS})
@@ -51,14 +51,14 @@ FRAME_TOPIC_PART = "frame"
 """Cameras publish pictures under this topic part."""
 
 TOPIC_PARTS = frozenset({row.topic_part for row in _ROWS} | {FRAME_TOPIC_PART})
-"""Every topic part that version 1 knows."""
+"""Every topic part that this version knows."""
 
-TERMINALS = frozenset({"cap.final", "cap.same", "cap.abort", "cap.error"})
+TERMINALS = frozenset({"caption.final", "caption.same", "caption.abort", "caption.error"})
 """Kinds that end a caption request; each request gets exactly one."""
 
 
 def event_kind(event: AnyEvent) -> str:
-    """The wire name of an event, e.g. `cap.final`."""
+    """The wire name of an event, e.g. `caption.final`."""
     return str(type(event).__struct_config__.tag)
 
 

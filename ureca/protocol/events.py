@@ -1,8 +1,9 @@
 """Events that the node publishes: one frozen struct per kind, a closed tagged union.
 
 Field names are the wire's (`docs/protocol.md`): `ev` is the tag. Every event carries the node's
-`boot`, a per-boot rising `eseq` (a gap means a missed event: ask for a snapshot), its stream and
-region. `eseq`, `boot` and `pub_ns` are stamped by the publisher, so producers leave the defaults.
+`session_id` and a rising `event_seq` (a gap means a missed event: ask for a snapshot), its stream
+and region. The publisher stamps `event_seq`, `session_id` and `pub_ns`; producers leave the
+defaults.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from typing import Any, Literal
 
 import msgspec
 
-PROTOCOL_VERSION = (1, 0)
+PROTOCOL_VERSION = (2, 0)
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="ev", omit_defaults=False):
     """Base of all events."""
 
     v: tuple[int, int] = PROTOCOL_VERSION
-    boot: bytes = b""
-    eseq: int = 0
+    session_id: bytes = b""
+    event_seq: int = 0
     pub_ns: int = 0
     stream: str = ""
 
@@ -40,53 +41,53 @@ class WireRle(msgspec.Struct, frozen=True):
 
 
 class TrackEvent(RegionEvent, frozen=True, kw_only=True):
-    """Base of track events: box in pixels of frame `seq`, captured at `cap_ns` on `clk`."""
+    """Base of track events: box in pixels of frame `seq`, captured at `captured_ns` on `clk`."""
 
     seq: int
-    cap_ns: int
+    captured_ns: int
     clk: str = "mono"
     box: tuple[int, int, int, int]
     label: str | None = None
 
 
-class TrackNew(TrackEvent, frozen=True, kw_only=True, tag="trk.new"):
+class TrackNew(TrackEvent, frozen=True, kw_only=True, tag="track.new"):
     """A region began to be followed; the mask is attached once."""
 
     mask: WireRle | None = None
 
 
-class TrackUpdate(TrackEvent, frozen=True, kw_only=True, tag="trk.update"):
+class TrackUpdate(TrackEvent, frozen=True, kw_only=True, tag="track.update"):
     """Where the region is now; rate-limited."""
 
     age_frames: int = 0
 
 
-class TrackLost(TrackEvent, frozen=True, kw_only=True, tag="trk.lost"):
+class TrackLost(TrackEvent, frozen=True, kw_only=True, tag="track.lost"):
     """The region can no longer be vouched for; `reason` says why. The box is the last good one."""
 
     reason: str
 
 
-class TrackRecovered(TrackEvent, frozen=True, kw_only=True, tag="trk.recovered"):
+class TrackRecovered(TrackEvent, frozen=True, kw_only=True, tag="track.recovered"):
     """A lost region was found again under its own id."""
 
 
-class TrackEnd(TrackEvent, frozen=True, kw_only=True, tag="trk.end"):
-    """The id will not be used again in this boot."""
+class TrackEnd(TrackEvent, frozen=True, kw_only=True, tag="track.end"):
+    """The id will not be used again in this session."""
 
     reason: str
 
 
-class CaptionStart(RegionEvent, frozen=True, kw_only=True, tag="cap.start"):
+class CaptionStart(RegionEvent, frozen=True, kw_only=True, tag="caption.start"):
     """A caption is being written."""
 
     request_id: int
     trigger: str
     seq: int
-    cap_ns: int
+    captured_ns: int
 
 
-class CaptionDelta(RegionEvent, frozen=True, kw_only=True, tag="cap.delta"):
+class CaptionDelta(RegionEvent, frozen=True, kw_only=True, tag="caption.delta"):
     """New text from character `offset` on. Deltas may be dropped; the final has it all."""
 
     request_id: int
@@ -100,23 +101,22 @@ class CaptionTerminal(RegionEvent, frozen=True, kw_only=True):
     request_id: int
 
 
-class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="cap.final"):
-    """A whole caption. Act on it only while `now - cap_ns_last < ttl_ms`.
+class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="caption.final"):
+    """A whole caption. Act on it only while `now - captured_ns < ttl_ms`.
 
-    `t` holds durations in microseconds by stage.
+    `stage_us` holds durations in microseconds by stage.
     """
 
     text: str
-    status: Literal["ok", "truncated", "filtered", "unknown"]
+    status: Literal["ok", "truncated", "unknown"]
     n_tok: int
     stop: str
     score: float | None
     score_kind: Literal["token_geomean", "none", "unknown"]
     src_seqs: tuple[int, ...]
-    cap_ns_first: int
-    cap_ns_last: int
+    captured_ns: int
     clk: str = "mono"
-    cap_src: str = "receive"
+    capture_source: str = "receive"
     box: tuple[int, int, int, int]
     mask: WireRle | None = None
     mask_seq: int = 0
@@ -127,34 +127,34 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="cap.final"):
     precision: str
     ttl_ms: int
     age_at_pub_ms: float = 0.0
-    t: dict[str, int] = {}
+    stage_us: dict[str, int] = {}
     batch: dict[str, int] = {}
     drop: dict[str, int] = {}
     label: str | None = None
 
 
-class CaptionSame(CaptionTerminal, frozen=True, kw_only=True, tag="cap.same"):
+class CaptionSame(CaptionTerminal, frozen=True, kw_only=True, tag="caption.same"):
     """A cheap check says that caption `same_rev` still holds: renewed without decoding."""
 
     same_rev: int
-    cap_ns_last: int
+    captured_ns: int
     ttl_ms: int
 
 
-class CaptionAbort(CaptionTerminal, frozen=True, kw_only=True, tag="cap.abort"):
+class CaptionAbort(CaptionTerminal, frozen=True, kw_only=True, tag="caption.abort"):
     """Retracts what was said so far: the track died, the wish was superseded or too late."""
 
     reason: str
 
 
-class CaptionError(CaptionTerminal, frozen=True, kw_only=True, tag="cap.error"):
+class CaptionError(CaptionTerminal, frozen=True, kw_only=True, tag="caption.error"):
     """A typed failure. A failure is never published as caption text."""
 
     code: str
     msg: str
 
 
-class Heartbeat(Event, frozen=True, kw_only=True, tag="hb"):
+class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
     """Sent every second: health and the books (see `docs/protocol.md`, conservation)."""
 
     uptime_ms: int
@@ -165,10 +165,11 @@ class Heartbeat(Event, frozen=True, kw_only=True, tag="hb"):
     bundle_sha: str = ""
 
 
-class Metrics(Event, frozen=True, kw_only=True, tag="met"):
-    """A snapshot of rates and latencies."""
+class RecordingStopped(Event, frozen=True, kw_only=True, tag="recording.stopped"):
+    """A recording failed and ended; the node goes on. `lost` counts the messages that it lacks."""
 
-    values: dict[str, float]
+    reason: str
+    lost: int
 
 
 AnyEvent = (
@@ -184,6 +185,6 @@ AnyEvent = (
     | CaptionAbort
     | CaptionError
     | Heartbeat
-    | Metrics
+    | RecordingStopped
 )
 """The closed union that `wire` decodes to."""

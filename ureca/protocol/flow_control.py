@@ -26,7 +26,7 @@ from ureca.protocol.messagepack import (
 ASK_EVERY_S = 1.0
 MAX_CREDITS = 16
 
-_Boot = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Count = Annotated[int, Meta(ge=0)]
 
 
@@ -35,15 +35,15 @@ class CreditAsk(Struct, frozen=True, kw_only=True):
 
     v: tuple[int, int] = PROTOCOL_VERSION
     src: str
-    boot: _Boot
+    session_id: _SessionId
     sent: _Count
 
 
 class CreditGrant(Struct, frozen=True, kw_only=True):
-    """The camera of this `boot` may send until it has sent `upto` frames."""
+    """The camera of this `session_id` may send until it has sent `upto` frames."""
 
     v: tuple[int, int] = PROTOCOL_VERSION
-    boot: _Boot
+    session_id: _SessionId
     upto: _Count
 
 

@@ -46,7 +46,7 @@ _CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 _KNOWN_WORDS = {
     "enc": frozenset({"jpeg", "png", "rgb8", "bgr8", "mono8", "nv12"}),
     "clk": frozenset({"mono", "utc", "tai", "ptp"}),
-    "cap_src": frozenset({"sof", "eof", "driver", "decoder", "rtp", "receive"}),
+    "capture_source": frozenset({"sof", "eof", "driver", "decoder", "rtp", "receive"}),
 }
 
 
@@ -55,22 +55,19 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     v: tuple[int, int]
     src: str
-    boot: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    session_id: Annotated[bytes, Meta(min_length=16, max_length=16)]
     seq: U64
-    cap_ns: int
+    captured_ns: int
     clk: ClockName
-    cap_src: CaptureSource
+    capture_source: CaptureSource
     enc: Encoding
     w: Side
     h: Side
     clk_id: Annotated[bytes, Meta(max_length=16)] | None = None
-    clk_err_ns: U64 | None = None
-    wall_ns: int | None = None
     stride: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
     frame_id: Annotated[str, Meta(max_length=256)] | None = None
     regions: tuple[WireRegion, ...] | UnsetType = UNSET
     prompts: tuple[WirePrompt, ...] = ()
-    trace: Annotated[str, Meta(max_length=256)] | None = None
     shm: SharedPixels | None = None
 
     @classmethod
@@ -80,11 +77,11 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return cls(
             v=PROTOCOL_VERSION,
             src=frame.stream,
-            boot=frame.boot,
+            session_id=frame.session_id,
             seq=frame.seq,
-            cap_ns=frame.captured_ns,
+            captured_ns=frame.captured_ns,
             clk=frame.clock if frame.clock in _KNOWN_WORDS["clk"] else "unknown",  # type: ignore[arg-type]
-            cap_src=frame.cap_src,
+            capture_source=frame.capture_source,
             enc=enc,
             w=frame.width,
             h=frame.height,
@@ -192,13 +189,13 @@ def decode_frame(
     )
     return Frame(
         stream=header.src,
-        boot=header.boot,
+        session_id=header.session_id,
         seq=header.seq,
-        captured_ns=header.cap_ns,
+        captured_ns=header.captured_ns,
         image=image,
         clock=header.clk,
         clock_id=header.clk_id,
-        cap_src=header.cap_src,
+        capture_source=header.capture_source,
         received_ns=received_ns,
         regions=regions,
         prompts=prompts,

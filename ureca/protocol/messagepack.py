@@ -1,4 +1,4 @@
-"""What every message of protocol v1 has in common: limits, ids, topics, and careful MessagePack.
+"""What every message of protocol v2 has in common: limits, ids, topics, and careful MessagePack.
 
 Nothing from outside is believed: every length is limited before it is allocated, duplicate keys and
 extension types are refused, and numbers must be finite. Broken bytes raise `WireError` and nothing
@@ -22,7 +22,8 @@ from ureca.protocol.events import PROTOCOL_VERSION
 
 MAJOR = PROTOCOL_VERSION[0]
 NO_STREAM = "_"
-"""Stands for the stream in topics of events about the whole node (`hb`, `met`)."""
+"""Stands for the stream in topics of events about the whole node (`heartbeat`,
+`recording.stopped`)."""
 
 ERROR_CODES = frozenset(
     {
@@ -83,7 +84,7 @@ LIMITS = WireLimits()
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """`ureca1/<node>/<stream>/<kind>[/<region>]` and NUL, so that `cam1` does not match `cam10`."""
+    """`ureca2/<node>/<stream>/<kind>[/<region>]` and NUL, so that `cam1` does not match `cam10`."""
 
     node: str
     stream: str

@@ -32,12 +32,12 @@ class PictureRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Picture(Struct, frozen=True, kw_only=True):
     """The result of `picture`: frame `seq` as a JPEG of `w` x `h` px; the frame itself is `width` x
-    `height` px and was captured at `cap_ns` on `clk`.
+    `height` px and was captured at `captured_ns` on `clk`.
     """
 
     stream: str
     seq: int
-    cap_ns: int
+    captured_ns: int
     clk: str
     width: Side
     height: Side

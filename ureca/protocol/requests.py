@@ -94,14 +94,14 @@ class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     v: tuple[int, int]
     id: RequestId
-    st: Literal["accepted", "progress", "result", "error", "unknown"]
+    status: Literal["accepted", "progress", "result", "error", "unknown"]
     result: dict[str, Any] = {}
     error: ErrorBody | None = None
 
     @property
     def terminal(self) -> bool:
         """Whether no further reply follows."""
-        return self.st in TERMINAL_STATES
+        return self.status in TERMINAL_STATES
 
 
 class PictureSpec(Struct, frozen=True, kw_only=True):
@@ -150,7 +150,7 @@ class RecordArgs(Struct, frozen=True, kw_only=True):
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """The result of `describe`. `t` holds microseconds; no score means `score_kind` `none`."""
+    """The result of `describe`. `stage_us` is by stage; no score means `score_kind` `none`."""
 
     text: str
     status: str
@@ -163,15 +163,15 @@ class Description(Struct, frozen=True, kw_only=True):
     precision: str
     stream: str | None = None
     seq: int | None = None
-    cap_ns: int | None = None
-    t: dict[str, int] = {}
+    captured_ns: int | None = None
+    stage_us: dict[str, int] = {}
 
 
 class Hello(Struct, frozen=True, kw_only=True):
     """The result of `hello`: who answers, what it can do, what it takes at most."""
 
     node: str
-    boot: bytes
+    session_id: bytes
     versions: tuple[tuple[int, int], ...]
     ops: tuple[str, ...]
     streams: tuple[str, ...]
@@ -242,7 +242,7 @@ def encode_reply(reply: Reply, limits: WireLimits = LIMITS) -> list[bytes]:
     try:
         return [pack(reply, limits.for_replies)]
     except WireError as error:
-        refusal = Reply(v=reply.v, id=reply.id, st="error", error=ErrorBody.of(error))
+        refusal = Reply(v=reply.v, id=reply.id, status="error", error=ErrorBody.of(error))
         return [pack(refusal, limits.for_replies)]
 
 
@@ -251,12 +251,12 @@ def decode_reply(parts: Sequence[bytes], limits: WireLimits = LIMITS) -> Reply:
     check_parts(parts, least=1, most=1, what="a reply")
     data = unpack(parts[0], limits.for_replies)
     check_version(data)
-    or_unknown(data, {"st": _STATES})
+    or_unknown(data, {"status": _STATES})
     if isinstance(data.get("error"), dict):
         or_unknown(data["error"], {"code": ERROR_CODES})
     reply = convert(data, Reply, "reply")
-    if (reply.error is None) == (reply.st == "error"):
+    if (reply.error is None) == (reply.status == "error"):
         raise WireError(
-            f"a reply has an 'error' exactly when its state is 'error', got {reply.st!r}"
+            f"a reply has an 'error' exactly when its state is 'error', got {reply.status!r}"
         )
     return reply

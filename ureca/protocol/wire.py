@@ -1,4 +1,4 @@
-"""Protocol v1: events to and from message parts, and the one import for everything on the wire.
+"""Protocol v2: events to and from message parts, and the one import for everything on the wire.
 
 Published form: `docs/protocol.md`. An event is two parts, `[topic][MessagePack header]`; frames are
 in `ureca.protocol.frames`, requests and replies in `ureca.protocol.requests`, limits and topics in
@@ -95,7 +95,7 @@ __all__ = [
 ]
 
 _KNOWN_WORDS: Mapping[str, frozenset[str]] = {
-    "status": frozenset({"ok", "truncated", "filtered"}),
+    "status": frozenset({"ok", "truncated"}),
     "score_kind": frozenset({"token_geomean", "none"}),
     "state": frozenset({"starting", "running", "paused", "draining", "stopped"}),
 }

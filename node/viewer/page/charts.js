@@ -30,8 +30,8 @@ export class Charts {
   beat(event) {
     const at = performance.now();
     const last = this.#last;
-    this.#last = { at, boot: event.boot, counters: event.counters };
-    if (!last || last.boot !== event.boot || at - last.at < 300) return;
+    this.#last = { at, session_id: event.session_id, counters: event.counters };
+    if (!last || last.session_id !== event.session_id || at - last.at < 300) return;
     const perS = (key) => ((event.counters[key] ?? 0) - (last.counters[key] ?? 0)) / ((at - last.at) / 1000);
     const drops = {};
     for (const key of Object.keys(event.counters)) {

@@ -64,7 +64,7 @@ function number() {
 }
 
 function beat(event) {
-  if (event.ev !== "hb") return;
+  if (event.ev !== "heartbeat") return;
   page.state = event.state;
   page.streams = event.streams;
   charts.beat(event);
@@ -179,7 +179,7 @@ async function start(region) {
   const stream = page.stream;
   try {
     const { rid } = await link.ask("region.add", { stream, region });
-    regions.apply({ ev: "trk.update", stream, rid });
+    regions.apply({ ev: "track.update", stream, rid });
     number();
     choose(`${stream}/${rid}`);
     toast("Started: its caption is on the way");

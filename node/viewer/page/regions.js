@@ -66,38 +66,38 @@ export class Regions {
   apply(event) {
     if (!event.rid || event.rid === "_") return;
     const known = this.all.get(Regions.key(event.stream, event.rid));
-    if (event.ev === "trk.end") { if (known) this.#end(known, event.reason); return; }
-    if (!event.ev.startsWith("trk.") && !known && event.ev !== "cap.final") return;
+    if (event.ev === "track.end") { if (known) this.#end(known, event.reason); return; }
+    if (!event.ev.startsWith("track.") && !known && event.ev !== "caption.final") return;
     const region = this.#of(event);
-    if (event.ev.startsWith("trk.")) this.#track(region, event);
+    if (event.ev.startsWith("track.")) this.#track(region, event);
     else this.#caption(region, event);
   }
 
   #track(region, event) {
     region.label = event.label ?? region.label;
     region.goneAt = null;
-    region.state = event.ev === "trk.lost" ? "lost" : "alive";
-    region.why = event.ev === "trk.lost" ? event.reason : "";
+    region.state = event.ev === "track.lost" ? "lost" : "alive";
+    region.why = event.ev === "track.lost" ? event.reason : "";
   }
 
   #caption(region, event) {
-    if (event.ev === "cap.start") { region.writing = ""; region.trigger = event.trigger; }
-    else if (event.ev === "cap.delta") region.writing = (region.writing ?? "").slice(0, event.offset) + event.text;
-    else if (event.ev === "cap.final") this.#final(region, event);
-    else if (event.ev === "cap.same") this.#same(region, event);
-    else if (event.ev === "cap.abort" || event.ev === "cap.error") {
+    if (event.ev === "caption.start") { region.writing = ""; region.trigger = event.trigger; }
+    else if (event.ev === "caption.delta") region.writing = (region.writing ?? "").slice(0, event.offset) + event.text;
+    else if (event.ev === "caption.final") this.#final(region, event);
+    else if (event.ev === "caption.same") this.#same(region, event);
+    else if (event.ev === "caption.abort" || event.ev === "caption.error") {
       region.writing = null;
-      if (event.ev === "cap.error") region.error = `${event.code}: ${event.msg}`;
+      if (event.ev === "caption.error") region.error = `${event.code}: ${event.msg}`;
     }
   }
 
   #final(region, event) {
     region.writing = null;
     const before = region.caption;
-    const capturedMs = event.clk === this.#clock ? event.cap_ns_last / 1e6 : this.now();
-    const repeat = before && before.boot === event.boot && before.rev === event.rev;
+    const capturedMs = event.clk === this.#clock ? event.captured_ns / 1e6 : this.now();
+    const repeat = before && before.session_id === event.session_id && before.rev === event.rev;
     region.caption = {
-      boot: event.boot, rev: event.rev, text: event.text, trigger: event.trigger, score: event.score, status: event.status,
+      session_id: event.session_id, rev: event.rev, text: event.text, trigger: event.trigger, score: event.score, status: event.status,
       capturedMs: repeat ? Math.max(capturedMs, before.capturedMs) : capturedMs, ttlMs: event.ttl_ms,
     };
     if (repeat) return;
@@ -113,15 +113,15 @@ export class Regions {
   #same(region, event) {
     region.writing = null;
     if (!region.caption) return;
-    region.caption.capturedMs = event.cap_ns_last / 1e6;
+    region.caption.capturedMs = event.captured_ns / 1e6;
     region.caption.ttlMs = event.ttl_ms;
     if (region.history[0]) region.history[0].renewed = (region.history[0].renewed ?? 0) + 1;
   }
 
   /** A caption that was asked for on this page. */
   asked(region, result) {
-    const capturedMs = result.cap_ns && this.#offset !== null ? result.cap_ns / 1e6 : this.now();
-    region.caption = { ...(region.caption ?? { boot: "", rev: 0, ttlMs: 10000 }), text: result.text, trigger: "request", score: result.score, capturedMs };
+    const capturedMs = result.captured_ns && this.#offset !== null ? result.captured_ns / 1e6 : this.now();
+    region.caption = { ...(region.caption ?? { session_id: "", rev: 0, ttlMs: 10000 }), text: result.text, trigger: "request", score: result.score, capturedMs };
     region.trigger = "request";
     this.#remember(region, { text: result.text, trigger: "request", score: result.score });
   }

@@ -66,12 +66,12 @@ class RerunLog:
 
     def _final(self, event: CaptionFinal, shift_ns: int) -> None:
         self._to.set_time("frame", sequence=event.src_seqs[-1])
-        self._to.set_time("capture", timestamp=np.datetime64(event.cap_ns_last + shift_ns, "ns"))
+        self._to.set_time("capture", timestamp=np.datetime64(event.captured_ns + shift_ns, "ns"))
         score = "" if event.score is None else f" ({event.score:.2f})"
         log = self._rr.TextLog(f"{event.rid}: {event.text}{score}", level="INFO")
         self._to.log(f"{event.stream}/captions", log)
         times = {"age_at_publication": event.age_at_pub_ms}
-        times |= {stage: us / 1e3 for stage, us in event.t.items()}
+        times |= {stage: us / 1e3 for stage, us in event.stage_us.items()}
         for name, ms in times.items():
             self._to.log(f"{event.stream}/latency/{name}", self._rr.Scalars(ms))
         self.captions += 1

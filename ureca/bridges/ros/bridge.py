@@ -169,7 +169,7 @@ class Incoming:
             try:
                 header, pixels = read(image, camera, time.time_ns())
                 # Before it is sent: the node's answer may be quicker than we are.
-                sent = replace(image.header, stamp=stamp(header.cap_ns))
+                sent = replace(image.header, stamp=stamp(header.captured_ns))
                 self._forwarded.note(camera.stream, header.seq, sent)
                 self._camera.send_encoded(header, pixels)
             except WireError as error:

@@ -97,7 +97,7 @@ def sidecar(sight: Sight, header: Header, values: dict[str, int]) -> String:
         "frame_id": header.frame_id,
         "stream": picture.stream,
         "seq": picture.seq,
-        "cap_ns": picture.cap_ns,
+        "captured_ns": picture.captured_ns,
         "clk": picture.clk,
         "width": picture.width,
         "height": picture.height,
@@ -121,7 +121,7 @@ def _facts(
     }
     if said is None:
         return {**facts, "caption": None}
-    age_ns = sight.picture.cap_ns - said.cap_ns
+    age_ns = sight.picture.captured_ns - said.captured_ns
     about = stamp(max(0, nanoseconds(header.stamp) - age_ns))
     return {
         **facts,

@@ -27,10 +27,10 @@ Sent = tuple[FrameHeader, bytes]
 
 @dataclass
 class Numbering:
-    """The frames of one camera topic: a `boot` for the life of the bridge, `seq` from 0."""
+    """The frames of one camera topic: a `session_id` for the life of the bridge, `seq` from 0."""
 
     stream: str
-    boot: bytes
+    session_id: bytes
     seq: int = field(default=0)
 
     def header(self, header: Header, now_ns: int, **more: Any) -> FrameHeader:  # keys of the header
@@ -39,11 +39,11 @@ class Numbering:
         made = FrameHeader(
             v=PROTOCOL_VERSION,
             src=self.stream,
-            boot=self.boot,
+            session_id=self.session_id,
             seq=self.seq,
-            cap_ns=captured_ns or now_ns,
+            captured_ns=captured_ns or now_ns,
             clk="utc",
-            cap_src="driver" if captured_ns else "receive",
+            capture_source="driver" if captured_ns else "receive",
             frame_id=header.frame_id[:256] or None,
             **more,
         )
