@@ -9,6 +9,8 @@ A client belongs to one thread. The same for asyncio is `ureca.client.async_clie
 `FramePublisher`.
 """
 
+# Made by `python tools/sync_client.py` from async_client.py; a test fails when it is outdated.
+
 from __future__ import annotations
 
 import time
