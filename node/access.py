@@ -12,6 +12,7 @@ import zmq
 
 from ureca.errors import RequestError
 from ureca.node.config import SecurityConfig
+from ureca.protocol.operations import OPERATIONS
 from ureca.security.authenticator import Gate, Plane
 from ureca.security.keys import ClientKeys, Role, ServerKeys, read_pair, read_public
 
@@ -20,17 +21,8 @@ Guard = Callable[[zmq.Socket[Any], str, Plane], None]
 MayAsk = Callable[[str], None]
 """Raises `RequestError` for an operation that the asker's role does not cover."""
 
-_OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "picture", "region.list"})
-_REQUEST = _OBSERVE | {
-    "describe",
-    "find",
-    "cancel",
-    "policy.set",
-    "prompt.set",
-    "region.add",
-    "region.update",
-    "region.remove",
-}
+_OBSERVE = frozenset(name for name, op in OPERATIONS.items() if op.role == "observe")
+_REQUEST = _OBSERVE | {name for name, op in OPERATIONS.items() if op.role == "request"}
 _COVERED: dict[Role, frozenset[str]] = {
     "camera": frozenset(),
     "observe": _OBSERVE,
@@ -55,7 +47,7 @@ def camera_keys(config: SecurityConfig) -> ClientKeys | None:
 def check(op: str, role: Role | None) -> None:
     """Raises `RequestError`: `FORBIDDEN` beyond the role, `UNAUTHENTICATED` without one.
 
-    What is on neither list, and whatever is added later, is the `admin`'s.
+    `OPERATIONS` has the least role of each. What is not in it is the `admin`'s.
     """
     if role is None:
         raise RequestError(

@@ -17,6 +17,7 @@ import msgpack
 import msgspec
 import numpy as np
 
+from ureca.client.shared import snapshot_events, typed
 from ureca.datatypes import Image, RegionSeed, Rle
 from ureca.errors import RegionError, SourceError, WireError
 from ureca.protocol import rle, wire
@@ -29,8 +30,7 @@ from ureca.protocol.flow_control import (
 )
 from ureca.protocol.image_header import picture_size
 from ureca.protocol.messagepack import convert
-from ureca.protocol.operations import snapshot_events, typed
-from ureca.protocol.region_requests import ORDERS
+from ureca.protocol.operations import OPERATIONS
 from ureca.security.keys import ROLES, parse_allow_list
 from ureca.testing import SyntheticSource
 
@@ -66,10 +66,7 @@ def _pixels(_: bytes, header: wire.FrameHeader) -> Image:
 
 def _request(data: bytes) -> None:
     request, _ = wire.decode_request(data.split(SEPARATOR))
-    kind = wire.DescribeArgs if request.op == "describe" else ORDERS.get(request.op)
-    if kind is None:
-        return
-    args = convert(request.args, kind, request.op)
+    args = convert(request.args, OPERATIONS[request.op].args, request.op)
     region = getattr(args, "region", None)
     if isinstance(region, wire.WireRegion):
         _mask_of(region.seed(640, 480), 640, 480)

@@ -20,7 +20,6 @@ from ureca.node.bench.resource_usage import Meter, Usage
 from ureca.node.bench.run_config import Plan
 from ureca.node.bench.sender import Sent
 from ureca.node.bench.subscriber import Sample
-from ureca.protocol.operations import typed
 from ureca.protocol.requests import Hello
 
 _SAMPLE_S = 0.5
@@ -196,10 +195,12 @@ class _Run:
             if node.child.poll() is not None:
                 raise node.failure()
             try:
-                return typed(client.request("hello", deadline_s=1.0), Hello)
+                hello: Hello = client.call("hello", deadline_s=1.0)
             except RequestError as error:
                 if error.code != "DEADLINE":
                     raise
+            else:
+                return hello
         raise UrecaError(f"the node did not answer within {self._setup.startup_s:g} s")
 
     def _watch(self, node: _Process, start_ns: int, progress: Progress) -> None:

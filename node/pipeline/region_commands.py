@@ -19,7 +19,6 @@ from ureca.node.scheduling.stream_arbiter import Halt
 from ureca.protocol.region_requests import (
     CancelArgs,
     DrainArgs,
-    OrderArgs,
     PauseArgs,
     PolicyArgs,
     PolicyPatch,
@@ -114,7 +113,7 @@ class Orders:
         tracks = [t for t in stream.tracks.tracks if t.state is not TrackState.ENDED]
         return {"regions": [_region(track, stream.policies.of(track.rid)) for track in tracks]}
 
-    def _set_halt(self, halt: Halt, args: OrderArgs, now_ns: int) -> Plain:
+    def _set_halt(self, halt: Halt, args: msgspec.Struct, now_ns: int) -> Plain:
         return {"state": halt or "running", "requests_in_flight": self._halt(halt)}
 
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from ureca.datatypes import Frame, RegionSeed, Style
 from ureca.errors import RequestError, UrecaError
 from ureca.protocol.events import AnyEvent
-from ureca.protocol.region_requests import OrderArgs
 
 Item = TypeVar("Item")
 _RETRY_MS = 500
@@ -121,7 +122,7 @@ Plain = dict[str, Any]
 class Order:
     """One such request; exactly one of `reply` and `fail` is called."""
 
-    args: OrderArgs
+    args: Struct
     client: bytes
     reply: Callable[[Plain], None]
     fail: Callable[[UrecaError], None]

@@ -32,7 +32,7 @@ from ureca.node.recording.reader import Recording, digest
 from ureca.node.recording.replay_fakes import ThenCaptioner, ThenCutters
 from ureca.node.recording.step_log import Turn, Wish, failure
 from ureca.protocol.events import AnyEvent, CaptionTerminal, RegionEvent
-from ureca.protocol.region_requests import ORDERS
+from ureca.protocol.operations import OPERATIONS
 
 _log = logging.getLogger(__name__)
 _STAMPS = frozenset({"session_id", "event_seq", "pub_ns", "stage_us", "age_at_pub_ms", "drop"})
@@ -199,7 +199,7 @@ def _ask(plain: dict[str, Any], reply: Send, max_px: int) -> Ask:
 def _order(plain: dict[str, Any], answers: list[dict[str, Any]]) -> Order:
     given = dict(plain)
     try:
-        args = msgspec.convert(given.pop("args"), ORDERS[given.pop("op")])
+        args = msgspec.convert(given.pop("args"), OPERATIONS[given.pop("op")].args)
     except (KeyError, msgspec.ValidationError) as error:
         raise SourceError(f"not a recorded order: {error}") from error
     fail = lambda error: answers.append(failure(error))  # noqa: E731

@@ -21,7 +21,7 @@ from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording.lossless_images import to_png
 from ureca.node.segmentation.keyframe_segmenter import Cutting
 from ureca.protocol.events import AnyEvent
-from ureca.protocol.region_requests import ORDERS
+from ureca.protocol.operations import OPERATIONS
 
 Call = Literal["step", "tick", "settle", "close"]
 
@@ -142,7 +142,7 @@ def ask_facts(ask: Ask) -> dict[str, Any]:
 def order_facts(order: Order) -> dict[str, Any]:
     """A request that changes regions, without its way back."""
     plain = facts(order, "reply", "fail", "args")
-    op = next(op for op, kind in ORDERS.items() if isinstance(order.args, kind))
+    op = next(name for name, op in OPERATIONS.items() if isinstance(order.args, op.args))
     return {**plain, "op": op, "args": msgspec.to_builtins(order.args)}
 
 

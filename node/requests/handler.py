@@ -7,10 +7,12 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from ureca.client.sockets import is_local
 from ureca.clock import Clock
@@ -21,23 +23,16 @@ from ureca.node.config import NodeConfig
 from ureca.node.decoding.decoder_process import Decoder
 from ureca.node.monitoring.health import Facts
 from ureca.node.pipeline.request_queue import Ask, Order
-from ureca.node.requests.queries import QUESTIONS, Answers
-from ureca.node.requests.replies import Answer, Asker, Plain, relay
+from ureca.node.requests.queries import Answers
+from ureca.node.requests.replies import Answer, Asker, Plain, plain, relay
 from ureca.protocol.image_header import picture_size
 from ureca.protocol.messagepack import convert
+from ureca.protocol.operations import OPERATIONS
 from ureca.protocol.preview import PictureArgs
-from ureca.protocol.region_requests import ORDERS
-from ureca.protocol.requests import (
-    DescribeArgs,
-    PictureSpec,
-    RecordArgs,
-    Request,
-    decode_request,
-    salvage_request_id,
-)
+from ureca.protocol.request_codec import decode_request, salvage_request_id
+from ureca.protocol.requests import DescribeArgs, PictureSpec, RecordArgs
+from ureca.protocol.results import RecordStartResult, ShutdownResult, TimeResult
 
-RECORDING = ("record.start", "record.stop")
-OFFERED = (*QUESTIONS, "time", "describe", "picture", *RECORDING, "shutdown", *ORDERS)
 _DECODE_S = 1.0
 """How long the sockets' thread waits for the picture of a `describe` before it gives it up."""
 _log = logging.getLogger(__name__)
@@ -73,6 +68,17 @@ class Desk(Facts, Protocol):
         """Begin an orderly end."""
 
 
+@dataclass(frozen=True, slots=True)
+class OperationCall:
+    """A request whose arguments have been checked."""
+
+    args: Any  # the `args` type of its operation
+    asker: Asker
+    received_ns: int
+    deadline_ns: int
+    picture: bytes | None
+
+
 class Control:
     """Turns request messages into replies; `answer` may be called later and from other threads."""
 
@@ -88,7 +94,16 @@ class Control:
             config, is_local=is_local(config.publish.requests), decode_s=_DECODE_S, patient=False
         )
         self._decode.prepare()
-        self._answers = Answers(config, facts, session_id=session_id, clock=clock, ops=OFFERED)
+        answers = Answers(config, facts, session_id=session_id, clock=clock, ops=tuple(OPERATIONS))
+        self._queries = answers.table
+        self._table: dict[str, Callable[[OperationCall], Struct | None]] = {
+            "time": self._time,
+            "describe": self._describe,
+            "picture": self._picture,
+            "record.start": self._start_recording,
+            "record.stop": self._stop_recording,
+            "shutdown": self._shutdown,
+        }
 
     def handle(self, client: bytes, parts: Sequence[bytes], may: MayAsk = anybody) -> None:
         """Answer one message of `client`. Never raises for anything that a client sends."""
@@ -97,20 +112,11 @@ class Control:
         try:
             request, picture = decode_request(parts)
             may(request.op)
-            if request.op == "describe":
-                self._describe(request, picture, asker)
-            elif request.op == "picture":
-                args = convert(request.args, PictureArgs, "picture")
-                until_ns = received_ns + request.deadline_ms * 1_000_000
-                self._facts.picture(args, asker, until_ns)
-            elif request.op in RECORDING:
-                self._record(request, asker)
-            elif request.op in ORDERS:
-                self._order(request, asker)
-            elif request.op == "time":
-                asker.say("result", {"recv_ns": received_ns, **self._time()})
-            else:
-                asker.say("result", self._result(request))
+            args = convert(request.args, OPERATIONS[request.op].args, request.op)
+            deadline_ns = received_ns + request.deadline_ms * 1_000_000
+            call = OperationCall(args, asker, received_ns, deadline_ns, picture)
+            if (result := self._run(request.op, call)) is not None:
+                asker.say("result", plain(result))
         except UrecaError as error:
             asker.fail(error)
         except Exception as error:  # noqa: BLE001  (a fault of ours goes to the log, not to the wire)
@@ -123,43 +129,53 @@ class Control:
 
     # --- operations ------------------------------------------------------------------------------
 
-    def _result(self, request: Request) -> Plain:
-        if request.op == "shutdown":
-            self._facts.stop()
-            return {"state": "draining"}
-        if request.op not in self._answers.table:
-            raise WireError(f"{request.op!r} is not offered; this node has {list(OFFERED)}")
-        return self._answers.table[request.op](request.args)
+    def _run(self, op: str, call: OperationCall) -> Struct | None:
+        """The result; None when the asker is answered later."""
+        if op in self._queries:
+            return self._queries[op](call.args)
+        run = self._order if OPERATIONS[op].runs_on == "step" else self._table[op]
+        return run(call)
 
-    def _time(self) -> Plain:
-        return {"clk": self._clock.name, "send_ns": self._clock.now_ns()}
+    def _order(self, call: OperationCall) -> None:
+        """Leave it to the step thread, which owns the regions, and answer when it is done."""
+        reply = partial(call.asker.say, "result")
+        order = Order(call.args, call.asker.client, reply, call.asker.fail, call.deadline_ns)
+        self._facts.order(order)
 
-    def _record(self, request: Request, asker: Asker) -> None:
-        recordings = self._facts.recordings
-        if recordings is None:
+    def _time(self, call: OperationCall) -> TimeResult:
+        return TimeResult(
+            clk=self._clock.name, recv_ns=call.received_ns, send_ns=self._clock.now_ns()
+        )
+
+    def _shutdown(self, _: OperationCall) -> ShutdownResult:
+        self._facts.stop()
+        return ShutdownResult(state="draining")
+
+    def _picture(self, call: OperationCall) -> None:
+        self._facts.picture(call.args, call.asker, call.deadline_ns)
+
+    def _start_recording(self, call: OperationCall) -> RecordStartResult:
+        args: RecordArgs = call.args
+        return RecordStartResult(**self._recordings().begin(args.name))
+
+    def _stop_recording(self, call: OperationCall) -> None:
+        self._recordings().end(partial(call.asker.say, "result"))
+
+    def _recordings(self) -> Recordings:
+        if self._facts.recordings is None:
             raise RequestError(
                 "this node has no folder for recordings; start it with --record-dir DIR",
                 code="FORBIDDEN",
             )
-        if request.op == "record.start":
-            name = convert(request.args, RecordArgs, request.op).name
-            asker.say("result", recordings.begin(name))
-        else:
-            recordings.end(partial(asker.say, "result"))
+        return self._facts.recordings
 
-    def _order(self, request: Request, asker: Asker) -> None:
-        """Leave it to the step thread, which owns the regions, and answer when it is done."""
-        args = convert(request.args, ORDERS[request.op], request.op)
-        deadline_ns = self._clock.now_ns() + request.deadline_ms * 1_000_000
-        reply = partial(asker.say, "result")
-        self._facts.order(Order(args, asker.client, reply, asker.fail, deadline_ns))
-
-    def _describe(self, request: Request, picture: bytes | None, asker: Asker) -> None:
-        args = convert(request.args, DescribeArgs, "describe")
+    def _describe(self, call: OperationCall) -> None:
+        args: DescribeArgs = call.args
         now_ns = self._clock.now_ns()
         frame = None
         if args.picture is not None:
-            image = _attached(args.picture, picture, self._config.limits.max_image_px, self._decode)
+            limit = self._config.limits.max_image_px
+            image = _attached(args.picture, call.picture, limit, self._decode)
             frame = Frame("describe", uuid.uuid4().bytes, 0, now_ns, image, received_ns=now_ns)
         seed = None
         if args.region is not None:
@@ -167,19 +183,19 @@ class Control:
             seed = args.region.seed(*size)
         self._facts.ask(
             Ask(
-                reply=lambda event: relay(event, asker),
-                fail=asker.fail,
-                deadline_ns=now_ns + request.deadline_ms * 1_000_000,
+                reply=lambda event: relay(event, call.asker),
+                fail=call.asker.fail,
+                deadline_ns=call.deadline_ns,
                 stream=args.stream,
                 frame=frame,
                 rid=args.rid,
                 seed=seed,
                 style=args.style,
                 max_new_tokens=args.max_new_tokens,
-                key=(asker.client, asker.request_id),
+                key=(call.asker.client, call.asker.request_id),
             )
         )
-        asker.say("accepted")
+        call.asker.say("accepted")
 
     def _size_of(self, stream: str | None) -> tuple[int, int]:
         streams = self._facts.heartbeat().streams

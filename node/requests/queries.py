@@ -5,24 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
+
+from msgspec import Struct
 
 from ureca.clock import Clock
 from ureca.config import to_plain
 from ureca.node.config import NodeConfig
 from ureca.node.monitoring.health import Facts, health_of
-from ureca.node.requests.replies import Plain, plain
 from ureca.node.sources.source_uri import without_secrets
 from ureca.protocol.events import PROTOCOL_VERSION, CaptionFinal
-from ureca.protocol.messagepack import convert
-from ureca.protocol.requests import FindArgs, Hello
+from ureca.protocol.operations import NoArgs
+from ureca.protocol.requests import FindArgs, Health, Hello
+from ureca.protocol.results import ConfigResult, FindResult, Found, SnapshotResult, Stats
 from ureca.protocol.wire import event_to_plain
 
-QUESTIONS = ("hello", "snapshot", "find", "stats", "health", "config.get")
 _WORD = re.compile(r"\w+")
 
 
 class Answers:
-    """One method per question, by operation in `table`."""
+    """One method per operation, by name in `table`: its arguments in, its result out."""
 
     def __init__(
         self,
@@ -38,7 +40,7 @@ class Answers:
         self._session_id = session_id
         self._clock = clock
         self._ops = ops
-        self.table: dict[str, Callable[[Plain], Plain]] = {
+        self.table: dict[str, Callable[[Any], Struct]] = {
             "hello": self._hello,
             "snapshot": self._snapshot,
             "find": self._find,
@@ -47,10 +49,10 @@ class Answers:
             "config.get": self._get_config,
         }
 
-    def _hello(self, _: Plain) -> Plain:
+    def _hello(self, _: NoArgs) -> Hello:
         info = self._facts.info
         limits = self._config.limits
-        hello = Hello(
+        return Hello(
             node=self._config.publish.node,
             session_id=self._session_id,
             versions=(PROTOCOL_VERSION,),
@@ -68,31 +70,34 @@ class Answers:
                 "max_new_tokens": info.max_new_tokens,
             },
         )
-        return plain(hello)
 
-    def _snapshot(self, _: Plain) -> Plain:
-        return {"events": [event_to_plain(event) for event in self._facts.last_events()]}
+    def _snapshot(self, _: NoArgs) -> SnapshotResult:
+        return SnapshotResult(events=tuple(map(event_to_plain, self._facts.last_events())))
 
-    def _find(self, args: Plain) -> Plain:
-        wanted = convert(args, FindArgs, "find")
+    def _find(self, wanted: FindArgs) -> FindResult:
         captions = [e for e in self._facts.last_events() if isinstance(e, CaptionFinal)]
         here = [e for e in captions if wanted.stream in (None, e.stream)]
-        return {"by": "caption_words", "regions": matches(wanted.text, here)[: wanted.limit]}
+        found = matches(wanted.text, here)[: wanted.limit]
+        return FindResult(by="caption_words", regions=tuple(found))
 
-    def _stats(self, _: Plain) -> Plain:
+    def _stats(self, _: NoArgs) -> Stats:
         beat = self._facts.heartbeat()
-        facts = {"uptime_ms": beat.uptime_ms, "counters": beat.counters, "streams": beat.streams}
-        return {**facts, "refused": self._facts.refused()}
+        return Stats(
+            uptime_ms=beat.uptime_ms,
+            counters=beat.counters,
+            streams=beat.streams,
+            refused=tuple(self._facts.refused()),
+        )
 
-    def _health(self, _: Plain) -> Plain:
-        return plain(health_of(self._facts))
+    def _health(self, _: NoArgs) -> Health:
+        return health_of(self._facts)
 
-    def _get_config(self, _: Plain) -> Plain:
+    def _get_config(self, _: NoArgs) -> ConfigResult:
         source = without_secrets(self._config.source)
-        return {"config": to_plain(replace(self._config, source=source))}
+        return ConfigResult(config=to_plain(replace(self._config, source=source)))
 
 
-def matches(text: str, captions: Iterable[CaptionFinal]) -> list[Plain]:
+def matches(text: str, captions: Iterable[CaptionFinal]) -> list[Found]:
     """The captions that have a word of `text`, those with most of its words first. Nothing is
     understood: "cup" does not find a mug.
     """
@@ -102,6 +107,6 @@ def matches(text: str, captions: Iterable[CaptionFinal]) -> list[Plain]:
         words = set(_WORD.findall(caption.text.lower()))
         score = round(len(wanted & words) / max(1, len(wanted)), 4)
         if score:
-            place = {"stream": caption.stream, "rid": caption.rid}
-            found.append({**place, "text": caption.text, "score": score})
-    return sorted(found, key=lambda one: -float(one["score"]))
+            place = {"stream": caption.stream or "", "rid": caption.rid}
+            found.append(Found(**place, text=caption.text, score=score))
+    return sorted(found, key=lambda one: -one.score)

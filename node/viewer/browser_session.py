@@ -12,18 +12,9 @@ from ureca.errors import RequestError, UrecaError
 from ureca.node.viewer.frame_feed import Shot
 from ureca.node.viewer.node_connection import Link
 from ureca.node.viewer.send_queue import Outbox
+from ureca.protocol.operations import OPERATIONS
 
-ASKABLE = {
-    "region.add": 5.0,
-    "region.remove": 5.0,
-    "describe": 20.0,
-    "prompt.set": 5.0,
-    "policy.set": 5.0,
-    "pause": 5.0,
-    "resume": 5.0,
-    "record.start": 10.0,
-    "record.stop": 20.0,
-}
+ASKABLE = {name: op.page_s for name, op in OPERATIONS.items() if op.page_s is not None}
 """What a page may ask of the node, and how many seconds an answer may take."""
 
 MAX_OPEN = 8

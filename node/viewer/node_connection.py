@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from ureca.client.async_client import AsyncClient
+from ureca.client.shared import snapshot_events
 from ureca.errors import RequestError, UrecaError, VersionError
 from ureca.node.viewer.board import Board
 from ureca.node.viewer.frame_feed import Feed
 from ureca.node.viewer.send_queue import Outbox
-from ureca.protocol import operations
 from ureca.protocol.events import AnyEvent, Heartbeat, TrackUpdate
 from ureca.protocol.preview import Picture
 
@@ -124,8 +124,9 @@ class Link:
         """Ask who is there and what it knows; again until it answers."""
         while True:
             with contextlib.suppress(UrecaError):
-                hello = await self._ask(operations.hello())
-                self._board.replace(await self._ask(operations.snapshot()))
+                hello = await self.client.call("hello", deadline_s=_ASK_S)
+                snapshot = await self.client.request("snapshot", deadline_s=_ASK_S)
+                self._board.replace(snapshot_events(snapshot))
                 self._hello = msgspec.to_builtins(hello)
                 self._offset_ns = (await self.client.clock_offset()).offset_ns
                 self.lost, self._why = False, ""
@@ -133,9 +134,6 @@ class Link:
                     self._tell(text)
                 return
             await asyncio.sleep(_RETRY_S)
-
-    async def _ask(self, question: operations.Question[Any]) -> Any:  # each has a type of its own
-        return question.read(await self.client.request(question.op, question.args, _ASK_S))
 
     def _lose(self, why: str) -> None:
         if not self.lost:
@@ -169,7 +167,8 @@ class Link:
     # --- pictures --------------------------------------------------------------------------------
 
     async def _fetch(self, stream: str, after: int | None) -> Picture:
-        picture: Picture = await self._ask(operations.picture(stream, after, self._width_px))
+        args = {"stream": stream, "after": after, "max_width_px": self._width_px}
+        picture: Picture = await self.client.call("picture", deadline_s=_ASK_S, **args)
         return picture
 
     # --- what pages ask --------------------------------------------------------------------------

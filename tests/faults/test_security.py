@@ -25,7 +25,7 @@ from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceC
 from ureca.node.counters import Books
 from ureca.node.node import Node
 from ureca.node.sources.base import FrameSource, Wait
-from ureca.protocol.requests import OPS
+from ureca.protocol.operations import OPERATIONS
 from ureca.security.keys import ROLES, AllowList, ClientKeys, ServerKeys
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
@@ -172,7 +172,7 @@ def test_a_role_covers_what_it_says(guarded, role, op, args, code) -> None:
 def test_every_operation_has_a_role_and_new_ones_are_the_admins() -> None:
     assert _COVERED.keys() | {"admin"} == set(ROLES)
     assert _COVERED["camera"] < _COVERED["observe"] < _COVERED["request"]
-    for op in (*OPS, "something.new"):
+    for op in (*OPERATIONS, "something.new"):
         check(op, "admin")
     for role in ("camera", "observe", "request"):
         with pytest.raises(RequestError, match="FORBIDDEN"):

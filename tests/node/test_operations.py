@@ -15,7 +15,7 @@ from tests.node.test_node_sockets import Running, start, until_final  # noqa: F4
 from ureca import AsyncClient, Client, RegionSeed
 from ureca.errors import RequestError, WireError
 from ureca.protocol.events import CaptionAbort, CaptionFinal, Heartbeat
-from ureca.protocol.requests import OPS
+from ureca.protocol.operations import OPERATIONS
 from ureca.testing import ScriptedEngine, Step
 
 Start = Callable[..., Running]
@@ -49,7 +49,7 @@ def test_questions_that_change_nothing(start: Start) -> None:  # noqa: F811
         offset = client.clock_offset()
         assert offset.clk == "mono"
         assert abs(offset.offset_ns) <= offset.error_ns  # one host, one clock
-        assert set(client.hello().ops) <= OPS
+        assert set(client.hello().ops) <= OPERATIONS.keys()
 
 
 def test_regions_come_move_and_go(start: Start) -> None:  # noqa: F811
@@ -149,3 +149,34 @@ def test_several_async_questions_at_once_and_a_cancelled_task(start: Start) -> N
     running.node.close()
     assert running.node.balance().requests_ended["abort"] >= 1  # the cancelled one
     assert not [e for e in running.capture.of("caption.abort") if isinstance(e, CaptionAbort)]
+
+
+def test_every_operation_is_answered_with_what_the_table_says(start: Start) -> None:  # noqa: F811
+    running = start()
+    box = RegionSeed(box_xyxy_px=(2, 2, 20, 20))
+    examples: dict[str, dict[str, object]] = {
+        "describe": {"stream": "cam0", "rid": "red"},
+        "find": {"text": "red"},
+        "picture": {"stream": "cam0"},
+        "cancel": {"id": b"nothing"},
+        "policy.set": {"stream": "cam0", "policy": {"ttl_ms": 700}},
+        "prompt.set": {"stream": "cam0", "prompt": "short"},
+        "region.add": {"stream": "cam0", "region": box},
+        "region.list": {"stream": "cam0"},
+    }
+    refused: dict[str, dict[str, object]] = {
+        "region.update": {"stream": "cam0", "rid": "red", "region": box},  # the sender's
+        "region.remove": {"stream": "cam0", "rid": "red"},
+        "record.start": {"name": "x"},  # no folder for recordings
+        "record.stop": {},
+    }
+    with running.client() as client:
+        until_final(client)
+        assert client.hello().ops == tuple(OPERATIONS)
+        for name, args in refused.items():
+            with pytest.raises(RequestError, match="FORBIDDEN"):
+                client.call(name, **args)
+        for name in OPERATIONS.keys() - refused.keys() - {"shutdown", "drain", "pause", "resume"}:
+            client.call(name, **examples.get(name, {}))
+        for name in ("pause", "drain", "resume", "shutdown"):
+            client.call(name)

@@ -22,7 +22,7 @@ from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.protocol import rle
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionFinal
-from ureca.protocol.region_requests import ORDERS
+from ureca.protocol.operations import OPERATIONS
 from ureca.testing import ScriptedEngine, Step, SyntheticSource
 
 S = 1_000_000_000
@@ -36,7 +36,7 @@ def order(
     """The result of an order and the events of its tick; raises what it was answered with."""
     said: list[dict[str, Any]] = []
     failed: list[UrecaError] = []
-    typed = msgspec.convert(args, ORDERS[op], builtin_types=(bytes,))
+    typed = msgspec.convert(args, OPERATIONS[op].args, builtin_types=(bytes,))
     pipeline.order(Order(typed, client, said.append, failed.append, now_ns + S))
     events = pipeline.tick(now_ns)
     assert len(said) + len(failed) == 1
@@ -133,7 +133,11 @@ def test_orders_beyond_the_queue_are_busy_and_late_ones_fail() -> None:
     node.play(replace(SOURCE, frames=1))
     failed: list[UrecaError] = []
     late = Order(
-        msgspec.convert({"stream": "cam0"}, ORDERS["region.list"]), b"me", print, failed.append, 0
+        msgspec.convert({"stream": "cam0"}, OPERATIONS["region.list"].args),
+        b"me",
+        print,
+        failed.append,
+        0,
     )
     node.pipeline.order(late)
     with pytest.raises(RequestError, match="BUSY"):

@@ -14,7 +14,6 @@ from ureca.client.region_cache import Captions, Said
 from ureca.clock import MonotonicClock
 from ureca.errors import RequestError
 from ureca.log import RateLimitedLog
-from ureca.protocol import operations
 from ureca.protocol.events import AnyEvent, Heartbeat
 from ureca.protocol.preview import Picture, PictureRegion
 
@@ -138,8 +137,9 @@ class Follower:
                 self._on_sight(self._sight(picture))
 
     async def _picture(self, stream: str, after: int | None) -> Picture:
-        question = operations.picture(stream, after, self._width_px)
-        return question.read(await self._client.request(question.op, question.args, _ASK_S))
+        args = {"stream": stream, "after": after, "max_width_px": self._width_px}
+        picture: Picture = await self._client.call("picture", deadline_s=_ASK_S, **args)
+        return picture
 
     def _sight(self, picture: Picture) -> Sight:
         regions = tuple((r, self._captions.get(picture.stream, r.rid)) for r in picture.regions)

@@ -1,6 +1,7 @@
-"""The client for asyncio: the same questions and events, awaited.
+"""The client of a node, for asyncio: live events, a snapshot of all that is known, and requests.
 
     async with AsyncClient.connect() as client:
+        print((await client.hello()).model)
         async for event in client.events(kinds={"caption.final"}):
             print(event.rid, event.text)
 
@@ -9,86 +10,53 @@ An async client belongs to one event loop.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
-import zmq
-import zmq.asyncio
 
+from ureca.client.async_connection import AsyncConnection
+from ureca.client.frame_publisher import FramePublisher
 from ureca.client.shared import (
     EVENTS_ADDRESS,
     REQUESTS_ADDRESS,
-    EventReader,
+    ClockOffset,
     check_kinds,
     describe_args,
-    left_ms,
-    new_request,
-    no_answer,
-    result_of,
+    snapshot_events,
+    typed,
+    wire_args,
 )
-from ureca.client.sockets import connect_pair
 from ureca.datatypes import Image, RegionSeed, Style
-from ureca.protocol import operations
-from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.messagepack import LIMITS, WireLimits
-from ureca.protocol.operations import (
+from ureca.protocol.operations import operation_of
+from ureca.protocol.preview import Picture
+from ureca.protocol.requests import Description, Health, Hello
+from ureca.protocol.results import (
     Added,
-    ClockOffset,
+    ConfigResult,
+    FindResult,
     Followed,
     Found,
     Halted,
-    Question,
+    PolicyResult,
+    RecordStartResult,
+    RegionListResult,
+    RegionUpdateResult,
     Stats,
-    typed,
-)
-from ureca.protocol.preview import Picture
-from ureca.protocol.requests import (
-    Description,
-    Health,
-    Hello,
-    Reply,
-    Request,
-    decode_reply,
-    encode_request,
 )
 from ureca.security.keys import ClientKeys
 
-_Answer = TypeVar("_Answer")
+__all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "AsyncClient", "FramePublisher"]
+
+_Result = TypeVar("_Result")
 
 
-async def _received(socket: zmq.asyncio.Socket) -> list[bytes] | None:
-    """See `ureca.client.sockets.received`."""
-    try:
-        return await socket.recv_multipart(zmq.NOBLOCK)
-    except zmq.Again:
-        return None
-
-
-class AsyncClient:
-    """`Client` with awaitable methods; several questions may be open at once. Cancelling the task
-    of a `describe` cancels it at the node, too.
-    """
-
-    def __init__(
-        self,
-        events: str,
-        requests: str,
-        timeout_s: float,
-        limits: WireLimits,
-        keys: ClientKeys | None = None,
-    ) -> None:
-        self._timeout_s, self._limits, self._requests = timeout_s, limits, requests
-        self._reader = EventReader(limits)
-        self._reading = asyncio.Lock()
-        self._open: dict[bytes, asyncio.Future[Reply]] = {}
-        self._context = zmq.asyncio.Context()
-        self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
+class AsyncClient(AsyncConnection):
+    """Subscribes and sends requests; use `connect` and close it, or use it as a context manager."""
 
     @classmethod
     def connect(
@@ -100,12 +68,11 @@ class AsyncClient:
         limits: WireLimits = LIMITS,
         keys: ClientKeys | None = None,
     ) -> AsyncClient:
-        """See `Client.connect`."""
-        return cls(events, requests, timeout_s, limits, keys)
+        """Connect to a node, which may start later; `timeout_s` bounds every request.
 
-    def close(self) -> None:
-        """Close both sockets at once; nothing is waited for."""
-        self._context.destroy(linger=0)
+        A node on the network wants `keys`: `ClientKeys.read("me.key_secret", "node.key")`.
+        """
+        return cls(events, requests, timeout_s, limits, keys)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -123,171 +90,138 @@ class AsyncClient:
         """Events that were sent but did not arrive; after one, ask for a `snapshot`."""
         return self._reader.missed
 
+    @property
+    def unreadable(self) -> int:
+        """Messages that were no events of this protocol."""
+        return self._reader.unreadable
+
     async def events(
         self, kinds: Collection[str] | None = None, timeout_s: float | None = None
     ) -> AsyncIterator[AnyEvent]:
-        """See `Client.events`."""
+        """Events of these kinds (all, if None) as they arrive.
+
+        Ends when none of them came for `timeout_s` seconds (never, if None). Raises `VersionError`
+        when the node speaks another major version.
+        """
         wanted = check_kinds(kinds)
         while (event := await self._next_event(wanted, timeout_s)) is not None:
             yield event
 
-    async def _next_event(self, kinds: Collection[str], timeout_s: float | None) -> AnyEvent | None:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while await self._sub.poll(None if until is None else left_ms(until)):
-            parts = await _received(self._sub)
-            event = None if parts is None else self._reader.read(parts)
-            if event is not None and event_kind(event) in kinds:
-                return event
-        return None
+    async def call(self, op: str, /, *, deadline_s: float | None = None, **args: Any) -> Any:
+        """Run any operation of `ureca.protocol.operations` by name; returns its result type.
 
-    async def request(
-        self,
-        op: str,
-        args: Mapping[str, Any] | None = None,
-        deadline_s: float | None = None,
-        *,
-        picture: bytes | None = None,
-    ) -> dict[str, Any]:
-        """See `Client.request`."""
-        seconds = self._timeout_s if deadline_s is None else deadline_s
-        request = new_request(op, args, seconds)
-        # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes with the
-        # reply, and its caller goes on for ever.
-        exchange = asyncio.create_task(self._exchange(request, picture))
-        try:
-            await asyncio.wait({exchange}, timeout=seconds)
-            if not exchange.done():
-                raise no_answer(self._requests, op, seconds)
-            return exchange.result()
-        finally:
-            exchange.cancel()
-            await asyncio.gather(exchange, return_exceptions=True)
+        `await client.call("region.list", stream="cam0")`. Raises `WireError` for an operation or
+        an argument that there is not, and else what `request` raises.
+        """
+        result = await self.request(op, wire_args(op, args), deadline_s)
+        return typed(result, operation_of(op).result)
 
-    async def _exchange(self, request: Request, picture: bytes | None) -> dict[str, Any]:
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._open[request.id] = answer
-        try:
-            await self._dealer.send_multipart(encode_request(request, picture, self._limits))
-            while not answer.done():
-                await self._read_for_all(answer)
-            return result_of(answer.result())
-        finally:
-            self._open.pop(request.id, None)
-            if not answer.done() and request.op == "describe":
-                await self._give_up(request)
-
-    async def _read_for_all(self, answer: asyncio.Future[Reply]) -> None:
-        """Whoever waits first reads, and hands on what others wait for."""
-        async with self._reading:
-            if answer.done():
-                return
-            # Not a `recv` that waits: when it is cancelled as its message comes, that is lost.
-            await self._dealer.poll()
-            message = await _received(self._dealer)
-            if message is None:
-                return
-            reply = decode_reply(message, self._limits)
-            waiting = self._open.get(reply.id)
-            if reply.terminal and waiting is not None and not waiting.done():
-                waiting.set_result(reply)
-
-    async def _give_up(self, request: Request) -> None:
-        """Tell the node; nobody reads its answer."""
-        cancel = operations.cancel(request.id)
-        message = encode_request(new_request(cancel.op, cancel.args, self._timeout_s))
-        with contextlib.suppress(zmq.Again):
-            await self._dealer.send_multipart(message, zmq.NOBLOCK)
-
-    async def _ask(self, question: Question[_Answer]) -> _Answer:
-        return question.read(await self.request(question.op, question.args))
+    async def _call(self, kind: type[_Result], op: str, /, **args: Any) -> _Result:
+        result = await self.call(op, **args)
+        assert isinstance(result, kind)
+        return result
 
     async def hello(self) -> Hello:
-        """See `Client`."""
-        return await self._ask(operations.hello())
+        """Who answers, what it can do, and its limits."""
+        return await self._call(Hello, "hello")
 
     async def health(self) -> Health:
-        """See `Client`."""
-        return await self._ask(operations.health())
+        """The node's state, the reasons if it is not well, and its books."""
+        return await self._call(Health, "health")
 
     async def stats(self) -> Stats:
-        """See `Client`."""
-        return await self._ask(operations.stats())
+        """The books, and the latest captions that the output gate kept back."""
+        return await self._call(Stats, "stats")
 
     async def config(self) -> dict[str, Any]:
-        """See `Client`."""
-        return await self._ask(operations.config())
+        """The node's whole configuration, as YAML would hold it."""
+        return (await self._call(ConfigResult, "config.get")).config
 
     async def clock_offset(self) -> ClockOffset:
-        """See `Client`."""
+        """How far the node's clock is from `time.monotonic_ns` here, and how sure that is. Stamps
+        of `clk` `mono` minus `offset_ns` are on this host's clock.
+        """
         sent_ns = time.monotonic_ns()
         answer = await self.request("time")
         return ClockOffset.of(sent_ns, answer, time.monotonic_ns())
 
     async def snapshot(self) -> list[AnyEvent]:
-        """See `Client`."""
-        return await self._ask(operations.snapshot())
+        """The last word on every live region: its track event and, if it has one, its caption."""
+        return snapshot_events(await self.request("snapshot"))
 
     async def picture(
         self, stream: str, *, after: int | None = None, max_width_px: int = 640
     ) -> Picture:
-        """See `Client.picture`."""
-        return await self._ask(operations.picture(stream, after, max_width_px))
+        """What the node sees of a stream, as a JPEG at most so wide, with the regions' masks.
+
+        Waits for a frame whose number is not `after`; raises `RequestError` (DEADLINE) if none
+        comes.
+        """
+        args = {"stream": stream, "after": after, "max_width_px": max_width_px}
+        return await self._call(Picture, "picture", **args)
 
     async def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
-        """See `Client`."""
-        return await self._ask(operations.find(text, stream, limit))
+        """The regions whose captions have words of `text`, those with most of them first."""
+        args = {"text": text, "stream": stream, "limit": limit}
+        return list((await self._call(FindResult, "find", **args)).regions)
 
     async def regions(self, stream: str) -> list[Followed]:
-        """See `Client`."""
-        return await self._ask(operations.regions(stream))
+        """All regions of a stream, lost ones included."""
+        return list((await self._call(RegionListResult, "region.list", stream=stream)).regions)
 
     async def add_region(
         self, stream: str, region: RegionSeed, policy: dict[str, Any] | None = None
     ) -> Added:
-        """See `Client`."""
-        return await self._ask(operations.add_region(stream, region, policy))
+        """Follow one more region from the newest frame on."""
+        args = {"stream": stream, "region": region, "policy": policy or {}}
+        return await self._call(Added, "region.add", **args)
 
     async def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
-        """See `Client`."""
-        return await self._ask(operations.update_region(stream, rid, region))
+        """Say where a region is on the newest frame; returns that frame's `seq`."""
+        args = {"stream": stream, "rid": rid, "region": region}
+        return (await self._call(RegionUpdateResult, "region.update", **args)).seq
 
     async def remove_region(self, stream: str, rid: str) -> None:
-        """See `Client`."""
-        await self._ask(operations.remove_region(stream, rid))
+        """Follow a region no longer."""
+        await self.request("region.remove", {"stream": stream, "rid": rid})
 
     async def set_policy(
         self, stream: str, rid: str | None = None, **changes: Any
     ) -> dict[str, Any]:
-        """See `Client`."""
-        return await self._ask(operations.set_policy(stream, rid, changes))
+        """Change when a region (or every one of the stream) is captioned, e.g. `ttl_ms=700`.
+
+        Keys left out stay, None takes a value back; returns the policy in force.
+        """
+        args = {"stream": stream, "rid": rid, "policy": changes}
+        return (await self._call(PolicyResult, "policy.set", **args)).policy
 
     async def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
-        """See `Client`."""
-        await self._ask(operations.set_prompt(stream, rid, prompt))
+        """Ask for `short` or `long` captions from now on."""
+        await self.request("prompt.set", {"stream": stream, "rid": rid, "prompt": prompt})
 
     async def pause(self) -> Halted:
-        """See `Client`."""
-        return await self._ask(operations.halt("pause"))
+        """Start no captions but those that are asked for; regions are followed on."""
+        return await self._call(Halted, "pause")
 
     async def drain(self) -> Halted:
-        """See `Client`."""
-        return await self._ask(operations.halt("drain"))
+        """Start no captions at all; ask again until `requests_in_flight` is 0."""
+        return await self._call(Halted, "drain")
 
     async def resume(self) -> Halted:
-        """See `Client`."""
-        return await self._ask(operations.halt("resume"))
+        """Caption again after `pause` or `drain`."""
+        return await self._call(Halted, "resume")
 
     async def start_recording(self, name: str) -> str:
-        """See `Client`."""
-        return await self._ask(operations.start_recording(name))
+        """Begin `NAME.mcap` in the node's folder for recordings; returns its path there."""
+        return (await self._call(RecordStartResult, "record.start", name=name)).file
 
     async def stop_recording(self) -> dict[str, Any]:
-        """See `Client`."""
-        return await self._ask(operations.stop_recording())
+        """Finish the recording; returns its path and what it lost."""
+        return await self.request("record.stop")
 
     async def shutdown(self) -> None:
-        """See `Client`."""
-        await self._ask(operations.shutdown())
+        """Ask the node to finish what it accepted and to exit."""
+        await self.request("shutdown")
 
     async def describe(
         self,
@@ -298,7 +232,11 @@ class AsyncClient:
         style: Style = "short",
         deadline_s: float | None = None,
     ) -> Description:
-        """See `Client.describe`."""
+        """Caption one region now: of the newest frame of `stream`, or of `image`.
+
+        `region` is a seed, or the id of a live region of `stream`. `image` is RGB u8 [H, W, 3], or
+        the bytes of a JPEG or PNG.
+        """
         args, picture = describe_args(region, stream, image, style)
         plain = msgspec.to_builtins(args)
         result = await self.request("describe", plain, deadline_s, picture=picture)

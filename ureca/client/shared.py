@@ -1,4 +1,4 @@
-"""What both clients do without sockets: read events, phrase questions, read answers."""
+"""What both clients do without sockets: read events, build requests, read results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Image, RegionSeed, Style
@@ -15,15 +18,18 @@ from ureca.log import RateLimitedLog
 from ureca.protocol.event_table import STREAMS
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.image_header import picture_size
-from ureca.protocol.messagepack import LIMITS, MAJOR, WireLimits
+from ureca.protocol.messagepack import LIMITS, MAJOR, WireLimits, convert
+from ureca.protocol.operations import operation_of
 from ureca.protocol.region_codec import WireRegion
+from ureca.protocol.region_requests import PolicyPatch
 from ureca.protocol.requests import DescribeArgs, PictureSpec, Reply, Request
-from ureca.protocol.wire import decode_event
+from ureca.protocol.wire import decode_event, event_from_plain
 
 EVENTS_ADDRESS = "tcp://127.0.0.1:5601"
 REQUESTS_ADDRESS = "tcp://127.0.0.1:5602"
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 class EventReader:
@@ -62,6 +68,30 @@ class EventReader:
             self.session_id, self._last_event_seq = event.session_id, event.event_seq
 
 
+@dataclass(frozen=True, slots=True)
+class ClockOffset:
+    """The node's clock minus ours, off by at most `error_ns`; `clk` is the node's."""
+
+    clk: str
+    offset_ns: int
+    error_ns: int
+
+    @classmethod
+    def of(cls, sent_ns: int, answer: Mapping[str, Any], received_ns: int) -> ClockOffset:
+        """From the four stamps: asked and answered on our clock, received and sent on the node's.
+
+        Whatever the two ways took, the truth lies within half of the time that both took together.
+        """
+        try:
+            there, back = int(answer["recv_ns"]), int(answer["send_ns"])
+            clk = str(answer["clk"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise WireError(f"expected clk, recv_ns and send_ns, got {answer!r:.80}") from error
+        on_the_way_ns = (received_ns - sent_ns) - (back - there)
+        offset_ns = ((there - sent_ns) + (back - received_ns)) // 2
+        return cls(clk, offset_ns, max(0, on_the_way_ns) // 2 + 1)
+
+
 def check_kinds(kinds: Collection[str] | None) -> frozenset[str]:
     """The kinds to listen for; a spelling mistake would wait for ever, so it is refused."""
     wanted = frozenset(STREAMS if kinds is None else kinds)
@@ -91,6 +121,47 @@ def result_of(reply: Reply) -> dict[str, Any]:
         error = reply.error
         raise RequestError(error.msg, code=error.code, retry_after_ms=error.retry_after_ms)
     return reply.result
+
+
+def wire_args(op: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `op` as plain data, a `RegionSeed` as the region of the protocol.
+
+    Raises `WireError` for names that the operation does not have, because a node ignores them; the
+    node checks the values.
+    """
+    operation = operation_of(op)
+    if unknown := args.keys() - set(operation.arg_names):
+        known = ", ".join(operation.arg_names) or "no arguments"
+        raise WireError(f"{op!r} has {known}; got {', '.join(sorted(unknown))}")
+    plain = {key: _region(v) if isinstance(v, RegionSeed) else v for key, v in args.items()}
+    if isinstance(plain.get("policy"), dict):
+        _check_policy(plain["policy"])
+    return plain
+
+
+def _region(seed: RegionSeed) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(WireRegion.of(seed))
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def _check_policy(changes: Mapping[str, Any]) -> None:
+    """Refuse unknown keys."""
+    if unknown := changes.keys() - set(PolicyPatch.__struct_fields__):
+        known = ", ".join(PolicyPatch.__struct_fields__)
+        raise WireError(f"a policy has {known}; got {', '.join(sorted(unknown))}")
+
+
+def typed(result: dict[str, Any], kind: type[_Result]) -> _Result:
+    """A checked result."""
+    return convert(result, kind, kind.__name__)
+
+
+def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
+    """The events of a `snapshot` result."""
+    listed = result.get("events")
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        raise WireError("expected a snapshot with a list of 'events'")
+    return [event_from_plain(item) for item in listed]
 
 
 def describe_args(

@@ -1,237 +1,271 @@
-"""Every question that a client may ask, as data: operation, arguments, and how to read the answer.
-Both clients ask these; `Client` describes them.
+"""Every operation of a request, in one table: arguments, result, least role, and where it is done.
+
+`OPERATIONS` is read by the node's request handler and roles, by both clients, by the viewer and by
+`docs/protocol.md`. A new operation is an entry here and its function in the node:
+`ureca.node.requests.queries` or `.handler`, or `ureca.node.pipeline.region_commands` for one that
+runs on the step thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Literal
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import fields
 
-from ureca.datatypes import RegionSeed, Style
 from ureca.errors import WireError
-from ureca.protocol.events import AnyEvent
-from ureca.protocol.messagepack import convert
-from ureca.protocol.preview import Picture
-from ureca.protocol.region_codec import WireRegion
-from ureca.protocol.region_requests import PolicyPatch
-from ureca.protocol.requests import Health, Hello
-from ureca.protocol.wire import event_from_plain
+from ureca.protocol.preview import Picture, PictureArgs
+from ureca.protocol.region_requests import (
+    CancelArgs,
+    DrainArgs,
+    PauseArgs,
+    PolicyArgs,
+    PromptArgs,
+    RegionAddArgs,
+    RegionListArgs,
+    RegionRemoveArgs,
+    RegionUpdateArgs,
+    ResumeArgs,
+)
+from ureca.protocol.requests import DescribeArgs, Description, FindArgs, Health, Hello, RecordArgs
+from ureca.protocol.results import (
+    Added,
+    CancelResult,
+    ConfigResult,
+    FindResult,
+    Halted,
+    PolicyResult,
+    PromptResult,
+    RecordStartResult,
+    RecordStopResult,
+    RegionListResult,
+    RegionRemoveResult,
+    RegionUpdateResult,
+    ShutdownResult,
+    SnapshotResult,
+    Stats,
+    TimeResult,
+)
 
-_Answer = TypeVar("_Answer")
-Plain = dict[str, Any]
-
-
-class Stats(Struct, frozen=True, kw_only=True):
-    """The result of `stats`. `refused` are the latest captions that the output gate kept back."""
-
-    uptime_ms: int
-    counters: dict[str, int]
-    streams: dict[str, Plain]
-    refused: tuple[Plain, ...] = ()
-
-
-class Followed(Struct, frozen=True, kw_only=True):
-    """One region of `region.list`; `box` is (x0, y0, x1, y1) px."""
-
-    rid: str
-    state: str
-    box: tuple[int, int, int, int]
-    label: str | None = None
-    parent: str | None = None
-    age_frames: int = 0
-    missed_frames: int = 0
-    policy: Plain = {}
-
-
-class Added(Struct, frozen=True, kw_only=True):
-    """The result of `region.add`: followed from frame `seq` on."""
-
-    rid: str
-    seq: int
-    policy: Plain = {}
+LeastRole = Literal["observe", "request", "admin"]
+RunsOn = Literal["sockets", "step", "captioner", "preview", "recorder"]
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """One region of `find`; `score` is the share of the wanted words that its caption has."""
-
-    stream: str
-    rid: str
-    text: str
-    score: float
-
-
-class Halted(Struct, frozen=True, kw_only=True):
-    """The result of `pause`, `drain` and `resume`: the state, and how many requests are open."""
-
-    state: str
-    requests_in_flight: int
+class NoArgs(Struct, frozen=True, kw_only=True):
+    """Arguments of an operation that has none."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClockOffset:
-    """The node's clock minus ours, off by at most `error_ns`; `clk` is the node's."""
+class Operation:
+    """One operation. `role` is the least role that may call it; `runs_on` is the thread that makes
+    the result: with `step`, between two frames. Pages of the viewer may call it if `page_s` is set,
+    and wait so many seconds for the result.
+    """
 
-    clk: str
-    offset_ns: int
-    error_ns: int
+    args: type[Struct]
+    result: type[Struct]
+    role: LeastRole
+    runs_on: RunsOn
+    about: str
+    """What `docs/protocol.md` says of it (Markdown)."""
+    page_s: float | None = None
 
-    @classmethod
-    def of(cls, sent_ns: int, answer: Plain, received_ns: int) -> ClockOffset:
-        """From the four stamps: asked and answered on our clock, received and sent on the node's.
-
-        Whatever the two ways took, the truth lies within half of the time that both took together.
-        """
-        try:
-            there, back = int(answer["recv_ns"]), int(answer["send_ns"])
-            clk = str(answer["clk"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise WireError(f"expected clk, recv_ns and send_ns, got {answer!r:.80}") from error
-        on_the_way_ns = (received_ns - sent_ns) - (back - there)
-        offset_ns = ((there - sent_ns) + (back - received_ns)) // 2
-        return cls(clk, offset_ns, max(0, on_the_way_ns) // 2 + 1)
+    @property
+    def arg_names(self) -> dict[str, bool]:
+        """The names of the arguments, and whether each is required."""
+        return {field.encode_name: field.required for field in fields(self.args)}
 
 
-@dataclass(frozen=True, slots=True)
-class Question(Generic[_Answer]):
-    """`read` makes the answer of the result, and raises `WireError` when it is none."""
+OPERATIONS: Mapping[str, Operation] = {
+    "hello": Operation(
+        args=NoArgs,
+        result=Hello,
+        role="observe",
+        runs_on="sockets",
+        about="who answers. `ops` lists what this node offers",
+    ),
+    "time": Operation(
+        args=NoArgs,
+        result=TimeResult,
+        role="observe",
+        runs_on="sockets",
+        about="with the client's stamps of asking *a* and being answered *d*, the node's clock is "
+        "ahead by ((`recv_ns` - *a*) + (`send_ns` - *d*)) / 2, off by at most half of "
+        "(*d* - *a*) - (`send_ns` - `recv_ns`)",
+    ),
+    "snapshot": Operation(
+        args=NoArgs,
+        result=SnapshotResult,
+        role="observe",
+        runs_on="sockets",
+        about="per live region its last track event and its last caption",
+    ),
+    "describe": Operation(
+        args=DescribeArgs,
+        result=Description,
+        role="request",
+        runs_on="captioner",
+        page_s=20,
+        about="below. Before the result come `progress` replies with `offset` `text`",
+    ),
+    "find": Operation(
+        args=FindArgs,
+        result=FindResult,
+        role="request",
+        runs_on="sockets",
+        about="`limit` is 1 to 256, 16 if absent. `regions`: {`stream` `rid` `text` `score`}, best "
+        "first. `by` is `caption_words`: `score` is the share of the words of `text` that stand in "
+        "the region's caption; nothing is understood, and what is not captioned is not found",
+    ),
+    "stats": Operation(
+        args=NoArgs,
+        result=Stats,
+        role="observe",
+        runs_on="sockets",
+        about="`refused`: the latest captions that the output gate kept back, {`stream` `rid` "
+        "`request_id` `seq` `fault` `text`}",
+    ),
+    "config.get": Operation(
+        args=NoArgs,
+        result=ConfigResult,
+        role="admin",
+        runs_on="sockets",
+        about="all settings, by section",
+    ),
+    "health": Operation(
+        args=NoArgs,
+        result=Health,
+        role="observe",
+        runs_on="sockets",
+        about="`state` is also `degraded`. The node is healthy when `state` is `running` or "
+        "`paused` and `reasons` is empty (`Health.is_healthy`); it is not healthy in any other "
+        "case",
+    ),
+    "picture": Operation(
+        args=PictureArgs,
+        result=Picture,
+        role="observe",
+        runs_on="preview",
+        about="for people: the next frame whose number is not `after`, small (`max_width_px` is 64 "
+        "to 1,920). `width` `height` are the frame's, `w` `h` those of `jpeg`. `regions` have "
+        "`rid` `state` `box` (px of the frame) `label` `mask` (of `w` x `h`; none while lost). "
+        "`DEADLINE` when no new frame came, `BUSY` when 32 wait. Encoded only when asked for, off "
+        "the threads that follow and caption",
+    ),
+    "cancel": Operation(
+        args=CancelArgs,
+        result=CancelResult,
+        role="request",
+        runs_on="step",
+        about="`id` is that of a `describe` of the same client. `cancelled` is false when there is "
+        "none (any more). The `describe` itself ends with `GONE`",
+    ),
+    "policy.set": Operation(
+        args=PolicyArgs,
+        result=PolicyResult,
+        role="request",
+        runs_on="step",
+        page_s=5,
+        about="`policy` of the result is the one in force now",
+    ),
+    "prompt.set": Operation(
+        args=PromptArgs,
+        result=PromptResult,
+        role="request",
+        runs_on="step",
+        page_s=5,
+        about="`prompt` is `short` or `long`. What is being written of these regions ends with "
+        "`caption.abort` `prompt_changed`, and they are captioned at once (`trigger` `request`)",
+    ),
+    "region.add": Operation(
+        args=RegionAddArgs,
+        result=Added,
+        role="request",
+        runs_on="step",
+        page_s=5,
+        about="followed from the newest frame, `seq`, on",
+    ),
+    "region.update": Operation(
+        args=RegionUpdateArgs,
+        result=RegionUpdateResult,
+        role="request",
+        runs_on="step",
+        about="where the region is on the newest frame; it keeps its id",
+    ),
+    "region.remove": Operation(
+        args=RegionRemoveArgs,
+        result=RegionRemoveResult,
+        role="request",
+        runs_on="step",
+        page_s=5,
+        about="ends the region: `track.end` with the reason `removed`",
+    ),
+    "region.list": Operation(
+        args=RegionListArgs,
+        result=RegionListResult,
+        role="observe",
+        runs_on="step",
+        about="`regions` have `rid` `state` `box` `label` `parent` `age_frames` `missed_frames` "
+        "`policy`",
+    ),
+    "pause": Operation(
+        args=PauseArgs,
+        result=Halted,
+        role="admin",
+        runs_on="step",
+        page_s=5,
+        about="`state` is `paused`. No caption is started but for a `describe`; regions are "
+        "followed, captions that hold are renewed",
+    ),
+    "drain": Operation(
+        args=DrainArgs,
+        result=Halted,
+        role="admin",
+        runs_on="step",
+        about="`state` is `draining`. No caption is started at all and `describe` is `GONE`; what "
+        "was accepted is finished: ask again until `requests_in_flight` is 0",
+    ),
+    "resume": Operation(
+        args=ResumeArgs,
+        result=Halted,
+        role="admin",
+        runs_on="step",
+        page_s=5,
+        about="`state` is `running`: the end of `pause` and `drain`",
+    ),
+    "record.start": Operation(
+        args=RecordArgs,
+        result=RecordStartResult,
+        role="admin",
+        runs_on="sockets",
+        page_s=10,
+        about="`name` is [a-z0-9_-]{1,64}, `file` is `NAME.mcap` in the folder of `ureca run "
+        "--record-dir`; `FORBIDDEN` without one, `BUSY` while a recording is under way, "
+        "`BAD_SCHEMA` for a name that is taken",
+    ),
+    "record.stop": Operation(
+        args=NoArgs,
+        result=RecordStopResult,
+        role="admin",
+        runs_on="recorder",
+        page_s=20,
+        about="the file is whole. `lost` is {kind: count}",
+    ),
+    "shutdown": Operation(
+        args=NoArgs,
+        result=ShutdownResult,
+        role="admin",
+        runs_on="sockets",
+        about="the node finishes what it accepted and exits 0",
+    ),
+}
+"""By name; the reply to `hello` lists the ones that a node offers."""
 
-    op: str
-    args: Plain
-    read: Callable[[Plain], _Answer]
 
-
-def hello() -> Question[Hello]:
-    """`hello`."""
-    return Question("hello", {}, lambda result: typed(result, Hello))
-
-
-def health() -> Question[Health]:
-    """`health`."""
-    return Question("health", {}, lambda result: typed(result, Health))
-
-
-def stats() -> Question[Stats]:
-    """`stats`."""
-    return Question("stats", {}, lambda result: typed(result, Stats))
-
-
-def config() -> Question[Plain]:
-    """`config.get`."""
-    return Question("config.get", {}, lambda result: dict(result["config"]))
-
-
-def snapshot() -> Question[list[AnyEvent]]:
-    """`snapshot`."""
-    return Question("snapshot", {}, snapshot_events)
-
-
-def picture(stream: str, after: int | None, max_width_px: int) -> Question[Picture]:
-    """`picture`."""
-    args = {"stream": stream, "after": after, "max_width_px": max_width_px}
-    return Question("picture", args, lambda result: typed(result, Picture))
-
-
-def find(text: str, stream: str | None, limit: int) -> Question[list[Found]]:
-    """`find`."""
-    args = {"text": text, "stream": stream, "limit": limit}
-    return Question("find", args, lambda result: _each(result, "regions", Found))
-
-
-def regions(stream: str) -> Question[list[Followed]]:
-    """`region.list`."""
-    args = {"stream": stream}
-    return Question("region.list", args, lambda result: _each(result, "regions", Followed))
-
-
-def add_region(stream: str, region: RegionSeed, policy: Plain | None) -> Question[Added]:
-    """`region.add`."""
-    args = {"stream": stream, "region": _region(region), "policy": _policy(policy or {})}
-    return Question("region.add", args, lambda result: typed(result, Added))
-
-
-def update_region(stream: str, rid: str, region: RegionSeed) -> Question[int]:
-    """`region.update`."""
-    args = {"stream": stream, "rid": rid, "region": _region(region)}
-    return Question("region.update", args, lambda result: int(result["seq"]))
-
-
-def remove_region(stream: str, rid: str) -> Question[None]:
-    """`region.remove`."""
-    return Question("region.remove", {"stream": stream, "rid": rid}, lambda _: None)
-
-
-def set_policy(stream: str, rid: str | None, changes: Plain) -> Question[Plain]:
-    """`policy.set`."""
-    args = {"stream": stream, "rid": rid, "policy": _policy(changes)}
-    return Question("policy.set", args, lambda result: dict(result["policy"]))
-
-
-def set_prompt(stream: str, rid: str | None, prompt: Style) -> Question[None]:
-    """`prompt.set`."""
-    args = {"stream": stream, "rid": rid, "prompt": prompt}
-    return Question("prompt.set", args, lambda _: None)
-
-
-def cancel(request_id: bytes) -> Question[bool]:
-    """`cancel`."""
-    return Question("cancel", {"id": request_id}, lambda result: bool(result["cancelled"]))
-
-
-def halt(op: str) -> Question[Halted]:
-    """`pause`, `drain` or `resume`."""
-    return Question(op, {}, lambda result: typed(result, Halted))
-
-
-def start_recording(name: str) -> Question[str]:
-    """`record.start`."""
-    return Question("record.start", {"name": name}, lambda result: str(result["file"]))
-
-
-def stop_recording() -> Question[Plain]:
-    """`record.stop`."""
-    return Question("record.stop", {}, dict)
-
-
-def shutdown() -> Question[None]:
-    """`shutdown`."""
-    return Question("shutdown", {}, lambda _: None)
-
-
-def _each(result: Plain, key: str, kind: type[_Answer]) -> list[_Answer]:
-    listed = result.get(key)
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise WireError(f"expected a list of {key!r}, got {result!r:.80}")
-    return [typed(item, kind) for item in listed]
-
-
-def _region(seed: RegionSeed) -> Plain:
-    plain: Plain = msgspec.to_builtins(WireRegion.of(seed))
-    return {key: value for key, value in plain.items() if value is not None}
-
-
-def _policy(changes: Plain) -> Plain:
-    """Refuses unknown keys here, where the mistake was made; the node would ignore them."""
-    if unknown := changes.keys() - set(PolicyPatch.__struct_fields__):
-        known = ", ".join(PolicyPatch.__struct_fields__)
-        raise WireError(f"a policy has {known}; got {', '.join(sorted(unknown))}")
-    return changes
-
-
-_Result = TypeVar("_Result")
-
-
-def typed(result: dict[str, Any], kind: type[_Result]) -> _Result:
-    """A checked result."""
-    return convert(result, kind, kind.__name__)
-
-
-def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
-    """The events of a `snapshot` result."""
-    listed = result.get("events")
-    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise WireError("expected a snapshot with a list of 'events'")
-    return [event_from_plain(item) for item in listed]
+def operation_of(op: str) -> Operation:
+    """The entry of `OPERATIONS`; raises `WireError` for a name that is none."""
+    if op not in OPERATIONS:
+        raise WireError(f"expected an operation of {sorted(OPERATIONS)}, got {op[:40]!r}")
+    return OPERATIONS[op]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -86,31 +85,3 @@ class DrainArgs(Struct, frozen=True, kw_only=True):
 
 class ResumeArgs(Struct, frozen=True, kw_only=True):
     """`resume`: caption again after `pause` or `drain`."""
-
-
-OrderArgs = (
-    PolicyArgs
-    | PromptArgs
-    | RegionAddArgs
-    | RegionUpdateArgs
-    | RegionRemoveArgs
-    | RegionListArgs
-    | CancelArgs
-    | PauseArgs
-    | DrainArgs
-    | ResumeArgs
-)
-
-ORDERS: Mapping[str, type[OrderArgs]] = {
-    "policy.set": PolicyArgs,
-    "prompt.set": PromptArgs,
-    "region.add": RegionAddArgs,
-    "region.update": RegionUpdateArgs,
-    "region.remove": RegionRemoveArgs,
-    "region.list": RegionListArgs,
-    "cancel": CancelArgs,
-    "pause": PauseArgs,
-    "drain": DrainArgs,
-    "resume": ResumeArgs,
-}
-"""Operations that a node carries out between two frames, and their arguments."""

@@ -3,52 +3,22 @@
 A request is `[header]`, or `[header][picture]` for `describe` on a picture of the client's own; a
 reply is `[header]`. Each request gets zero or more `accepted` and `progress` replies and exactly
 one terminal, `result` or `error`. Deadlines are relative, because clocks differ. (ROUTER and DEALER
-add and remove the client's identity; it is not shown here.)
+add and remove the client's identity; it is not shown here.) `ureca.protocol.request_codec` has
+the bytes, `ureca.protocol.operations` the table of operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from ureca.datatypes import Style
-from ureca.errors import BundleError, EngineError, RegionError, SourceError, UrecaError, WireError
+from ureca.errors import BundleError, EngineError, RegionError, SourceError, UrecaError
 from ureca.protocol.events import PROTOCOL_VERSION
 from ureca.protocol.frames import Side
-from ureca.protocol.messagepack import (
-    ERROR_CODES,
-    LIMITS,
-    WireLimits,
-    check_parts,
-    check_version,
-    convert,
-    or_unknown,
-    pack,
-    unpack,
-)
 from ureca.protocol.region_codec import WireRegion
-from ureca.protocol.region_requests import ORDERS
-
-OPS = frozenset(
-    {
-        "hello",
-        "time",
-        "snapshot",
-        "describe",
-        "find",
-        "stats",
-        "health",
-        "picture",
-        "config.get",
-        "record.start",
-        "record.stop",
-        "shutdown",
-    }
-    | ORDERS.keys()
-)
-"""Operations of this version; the reply to `hello` lists the ones that a node offers."""
 
 TERMINAL_STATES = frozenset({"result", "error"})
 
@@ -60,7 +30,6 @@ _CODES: Mapping[type[UrecaError], str] = {
     SourceError: "BAD_SCHEMA",
 }
 _HEALTHY_STATES = frozenset({"running", "paused"})
-_STATES = frozenset({"accepted", "progress", "result", "error"})
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -197,66 +166,3 @@ class Health(Struct, frozen=True, kw_only=True):
         and names no reason.
         """
         return self.state in _HEALTHY_STATES and not self.reasons
-
-
-def encode_request(
-    request: Request, picture: bytes | None = None, limits: WireLimits = LIMITS
-) -> list[bytes]:
-    """The one or two parts of a request."""
-    return [pack(request, limits), *([] if picture is None else [picture])]
-
-
-def decode_request(
-    parts: Sequence[bytes], limits: WireLimits = LIMITS
-) -> tuple[Request, bytes | None]:
-    """The request and its picture; raises `WireError` with the code to answer."""
-    check_parts(parts, least=1, most=2, what="a request")
-    data = unpack(parts[0], limits)
-    check_version(data)
-    request = convert(data, Request, "request")
-    if request.op not in OPS:
-        raise WireError(f"expected an operation of {sorted(OPS)}, got {request.op[:40]!r}")
-    picture = parts[1] if len(parts) == 2 else None
-    if picture is not None and len(picture) > limits.max_payload_bytes:
-        raise WireError(
-            f"expected a picture of at most {limits.max_payload_bytes} bytes, got {len(picture)}",
-            code="TOO_LARGE",
-        )
-    return request, picture
-
-
-def salvage_request_id(parts: Sequence[bytes]) -> bytes | None:
-    """The id of a request that is otherwise broken, so that even its error finds its sender."""
-    try:
-        found = unpack(parts[0]).get("id") if parts else None
-    except WireError:
-        return None
-    return found if isinstance(found, bytes) and 1 <= len(found) <= 16 else None
-
-
-def encode_reply(reply: Reply, limits: WireLimits = LIMITS) -> list[bytes]:
-    """The one part of a reply.
-
-    A result that cannot be sent becomes the error that says so: silence is never an answer.
-    """
-    try:
-        return [pack(reply, limits.for_replies)]
-    except WireError as error:
-        refusal = Reply(v=reply.v, id=reply.id, status="error", error=ErrorBody.of(error))
-        return [pack(refusal, limits.for_replies)]
-
-
-def decode_reply(parts: Sequence[bytes], limits: WireLimits = LIMITS) -> Reply:
-    """Read a reply; raises `WireError`."""
-    check_parts(parts, least=1, most=1, what="a reply")
-    data = unpack(parts[0], limits.for_replies)
-    check_version(data)
-    or_unknown(data, {"status": _STATES})
-    if isinstance(data.get("error"), dict):
-        or_unknown(data["error"], {"code": ERROR_CODES})
-    reply = convert(data, Reply, "reply")
-    if (reply.error is None) == (reply.status == "error"):
-        raise WireError(
-            f"a reply has an 'error' exactly when its state is 'error', got {reply.status!r}"
-        )
-    return reply

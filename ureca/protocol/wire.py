@@ -1,8 +1,8 @@
 """Protocol v2: events to and from message parts, and the one import for everything on the wire.
 
 Published form: `docs/protocol.md`. An event is two parts, `[topic][MessagePack header]`; frames are
-in `ureca.protocol.frames`, requests and replies in `ureca.protocol.requests`, limits and topics in
-`ureca.protocol.messagepack`; their public names are repeated here.
+in `ureca.protocol.frames`, requests and replies in `ureca.protocol.requests` and `.request_codec`,
+limits and topics in `ureca.protocol.messagepack`; their public names are repeated here.
 """
 
 from __future__ import annotations
@@ -38,8 +38,14 @@ from ureca.protocol.messagepack import (
     unpack,
 )
 from ureca.protocol.region_codec import WirePrompt, WireRegion, from_wire_rle, to_wire_rle
+from ureca.protocol.request_codec import (
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+    salvage_request_id,
+)
 from ureca.protocol.requests import (
-    OPS,
     DescribeArgs,
     Description,
     ErrorBody,
@@ -47,18 +53,12 @@ from ureca.protocol.requests import (
     Hello,
     Reply,
     Request,
-    decode_reply,
-    decode_request,
-    encode_reply,
-    encode_request,
-    salvage_request_id,
 )
 
 __all__ = [
     "ERROR_CODES",
     "LIMITS",
     "NO_STREAM",
-    "OPS",
     "PROTOCOL_VERSION",
     "DescribeArgs",
     "Description",
