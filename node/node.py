@@ -166,6 +166,7 @@ class Node:
         self._publisher, self._io = open_sockets(
             self._context,
             self._config.publish,
+            max_regions=self._config.limits.max_streams * self._config.limits.max_regions,
             boot=self.boot,
             clock=self._clock,
             books=self.books,

@@ -1,18 +1,55 @@
-"""What was last said of each region, and until when one may act on it."""
+"""The newest track event and caption of every region that has not ended, at most so many.
+
+The publisher repeats them to late joiners; the viewer, `ureca watch`, the bridges and videos show
+them. All of them use this cache, so that there is one rule for what it holds:
+
+- A region begins with a track event or with a caption. When there is no room, the region that
+  began first is forgotten.
+- A region ends with `TrackEnd`. Ids are not used again within a `boot`, so whatever comes about an
+  ended region later is late, and is ignored.
+- The event with the higher `eseq` wins. A snapshot and the stream of events may overlap.
+- A new `boot` is another node: the cache starts empty. Events of a node that went are ignored.
+
+Pure: events in, regions out. Events without stamps (`boot` empty, `eseq` 0) count in their order.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, RegionEvent, TrackEnd
+import msgspec
+
+from ureca.protocol.events import (
+    AnyEvent,
+    CaptionAbort,
+    CaptionDelta,
+    CaptionError,
+    CaptionFinal,
+    CaptionSame,
+    CaptionStart,
+    RegionEvent,
+    TrackEnd,
+    TrackEvent,
+    TrackLost,
+    TrackNew,
+    TrackRecovered,
+    TrackUpdate,
+)
 
 Key = tuple[str, str]
 """A stream and a region."""
 
+Mark = tuple[bytes, int]
+"""A moment in a node's events: its `boot`, and the newest `eseq` until then."""
+
+_MAX_PAST_BOOTS = 16
+
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One caption: about the frame captured at `cap_ns` on `clk`, good for `ttl_ms` from then."""
+class CaptionRecord:
+    """One caption: about the frame captured at `cap_ns` on `clk`, valid for `ttl_ms` from then."""
 
     text: str
     rev: int
@@ -27,40 +64,163 @@ class Said:
         return now_ns < self.cap_ns + self.ttl_ms * 1_000_000
 
 
-class Captions:
-    """The last caption of every region that has not ended; feed it all events."""
+@dataclass(slots=True)
+class CachedRegion:
+    """What is known of one region; only the cache changes it."""
 
-    def __init__(self, max_regions: int = 4096) -> None:
-        self._said: dict[Key, Said] = {}
-        self._max = max_regions
+    stream: str
+    rid: str
+    track: TrackNew | TrackUpdate | TrackLost | TrackRecovered | None = None
+    caption: CaptionFinal | None = None
+    """The newest caption. A renewal moves its `cap_ns_last`, `ttl_ms` and `eseq`."""
+    draft: str | None = None
+    """The text so far of the caption that is being written; None when none is."""
+    trigger: str = ""
+    """Why the newest caption was written, or is being written."""
+    eseq: int = 0
+    """Of the newest event about the region."""
 
     def apply(self, event: AnyEvent) -> None:
-        """Take note of one event; those of other kinds change nothing."""
+        """Take in an event about this region, unless a newer one of its kind is known."""
+        if isinstance(event, TrackEvent):
+            if not isinstance(event, TrackEnd) and event.eseq >= _eseq(self.track):
+                self.track = event
+        elif event.eseq >= _eseq(self.caption):
+            self._apply_caption(event)
+        self.eseq = max(self.eseq, event.eseq)
+
+    def _apply_caption(self, event: AnyEvent) -> None:
+        if isinstance(event, CaptionStart):
+            self.draft, self.trigger = "", event.trigger
+        elif isinstance(event, CaptionDelta) and self.draft is not None:
+            self.draft = self.draft[: event.offset] + event.text
+        elif isinstance(event, CaptionFinal):
+            self.draft, self.caption, self.trigger = None, event, event.trigger
+        elif isinstance(event, CaptionAbort | CaptionError):
+            self.draft = None
+        elif isinstance(event, CaptionSame):
+            self.draft = None
+            if self.caption is not None and self.caption.rev == event.same_rev:
+                self.caption = msgspec.structs.replace(
+                    self.caption,
+                    cap_ns_last=event.cap_ns_last,
+                    ttl_ms=event.ttl_ms,
+                    eseq=event.eseq,
+                )
+
+
+class RegionCache:
+    """The regions that have not ended, in the order in which they began; apply all events to it.
+
+    At most `max_regions` are held, and as many ids of regions that ended.
+    """
+
+    def __init__(self, max_regions: int = 4096) -> None:
+        self._max = max_regions
+        self._regions: dict[Key, CachedRegion] = {}
+        self._ended: dict[Key, None] = {}
+        self._boot = b""
+        self._past_boots: deque[bytes] = deque(maxlen=_MAX_PAST_BOOTS)
+        self._eseq = 0
+
+    def __len__(self) -> int:
+        return len(self._regions)
+
+    def __iter__(self) -> Iterator[CachedRegion]:
+        return iter(self._regions.values())
+
+    def apply(self, event: AnyEvent) -> None:
+        """Take in one event; those that are about no region only move `mark`."""
+        if not self._is_current(event):
+            return
+        self._eseq = max(self._eseq, event.eseq)
         if not isinstance(event, RegionEvent):
             return
         key = (event.stream, event.rid)
-        if isinstance(event, CaptionFinal):
-            self._said[key] = _said(event)
-            if len(self._said) > self._max:
-                del self._said[next(iter(self._said))]
-        elif isinstance(event, CaptionSame) and key in self._said:
-            self._said[key] = replace(
-                self._said[key], cap_ns=event.cap_ns_last, ttl_ms=event.ttl_ms
-            )
-        elif isinstance(event, TrackEnd):
-            self._said.pop(key, None)
+        if isinstance(event, TrackEnd):
+            self._end(key)
+        elif key not in self._ended:
+            region = self._regions.get(key)
+            if region is None and isinstance(event, TrackEvent | CaptionFinal):
+                region = self._begin(key)
+            if region is not None:
+                region.apply(event)
 
-    def get(self, stream: str, rid: str) -> Said | None:
-        """The last caption of a region, whether it still holds or not."""
-        return self._said.get((stream, rid))
+    @property
+    def mark(self) -> Mark:
+        """Now. Take it before you ask for a snapshot."""
+        return self._boot, self._eseq
+
+    def apply_snapshot(self, events: Iterable[AnyEvent], *, asked_at: Mark) -> None:
+        """Take in the answer to a snapshot that was asked for at `asked_at`.
+
+        A region that the snapshot leaves out has ended, unless it was heard of after `asked_at`.
+        """
+        listed: set[Key] = set()
+        for event in events:
+            self.apply(event)
+            if isinstance(event, RegionEvent):
+                listed.add((event.stream, event.rid))
+        boot, eseq = asked_at
+        if boot != self._boot:
+            return
+        for key, region in list(self._regions.items()):
+            if key not in listed and region.eseq <= eseq:
+                self._end(key)
+
+    def get(self, stream: str, rid: str) -> CaptionRecord | None:
+        """The newest caption of a region, whether it is still valid or not."""
+        region = self._regions.get((stream, rid))
+        return None if region is None or region.caption is None else _record(region.caption)
+
+    def events(self) -> list[AnyEvent]:
+        """Per region its newest track event and then its newest caption."""
+        return [
+            event
+            for region in self
+            for event in (region.track, region.caption)
+            if event is not None
+        ]
 
     def clear(self) -> None:
-        """Forget everything: the node is another one."""
-        self._said.clear()
+        """Forget all regions."""
+        self._regions.clear()
+        self._ended.clear()
+
+    def _is_current(self, event: AnyEvent) -> bool:
+        """Whether the event is of the newest node that was heard of."""
+        if event.boot != self._boot:
+            if event.boot in self._past_boots:
+                return False
+            self._past_boots.append(self._boot)
+            self._boot, self._eseq = event.boot, 0
+            self.clear()
+        return True
+
+    def _begin(self, key: Key) -> CachedRegion:
+        _make_room(self._regions, self._max)
+        region = self._regions[key] = CachedRegion(*key)
+        return region
+
+    def _end(self, key: Key) -> None:
+        self._regions.pop(key, None)
+        if key not in self._ended:
+            _make_room(self._ended, self._max)
+            self._ended[key] = None
 
 
-def _said(event: CaptionFinal) -> Said:
-    return Said(
+def _make_room(held: dict[Key, CachedRegion] | dict[Key, None], limit: int) -> None:
+    """Forget the oldest so that there is room for one more."""
+    while len(held) >= limit:
+        del held[next(iter(held))]
+
+
+def _eseq(event: AnyEvent | None) -> int:
+    return 0 if event is None else event.eseq
+
+
+def _record(event: CaptionFinal) -> CaptionRecord:
+    return CaptionRecord(
         text=event.text,
         rev=event.rev,
         cap_ns=event.cap_ns_last,
