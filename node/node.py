@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -51,8 +51,8 @@ from ureca.node.requests.handler import Control
 from ureca.node.requests.preview import Previews
 from ureca.node.requests.replies import Asker
 from ureca.node.segmentation.factory import open_cutters
-from ureca.node.sources.base import FrameSource, Wait, Watched
-from ureca.node.sources.factory import open_source
+from ureca.node.sources.base import FrameSource, SourceStatus, Wait
+from ureca.node.sources.factory import open_sources
 from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent, Heartbeat
@@ -60,11 +60,13 @@ from ureca.protocol.preview import PictureArgs
 from ureca.security.authenticator import Gate
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
-OpenSource = Callable[[NodeConfig, Clock, Books, Wait], FrameSource]
+OpenSources = Callable[[NodeConfig, Clock, Books, Wait], Sequence[FrameSource]]
 
 
-def _open_configured(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-    return open_source(config, clock=clock, books=books, wait=wait)
+def _open_configured(
+    config: NodeConfig, clock: Clock, books: Books, wait: Wait
+) -> Sequence[FrameSource]:
+    return open_sources(config, clock=clock, books=books, wait=wait)
 
 
 class Node:
@@ -80,7 +82,7 @@ class Node:
         clock: Clock,
         prompts: Prompts | None = None,
         sinks: Iterable[Sink] = (),
-        open_frames: OpenSource = _open_configured,
+        open_frames: OpenSources = _open_configured,
         recorder: Recorder | RecordSwitch | None = None,
         renderer: Renderer | None = None,
     ) -> None:
@@ -93,8 +95,8 @@ class Node:
         self._stop = threading.Event()
         self._prompts = prompts or {}
         cutters = open_cutters(config.segmenter)  # first: a missing model leaves nothing behind
-        self._source = open_frames(config, clock, self.books, self._stop.wait)
-        self._watched = self._source if isinstance(self._source, Watched) else None
+        sources = open_frames(config, clock, self.books, self._stop.wait)
+        self._source_status = SourceStatus(sources)
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
         self._outbox = Outbox(config.limits.outbox, clock=clock, books=self.books)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -130,15 +132,15 @@ class Node:
         )
         self._previews = Previews(self._pipeline.views, clock)
         self._vitals = self._watch_over()
-        self._feeder = Feeder(self._source, self._mailbox, self._prompts, self._vitals)
+        self._feeder = Feeder(sources, self._mailbox, self._prompts, self._vitals, self._stop)
         self._stepper = Stepper(
             self._pipeline,
             self._mailbox,
             self._feeder,
+            self._source_status,
             self.books,
             clock,
             self._stop,
-            watched=self._watched,
             renderer=renderer,
         )
 
@@ -150,9 +152,8 @@ class Node:
             if part is not None:
                 vitals.counters.append(part.counters)
                 vitals.complaints.append(failure_of(part))
-        if self._watched is not None:
-            vitals.counters.append(self._watched.counters)
-            vitals.complaints.append(self._watched.reasons)
+        vitals.counters.append(self._source_status.counters)
+        vitals.complaints.append(self._source_status.reasons)
         if self._gate is not None:
             vitals.counters.append(self._gate.counters)
         vitals.complaints.append(self._pipeline.reasons)
@@ -170,6 +171,7 @@ class Node:
         self._publisher, self._io = open_sockets(
             self._context,
             self._config.publish,
+            max_regions=self._config.limits.max_streams * self._config.limits.max_regions,
             session_id=self.session_id,
             clock=self._clock,
             books=self.books,
@@ -268,7 +270,7 @@ class Node:
 
     @property
     def failure(self) -> UrecaError | None:
-        """Why the source ended before its time, if it did."""
+        """Why the sources ended before their time, if they did."""
         return self._vitals.failure
 
     def last_events(self) -> list[AnyEvent]:

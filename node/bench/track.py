@@ -128,7 +128,7 @@ class Follower:
 
     def _follow(self, frame: Frame, number: int, first: Mask) -> None:
         if self._answers and number > self._answers[0][0]:
-            self._tracker.corrected(self._answers.pop(0)[1])
+            self._tracker.corrections.offer(self._answers.pop(0)[1])
         seeds = [RegionSeed(rid=_RID, mask=encode(first))] if number == 0 else []
         with self.following:
             update = self._tracker.update(frame, seeds, now_ns=frame.captured_ns)

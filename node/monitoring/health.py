@@ -29,7 +29,9 @@ class Vitals:
     counters: list[Counters] = field(default_factory=list)
     complaints: list[Complaints] = field(default_factory=list)
     failure: UrecaError | None = None
-    """Why the source ended before its time, if it did."""
+    """Why the sources ended before their time, if they did."""
+    source_failures: list[UrecaError] = field(default_factory=list)
+    """Why single sources ended before their time; the others may go on."""
 
     def __post_init__(self) -> None:
         self._started_ns = self.clock.now_ns()
@@ -51,7 +53,7 @@ class Vitals:
     def reasons(self) -> tuple[str, ...]:
         """Why the node is not well."""
         balance = self.books.balance()
-        found = [] if self.failure is None else [f"source: {self.failure}"]
+        found = [f"source: {failure}" for failure in self.source_failures]
         found += [said for part in self.complaints for said in part()]
         if balance.frames_dropped.get("internal"):
             found.append("frames failed inside the node; see its log")

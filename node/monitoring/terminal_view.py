@@ -11,7 +11,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ureca.cli.watch import Board, table
+from ureca.cli.watch import MAX_ROWS, table
+from ureca.client.region_cache import RegionCache
 from ureca.clock import Clock
 from ureca.node.counters import Balance
 from ureca.protocol.events import AnyEvent
@@ -20,11 +21,11 @@ _LOST_STYLE = "yellow"
 
 
 class TerminalView:
-    """A sink that keeps the board, drawn by whoever calls `draw`. Use as a context manager."""
+    """A sink that keeps the regions, drawn by whoever calls `draw`. Use as a context manager."""
 
     def __init__(self, clock: Clock, console: Console | None = None) -> None:
         self._clock = clock
-        self._board = Board()
+        self._regions = RegionCache(MAX_ROWS)
         self._lock = threading.Lock()
         self._live = Live(auto_refresh=False, console=console, transient=True)
         self._before: tuple[int, int] = (0, 0)
@@ -33,13 +34,13 @@ class TerminalView:
     def __call__(self, event: AnyEvent) -> None:
         """Take note of one event; called on the socket thread."""
         with self._lock:
-            self._board.apply(event)
+            self._regions.apply(event)
 
     def draw(self, balance: Balance, state: str) -> None:
         """Redraw; called on the main thread a few times per second."""
         now_ns = self._clock.now_ns()
         with self._lock:
-            drawn = table(self._board, now_ns)
+            drawn = table(self._regions, now_ns)
         self._live.update(Group(drawn, self._status(balance, state, now_ns)), refresh=True)
 
     def _status(self, balance: Balance, state: str, now_ns: int) -> Text:

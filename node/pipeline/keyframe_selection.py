@@ -41,7 +41,7 @@ class Keyframes:
                 self._log.warning("segmenter", f"the segmenter failed: {cutting.failure}")
             stream = self._streams.get(cutting.stream)
             if stream is not None:
-                stream.corrected(cutting)
+                stream.corrections.offer(cutting)
 
     def offer(self, stream: Stream, now_ns: int) -> None:
         """`stream` has a new frame: it may be the next keyframe."""

@@ -1,9 +1,12 @@
-"""The source thread: every frame goes into the mailbox, until the source ends or fails."""
+"""The source threads: one per source, from the source into the mailbox, until all have ended."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Sequence
+from functools import partial
 
 from ureca.errors import UrecaError
 from ureca.native_threads import NativeThread
@@ -13,47 +16,79 @@ from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.prompt_file import Prompts
 
 _JOIN_S = 10.0
-"""Longer than every wait of a source that ends by itself."""
+"""For all threads; longer than every wait of a source that ends by itself."""
 _log = logging.getLogger(__name__)
 
 
 class Feeder:
-    """Takes frames from `source` on the thread `ureca-source`; `ended` is set when there are no
-    more, with the reason in `vitals.failure` if it was none that one hopes for.
+    """Reads each of `sources` on a thread of its own. The end or failure of one source does not end
+    the others; `ended` is set when the last one has ended.
+
+    What failed is in `vitals.source_failures`. The first failure becomes `vitals.failure` when all
+    sources have ended and `stop` is not set.
     """
 
     def __init__(
-        self, source: FrameSource, mailbox: Mailbox, prompts: Prompts, vitals: Vitals
+        self,
+        sources: Sequence[FrameSource],
+        mailbox: Mailbox,
+        prompts: Prompts,
+        vitals: Vitals,
+        stop: threading.Event,
     ) -> None:
         self.ended = threading.Event()
-        self._source, self._mailbox = source, mailbox
-        self._prompts, self._vitals = prompts, vitals
-        self._thread = NativeThread(target=self._run, name="ureca-source")
+        self._mailbox, self._prompts = mailbox, prompts
+        self._vitals, self._stop = vitals, stop
+        self._lock = threading.Lock()
+        self._reading = len(sources)
+        self._threads = [
+            NativeThread(
+                target=partial(self._run, source),
+                name="ureca-source" if len(sources) == 1 else f"ureca-source-{place}",
+            )
+            for place, source in enumerate(sources)
+        ]
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
 
     def join(self) -> None:
-        """Wait for its end, if it was started; one that does not end in time is left behind."""
-        if not self._thread.end(_JOIN_S):
-            _log.error("the source did not return from its frame; its thread is left behind")
+        """Wait for their end, if they were started; one that does not end in time is left
+        behind.
+        """
+        until_s = time.monotonic() + _JOIN_S
+        for thread in self._threads:
+            if not thread.end(max(0.0, until_s - time.monotonic())):
+                _log.error("%s did not return from its frame; it is left behind", thread.name)
 
-    def _run(self) -> None:
+    def _run(self, source: FrameSource) -> None:
         try:
-            self._feed()
+            self._feed(source)
         except UrecaError as error:
-            self._vitals.failure = error
+            self._vitals.source_failures.append(error)
             _log.error("the source failed: %s", error)
         except Exception as error:  # noqa: BLE001  (a source may fail in any way; it is reported)
-            self._vitals.failure = UrecaError(f"it failed: {type(error).__name__}: {error}")
+            failure = UrecaError(f"it failed: {type(error).__name__}: {error}")
+            self._vitals.source_failures.append(failure)
             _log.exception("the source failed")
-        self.ended.set()
-        self._mailbox.wake()
+        self._end()
 
-    def _feed(self) -> None:
-        for frame in self._source.frames():
+    def _feed(self, source: FrameSource) -> None:
+        for frame in source.frames():
             # A prompt is drawn on this very picture.
             keep = frame.seq in self._prompts or bool(frame.prompts)
-            if not self._mailbox.put(frame, keep=keep, wait=self._source.is_lossless):
+            if not self._mailbox.put(frame, keep=keep, wait=source.is_lossless):
                 return
+
+    def _end(self) -> None:
+        """One source has ended."""
+        with self._lock:
+            self._reading -= 1
+            if self._reading:
+                return
+        if self._vitals.source_failures and not self._stop.is_set():
+            self._vitals.failure = self._vitals.source_failures[0]
+        self.ended.set()
+        self._mailbox.wake()

@@ -12,7 +12,7 @@ from ureca.node.counters import Books
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.source_thread import Feeder
 from ureca.node.rendering.renderer import Renderer
-from ureca.node.sources.base import Watched
+from ureca.node.sources.base import SourceStatus
 from ureca.node.sources.frame_mailbox import Mailbox
 
 _TICK_S = 0.05
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Stepper:
-    """Runs `pipeline` on the thread `ureca-step` until `stop` is set or the source has ended.
+    """Runs `pipeline` on the thread `ureca-step` until `stop` is set or the sources have ended.
 
     `hurry` ends the grace of captions in flight; `done` is set when everything that was accepted
     has ended.
@@ -32,10 +32,10 @@ class Stepper:
     pipeline: Pipeline
     mailbox: Mailbox
     feeder: Feeder
+    sources: SourceStatus
     books: Books
     clock: Clock
     stop: threading.Event
-    watched: Watched | None = None
     renderer: Renderer | None = None
     hurry: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
@@ -64,8 +64,8 @@ class Stepper:
 
     def _advance(self, frame: Frame | None) -> None:
         now_ns = self.clock.now_ns()
-        if frame is not None and self.watched is not None:
-            self.watched.taken(frame)
+        if frame is not None:
+            self.sources.taken(frame)
         try:
             if frame is None:
                 self.pipeline.tick(now_ns)
@@ -83,7 +83,7 @@ class Stepper:
             self.renderer.saw(*view)
 
     def _is_finished(self) -> bool:
-        """The source has ended and everything that it gave was processed and captioned."""
+        """The sources have ended and everything that they gave was processed and captioned."""
         ended = self.feeder.ended.is_set() and self.mailbox.is_empty()
         return ended and self.pipeline.is_idle()
 

@@ -30,7 +30,7 @@ from ureca.node.pipeline.request_queue import Ask
 from ureca.node.scheduling.caption_policy import Policies, Policy
 from ureca.node.scheduling.change_detection import Look, change, look_at
 from ureca.node.scheduling.scheduler import Abort, Changed, Check, Scheduler
-from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
+from ureca.node.segmentation.keyframe_segmenter import KeyWish
 from ureca.node.tracking.track_events import TrackReporter
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol.events import AnyEvent, CaptionSame
@@ -66,6 +66,8 @@ class Stream:
         self._since_key: int | None = None
         self._cut: AbstractSet[str] = frozenset()
         self._tracker = Tracker(config.tracker, max_regions=config.limits.max_regions)
+        self.corrections = self._tracker.corrections
+        """Takes a segmenter's answers; the next frame takes them up."""
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
 
     def follow(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> News:
@@ -93,10 +95,6 @@ class Stream:
         if wish is not None:
             self._since_key, self._cut = 0, wish.regions.keys()
         return wish
-
-    def corrected(self, cutting: Cutting) -> None:
-        """A segmenter's answer; the next frame takes it up."""
-        self._tracker.corrected(cutting)
 
     def pick(self, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
         """At most `room` wishes for captions on the newest frame; see `Scheduler.pick`."""
@@ -195,7 +193,7 @@ class Stream:
             "regions": len(tracks.tracks),
             "captured_ns": frame.captured_ns,
             "unchanged_ms": self._unchanged_ns // 1_000_000,
-            "corrected": self._tracker.corrected_masks,
+            "corrected": self.corrections.counts["taken"],
         }
 
     def _news(self, tracks: TrackSet, now_ns: int) -> News:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from ureca.client.region_cache import RegionCache
 from ureca.client.sockets import EVENT_HWM, harden, received, reopened
 from ureca.clock import Clock
 from ureca.errors import WireError
@@ -24,14 +25,7 @@ from ureca.log import RateLimitedLog
 from ureca.node.access import Guard, unguarded
 from ureca.node.config import PublishConfig
 from ureca.node.counters import Books
-from ureca.protocol.events import (
-    AnyEvent,
-    CaptionFinal,
-    CaptionSame,
-    RegionEvent,
-    TrackEnd,
-    TrackEvent,
-)
+from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.protocol.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
@@ -40,57 +34,25 @@ _GREET_EVERY_NS = 200_000_000
 Sink = Callable[[AnyEvent], None]
 
 
-class LastValues:
-    """The newest track event and caption of every region that has not ended; bounded by the
-    tracker's limit.
-    """
-
-    def __init__(self) -> None:
-        self._tracks: dict[tuple[str, str], AnyEvent] = {}
-        self._captions: dict[tuple[str, str], AnyEvent] = {}
-
-    def apply(self, event: AnyEvent) -> None:
-        """Take note of one event."""
-        if not isinstance(event, RegionEvent):
-            return
-        key = (event.stream, event.rid)
-        if isinstance(event, TrackEnd):
-            self._tracks.pop(key, None)
-            self._captions.pop(key, None)
-        elif isinstance(event, TrackEvent):
-            self._tracks[key] = event
-        elif isinstance(event, CaptionFinal) and key in self._tracks:
-            self._captions[key] = event
-        elif isinstance(event, CaptionSame) and isinstance(self._captions.get(key), CaptionFinal):
-            self._captions[key] = msgspec.structs.replace(
-                self._captions[key], captured_ns=event.captured_ns, ttl_ms=event.ttl_ms
-            )
-
-    def events(self) -> list[AnyEvent]:
-        """Per region its track event and then its caption."""
-        found: list[AnyEvent] = []
-        for key, track in self._tracks.items():
-            found.append(track)
-            if key in self._captions:
-                found.append(self._captions[key])
-        return found
-
-
 class Publisher:
-    """The XPUB side. One thread calls everything; `sinks` see each event as it was stamped."""
+    """The XPUB side. One thread calls everything; `sinks` see each event as it was stamped.
+
+    Late joiners get the last values of at most `max_regions` regions.
+    """
 
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         config: PublishConfig,
         *,
+        max_regions: int,
         session_id: bytes,
         clock: Clock,
         books: Books,
         sinks: Iterable[Sink] = (),
         guard: Guard = unguarded,
     ) -> None:
-        self.last = LastValues()
+        self.last = RegionCache(max_regions)
         self.session_id = session_id
         self._node = config.node
         self._greets = config.greet

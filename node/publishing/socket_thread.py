@@ -54,6 +54,7 @@ def open_sockets(
     context: zmq.Context[zmq.Socket[bytes]],
     publish: PublishConfig,
     *,
+    max_regions: int,
     session_id: bytes,
     clock: Clock,
     books: Books,
@@ -68,7 +69,14 @@ def open_sockets(
     remedy when an address is taken; then nothing is left open.
     """
     publisher = Publisher(
-        context, publish, session_id=session_id, clock=clock, books=books, sinks=sinks, guard=guard
+        context,
+        publish,
+        max_regions=max_regions,
+        session_id=session_id,
+        clock=clock,
+        books=books,
+        sinks=sinks,
+        guard=guard,
     )
     try:
         router = bind_router(context, publish.requests, guard)

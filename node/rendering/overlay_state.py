@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ureca.client.region_cache import Captions
+from ureca.client.region_cache import RegionCache
 from ureca.datatypes import Track, TrackSet, TrackState
 from ureca.protocol.events import CaptionFinal, CaptionSame, TrackEnd
 from ureca.visualization.palette import Palette
@@ -17,7 +17,7 @@ class Words:
 
     def __init__(self) -> None:
         self.memory: Memory = {}
-        self._captions = Captions()
+        self._captions = RegionCache()
         self._palette = Palette()
 
     def apply(self, event: News) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from ureca.datatypes import Frame
@@ -34,3 +35,26 @@ class Watched(Protocol):
 
     def taken(self, frame: Frame) -> None:
         """A frame of this source is being worked on: there is room for the next."""
+
+
+class SourceStatus:
+    """The status of all of a node's sources that can go away; see `Watched`."""
+
+    def __init__(self, sources: Iterable[FrameSource]) -> None:
+        self._watched = [source for source in sources if isinstance(source, Watched)]
+
+    def reasons(self) -> tuple[str, ...]:
+        """See `Watched`."""
+        return tuple(why for source in self._watched for why in source.reasons())
+
+    def counters(self) -> dict[str, int]:
+        """See `Watched`; sources that count the same are added up."""
+        total: Counter[str] = Counter()
+        for source in self._watched:
+            total.update(source.counters())
+        return dict(total)
+
+    def taken(self, frame: Frame) -> None:
+        """See `Watched`; each source knows its own frames."""
+        for source in self._watched:
+            source.taken(frame)

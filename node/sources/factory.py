@@ -18,7 +18,6 @@ from ureca.node.sources.camera import LiveSource
 from ureca.node.sources.camera_capture import DEVICE
 from ureca.node.sources.credit_receiver import SCHEME as CREDIT_SCHEME
 from ureca.node.sources.credit_receiver import CreditFrames
-from ureca.node.sources.multiplexer import Several
 from ureca.node.sources.source_uri import NETWORK, Address, addresses_of, shown
 from ureca.node.sources.video_player import ClipPlayer
 from ureca.node.sources.video_readers import open_clip
@@ -28,9 +27,11 @@ from ureca.node.sources.zmq_subscriber import ZmqFrames
 LIVE_SCHEMES = NETWORK | {DEVICE}
 
 
-def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-    """The source, or the sources as one, that `config.source` names. Raises `SourceError` with the
-    remedy when one cannot be opened; a camera that is away may come later.
+def open_sources(
+    config: NodeConfig, *, clock: Clock, books: Books, wait: Wait
+) -> tuple[FrameSource, ...]:
+    """The sources that `config.source` names, in that order. Raises `SourceError` with the remedy
+    when one cannot be opened; a camera that is away may come later.
     """
     addresses = addresses_of(config.source)
     if len(addresses) > config.limits.max_streams:
@@ -38,15 +39,12 @@ def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -
             f"{len(addresses)} sources, and limits.max_streams is {config.limits.max_streams}: "
             f"raise it with --set limits.max_streams={len(addresses)}"
         )
-    if len(addresses) == 1:
-        return _open(addresses[0], config, clock, books, wait)
-    return Several(
-        lambda each_wait: [
-            _open(address, config, clock, books, each_wait) for address in addresses
-        ],
-        books=books,
-        wait=wait,
-    )
+    return tuple(_open(address, config, clock, books, wait) for address in addresses)
+
+
+def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> FrameSource:
+    """The first source that `config.source` names; see `open_sources`."""
+    return open_sources(config, clock=clock, books=books, wait=wait)[0]
 
 
 def _open(

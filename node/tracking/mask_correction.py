@@ -82,7 +82,9 @@ class Corrections:
             self._view.follow(flow)
 
     def offer(self, cutting: Cutting) -> None:
-        """The answer; taken up by the next `apply`."""
+        """A segmenter's answer: taken up by the next `apply`, and forgotten if it is of another
+        keyframe than the last.
+        """
         if self._view is not None and cutting.seq == self._view.seq:
             self._answer = cutting
 

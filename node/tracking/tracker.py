@@ -31,7 +31,7 @@ from ureca.node.masks.color_histogram import colour_bins
 from ureca.node.masks.geometry import full_size, iou, shrunk
 from ureca.node.masks.optical_flow import FlowEstimator, FlowField, shrink, work_size
 from ureca.node.masks.prompt_to_mask import seed_mask
-from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
+from ureca.node.segmentation.keyframe_segmenter import KeyWish
 from ureca.node.tracking.detection_tracking import Given, attempt
 from ureca.node.tracking.mask_correction import Corrections
 from ureca.node.tracking.mask_propagation import Carrier, Picture
@@ -58,7 +58,8 @@ class Tracker:
         self._flow = FlowEstimator(config.flow_preset)
         self._regions = Regions(max_regions)
         self._given = Given(config, self._regions)
-        self._corrections = Corrections(config, self._regions)
+        self.corrections = Corrections(config, self._regions)
+        """Takes a segmenter's answers, and counts what became of their masks."""
         self._picture: Picture | None = None
         self._epoch: tuple[bytes, int, int] | None = None
         self._frames = 0
@@ -121,26 +122,10 @@ class Tracker:
 
     def keyframe(self, frame: Frame, *, everything: bool = False) -> KeyWish | None:
         """What a segmenter should cut out of `frame`, the newest that `update` saw; None when there
-        is nothing. Until `corrected` is called, every frame leads on from here.
+        is nothing. Until `corrections` has the answer, every frame leads on from here.
         """
         assert self._picture is not None
-        return self._corrections.open(frame, self._picture, everything=everything)
-
-    def corrected(self, cutting: Cutting) -> None:
-        """A segmenter's answer: taken up on the next frame, and forgotten if it is of another
-        keyframe than the last.
-        """
-        self._corrections.offer(cutting)
-
-    @property
-    def corrections(self) -> dict[str, int]:
-        """What became of a segmenter's masks: `taken`, or refused by which gate."""
-        return dict(self._corrections.counts)
-
-    @property
-    def corrected_masks(self) -> int:
-        """How many masks of a segmenter were taken up."""
-        return self._corrections.counts["taken"]
+        return self.corrections.open(frame, self._picture, everything=everything)
 
     # --- frames ----------------------------------------------------------------------------------
 
@@ -151,7 +136,7 @@ class Tracker:
         if not restarted:
             return ()
         self._picture = None
-        self._corrections.forget()
+        self.corrections.forget()
         return self.close("restart")
 
     def _carry(self, frame: Frame, now_ns: int) -> Picture:
@@ -161,12 +146,12 @@ class Tracker:
             self._adopt(before)
         carried = [region for region in self._regions if region.carrier is not None]
         moving = [region for region in carried if not region.is_lost]
-        if before is not None and (moving or self._corrections.is_open):
+        if before is not None and (moving or self.corrections.is_open):
             flow = self._flow.between(before.gray, picture.gray)
-            self._corrections.follow(flow)
+            self.corrections.follow(flow)
             for region in moving:
                 self._move(region, frame, flow, now_ns)
-        self._corrections.apply(frame, picture, now_ns=now_ns)
+        self.corrections.apply(frame, picture, now_ns=now_ns)
         for region in carried:
             if region.is_lost and self._frames % (self._config.recover_every << region.finds) == 0:
                 self._search(region, frame)

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from ureca.client.async_client import AsyncClient
+from ureca.client.region_cache import RegionCache
 from ureca.client.shared import snapshot_events
 from ureca.errors import RequestError, UrecaError, VersionError
-from ureca.node.viewer.board import Board
 from ureca.node.viewer.frame_feed import Feed
 from ureca.node.viewer.send_queue import Outbox
 from ureca.protocol.events import AnyEvent, Heartbeat, TrackUpdate
@@ -30,6 +30,7 @@ _TICK_S = 0.5
 _ASK_S = 2.0
 _RETRY_S = 0.5
 _MAX_STREAMS = 16
+_MAX_REGIONS = 1024
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +41,8 @@ class Link:
         self.client = client
         self.outboxes: set[Outbox] = set()
         self.lost = True
-        self._board = Board()
+        self._regions = RegionCache(_MAX_REGIONS)
+        self._heartbeat: Heartbeat | None = None
         self._hello: dict[str, Any] = {}
         self._why = "no node has answered yet"
         self._heard_s = time.monotonic()
@@ -70,7 +72,8 @@ class Link:
 
     def state(self) -> list[bytes]:
         """What a page that joins has to know."""
-        events = [msgspec.json.encode(event) for event in self._board.events()]
+        beat: list[AnyEvent] = [] if self._heartbeat is None else [self._heartbeat]
+        events = [msgspec.json.encode(event) for event in (*beat, *self._regions.events())]
         return [self._node_message(), told(events, reset=True)]
 
     def feed(self, stream: str) -> Feed:
@@ -99,13 +102,15 @@ class Link:
             self._pace()
         if event.session_id != self._session_id:
             self._session_id = event.session_id
-            self._board.clear()
+            self._heartbeat = None
             self._feeds.clear()
             self.lost = True
         if self.lost or self.client.missed != self._missed:
             self._missed = self.client.missed
             self._catch_up()
-        self._board.apply(event)
+        self._regions.apply(event)
+        if isinstance(event, Heartbeat):
+            self._heartbeat = event
         if not isinstance(event, TrackUpdate):  # pictures say where regions are
             self._tell(told([msgspec.json.encode(event)]))
 
@@ -125,8 +130,9 @@ class Link:
         while True:
             with contextlib.suppress(UrecaError):
                 hello = await self.client.call("hello", deadline_s=_ASK_S)
+                mark = self._regions.mark
                 snapshot = await self.client.request("snapshot", deadline_s=_ASK_S)
-                self._board.replace(snapshot_events(snapshot))
+                self._regions.apply_snapshot(snapshot_events(snapshot), asked_at=mark)
                 self._hello = msgspec.to_builtins(hello)
                 self._offset_ns = (await self.client.clock_offset()).offset_ns
                 self.lost, self._why = False, ""

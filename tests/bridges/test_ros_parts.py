@@ -25,7 +25,7 @@ from ureca.bridges.ros.messages import (
     Time,
 )
 from ureca.bridges.ros.pictures import Numbering, compressed, raw
-from ureca.client.region_cache import Captions, Said
+from ureca.client.region_cache import CaptionRecord, RegionCache
 from ureca.errors import ConfigError, WireError
 from ureca.protocol import rle
 from ureca.protocol.events import CaptionFinal, CaptionSame, TrackEnd, WireRle
@@ -37,7 +37,7 @@ CAPTURED_NS = 12_000_000_034
 
 
 def said(text="a red mug", captured_ns=CAPTURED_NS - 1_000_000_000, ttl_ms=5000, score=0.7):
-    return Said(text, 3, captured_ns, "mono", ttl_ms, score, "new")
+    return CaptionRecord(text, 3, captured_ns, "mono", ttl_ms, score, "new")
 
 
 def region(rid, x0, y0, x1, y1, *, size=(12, 16), state="alive", masked=True):
@@ -328,7 +328,7 @@ def final(rid, captured_ns, ttl_ms=1000):
 
 
 def test_captions_are_renewed_run_out_and_end():
-    book = Captions(max_regions=2)
+    book = RegionCache(max_regions=2)
     book.apply(final("mug", 0))
     assert book.get("cam0", "mug").holds(999_999_999)
     assert not book.get("cam0", "mug").holds(1_000_000_000)

@@ -8,7 +8,8 @@ import pytest
 
 from ureca import cli
 from ureca.cli import watch
-from ureca.cli.watch import Board, line
+from ureca.cli.watch import line
+from ureca.client.region_cache import RegionCache
 from ureca.errors import ConfigError
 
 
@@ -79,31 +80,27 @@ def test_module_entry(repository):
     assert "example:" in done.stdout
 
 
-def test_the_board_follows_a_region(every_event):
-    board = Board()
-    texts = []
-    for event in every_event:
-        board.apply(event)
-        row = board.rows.get(("cam1", "r1"))
-        texts.append(None if row is None else (row.state, row.writing, row.text))
-    assert texts[0] == ("alive", None, "")
-    assert texts[2] == ("lost (drift)", None, "")
-    assert texts[4] is None
-    assert texts[5] == ("alive", "", "")
-    assert texts[6] == ("alive", " cup", "")
-    assert texts[7] == ("alive", None, "a red cup")
-    row = board.rows["cam1", "r1"]
-    assert row.age_s(4_500_000) == pytest.approx(0.0005)
-    assert (row.trigger, row.score) == ("new", 0.5)
+def drawn(regions, now_ns=4_500_000):
+    """The columns of the table."""
+    pytest.importorskip("rich.table")
+    return [[str(cell) for cell in column.cells] for column in watch.table(regions, now_ns).columns]
 
 
-def test_the_board_is_bounded(every_event):
-    import msgspec
-
-    board = Board(max_rows=3)
-    for number in range(10):
-        board.apply(msgspec.structs.replace(every_event[0], rid=f"r{number}"))
-    assert [rid for _, rid in board.rows] == ["r7", "r8", "r9"]
+def test_the_table_follows_a_region(every_event):
+    regions = RegionCache()
+    rows = []
+    tracks, end, captions = every_event[:4], every_event[4], every_event[5:]
+    for event in (*tracks, *captions, end):
+        regions.apply(event)
+        columns = drawn(regions)
+        rows.append(tuple(columns[n][0] for n in (2, 3, 4, 5, 6)) if columns[0] else None)
+    assert rows[0] == ("", "", "", "", "alive")
+    assert rows[2] == ("", "", "", "", "lost (drift)")
+    assert rows[4] == ("▌", "", "new", "", "alive")
+    assert rows[5] == (" cup▌", "", "new", "", "alive")
+    assert rows[6] == ("a red cup", "0.0 s", "new", "0.50", "alive")
+    assert rows[-1] is None
+    assert drawn(RegionCache())[0] == []
 
 
 def test_lines_say_what_happened(every_event):
@@ -115,11 +112,11 @@ def test_lines_say_what_happened(every_event):
 
 def test_the_table_draws(every_event):
     console = pytest.importorskip("rich.console")
-    board = Board()
+    regions = RegionCache()
     for event in every_event[5:8]:
-        board.apply(event)
+        regions.apply(event)
     screen = console.Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    screen.print(watch.table(board, 4_500_000))
+    screen.print(watch.table(regions, 4_500_000))
     screen.file.close()
     assert "a red cup" in screen.export_text()
 

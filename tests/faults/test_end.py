@@ -17,15 +17,18 @@ import numpy as np
 import pytest
 
 from ureca.client.client import Client
+from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame
 from ureca.models.runtime.ort import open_session, run_options
 from ureca.native_threads import NativeThread, running
 from ureca.node.captioning.engine_loader import demo_clip
 from ureca.node.cli.signals import Signals
 from ureca.node.counters import Books
+from ureca.node.monitoring.health import Vitals
 from ureca.node.pipeline import source_thread
 from ureca.node.pipeline.source_thread import Feeder
 from ureca.node.sources.frame_mailbox import Mailbox
+from ureca.testing import ScriptedEngine
 
 onnx = pytest.importorskip("onnx", reason="the native calls are an ONNX graph made here")
 
@@ -188,7 +191,9 @@ def test_a_source_that_does_not_return_does_not_hold_up_the_end(
             release.wait(30)
             return iter(())
 
-    fed = Feeder(Hanging(), Mailbox(Books(), max_streams=1), {}, None)  # type: ignore[arg-type]
+    books = Books()
+    vitals = Vitals(books, ScriptedEngine().info, MonotonicClock(), dict)
+    fed = Feeder([Hanging()], Mailbox(books, max_streams=1), {}, vitals, threading.Event())
     fed.start()
     began_s = time.monotonic()
     fed.join()

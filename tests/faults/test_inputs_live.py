@@ -94,7 +94,7 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
 def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> None:
     camera, books, stop = FakeCamera(fps=100), Books(), threading.Event()
     config = replace(NodeConfig(), source=SourceConfig(uri=DEVICE))
-    source = fake_source(camera)(config, MonotonicClock(), books, stop.wait)
+    (source,) = fake_source(camera)(config, MonotonicClock(), books, stop.wait)
     frames = source.frames()
     first = next(frames)
     assert first.seq == 0, "prompts of a file are drawn on it"

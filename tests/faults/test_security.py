@@ -61,8 +61,8 @@ class Guarded:
             security=SecurityConfig(key=str(self.file("node")), allow=str(folder / "allow.txt")),
         )
 
-        def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-            return Steady(SyntheticSource(frames=100_000, things=3), clock, books, wait)
+        def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+            return [Steady(SyntheticSource(frames=100_000, things=3), clock, books, wait)]
 
         self.node = Node(
             config,

@@ -102,7 +102,7 @@ class Rig:
         self,
         folder: Path,
         uri: str,
-        open_frames: Callable[[NodeConfig, Clock, Books, Wait], FrameSource] | None = None,
+        open_frames: Callable[[NodeConfig, Clock, Books, Wait], list[FrameSource]] | None = None,
         **source: object,
     ) -> None:
         self.events = EventCapture()
@@ -165,12 +165,13 @@ def rig(folder: Path, uri: str, **more: object) -> Iterator[Rig]:
 
 def fake_source(
     camera: FakeCamera,
-) -> Callable[[NodeConfig, Clock, Books, Wait], FrameSource]:
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
+) -> Callable[[NodeConfig, Clock, Books, Wait], list[FrameSource]]:
+    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
         address = Address(config.source.stream, config.source.uri)
-        return LiveSource(
+        source = LiveSource(
             address, config, clock=clock, books=books, wait=wait, open_capture=camera.open
         )
+        return [source]
 
     return opened
 

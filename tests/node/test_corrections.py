@@ -53,11 +53,11 @@ def test_a_late_mask_is_led_on_to_the_newest_picture(late: int) -> None:
     key = film.seq
     if late:
         film.next(late)
-    film.tracker.corrected(cutting(right, key))
+    film.tracker.corrections.offer(cutting(right, key))
     track = film.next()
     assert before < 0.65
     assert film.overlap(track) > 0.8
-    assert film.tracker.corrected_masks == 1
+    assert film.tracker.corrections.counts["taken"] == 1
 
 
 def test_the_wish_tells_what_was_believed_and_what_was_drawn() -> None:
@@ -67,7 +67,7 @@ def test_the_wish_tells_what_was_believed_and_what_was_drawn() -> None:
     assert wish is not None
     assert wish.regions["disc"].is_drawn
     assert wish.taken == frozenset()
-    film.tracker.corrected(cutting(film.scene.mask(0), 0))
+    film.tracker.corrections.offer(cutting(film.scene.mask(0), 0))
     film.next()
     wish = film.tracker.keyframe(film.frame)
     assert wish is not None
@@ -94,10 +94,10 @@ def test_each_gate_refuses_and_the_mask_stays_as_it_was(gate, mask_of, presence)
     film, untouched = Film(), Film()
     film.next(4), untouched.next(4)
     film.tracker.keyframe(film.frame)
-    film.tracker.corrected(cutting(mask_of(film), film.seq, presence=presence))
+    film.tracker.corrections.offer(cutting(mask_of(film), film.seq, presence=presence))
     track, same = film.next(), untouched.next()
-    assert film.tracker.corrections == {gate: 1}
-    assert film.tracker.corrected_masks == 0
+    assert film.tracker.corrections.counts == {gate: 1}
+    assert film.tracker.corrections.counts["taken"] == 0
     assert np.array_equal(track.mask, same.mask)
 
 
@@ -113,9 +113,9 @@ def test_what_the_memory_vouches_for_may_shrink_but_not_swell() -> None:
         film = Film(max_area_jump=1.3, max_area_growth=2.0, min_agreement=0.05)
         film.next(4)
         film.tracker.keyframe(film.frame)
-        film.tracker.corrected(cutting(mask, film.seq, agreement=agreement))
+        film.tracker.corrections.offer(cutting(mask, film.seq, agreement=agreement))
         film.next()
-        assert film.tracker.corrections == {outcome: 1}
+        assert film.tracker.corrections.counts == {outcome: 1}
 
 
 def test_what_the_segmenter_does_not_see_twice_is_lost() -> None:
@@ -124,7 +124,7 @@ def test_what_the_segmenter_does_not_see_twice_is_lost() -> None:
     states = []
     for _ in range(2):
         film.tracker.keyframe(film.frame)
-        film.tracker.corrected(cutting(film.scene.mask(film.seq), film.seq, presence=0.1))
+        film.tracker.corrections.offer(cutting(film.scene.mask(film.seq), film.seq, presence=0.1))
         track = film.next()
         states.append((track.state, track.reason))
     assert states == [(TrackState.ALIVE, ""), (TrackState.LOST, "drift")]
@@ -135,13 +135,13 @@ def test_an_answer_about_another_keyframe_or_a_moved_region_is_forgotten() -> No
     film = Film()
     film.next(2)
     film.tracker.keyframe(film.frame)
-    film.tracker.corrected(cutting(film.scene.mask(0), film.seq - 1))
+    film.tracker.corrections.offer(cutting(film.scene.mask(0), film.seq - 1))
     film.next()
-    assert film.tracker.corrected_masks == 0
+    assert film.tracker.corrections.counts["taken"] == 0
     film.tracker.move("disc", film.frame, RegionSeed(mask=rle.encode(film.scene.mask(film.seq))))
-    film.tracker.corrected(cutting(film.scene.mask(1), 1))
+    film.tracker.corrections.offer(cutting(film.scene.mask(1), 1))
     film.next()
-    assert film.tracker.corrections == {"outdated": 1}
+    assert film.tracker.corrections.counts == {"outdated": 1}
 
 
 def test_a_lost_region_is_recovered_by_what_the_segmenter_finds() -> None:
@@ -155,7 +155,7 @@ def test_a_lost_region_is_recovered_by_what_the_segmenter_finds() -> None:
     wish = film.tracker.keyframe(film.frame)
     assert wish is not None
     assert wish.regions["disc"].soft is None
-    film.tracker.corrected(cutting(scene.mask(film.seq), film.seq, agreement=0.9))
+    film.tracker.corrections.offer(cutting(scene.mask(film.seq), film.seq, agreement=0.9))
     track = film.next()
     assert track.state is TrackState.RECOVERED
     assert film.overlap(track) > 0.7
@@ -169,9 +169,9 @@ def test_a_lost_region_is_not_recovered_on_a_thing_of_other_colours() -> None:
     film.tracker.keyframe(film.frame)
     wall = np.zeros((120, 160), np.bool_)
     wall[45:75, 65:95] = True
-    film.tracker.corrected(cutting(wall, film.seq, agreement=0.9))
+    film.tracker.corrections.offer(cutting(wall, film.seq, agreement=0.9))
     assert film.next().state is TrackState.LOST
-    assert film.tracker.corrections == {"appearance": 1}
+    assert film.tracker.corrections.counts == {"appearance": 1}
 
 
 def test_things_nobody_pointed_at_become_regions_within_the_budget_once() -> None:
@@ -186,6 +186,6 @@ def test_things_nobody_pointed_at_become_regions_within_the_budget_once() -> Non
         spot[90:110, left : left + 16] = True
         spots.append(Cutout(rle.encode(spot), 0.9))
     known = Cutout(rle.encode(film.scene.mask(0)), 0.9)
-    film.tracker.corrected(Cutting("cam0", 0, (known, *spots)))
+    film.tracker.corrections.offer(Cutting("cam0", 0, (known, *spots)))
     film.next()
     assert [t.rid for t in film.tracks] == ["disc", "r1", "r2", "r3"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,26 +20,30 @@ import pytest
 from tests.node.inputs_rig import MjpegServer, jpeg, rig, until
 from ureca.client.client import Client
 from ureca.clock import MonotonicClock
-from ureca.datatypes import EngineInfo
+from ureca.datatypes import EngineInfo, Frame
 from ureca.errors import ConfigError, SourceError
+from ureca.native_threads import running
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
 from ureca.node.counters import Books
 from ureca.node.decoding.image_decoder import decode_nv12
+from ureca.node.monitoring.health import Vitals
+from ureca.node.pipeline.source_thread import Feeder
 from ureca.node.recording.header import head_of
-from ureca.node.sources.base import FrameSource, Watched
+from ureca.node.sources.base import FrameSource, SourceStatus
 from ureca.node.sources.camera_capture import _trimmed
-from ureca.node.sources.factory import open_source
+from ureca.node.sources.factory import open_sources
 from ureca.node.sources.frame_gaps import StampGaps
+from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.source_uri import addresses_of, shown, sources_of
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 SECRET = "hunter2"
 
 
-def opened(*uris: str, **limits: int) -> FrameSource:
+def opened(*uris: str, **limits: int) -> tuple[FrameSource, ...]:
     source = sources_of(uris, SourceConfig())
     config = replace(NodeConfig(), source=source, limits=LimitsConfig(**limits))
-    return open_source(config, clock=MonotonicClock(), books=Books(), wait=lambda _: True)
+    return open_sources(config, clock=MonotonicClock(), books=Books(), wait=lambda _: True)
 
 
 def test_names_and_places_of_several_sources() -> None:
@@ -149,46 +156,138 @@ def clip(path: Path, frames: int) -> Path:
     return path
 
 
-def test_several_sources_at_once_each_with_its_stream(tmp_path: Path) -> None:
-    config = replace(
-        NodeConfig(),
-        source=SourceConfig(
-            uri=str(clip(tmp_path / "a", 5)),
-            stream="front",
-            also=(f"rear={clip(tmp_path / 'b', 9)}", "gone=rtsp://127.0.0.1:1/x"),
-            fps=50,
-        ),
-    )
-    books, stop = Books(), threading.Event()
-    source = open_source(config, clock=MonotonicClock(), books=books, wait=stop.wait)
-    assert isinstance(source, Watched)
-    seen: dict[str, list[int]] = {}
-    for frame in source.frames():
-        seen.setdefault(frame.stream, []).append(frame.seq)
-        books.frame_processed()
-        if sum(map(len, seen.values())) == 14:
-            until(lambda: "gone: rtsp" in "; ".join(source.reasons()), "the third is named")
-            stop.set()
-    assert seen == {"front": list(range(5)), "rear": list(range(9))}
-    assert books.balance().closed
+class Fed:
+    """Sources that are read into a mailbox, and who takes their frames."""
+
+    def __init__(self, sources: Sequence[FrameSource], books: Books, stop: threading.Event) -> None:
+        self.books, self.stop = books, stop
+        self.vitals = Vitals(books, ScriptedEngine().info, MonotonicClock(), dict)
+        self.mailbox = Mailbox(books, max_streams=4)
+        self.feeder = Feeder(sources, self.mailbox, {}, self.vitals, stop)
+        self.seen: dict[str, list[int]] = {}
+        self.feeder.start()
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.seen.values()))
+
+    def take(self, until: Callable[[], bool]) -> None:
+        """Take frames until that is true."""
+        end_s = time.monotonic() + 30
+        while not until():
+            assert time.monotonic() < end_s, self.seen
+            frame = self.mailbox.take(0.05)
+            if frame is not None:
+                self.seen.setdefault(frame.stream, []).append(frame.seq)
+                self.books.frame_processed()
+
+    def is_over(self) -> bool:
+        return self.feeder.ended.is_set() and self.mailbox.is_empty()
+
+    def close(self) -> None:
+        """As a node ends: the threads end, the books balance."""
+        self.stop.set()
+        self.mailbox.close()
+        self.feeder.join()
+        assert self.feeder.ended.is_set()
+        assert self.books.balance().closed
 
 
-def test_the_end_or_failure_of_one_source_does_not_end_the_others(tmp_path: Path) -> None:
+def several(tmp_path: Path, *, gone: bool = False, **source: object) -> NodeConfig:
+    """Two clips of 5 and 9 pictures, and a camera that is away."""
+    also = (f"rear={clip(tmp_path / 'b', 9)}", *(["gone=rtsp://127.0.0.1:1/x"] if gone else []))
+    first = SourceConfig(uri=str(clip(tmp_path / "a", 5)), stream="front", also=also, **source)  # type: ignore[arg-type]
+    return replace(NodeConfig(), source=first)
+
+
+@pytest.fixture
+def feed() -> Iterator[Callable[..., tuple[Fed, SourceStatus]]]:
+    with contextlib.ExitStack() as stack:
+
+        def begin(config: NodeConfig, *more: FrameSource) -> tuple[Fed, SourceStatus]:
+            books, stop = Books(), threading.Event()
+            sources = open_sources(config, clock=MonotonicClock(), books=books, wait=stop.wait)
+            fed = Fed((*sources, *more), books, stop)
+            stack.callback(fed.close)
+            return fed, SourceStatus(sources)
+
+        yield begin
+
+
+BOTH = {"front": list(range(5)), "rear": list(range(9))}
+
+
+def test_several_sources_at_once_each_with_its_stream(
+    tmp_path: Path, feed: Callable[..., tuple[Fed, SourceStatus]]
+) -> None:
+    fed, status = feed(several(tmp_path, gone=True, realtime=False))
+    fed.take(lambda: fed.count == 14)
+    until(lambda: "gone: rtsp" in "; ".join(status.reasons()), "the third is named")
+    assert status.counters()["sources_down"] == 1
+    names = sorted(name for name in running() if name.startswith("ureca-"))
+    assert set(names) <= {f"ureca-source-{n}" for n in range(3)} | {"ureca-read-gone"}
+    assert {"ureca-source-2", "ureca-read-gone"} <= set(names)
+    assert fed.seen == BOTH
+    assert not fed.feeder.ended.is_set()
+
+
+def test_the_last_source_that_ends_ends_all(
+    tmp_path: Path, feed: Callable[..., tuple[Fed, SourceStatus]]
+) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"")
     with pytest.raises(SourceError):
-        opened(str(clip(tmp_path / "a", 2)), str(tmp_path / "bad.mp4"))
-    config = replace(
-        NodeConfig(),
-        source=SourceConfig(
-            uri=str(tmp_path / "a"), also=(str(clip(tmp_path / "b", 6)),), realtime=False
-        ),
-    )
-    books = Books()
-    source = open_source(config, clock=MonotonicClock(), books=books, wait=lambda _: False)
-    assert source.is_lossless
-    streams = [frame.stream for frame in source.frames()]
-    assert sorted(streams) == ["cam0"] * 2 + ["cam1"] * 6
-    assert books.balance().frames_in == 8
+        opened(str(clip(tmp_path / "c", 2)), str(tmp_path / "bad.mp4"))
+    fed, _ = feed(several(tmp_path, realtime=False))
+    fed.take(fed.is_over)
+    assert fed.seen == BOTH
+    assert fed.books.balance().frames_in == 14
+    assert fed.vitals.failure is None
+
+
+class Failing:
+    """A source that breaks at once."""
+
+    is_lossless = False
+
+    def frames(self) -> Iterator[Frame]:
+        raise SourceError("the plug is out")
+        yield  # a generator
+
+
+def test_the_failure_of_one_source_does_not_end_the_others_and_is_told(
+    tmp_path: Path, feed: Callable[..., tuple[Fed, SourceStatus]]
+) -> None:
+    fed, _ = feed(several(tmp_path, realtime=False), Failing())
+    until(fed.vitals.reasons, "health names it while the others go on")
+    assert fed.vitals.reasons() == ("source: the plug is out",)
+    assert fed.vitals.failure is None
+    fed.take(fed.is_over)
+    assert fed.seen == BOTH
+    assert str(fed.vitals.failure) == "the plug is out"
+
+
+def test_a_stop_that_was_asked_for_is_no_failure(
+    tmp_path: Path, feed: Callable[..., tuple[Fed, SourceStatus]]
+) -> None:
+    fed, _ = feed(several(tmp_path, loop=True, realtime=False), Failing())
+    fed.take(lambda: len(fed.seen) == 2 and 0 in fed.seen["front"][1:])
+    fed.close()
+    assert fed.vitals.failure is None
+    assert fed.seen["front"][:3] == [0, 1, 2], "each begins, and begins again"
+
+
+def test_a_stream_that_waits_does_not_hold_up_another(
+    tmp_path: Path, feed: Callable[..., tuple[Fed, SourceStatus]]
+) -> None:
+    """Each source that must lose nothing waits for room of its own stream."""
+    fed, _ = feed(several(tmp_path, realtime=False))
+    until(lambda: fed.books.balance().frames_in == 4, "each has read one more than it could leave")
+    first, second = fed.mailbox.take(1), fed.mailbox.take(1)
+    assert {first and first.stream, second and second.stream} == {"front", "rear"}
+    fed.books.frame_processed()
+    fed.books.frame_processed()
+    fed.take(fed.is_over)
+    assert fed.count == 12
 
 
 def test_stamps_tell_what_a_driver_dropped() -> None:

@@ -164,7 +164,7 @@ def test_a_node_with_a_segmenter_replays_without_it(tmp_path: Path) -> None:
         clock=clock,
         prompts=prompts,
         sinks=[recorder],
-        open_frames=Camera,
+        open_frames=lambda *args: [Camera(*args)],
         recorder=recorder,
     )
     try:

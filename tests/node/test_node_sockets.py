@@ -60,8 +60,8 @@ class Running:
         )
         source = SyntheticSource(frames=frames, things=3)
 
-        def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-            return Steady(source, clock, books, wait)
+        def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+            return [Steady(source, clock, books, wait)]
 
         self.node = Node(
             config, engine, clock=MonotonicClock(), sinks=[self.capture], open_frames=opened
@@ -301,8 +301,8 @@ def test_a_taken_address_names_the_remedy(start: Callable[..., Running]) -> None
         publish=PublishConfig(events=f"tcp://127.0.0.1:{port}", requests="tcp://127.0.0.1:*"),
     )
 
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-        return Steady(SyntheticSource(), clock, books, wait)
+    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+        return [Steady(SyntheticSource(), clock, books, wait)]
 
     with pytest.raises(WireError, match=r"publish\.events"):
         Node(config, ScriptedEngine(), clock=MonotonicClock(), open_frames=opened)

@@ -30,7 +30,12 @@ class Hall:
         self.address = f"ipc://{folder}/events"
         config = PublishConfig(events=self.address, requests=f"ipc://{folder}/requests")
         self.publisher = Publisher(
-            self.context, config, session_id=bytes(16), clock=self.clock, books=Books()
+            self.context,
+            config,
+            max_regions=32,
+            session_id=bytes(16),
+            clock=self.clock,
+            books=Books(),
         )
         self.joined: list[zmq.Socket[bytes]] = []
 

@@ -86,8 +86,8 @@ def record(
         **options,
     )
 
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-        return Camera(frames, clock, books, wait, is_lossless=is_lossless)
+    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+        return [Camera(frames, clock, books, wait, is_lossless=is_lossless)]
 
     node = Node(
         config,

@@ -37,8 +37,8 @@ def recorded(tmp: Path, *, first: Path | None = None) -> Iterator[Client]:
     begun = None if first is None else Recorder(first, clock=clock, head=head)
     switch = RecordSwitch(tmp, clock=clock, head=head, first=begun)
 
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> FrameSource:
-        return Steady(SyntheticSource(frames=10**6), clock, books, wait)
+    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+        return [Steady(SyntheticSource(frames=10**6), clock, books, wait)]
 
     node = Node(
         config, engine, clock=clock, sinks=[capture, switch], open_frames=opened, recorder=switch

@@ -12,72 +12,11 @@ import msgspec
 import pytest
 
 from ureca.errors import ConfigError, RequestError
-from ureca.node.viewer.board import Board
 from ureca.node.viewer.browser_session import MAX_OPEN, Session
 from ureca.node.viewer.cli import addresses
 from ureca.node.viewer.frame_feed import Feed
 from ureca.node.viewer.send_queue import Outbox
-from ureca.protocol.events import CaptionFinal, CaptionSame, Heartbeat, TrackEnd, TrackNew
 from ureca.protocol.preview import Picture
-
-BOX = (1, 2, 3, 4)
-
-
-def track(rid: str, kind=TrackNew, **more):
-    return kind(stream="cam0", rid=rid, seq=1, captured_ns=1, box=BOX, **more)
-
-
-def caption(rid: str, text: str = "a mug", captured_ns: int = 10) -> CaptionFinal:
-    return CaptionFinal(
-        stream="cam0",
-        rid=rid,
-        rev=1,
-        request_id=1,
-        text=text,
-        status="ok",
-        n_tok=2,
-        stop="eos",
-        score=0.5,
-        score_kind="token_geomean",
-        src_seqs=(1,),
-        captured_ns=captured_ns,
-        box=BOX,
-        trigger="new",
-        model="m",
-        bundle_sha="0",
-        precision="none",
-        ttl_ms=100,
-    )
-
-
-def beat() -> Heartbeat:
-    return Heartbeat(uptime_ms=1, state="running", counters={}, streams={})
-
-
-def test_the_board_holds_the_last_word_on_what_lives():
-    board = Board()
-    for event in (beat(), track("a"), caption("a"), track("b"), track("b", TrackEnd, reason="x")):
-        board.apply(event)
-    board.apply(
-        CaptionSame(stream="cam0", rid="a", request_id=2, same_rev=1, captured_ns=99, ttl_ms=7)
-    )
-    found = board.events()
-    assert [type(event).__name__ for event in found] == ["Heartbeat", "TrackNew", "CaptionFinal"]
-    assert (found[2].captured_ns, found[2].ttl_ms, found[2].text) == (99, 7, "a mug")
-    board.replace([track("c")])
-    assert [getattr(event, "rid", None) for event in board.events()] == [None, "c"]
-
-
-def test_the_board_is_bounded():
-    board = Board(max_regions=8)
-    for number in range(100):
-        board.apply(track(f"r{number}"))
-        board.apply(caption(f"r{number}"))
-        board.apply(caption(f"x{number}"))
-    assert [event.rid for event in board.events() if isinstance(event, TrackNew)] == [
-        f"r{number}" for number in range(92, 100)
-    ]
-    assert len(board._captions) <= 8
 
 
 def test_an_outbox_keeps_one_picture_and_loses_rather_than_grows():

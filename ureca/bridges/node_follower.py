@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ureca.client.async_client import AsyncClient
-from ureca.client.region_cache import Captions, Said
+from ureca.client.region_cache import CaptionRecord, RegionCache
 from ureca.clock import MonotonicClock
 from ureca.errors import RequestError
 from ureca.log import RateLimitedLog
@@ -30,7 +30,7 @@ class Sight:
     """
 
     picture: Picture
-    regions: tuple[tuple[PictureRegion, Said | None], ...]
+    regions: tuple[tuple[PictureRegion, CaptionRecord | None], ...]
     shift_ns: int = 0
 
     @property
@@ -38,7 +38,7 @@ class Sight:
         """When the frame was captured, in Unix time if its clock was `mono`, else as it came."""
         return self.picture.captured_ns + (self.shift_ns if self.picture.clk == "mono" else 0)
 
-    def holds(self, said: Said | None) -> bool:
+    def holds(self, said: CaptionRecord | None) -> bool:
         """Whether one could act on a caption when this frame was captured."""
         return said is not None and said.holds(self.picture.captured_ns)
 
@@ -63,7 +63,7 @@ class Follower:
         self._client, self._wanted = client, streams
         self._on_sight, self._on_event = on_sight, on_event
         self._width_px = max_width_px
-        self._captions = Captions()
+        self._captions = RegionCache()
         self._session_id = b""
         self._missed = 0
         self._shift_ns = 0
@@ -114,8 +114,8 @@ class Follower:
                 offset = await self._client.clock_offset()
                 self._shift_ns = time.time_ns() - time.monotonic_ns() - offset.offset_ns
             self._session_id = hello.session_id
-            for event in await self._client.snapshot():
-                self._captions.apply(event)
+            mark = self._captions.mark
+            self._captions.apply_snapshot(await self._client.snapshot(), asked_at=mark)
             for stream in hello.streams if self._wanted is None else ():
                 self._start(stream)
 

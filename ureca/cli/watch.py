@@ -11,12 +11,12 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from ureca.client.client import Client
+from ureca.client.region_cache import CachedRegion, RegionCache
 from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.errors import MissingExtraError, RequestError
 from ureca.extras import require
@@ -24,11 +24,8 @@ from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import (
     AnyEvent,
     CaptionAbort,
-    CaptionDelta,
     CaptionError,
     CaptionFinal,
-    CaptionSame,
-    CaptionStart,
     RegionEvent,
     TrackEnd,
     TrackLost,
@@ -38,67 +35,8 @@ from ureca.protocol.events import (
 from ureca.security.keys import add_key_options, keys_of
 
 _POLL_S = 0.2
-
-
-@dataclass
-class Row:
-    """What is known about one region."""
-
-    stream: str
-    rid: str
-    state: str = "alive"
-    text: str = ""
-    writing: str | None = None
-    trigger: str = ""
-    score: float | None = None
-    captured_ns: int | None = None
-
-    def age_s(self, now_ns: int) -> float | None:
-        """Seconds since the newest frame that the caption is about was captured."""
-        return None if self.captured_ns is None else (now_ns - self.captured_ns) / 1e9
-
-
-@dataclass
-class Board:
-    """The rows of the table; pure: events in, rows out."""
-
-    max_rows: int = 256
-    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
-
-    def apply(self, event: AnyEvent) -> None:
-        """Take one event into account."""
-        if not isinstance(event, RegionEvent):
-            return
-        key = (event.stream, event.rid)
-        if isinstance(event, TrackEnd):
-            self.rows.pop(key, None)
-            return
-        if key not in self.rows and len(self.rows) >= self.max_rows:
-            del self.rows[next(iter(self.rows))]
-        row = self.rows.setdefault(key, Row(event.stream, event.rid))
-        _apply_track(row, event)
-        _apply_caption(row, event)
-
-
-def _apply_track(row: Row, event: RegionEvent) -> None:
-    if isinstance(event, TrackLost):
-        row.state = f"lost ({event.reason})"
-    elif isinstance(event, TrackNew | TrackRecovered):
-        row.state = "alive"
-
-
-def _apply_caption(row: Row, event: RegionEvent) -> None:
-    if isinstance(event, CaptionStart):
-        row.writing, row.trigger = "", event.trigger
-    elif isinstance(event, CaptionDelta) and row.writing is not None:
-        row.writing = row.writing[: event.offset] + event.text
-    elif isinstance(event, CaptionFinal):
-        row.writing, row.text, row.score = None, event.text, event.score
-        row.trigger, row.captured_ns = event.trigger, event.captured_ns
-    elif isinstance(event, CaptionSame):
-        row.writing, row.captured_ns = None, event.captured_ns
-    elif isinstance(event, CaptionAbort | CaptionError):
-        row.writing = None
+MAX_ROWS = 256
+"""Regions in the table; of more, those that began first are left out."""
 
 
 def line(event: AnyEvent) -> str | None:
@@ -196,19 +134,19 @@ def _show_lines(events: Iterator[AnyEvent | None]) -> None:
 
 
 def _show_table(events: Iterator[AnyEvent | None]) -> None:
-    board, live = Board(), require("rich.live", extra="node")
+    regions, live = RegionCache(MAX_ROWS), require("rich.live", extra="node")
     with live.Live(auto_refresh=False) as screen:
         drawn_at = 0.0
         for event in events:
             if event is not None:
-                board.apply(event)
+                regions.apply(event)
             if time.monotonic() - drawn_at >= 0.05:
-                screen.update(table(board, time.monotonic_ns()), refresh=True)
+                screen.update(table(regions, time.monotonic_ns()), refresh=True)
                 drawn_at = time.monotonic()
 
 
-def table(board: Board, now_ns: int) -> Any:  # a rich.table.Table; rich is optional
-    """The board as a rich table: what is being written is dim with a cursor behind it."""
+def table(regions: RegionCache, now_ns: int) -> Any:  # a rich.table.Table; rich is optional
+    """The regions as a rich table: what is being written is dim with a cursor behind it."""
     drawn = require("rich.table", extra="node").Table(title="ureca", expand=True)
     text = require("rich.text", extra="node").Text
     for heading in ("stream", "region", "caption", "age", "why", "score", "state"):
@@ -216,15 +154,21 @@ def table(board: Board, now_ns: int) -> Any:  # a rich.table.Table; rich is opti
             drawn.add_column(heading, ratio=1)
         else:  # a narrow terminal cuts long names, not the captions
             drawn.add_column(heading, no_wrap=True, max_width=14)
-    for row in board.rows.values():
-        age_s = row.age_s(now_ns)
+    for region in regions:
+        caption, draft = region.caption, region.draft
+        written = "" if caption is None else caption.text
         drawn.add_row(
-            row.stream,
-            row.rid,
-            text(row.text) if row.writing is None else text(row.writing + "▌", style="dim"),
-            "" if age_s is None else f"{age_s:.1f} s",
-            row.trigger,
-            "" if row.score is None else f"{row.score:.2f}",
-            row.state,
+            region.stream,
+            region.rid,
+            text(written) if draft is None else text(draft + "▌", style="dim"),
+            "" if caption is None else f"{(now_ns - caption.captured_ns) / 1e9:.1f} s",
+            region.trigger,
+            "" if caption is None or caption.score is None else f"{caption.score:.2f}",
+            _state(region),
         )
     return drawn
+
+
+def _state(region: CachedRegion) -> str:
+    track = region.track
+    return f"lost ({track.reason})" if isinstance(track, TrackLost) else "alive"

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.bridges.node_follower import Sight
-from ureca.client.region_cache import Said
+from ureca.client.region_cache import CaptionRecord
 from ureca.datatypes import Rle
 from ureca.extras import require
 from ureca.protocol import rle
@@ -95,7 +95,9 @@ class RerunLog:
             rows = [(number, text, colour) for number, (text, colour) in names.items()]
             self._to.log(stream, self._rr.AnnotationContext([(0, "", (0, 0, 0, 0)), *rows]))
 
-    def _look(self, sight: Sight, region: PictureRegion, said: Said | None) -> tuple[str, Rgb]:
+    def _look(
+        self, sight: Sight, region: PictureRegion, said: CaptionRecord | None
+    ) -> tuple[str, Rgb]:
         number = self._number(sight.picture.stream, region.rid)
         text = region.rid if said is None else said.text
         stale = region.mask is None or (said is not None and not sight.holds(said))

@@ -26,7 +26,7 @@ from ureca.bridges.ros.messages import (
     Time,
     VisionClass,
 )
-from ureca.client.region_cache import Said
+from ureca.client.region_cache import CaptionRecord
 from ureca.datatypes import Rle
 from ureca.errors import WireError
 from ureca.protocol import rle
@@ -67,7 +67,7 @@ def detections(sight: Sight, header: Header, class_id: ClassId) -> Detection2DAr
 
 
 def _hypotheses(
-    sight: Sight, region: PictureRegion, said: Said | None, class_id: ClassId
+    sight: Sight, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
 ) -> tuple[ObjectHypothesisWithPose, ...]:
     name = name_of(sight, region, said, class_id)
     if not name:
@@ -76,7 +76,9 @@ def _hypotheses(
     return (ObjectHypothesisWithPose(ObjectHypothesis(name, math.nan if score is None else score)),)
 
 
-def name_of(sight: Sight, region: PictureRegion, said: Said | None, class_id: ClassId) -> str:
+def name_of(
+    sight: Sight, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
+) -> str:
     """What a region is called: its caption while it holds, its id, or its sender's label."""
     if class_id == "caption":
         return said.text if said is not None and sight.holds(said) else ""
@@ -110,7 +112,12 @@ def sidecar(sight: Sight, header: Header, values: dict[str, int]) -> String:
 
 
 def _facts(
-    sight: Sight, region: PictureRegion, said: Said | None, *, header: Header, value: int | None
+    sight: Sight,
+    region: PictureRegion,
+    said: CaptionRecord | None,
+    *,
+    header: Header,
+    value: int | None,
 ) -> dict[str, Any]:
     facts = {
         "id": region.rid,
