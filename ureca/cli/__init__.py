@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from ureca import __version__
 from ureca.errors import MissingExtraError, UrecaError
+from ureca.extras import CHECKOUT_ONLY, checkout_error
 from ureca.native_threads import leave
 
 
@@ -136,7 +137,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "worlds": Command(
         "ureca.models.data.synthetic.cli",
-        "render synthetic training views and demo clips",
+        "render synthetic training views and demo clips (in a checkout only)",
         "ureca worlds --help",
         extra="train",
     ),
@@ -212,6 +213,8 @@ def _loaded(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         name = str(error.name)
+        if name == CHECKOUT_ONLY:
+            raise checkout_error() from error
         extra = next((c.extra for c in COMMANDS.values() if c.module == module), "")
         if not extra or name.partition(".")[0] == "ureca":
             raise
