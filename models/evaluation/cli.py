@@ -169,4 +169,9 @@ def _write(options: Options, parts: Sequence[Part], metrics: Json) -> None:
     (options.out / "metrics.json").write_text(text, encoding="utf8")
     if options.report:
         edit = mask_edit(options.masks, seed=options.seed)
-        write_report(options.out, parts, metrics, edit, samples=options.samples, seed=options.seed)
+        try:
+            write_report(
+                options.out, parts, metrics, edit, samples=options.samples, seed=options.seed
+            )
+        except MissingExtraError as error:
+            sys.stderr.write(f"no report.html: {error}\n")

@@ -56,6 +56,7 @@ def test_rooms_are_real_files_and_complete(wheel, repository):
         ]
         assert not missing
     assert "ureca/py.typed" in names
+    assert "ureca/models/evaluation/reports/report.html.j2" in names
 
 
 def test_the_rendering_of_worlds_stays_in_the_checkout(wheel, repository, tmp_path):
