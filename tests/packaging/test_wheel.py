@@ -128,7 +128,7 @@ def test_metadata_promises_a_light_base_and_a_node_without_torch(wheel):
     assert metadata["Version"] == __version__
     needs = metadata.get_all("Requires-Dist")
     base = {need.split(">")[0] for need in needs if "extra ==" not in need}
-    assert base == {"numpy", "msgpack", "msgspec", "pyzmq", "pyyaml"}
+    assert base == {"numpy", "msgpack", "msgspec", "pyzmq", "pyyaml", "argcomplete"}
     node = [need for need in needs if 'extra == "node"' in need]
     assert node
     assert not any(need.startswith("torch") for need in node)

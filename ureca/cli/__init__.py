@@ -167,6 +167,8 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Deliberate errors are one line and exit 2; Ctrl-C exits 130."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        return _guarded(lambda: int(_loaded("ureca.cli.completion").complete()))
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         return _guarded(lambda: _say(usage(), 0 if arguments else 2))
