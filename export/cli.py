@@ -33,7 +33,7 @@ from ureca.export.parity.parity_checks import (
 )
 from ureca.export.parity.parity_inputs import Case, find_cases, prepared
 from ureca.export.report import Report, Trial, show
-from ureca.export.runtime_selection import PRECISIONS, Machine, elsewhere, settled
+from ureca.export.runtime_selection import EXPERIMENTAL, PRECISIONS, Machine, elsewhere, settled
 from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
@@ -208,7 +208,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=Path, help="folder with model.safetensors")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder for the bundle")
-    parser.add_argument("--runtime", choices=("auto", *PRECISIONS), help="default: onnx")
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", *PRECISIONS),
+        help=f"default: onnx; {', '.join(EXPERIMENTAL)} are experimental: they never ran on a "
+        "device (docs/export.md)",
+    )
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16", "int8", "int4"),

@@ -24,6 +24,8 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = {
 }
 """What each runtime can be exported in; the first is the default."""
 GPU = ("ort-gpu", "tensorrt", "tensorrt-rtx")
+EXPERIMENTAL = GPU
+"""Runtimes that never ran on a device of theirs; `ureca export --help` says so."""
 _MODELOPT = (
     "it needs QDQ graphs from nvidia-modelopt, whose ONNX part replaces onnxruntime and onnx by "
     "older builds with CUDA and cannot be tried without a GPU (docs/export.md)"

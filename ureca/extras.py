@@ -7,6 +7,9 @@ from types import ModuleType
 
 from ureca.errors import MissingExtraError
 
+CHECKOUT_ONLY = "ureca.models.data.synthetic"
+"""The package that the wheel leaves out: a robot renders no training data."""
+
 
 def require(module: str, *, extra: str) -> ModuleType:
     """Import `module`, or raise `MissingExtraError` naming the extra that brings it."""
@@ -17,3 +20,11 @@ def require(module: str, *, extra: str) -> ModuleType:
             f"{module!r} is not installed ({error}); it comes with the extra {extra!r}: "
             f"pip install 'ureca[{extra}]'"
         ) from error
+
+
+def checkout_error() -> MissingExtraError:
+    """The error that says where `CHECKOUT_ONLY` is."""
+    return MissingExtraError(
+        f"{CHECKOUT_ONLY} (synthetic training worlds and their judge) is not in the wheel; it is "
+        "in a checkout of the repository: pip install --editable '.[train]' there"
+    )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ureca.datatypes import Style
 from ureca.engine import Engine
-from ureca.errors import ConfigError
+from ureca.errors import ConfigError, MissingExtraError
 from ureca.models.evaluation.captioners.baselines import Captioner, region_mask
 from ureca.models.evaluation.captioners.captioners import captioner_of
 from ureca.models.evaluation.captioners.engines import open_engine
@@ -76,11 +76,12 @@ def _evaluate(options: Options, tools: Tools) -> tuple[list[Part], Json]:
         captioner = captioner_of(data, options, engine)
         made = [_part(data, style, captioner, tools, options.limit) for style in options.styles]
         parts += [part for part in made if part is not None]
+    worlds, missing = _worlds(parts)
     metrics = {
         **_setting(options, engine),
-        "missing": tools.missing,
+        "missing": {**tools.missing, **missing},
         "parts": {part.name: part_json(part) for part in parts},
-        "worlds": {part.name: found for part in parts if (found := _slots(part))},
+        "worlds": worlds,
         "mask_iou": _mask_iou(parts, options),
         "flicker": _flicker(options, engine),
     }
@@ -111,6 +112,15 @@ def _setting(options: Options, engine: Engine | None) -> Json:
         "limit": options.limit,
         "seed": options.seed,
     }
+
+
+def _worlds(parts: Sequence[Part]) -> tuple[Json, dict[str, str]]:
+    """The figures of every part of worlds; and the remedy, where their judge is not installed."""
+    try:
+        return {part.name: found for part in parts if (found := _slots(part))}, {}
+    except MissingExtraError as error:
+        sys.stderr.write(f"no worlds: {error}\n")
+        return {}, {"worlds": str(error)}
 
 
 def _slots(part: Part) -> Json:
@@ -159,4 +169,9 @@ def _write(options: Options, parts: Sequence[Part], metrics: Json) -> None:
     (options.out / "metrics.json").write_text(text, encoding="utf8")
     if options.report:
         edit = mask_edit(options.masks, seed=options.seed)
-        write_report(options.out, parts, metrics, edit, samples=options.samples, seed=options.seed)
+        try:
+            write_report(
+                options.out, parts, metrics, edit, samples=options.samples, seed=options.seed
+            )
+        except MissingExtraError as error:
+            sys.stderr.write(f"no report.html: {error}\n")

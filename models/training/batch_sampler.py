@@ -27,6 +27,7 @@ from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region
 from ureca.models.training.feature_source import Picture
 from ureca.models.training.logit_prior import COMMON_WORDS
+from ureca.models.training.loop import Plan
 
 _SORT_WINDOW = 16  # batches among which groups are sorted by length, to pad less
 _CLEAN = 0
@@ -84,8 +85,8 @@ class Batch:
     told: int
 
 
-class Plan:
-    """Epochs of groups over the regions, and the batches of every step."""
+class NanoPlan(Plan[Group]):
+    """Epochs of groups over the regions."""
 
     def __init__(
         self, regions: Sequence[Region], tokenizer: Tokenizer, config: TrainConfig
@@ -94,11 +95,6 @@ class Plan:
         self._by_image: dict[str, list[int]] = defaultdict(list)
         for index, region in enumerate(regions):
             self._by_image[region.image_key].append(index)
-
-    def steps(self, start: int, stop: int) -> Iterator[tuple[int, list[Group]]]:
-        """The groups of steps `start..stop-1`."""
-        batches = itertools.chain.from_iterable(map(self.epoch, itertools.count()))
-        yield from itertools.islice(enumerate(batches), start, stop)
 
     def epoch(self, epoch: int) -> list[list[Group]]:
         """Batches of one epoch, a pure function of (seed, epoch).

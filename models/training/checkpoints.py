@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -17,11 +18,50 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ureca.errors import WeightsError
+from ureca.models.training.distributed import Worker
 
 _POINTER = "latest.json"
 _KEPT = 2
 
 Tensors = Mapping[str, Tensor]
+
+
+class Resumable(Protocol):
+    """What is saved and resumed: `loop.Learner`."""
+
+    files: tuple[str, ...]
+    worker: Worker
+
+    def state(self) -> dict[str, Tensors]:
+        """What a save holds, by file."""
+
+    def load_state(self, files: Mapping[str, dict[str, Tensor]]) -> None:
+        """Put back what `state` gave."""
+
+
+def save_state(folder: Path, learner: Resumable, *, step: int) -> None:
+    """The leader writes `step-<n>/` and points to it; all workers must call this, since each may
+    hold a part. `step` is the next step to run.
+    """
+    state = learner.state()
+    if learner.worker.leads:
+        write_save(folder, step, state)
+
+
+def resume_state(folder: Path, learner: Resumable) -> int:
+    """Load the newest save into `learner`; returns the step to go on with (0 if none).
+
+    Raises `WeightsError` for a save that cannot be read or is of another model.
+    """
+    saved = read_save(folder, learner.files)
+    if saved is None:
+        return 0
+    step, tensors = saved
+    try:
+        learner.load_state(dict(zip(learner.files, tensors, strict=True)))
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise unusable(folder, error) from error
+    return step
 
 
 def write_save(folder: Path, step: int, files: Mapping[str, Tensors]) -> None:

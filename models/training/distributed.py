@@ -8,7 +8,8 @@ worker and nothing is sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -57,6 +58,24 @@ class Worker:
         """Until all workers are here."""
         if self.count > 1:
             torch.distributed.barrier()
+
+
+def select_device(name: str) -> torch.device:
+    """The device of that name; `auto` is CUDA where it is available."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Worker]:
+    """`join` for the length of a run."""
+    worker = join(device)
+    try:
+        yield worker
+    finally:
+        if worker.count > 1:
+            torch.distributed.destroy_process_group()
 
 
 def join(device: torch.device) -> Worker:

@@ -1,18 +1,21 @@
-"""One optimisation step on one batch: loss, gradients, update, moving average. Testable alone."""
+"""What an update of the nano captioner is: loss, gradients, moving average. Testable alone."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.pyramid import Raw
-from ureca.models.training.batch_sampler import Batch
+from ureca.models.training.batch_sampler import Batch, Group
+from ureca.models.training.checkpoints import load_optimizer, optimizer_tensors
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.distributed import Worker
+from ureca.models.training.loop import Learner
 from ureca.models.training.losses import Guides, plain_loss, training_loss
+from ureca.models.training.schedule import cosine_with_floor
 
 
 def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, object]]:
@@ -33,20 +36,10 @@ def trainable_groups(model: Captioner, config: TrainConfig) -> list[dict[str, ob
     return groups
 
 
-def schedule(step: int, config: TrainConfig) -> float:
-    """Rate factor 0..1: linear warm-up; then a cosine down to 2 %, or constant and a straight fall.
+class NanoLearner(Learner[Group]):
+    """The captioner, its optimiser and its moving average."""
 
-    (The second: arXiv 2405.18392. Its length can be decided while it runs.)
-    """
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.decay_steps:
-        left = min(1.0, max(0, config.steps - step) / config.decay_steps)
-        return warm * (0.02 + 0.98 * left)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / config.steps))))
-
-
-class Learner:
-    """Model, optimiser and moving average, advanced one batch at a time."""
+    files = ("model", "average", "optimizer")
 
     def __init__(
         self,
@@ -56,29 +49,47 @@ class Learner:
         *,
         worker: Worker,
         guides: Guides,
+        read: Callable[[Sequence[Group]], tuple[Batch, Raw]],
     ) -> None:
-        self.model, self.average, self.config = model, average, config
-        self.worker, self.guides = worker, guides
-        self.optimizer = torch.optim.AdamW(
+        """`read` makes arrays and feature maps of groups."""
+        optimizer = torch.optim.AdamW(
             trainable_groups(model, config), lr=config.learning_rate, betas=(0.9, 0.98)
         )
+        super().__init__(model, optimizer, config, worker=worker)
+        self.model, self.average, self.config = model, average, config
+        self.guides, self.read = guides, read
 
-    def learn(self, step: int, batch: Batch, raw: Raw) -> float:
-        """One update; dropout is seeded by (seed, step). Returns the loss in nats per token."""
-        torch.manual_seed((self.config.seed * 1_000_003 + step) * 64 + self.worker.rank)
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * schedule(step, self.config)
-        self.optimizer.zero_grad(set_to_none=True)
+    def rate_factor(self, step: int) -> float:
+        """The schedule, 0..1."""
+        return cosine_with_floor(
+            step,
+            steps=self.config.steps,
+            warmup_steps=self.config.warmup_steps,
+            decay_steps=self.config.decay_steps,
+        )
+
+    def add_gradients(self, groups: Sequence[Group]) -> float:
+        """Gradients of one batch; returns the loss in nats per token."""
+        batch, raw = self.read(groups)
         with torch.autocast(raw[0].device.type, torch.bfloat16, enabled=self._mixed(raw)):
             seen = self._seen(self.model, raw)
             loss = training_loss(self.model, batch, seen, config=self.config, guides=self.guides)
         loss.backward()
-        self.worker.average_gradients(self.model.parameters())
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        self.optimizer.step()
-        self._follow(step)
         return float(loss.detach())
+
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
+        """Weights, moving average and optimiser."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer),
+        }
+
+    def load_state(self, files: Mapping[str, dict[str, Tensor]]) -> None:
+        """Put back what `state` gave."""
+        self.model.load_state_dict(files["model"])
+        self.average.load_state_dict(files["average"])
+        load_optimizer(self.optimizer, files["optimizer"])
 
     def _seen(self, model: Captioner, raw: Raw) -> Raw:
         """The maps, with the coarse one from the tail that is being trained."""
@@ -93,7 +104,8 @@ class Learner:
         return raw[0].device.type == "cuda"
 
     @torch.no_grad()
-    def _follow(self, step: int) -> None:
+    def follow(self, step: int) -> None:
+        """Move the average."""
         keep = min(self.config.ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(
             list(self.average.parameters()), list(self.model.parameters()), 1 - keep

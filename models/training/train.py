@@ -9,14 +9,14 @@ was.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -27,34 +27,22 @@ from ureca.extras import require
 from ureca.models.data.regions import ImageStore, RegionRecord
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, load_checkpoint, save_checkpoint
+from ureca.models.nano.pyramid import Raw
 from ureca.models.nano.trunk import Trunk, head_conv, load_imagenet
 from ureca.models.tokenizer import Tokenizer, train_tokenizer
-from ureca.models.training.batch_sampler import Group, Plan
+from ureca.models.training import loop
+from ureca.models.training.batch_sampler import Batch, Group, NanoPlan
 from ureca.models.training.config import TrainConfig
 from ureca.models.training.dataset import Region, build_regions, load_records
-from ureca.models.training.distributed import Worker, join
+from ureca.models.training.distributed import Worker
 from ureca.models.training.feature_source import MapSource, cached_maps, trunk_maps
 from ureca.models.training.logit_prior import log_prior
+from ureca.models.training.loop import Row, Run
 from ureca.models.training.losses import Guides
 from ureca.models.training.reward import Rewarder
-from ureca.models.training.state import resume_state, save_state
-from ureca.models.training.step import Learner, schedule
+from ureca.models.training.step import NanoLearner
 
 _VALIDATION_BATCHES = 6
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that the loop needs, built once."""
-
-    config: TrainConfig
-    out: Path
-    learner: Learner
-    worker: Worker
-    plan: Plan
-    validation: Plan
-    maps: MapSource
-    tokenizer_json: str
 
 
 def train(config: TrainConfig, out: Path, *, stop_after: int | None = None) -> Path:
@@ -64,47 +52,80 @@ def train(config: TrainConfig, out: Path, *, stop_after: int | None = None) -> P
     unchanged).
     """
     out.mkdir(parents=True, exist_ok=True)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    worker = join(_device(config))
-    run = worker.in_turn(lambda: _build(config, out, worker))
-    start = resume_state(out / "state", run.learner)
-    stop = min(config.steps, stop_after or config.steps)
-    _loop(run, start, stop)
-    if worker.leads:
-        save_checkpoint(
-            out / "checkpoint",
-            run.learner.average,
-            tokenizer_json=run.tokenizer_json,
-            half=True,
-            left_out=[n for n, p in run.learner.model.named_parameters() if not p.requires_grad],
-        )
-    worker.wait()
-    return out / "checkpoint"
+    with ExitStack() as stack:
+
+        def build(worker: Worker, device: torch.device) -> Run[Group]:
+            run = worker.in_turn(lambda: _build(config, out, worker, device))
+            if not worker.leads:
+                return run
+            board = require("torch.utils.tensorboard", extra="train")
+            writer = stack.enter_context(board.SummaryWriter(str(out / "tensorboard")))
+            return replace(run, tell=lambda row: _tell(writer, row))
+
+        return loop.train(config, out, build, stop_after=stop_after)
 
 
-def _build(config: TrainConfig, out: Path, worker: Worker) -> Run:
+def _build(config: TrainConfig, out: Path, worker: Worker, device: torch.device) -> Run[Group]:
     records = load_records(config.data)
     regions = build_regions(records, config.model.vision, cache=Path(config.cache))
     held = {r.image_key for _, r in records if r.held_out(config.held_out_every)}
     seen = [r for r in regions if r.image_key not in held]
     tokenizer = _tokenizer(seen, config, out)
     model, average = _models(config)
-    device = _device(config)
-    images = ImageStore(Path(d.root) / "images" for d in config.data)
-    if config.trunk == "trained":
-        maps = trunk_maps(model, images, config=config, device=device)
-    else:
-        trunk = Trunk()
-        load_imagenet(trunk, head_conv())
-        maps = cached_maps(trunk, images, shards=_shards(records), config=config, device=device)
+    maps = _maps(model, records, config, device)
     guides = Guides(_prior(seen, tokenizer, config).to(device), _rewarder(seen, tokenizer, config))
     model, average = model.to(device), average.to(device)
-    learner = Learner(model, average, config, worker=worker, guides=guides)
-    validation = Plan([r for r in regions if r.image_key in held], tokenizer, config)
+    plan = NanoPlan(seen, tokenizer, config)
+    vision = config.model.vision
+
+    def read(groups: Sequence[Group]) -> tuple[Batch, Raw]:
+        batch = plan.collate(groups, vision)
+        return batch, maps(batch.pictures)
+
+    learner = NanoLearner(model, average, config, worker=worker, guides=guides, read=read)
+    validation = NanoPlan([r for r in regions if r.image_key in held], tokenizer, config)
+    batches = validation.steps(0, _VALIDATION_BATCHES if worker.leads else 0)
+    held_out = [validation.collate(groups, vision) for _, groups in batches]
+
+    def row(done: int, loss: float) -> Row:
+        value = learner.validate([(batch, maps(batch.pictures)) for batch in held_out])
+        return _row(learner, done, loss, value)
+
     text = (out / TOKENIZER).read_text(encoding="utf8")
-    plan = Plan(seen, tokenizer, config)
-    return Run(config, out, learner, worker, plan, validation, maps, text)
+    return Run(
+        learner=learner,
+        plan=plan,
+        title="train",
+        log_every=config.evaluate_every,
+        row=row,
+        keep=lambda folder: _keep(learner, folder, tokenizer_json=text),
+    )
+
+
+def _keep(learner: NanoLearner, folder: Path, *, tokenizer_json: str) -> None:
+    if learner.worker.leads:
+        save_checkpoint(
+            folder,
+            learner.average,
+            tokenizer_json=tokenizer_json,
+            half=True,
+            left_out=[n for n, p in learner.model.named_parameters() if not p.requires_grad],
+        )
+
+
+def _maps(
+    model: Captioner,
+    records: Sequence[tuple[int, RegionRecord]],
+    config: TrainConfig,
+    device: torch.device,
+) -> MapSource:
+    """Where the trunk's maps come from: the trunk that is trained, or a cache of ImageNet's."""
+    images = ImageStore(Path(d.root) / "images" for d in config.data)
+    if config.trunk == "trained":
+        return trunk_maps(model, images, config=config, device=device)
+    trunk = Trunk()
+    load_imagenet(trunk, head_conv())
+    return cached_maps(trunk, images, shards=_shards(records), config=config, device=device)
 
 
 def _shards(records: Sequence[tuple[int, RegionRecord]]) -> dict[tuple[int, str], list[str]]:
@@ -176,92 +197,31 @@ def _start_from(model: Captioner, start: Captioner, config: TrainConfig) -> None
     model.load_state_dict({**start.state_dict(), **frozen})
 
 
-def _device(config: TrainConfig) -> torch.device:
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
-
-
-def _loop(run: Run, start: int, stop: int) -> None:
-    vision = run.config.model.vision
-    if not run.worker.leads:
-        for step, groups in run.plan.steps(start, stop):
-            _learn(run, step, groups)
-        return
-    held = [
-        run.validation.collate(g, vision) for _, g in run.validation.steps(0, _VALIDATION_BATCHES)
-    ]
-    board = require("torch.utils.tensorboard", extra="train")
-    began, losses = time.monotonic(), []
-    bar = tqdm(
-        run.plan.steps(start, stop),
-        initial=start,
-        total=run.config.steps,
-        desc="train",
-        unit="step",
-    )
-    with board.SummaryWriter(str(run.out / "tensorboard")) as writer:
-        for step, groups in bar:
-            losses.append(_learn(run, step, groups))
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            if (step + 1) % run.config.save_every == 0 or step + 1 == stop:
-                save_state(run.out / "state", run.learner, step=step + 1)
-            if (step + 1) % run.config.evaluate_every == 0 or step + 1 == stop:
-                value = run.learner.validate([(b, run.maps(b.pictures)) for b in held])
-                seconds = time.monotonic() - began
-                _log(run.out, writer, _row(run.config, step + 1, losses, value, seconds=seconds))
-                losses.clear()
-
-
-def _learn(run: Run, step: int, groups: Sequence[Group]) -> float:
-    """One step on this worker's part of the groups."""
-    batch = run.plan.collate(run.worker.part(groups), run.config.model.vision)
-    return run.learner.learn(step, batch, run.maps(batch.pictures))
-
-
-def _row(
-    config: TrainConfig, step: int, losses: list[float], value: float, *, seconds: float
-) -> dict[str, float]:
+def _row(learner: NanoLearner, done: int, loss: float, held_out_loss: float) -> Row:
+    config = learner.config
     return {
-        "step": step,
-        "loss": round(sum(losses) / len(losses), 4),
-        "held_out_loss": round(value, 4),
-        "rate": config.learning_rate * schedule(step - 1, config),
-        "pictures": step * config.images_per_step,
-        "session_s": round(seconds, 1),
+        "step": done,
+        "loss": round(loss, 4),
+        "held_out_loss": round(held_out_loss, 4),
+        "rate": config.learning_rate * learner.rate_factor(done - 1),
+        "pictures": done * config.images_per_step,
     }
 
 
-def _log(out: Path, writer: object, row: dict[str, float]) -> None:
-    with (out / "log.jsonl").open("a") as log:
-        log.write(json.dumps(row) + "\n")
+def _tell(writer: Any, row: Row) -> None:  # tensorboard's SummaryWriter
     for name in ("loss", "held_out_loss", "rate"):
-        writer.add_scalar(name, row[name], int(row["step"]))  # type: ignore[attr-defined]
+        writer.add_scalar(name, row[name], int(row["step"]))
     tqdm.write(json.dumps(row))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ureca train CONFIG [--out DIR] [--set a.b=c]`."""
-    parser = argparse.ArgumentParser(
-        prog="ureca train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: ureca train configs/train/nano.yaml --out runs/nano --set steps=3000",
-    )
-    parser.add_argument(
-        "config", type=Path, help="YAML overrides of TrainConfig (see configs/train/)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/nano"),
-        help="folder of this run (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="override one value; repeatable"
-    )
-    parser.add_argument(
-        "--stop-after", type=int, metavar="STEP", help="end this session at a step, ready to resume"
+    parser = loop.training_parser(
+        "ureca train",
+        __doc__,
+        example="ureca train configs/train/nano.yaml --out runs/nano --set steps=3000",
+        recipe="TrainConfig (see configs/train/)",
+        out=Path("runs/nano"),
     )
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, args.config, args.set)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ureca.errors import ConfigError
+from ureca.extras import require
 from ureca.node.bench.aggregate import series
 from ureca.node.bench.intervals import ratio_interval
 from ureca.node.bench.run_config import Plan
@@ -34,7 +35,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def load_report(path: Path) -> dict[str, Any]:
-    """A report of `--out`. Raises `ConfigError` when it is not one."""
+    """A report of `--out`. Raises `ConfigError` when it is not one, and `MissingExtraError` when
+    a comparison lacks its library: before the run, not behind it.
+    """
+    require("scipy.stats", extra="bench")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"--compare {path}: larger than {_MAX_BYTES} bytes")

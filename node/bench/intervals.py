@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ureca.extras import require
+
 F64 = npt.NDArray[np.float64]
 _Z = 1.96
 _RESAMPLES = 400
@@ -73,18 +75,39 @@ def ratio_interval(
     if not len(old) or not len(new):
         return None
     point = _quantile(new[:, 1], share) / max(_quantile(old[:, 1], share), 1e-9)
-    draw = np.random.default_rng(seed)
-    olds, news = _resampled(old, share, draw), _resampled(new, share, draw)
-    low, high = np.percentile(news / np.maximum(olds, 1e-9), (2.5, 97.5))
-    return point, float(low), float(high)
+    olds, news = _by_second(old), _by_second(new)
+
+    def ratio(old_picks: F64, new_picks: F64) -> float:
+        before, after = _quantile_of(olds, old_picks, share), _quantile_of(news, new_picks, share)
+        return after / max(before, 1e-9)
+
+    found = require("scipy.stats", extra="bench").bootstrap(
+        (_numbers(olds), _numbers(news)),
+        ratio,
+        vectorized=False,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = map(float, found.confidence_interval)
+    return point, low, high
 
 
-def _resampled(data: F64, share: float, draw: np.random.Generator) -> F64:
+def _by_second(data: F64) -> list[F64]:
+    """The values of each second."""
     seconds = np.floor(data[:, 0])
-    blocks = [data[seconds == second, 1] for second in np.unique(seconds)]
-    picks = draw.integers(0, len(blocks), (_RESAMPLES, len(blocks)))
-    drawn = [np.concatenate([blocks[number] for number in row]) for row in picks]
-    return np.array([_quantile(values, share) for values in drawn])
+    return [data[seconds == second, 1] for second in np.unique(seconds)]
+
+
+def _numbers(blocks: Sequence[F64]) -> F64:
+    """What is resampled in place of the blocks: their numbers; one alone twice, as scipy refuses
+    a sample of one.
+    """
+    return np.arange(max(2, len(blocks)), dtype=np.float64) % len(blocks)
+
+
+def _quantile_of(blocks: Sequence[F64], picks: F64, share: float) -> float:
+    return _quantile(np.concatenate([blocks[int(number)] for number in picks]), share)
 
 
 def _quantile(values: F64, share: float) -> float:

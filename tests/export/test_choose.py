@@ -8,8 +8,16 @@ pytest.importorskip("onnxruntime", reason="exporting needs the extra `export`")
 
 from ureca.config import from_plain
 from ureca.errors import ConfigError
+from ureca.export.cli import main
 from ureca.export.config import ExportConfig
-from ureca.export.runtime_selection import PRECISIONS, Machine, automatic, elsewhere, settled
+from ureca.export.runtime_selection import (
+    EXPERIMENTAL,
+    PRECISIONS,
+    Machine,
+    automatic,
+    elsewhere,
+    settled,
+)
 from ureca.models.runtime.compatibility import rtx_runs_on
 
 ALL = frozenset({"tensorrt", "tensorrt_rtx", "onnxruntime-gpu"})
@@ -85,3 +93,13 @@ def test_rtx_plans_know_their_devices():
     assert not rtx_runs_on("sm_80+", "sm_87")
     assert rtx_runs_on("sm_75", "sm_75")
     assert not rtx_runs_on("sm_75", None)
+
+
+def test_help_and_documents_mark_what_never_ran_on_a_device(capsys, repository):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{', '.join(EXPERIMENTAL)} are experimental" in told
+    page = (repository / "docs/export.md").read_text("utf-8")
+    marked = re.findall(r"^\| `([\w-]+)` \(experimental\) \|", page, re.MULTILINE)
+    assert sorted(marked) == sorted(EXPERIMENTAL)

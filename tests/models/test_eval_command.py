@@ -26,6 +26,7 @@ from ureca.models.evaluation.cli import main
 from ureca.models.evaluation.options import parse
 from ureca.models.evaluation.reports import charts
 from ureca.models.evaluation.reports.compare import bootstrap, unique_names
+from ureca.models.evaluation.reports.report import write_report
 from ureca.models.evaluation.reports.tables import Table, markdown
 from ureca.models.evaluation.test_set import by_picture, groups_of, limited, read_data
 from ureca.protocol import rle
@@ -124,6 +125,17 @@ def test_a_checkpoint_is_evaluated_and_reported(root, checkpoint, tmp_path, caps
     assert page.count("<svg") >= 2
     assert page.count("data:image/jpeg;base64,") >= 2
     assert 'src="http' not in page
+
+
+def test_a_report_escapes_what_models_and_data_say(tmp_path):
+    pytest.importorskip("jinja2", reason="the report needs the extra `eval`")
+    evil = "<script>alert('x')</script>"
+    record = {"model": evil, "missing": {"meteor": evil}, "parts": {}, "worlds": {}, "flicker": {}}
+    record["flicker"] = {"figures": {evil: {"n": 1, "changed": 0.5, "head_changed": 0.5}}}
+    write_report(tmp_path, [], record, mask_edit("true", seed=0), samples=1, seed=0)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 4  # title, heading, remedy, row of a table
 
 
 def test_regions_that_fail_are_named_and_give_exit_status_1(root, checkpoint, tmp_path, capsys):

@@ -28,13 +28,13 @@ from ureca.models.data.regions import ImageStore, read_regions  # noqa: E402
 from ureca.models.nano.captioner import Captioner  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint  # noqa: E402
 from ureca.models.tokenizer import Tokenizer  # noqa: E402
-from ureca.models.training.batch_sampler import Plan  # noqa: E402
+from ureca.models.training.batch_sampler import NanoPlan  # noqa: E402
 from ureca.models.training.config import DataConfig, TrainConfig  # noqa: E402
 from ureca.models.training.dataset import build_regions, clean, load_records  # noqa: E402
 from ureca.models.training.feature_source import trunk_maps  # noqa: E402
 from ureca.models.training.losses import Told, plain_loss  # noqa: E402
 from ureca.models.training.reward import Cider, Rewarder  # noqa: E402
-from ureca.models.training.step import schedule  # noqa: E402
+from ureca.models.training.schedule import cosine_with_floor  # noqa: E402
 from ureca.models.training.train import train  # noqa: E402
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
@@ -179,10 +179,10 @@ def test_the_plan_is_a_function_of_seed_and_step(world, tmp_path):
     train(replace(config, steps=1), tmp_path / "run")
     tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
     regions = regions_of(config)
-    one, two = Plan(regions, tokenizer, config), Plan(regions, tokenizer, config)
+    one, two = NanoPlan(regions, tokenizer, config), NanoPlan(regions, tokenizer, config)
     straight = list(one.steps(0, 9))
     assert straight[5:] == list(two.steps(5, 9))
-    other = Plan(regions, tokenizer, replace(config, seed=1))
+    other = NanoPlan(regions, tokenizer, replace(config, seed=1))
     assert straight != list(other.steps(0, 9))
 
 
@@ -241,7 +241,7 @@ def test_a_mirrored_and_damaged_epoch_keeps_words_true(tmp_path):
     train(replace(config, steps=2), tmp_path / "run")
     tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
     regions = regions_of(config)
-    plan = Plan(regions, tokenizer, config)
+    plan = NanoPlan(regions, tokenizer, config)
     seen = set()
     for _, groups in plan.steps(0, 12):
         batch = plan.collate(groups, config.model.vision)
@@ -260,7 +260,7 @@ def told(checkpoint, config):
     model = load_checkpoint(checkpoint)
     tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
     regions = regions_of(config)
-    plan = Plan(regions, tokenizer, config)
+    plan = NanoPlan(regions, tokenizer, config)
     images = ImageStore([Path(config.data[0].root) / "images"])
     maps = trunk_maps(model, images, config=config, device=torch.device("cpu"))
     for groups in plan.epoch(0):
@@ -335,8 +335,8 @@ def test_rewards_alone_raise_the_worth_of_sampled_captions(world, tmp_path):
 
 
 def test_the_rate_is_constant_and_falls_at_the_end():
-    config = TrainConfig(data=(DataConfig(root="x"),), steps=100, decay_steps=20, warmup_steps=10)
-    rates = [schedule(step, config) for step in range(101)]
+    given = {"steps": 100, "decay_steps": 20, "warmup_steps": 10}
+    rates = [cosine_with_floor(step, **given) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:80] == [1.0] * 71
     assert rates[90] == pytest.approx(0.51)
@@ -349,7 +349,7 @@ def test_a_text_costs_the_same_whichever_texts_stand_beside_it(world, tmp_path):
     checkpoint = train(replace(config, steps=1), tmp_path / "run")
     tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
     model = load_checkpoint(checkpoint)
-    plan = Plan(regions_of(config), tokenizer, config)
+    plan = NanoPlan(regions_of(config), tokenizer, config)
     ((_, groups),) = plan.steps(0, 1)
     batch = plan.collate(groups, config.model.vision)
     raw = tuple(torch.randn(4, c, 64 // s, 64 // s) for c, s in ((40, 8), (112, 16), (320, 32)))
@@ -429,7 +429,7 @@ def test_sources_may_give_another_number_of_regions(world, tmp_path):
     tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer.json")
     regions = [replace(r, image_key=f"{r.source}/{r.image_key}") for r in regions_of(config)]
     shapes = set()
-    for groups in Plan(regions, tokenizer, config).epoch(0):
+    for groups in NanoPlan(regions, tokenizer, config).epoch(0):
         assert len({g.shape for g in groups}) == 1
         shapes.add(groups[0].shape)
     assert shapes == {(2, 3), (1, 2)}
@@ -441,7 +441,9 @@ def test_a_source_may_ask_for_long_captions_more_often(world, tmp_path):
     checkpoint = train(replace(config, steps=1), tmp_path / "run")
     tokenizer = Tokenizer.load(checkpoint / "tokenizer.json")
     for given, style in ((config, "short"), (eager, "long")):
-        groups = (g for batch in Plan(regions_of(given), tokenizer, given).epoch(0) for g in batch)
+        groups = (
+            g for batch in NanoPlan(regions_of(given), tokenizer, given).epoch(0) for g in batch
+        )
         assert {ids[0] for g in groups for _, ids in g.texts} == {Tokenizer.start_id(style)}
 
 

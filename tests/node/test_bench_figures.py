@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import msgspec
@@ -118,6 +119,12 @@ def test_first_captions_are_counted_from_first_sight() -> None:
     assert first_captions(life("a", at_ms=50)) == [100.0]
 
 
+NEEDS_SCIPY = pytest.mark.skipif(
+    importlib.util.find_spec("scipy") is None, reason="comparisons need the extra `bench`"
+)
+
+
+@NEEDS_SCIPY
 def test_a_report_equals_itself_and_is_worse_than_a_faster_one(tmp_path: Path) -> None:
     old, slow = (msgspec.to_builtins([row(observed(ms))]) for ms in (0, 40))
     assert not [v for v in compare(old, old, margin=0.1) if v.is_worse]
@@ -156,6 +163,7 @@ def test_a_slope_is_found_with_its_interval(rng: np.random.Generator) -> None:
     assert summary([]).n == 0
 
 
+@NEEDS_SCIPY
 def test_noise_is_no_regression(rng: np.random.Generator) -> None:
     series = [np.stack([np.arange(2000) / 50, rng.gamma(9, 10, 2000)], axis=1) for _ in range(2)]
     interval = ratio_interval(*series, 0.95)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -10,88 +12,129 @@ import sys
 import pytest
 
 from ureca import cli
+
+pytest.importorskip("argcomplete", reason="not proven: argcomplete is not installed here")
+
+import argcomplete
+
 from ureca.cli import completion
 
-HELP = """usage: ureca thing [-h] [-o DIR] [--style {short,long}] ACTION ...
 
-positional arguments:
-  ACTION
-    make                make one
-    no-op               long text that
-                        goes on here
-
-options:
-  -h, --help            show this help message and exit
-  -o DIR, --out DIR     where it goes
-  --style {short,long}  a noun phrase or a sentence
-  --a-very-long-option-name VALUE
-                        its text --not-an-option
-"""
-
-
-def test_a_help_text_is_read():
-    known = completion.read_help(HELP)
-    assert known.actions == ("make", "no-op")
-    assert known.options == {
-        "-h": None,
-        "--help": None,
-        "-o": (),
-        "--out": (),
-        "--style": ("short", "long"),
-        "--a-very-long-option-name": (),
-    }
-    assert completion.read_help("positional arguments:\n  {engine,node}\n").actions == (
-        "engine",
-        "node",
-    )
-
-
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        (["ru"], ["run"]),
-        (["wat", ""], []),
-        (["run", "--st"], ["--style"]),
-        (["run", "--style", "l"], ["long"]),
-        (["run", "--out", ""], []),
-        (["run", "--style", "long", ""], ["make", "no-op"]),
-        (["run", "make", "x"], []),
-    ],
-)
-def test_what_may_stand_here(typed, offered):
-    assert completion.words(typed, lambda _path: HELP) == offered
-
-
-def test_every_command_offers_what_its_own_help_names(capsys):
-    pytest.importorskip("cv2")
-    assert completion.words(["run", "--sou"]) == ["--source"]
-    assert completion.words(["keys", "new", "--role", "ob"]) == ["observe"]
-    assert completion.words(["bench", "n"]) == ["node"]
-    assert not capsys.readouterr().out
-
-
-def test_names_of_commands_load_no_room():
-    code = "import sys; from ureca import cli; cli.main(['completion', 'words', '']); "
-    code += "assert not {'ureca.node', 'ureca.models', 'cv2', 'torch'} & set(sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_path("")
-    )
-    assert set(cli.COMMANDS) < set(done.stdout.split())
+class _Ended(Exception):  # noqa: N818  (stands in for the end of the process)
+    pass
 
 
 @pytest.fixture
-def shell(tmp_path, repository):
-    """Runs a script in a shell that finds `ureca` and the file of its completion in `$SCRIPT`."""
+def offered(monkeypatch, capsys):
+    """What is offered behind a line; nothing may be carried out or said."""
+
+    def ask(line):
+        def end(_code):
+            raise _Ended
+
+        for name, value in (("COMP_LINE", line), ("COMP_POINT", str(len(line)))):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("_ARGCOMPLETE", "1")
+        monkeypatch.setenv("_ARGCOMPLETE_IFS", "\n")
+        # It would take file descriptor 9, which is somebody else's in this process.
+        monkeypatch.setattr(argcomplete.CompletionFinder, "_init_debug_stream", lambda _: None)
+        output = io.StringIO()
+        output.close = lambda: None
+        with pytest.raises((_Ended, SystemExit)):
+            completion.complete(exit_method=end, output=output)
+        assert not capsys.readouterr().out
+        return [word.strip() for word in output.getvalue().split("\n") if word.strip()]
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ureca wat", ["watch"]),
+        ("ureca --v", ["--version"]),
+        ("ureca keys new --role ob", ["observe"]),
+        ("ureca keys ", ["new", "allow", "revoke", "list"]),
+        ("ureca keys new --role observe n", []),
+        ("ureca weights l", ["list"]),
+        ("ureca completion ", ["bash", "zsh", "fish"]),
+        ("ureca completion bash --he", ["--help"]),
+        ("ureca bench n", ["node"]),
+        ("ureca mllm tr", ["train"]),
+    ],
+)
+def test_what_may_stand_here(offered, line, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert offered(line) == words
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_offers_its_options_and_does_nothing_else(offered, command, repository):
+    for module in ("cv2", "onnx", "torch", "mujoco"):
+        pytest.importorskip(module, reason="not proven: some commands need the extras")
+    assert "--help" in offered(f"ureca {command} --")
+
+
+def test_actions_that_are_modules_of_their_own_offer_their_options(offered):
+    pytest.importorskip("cv2")
+    assert offered("ureca bench node --fp") == ["--fps"]
+    assert offered("ureca run --sou") == ["--source"]
+
+
+def test_an_unknown_command_has_no_options(monkeypatch):
+    for name, value in (("COMP_LINE", "ureca wat x"), ("COMP_POINT", "11")):
+        monkeypatch.setenv(name, value)
+    assert completion.complete() == 1
+
+
+def test_names_of_commands_load_no_room(tmp_path):
+    code = "import os, sys; from ureca import cli\n"
+    code += "out = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); os.dup2(out, 8)\n"
+    code += "def leave(code):\n    print(*sys.modules, flush=True); os.kill(os.getpid(), 9)\n"
+    code += "from ureca.cli import completion; completion.complete(exit_method=leave)"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": "ureca ", "COMP_POINT": "6", "_ARGCOMPLETE_IFS": " "}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "said")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | asked,
+    )
+    assert set((tmp_path / "said").read_text().split()) == set(cli.COMMANDS), done.stderr
+    loaded = set(done.stdout.split())
+    assert "ureca.cli" in loaded
+    assert not {"ureca.node", "ureca.models", "cv2", "torch"} & loaded
+
+
+def test_the_command_line_loads_the_library_only_when_a_shell_asks():
+    code = "import sys; from ureca import cli; cli.main(['--version']); "
+    code += "assert 'argcomplete' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+@pytest.fixture
+def environment(tmp_path, repository):
+    """One in which shells find `ureca` on their path."""
     command = tmp_path / "bin" / "ureca"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ureca "$@"\n')
     command.chmod(0o755)
+    kept = {key: value for key, value in os.environ.items() if key != "INPUTRC"}
+    return kept | {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(repository),
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+    }
+
+
+@pytest.fixture
+def shell(tmp_path, environment):
+    """Runs a script in a shell without its owner's start-up files."""
 
     def run(name, script):
         if shutil.which(name) is None:
             pytest.skip(f"not proven: {name} is not installed here")
-        file = tmp_path / f"ureca.{name}"
-        file.write_text(completion.SCRIPTS[name])
         done = subprocess.run(
             [name, *{"bash": ("--norc",), "zsh": ("-f",), "fish": ("--no-config",)}[name]],
             input=script,
@@ -100,53 +143,83 @@ def shell(tmp_path, repository):
             check=False,
             timeout=100,
             cwd=tmp_path,
-            env=_path(str(command.parent))
-            | {"SCRIPT": str(file), "PYTHONPATH": str(repository), "HOME": str(tmp_path)},
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout.split()
+        return done.stdout
 
     return run
 
 
-def _path(folder):
-    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-
 def test_bash_completes(shell):
     script = """
-        source "$SCRIPT"
-        ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ureca; echo "${COMPREPLY[@]};"; }
-        ask ureca wat
-        ask ureca keys new --role ""
-        ask ureca keys no
+        source <(ureca completion bash)
+        ask() {
+            COMP_LINE="$1" COMP_POINT=${#1} COMP_TYPE=9 COMPREPLY=()
+            _python_argcomplete ureca
+            echo ${COMPREPLY[@]}";"
+        }
+        ask "ureca wat"
+        ask "ureca keys new --role "
+        ask "ureca watch --js"
+        ask "ureca keys no"
         complete -p ureca
     """
-    said = " ".join(shell("bash", script))
-    assert said.startswith("watch; camera observe request admin; ;")
-    assert "-F _ureca ureca" in said
+    said = shell("bash", script)
+    assert said.startswith("watch ;\ncamera observe request admin;\n--json ;\n;\ncomplete ")
+    assert said.endswith("-F _python_argcomplete ureca\n")
+
+
+def test_bash_completes_at_the_key_itself(environment, tmp_path):
+    """Commands, options and choices, typed with Tab at a terminal."""
+    if shutil.which("bash") is None:
+        pytest.skip("not proven: bash is not installed here")
+    above, below = pty.openpty()
+    typed = "source <(ureca completion bash)\nureca comple\tba\t\nureca comple\t--he\t\nexit\n"
+    bash = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"],
+        stdin=below,
+        stdout=below,
+        stderr=below,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+    )
+    os.close(below)
+    os.write(above, typed.encode())
+    said = b""
+    try:
+        while part := os.read(above, 65536):
+            said += part
+    except OSError:  # the shell has closed its side
+        pass
+    os.close(above)
+    assert bash.wait(timeout=60) == 0
+    text = said.decode()
+    assert "ureca completion bash" in text
+    assert "complete -o nospace" in text  # what `completion bash` prints
+    assert "usage: ureca completion" in text  # what `completion --help` prints
 
 
 def test_zsh_completes(shell):
-    # compadd works only inside zsh's line editor; a function of its name hears what it is given.
+    # _describe works only inside zsh's line editor; a function of its name hears what it is given.
     script = """
-        compdef() { : }; _files() { print files }; compadd() { shift; print -- $@ }
-        source "$SCRIPT"
-        words=(ureca wat) CURRENT=2; _ureca
-        words=(ureca keys new --role '') CURRENT=5; _ureca
-        words=(ureca keys new a) CURRENT=4; _ureca
+        compdef() { : }; _describe() { print -l -- ${(P)2} }
+        source <(ureca completion zsh)
+        ask() { BUFFER=$1 CURSOR=${#1} words=(ureca); _python_argcomplete ureca }
+        ask "ureca wat"
+        ask "ureca keys new --role "
     """
-    assert shell("zsh", script) == ["watch", "camera", "observe", "request", "admin", "files"]
+    said = [line.partition(":")[0] for line in shell("zsh", script).splitlines()]
+    assert said == ["watch", "camera", "observe", "request", "admin"]
 
 
 def test_fish_completes(shell):
     script = """
-        source "$SCRIPT"
+        ureca completion fish | source
         complete -C "ureca wat"
         complete -C "ureca keys new --role "
-        complete -C "ureca keys new ureca.f"
     """
-    said = shell("fish", script)
+    said = [line.split()[0] for line in shell("fish", script).splitlines()]
     assert said[0] == "watch"
-    assert set(said[1:5]) == {"camera", "observe", "request", "admin"}
-    assert said[5:] == ["ureca.fish"]
+    assert set(said[1:]) == {"camera", "observe", "request", "admin"}

@@ -47,13 +47,41 @@ def test_rooms_are_real_files_and_complete(wheel, repository):
     names = set(wheel.namelist())
     for room in ("models", "node", "export"):
         files = [
-            path for path in (repository / room).rglob("*.py") if "__pycache__" not in path.parts
+            path
+            for path in (repository / room).rglob("*.py")
+            if not {"__pycache__", "synthetic"} & set(path.parts)
         ]
         missing = [
             p for p in files if f"ureca/{room}/{p.relative_to(repository / room)}" not in names
         ]
         assert not missing
     assert "ureca/py.typed" in names
+    assert "ureca/models/evaluation/reports/report.html.j2" in names
+
+
+def test_the_rendering_of_worlds_stays_in_the_checkout(wheel, repository, tmp_path):
+    assert (repository / "models/data/synthetic/cli.py").is_file()
+    assert not [name for name in wheel.namelist() if "synthetic" in name]
+    wheel.extractall(tmp_path)
+    code = "import sys; from ureca import cli; sys.exit(cli.main(['worlds', 'make', '-o', 'w']))"
+    done = _python(code, tmp_path)
+    assert done.returncode == 2
+    assert "ureca.models.data.synthetic" in done.stderr
+    assert "checkout" in done.stderr
+    code = "from pathlib import Path; from ureca.models.evaluation.measures.scenes import *; "
+    done = _python(code + "read_views([], [])", tmp_path)
+    assert "MissingExtraError: ureca.models.data.synthetic" in done.stderr
+
+
+def _python(code, folder):
+    return subprocess.run(
+        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_client_carries_less_than_5_megabytes(wheel, ureca_wheel):
@@ -100,7 +128,7 @@ def test_metadata_promises_a_light_base_and_a_node_without_torch(wheel):
     assert metadata["Version"] == __version__
     needs = metadata.get_all("Requires-Dist")
     base = {need.split(">")[0] for need in needs if "extra ==" not in need}
-    assert base == {"numpy", "msgpack", "msgspec", "pyzmq", "pyyaml"}
+    assert base == {"numpy", "msgpack", "msgspec", "pyzmq", "pyyaml", "argcomplete"}
     node = [need for need in needs if 'extra == "node"' in need]
     assert node
     assert not any(need.startswith("torch") for need in node)
@@ -116,13 +144,6 @@ def test_the_installed_package_imports_from_real_files(wheel, tmp_path):
         "assert bare == [None, None, None], bare\n"
         "print(ureca.node.__file__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-P" if sys.version_info >= (3, 11) else "-s", "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))

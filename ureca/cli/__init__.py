@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from ureca import __version__
 from ureca.errors import MissingExtraError, UrecaError
+from ureca.extras import CHECKOUT_ONLY, checkout_error
 from ureca.native_threads import leave
 
 
@@ -136,7 +137,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "worlds": Command(
         "ureca.models.data.synthetic.cli",
-        "render synthetic training views and demo clips",
+        "render synthetic training views and demo clips (in a checkout only)",
         "ureca worlds --help",
         extra="train",
     ),
@@ -166,6 +167,8 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Deliberate errors are one line and exit 2; Ctrl-C exits 130."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may follow
+        return _guarded(lambda: int(_loaded("ureca.cli.completion").complete()))
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         return _guarded(lambda: _say(usage(), 0 if arguments else 2))
@@ -212,6 +215,8 @@ def _loaded(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         name = str(error.name)
+        if name == CHECKOUT_ONLY:
+            raise checkout_error() from error
         extra = next((c.extra for c in COMMANDS.values() if c.module == module), "")
         if not extra or name.partition(".")[0] == "ureca":
             raise

@@ -1,7 +1,8 @@
 """Captions of world pictures judged against the scene itself, slot by slot.
 
 A root made by `ureca worlds make` has `scenes-*.jsonl.gz` beside its regions. The judge is the one
-that the worlds' own captions are checked with: any true and unique phrase is right.
+that the worlds' own captions are checked with: any true and unique phrase is right. It is in a
+checkout only; without it `MissingExtraError` says so.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ureca.models.data.synthetic.language.judge import Judgement, judge
-from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth, read_truth
+from ureca.extras import CHECKOUT_ONLY, checkout_error
 from ureca.models.evaluation.measures.scores import Figures, mean
 from ureca.models.evaluation.test_set import Case
+
+if TYPE_CHECKING:
+    from ureca.models.data.synthetic.language.judge import Judgement
+    from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
 
 SLOTS: Final[dict[str, str]] = {
     "kind": "kind_right",
@@ -43,6 +47,12 @@ def scene_files(root: Path) -> list[Path]:
 
 def read_views(paths: Iterable[Path], wanted: Iterable[str]) -> dict[str, ViewTruth]:
     """The views of the wanted pictures by `image_key`."""
+    try:
+        from ureca.models.data.synthetic.language.truth import read_truth
+    except ModuleNotFoundError as error:
+        if error.name != CHECKOUT_ONLY:
+            raise
+        raise checkout_error() from error
     keys = set(wanted)
     views = (view for path in paths for view in read_truth(path))
     return {view.image_key: view for view in views if view.image_key in keys}
@@ -52,6 +62,8 @@ def judge_all(
     cases: Sequence[Case], captions: Mapping[str, str], views: Mapping[str, ViewTruth]
 ) -> list[Judged]:
     """Every captioned region whose view and node are known."""
+    from ureca.models.data.synthetic.language.judge import judge
+
     judged = []
     for case in cases:
         view, caption = views.get(case.image_key), captions.get(case.region_id)

@@ -6,7 +6,6 @@ and pads little (URECA's and LLaVA's length grouping).
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from ureca.models.data.text_augmentation import class_phrase
 from ureca.models.mllm.image_tiles import Cutter
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig
 from ureca.models.training.dataset import clean
+from ureca.models.training.loop import Plan
 from ureca.protocol import rle
 
 _WINDOW = 32
@@ -48,8 +48,8 @@ Group = tuple[Row, ...]
 """Rows of one picture that share its prefix."""
 
 
-class Plan:
-    """Epochs of rows, and the rows of every step."""
+class MllmPlan(Plan[Group]):
+    """Epochs of rows."""
 
     def __init__(
         self,
@@ -63,11 +63,6 @@ class Plan:
         self._records = [(r, cutter.grid(r.width, r.height).tiles, n) for r, n in records]
         if not records:
             raise ConfigError("the data holds no region with words: give another `data`")
-
-    def steps(self, start: int, stop: int) -> Iterator[tuple[int, list[Group]]]:
-        """The rows of steps `start..stop-1`."""
-        batches = itertools.chain.from_iterable(map(self.epoch, itertools.count()))
-        yield from itertools.islice(enumerate(batches), start, stop)
 
     def epoch(self, epoch: int) -> list[list[Group]]:
         """Batches of one epoch; the last rows that fill no batch wait for another epoch."""

@@ -60,6 +60,29 @@ def split_like(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
+@torch.no_grad()
+def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Put whole tensors into the parameters of the same names, each worker its parts.
+
+    Raises `ValueError` when the names differ.
+    """
+    if set(own) != set(tensors):
+        raise ValueError("another set of parameters learns now than when it was saved")
+    for name, tensor in tensors.items():
+        own[name].copy_(split_like(tensor, own[name]))
+
+
+def split_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Each state (`checkpoints.optimizer_tensors`) in the parts that its parameter has."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        name: split_like(tensor, parameters[int(name.partition(".")[0])])
+        for name, tensor in tensors.items()
+    }
+
+
 def is_split(parameters: Iterable[nn.Parameter]) -> bool:
     """Whether any of them is split."""
     return any(isinstance(parameter, DTensor) for parameter in parameters)

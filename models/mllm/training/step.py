@@ -5,8 +5,7 @@ The loss is the mean over all answer tokens of all workers, so two processes lea
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +20,19 @@ from ureca.models.mllm.prompt import Prompt
 from ureca.models.mllm.training.batch_sampler import Group, Row, read_group
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.packing import Packed, pack, padded
-from ureca.models.mllm.training.shard import average_gradients, clip, is_split
+from ureca.models.mllm.training.shard import (
+    average_gradients,
+    clip,
+    fill,
+    is_split,
+    split_optimizer,
+    whole,
+)
 from ureca.models.preprocess import Grid
+from ureca.models.training.checkpoints import load_optimizer, optimizer_tensors
 from ureca.models.training.distributed import Worker
+from ureca.models.training.loop import Learner
+from ureca.models.training.schedule import cosine_after_warmup
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,10 @@ def answers_loss(model: Mllm, prompt: Prompt, examples: Sequence[Example]) -> Te
     return nn.functional.cross_entropy(model.logits(said).float(), targets, reduction="sum")
 
 
-class Learner:
-    """Model and optimiser, advanced one batch at a time."""
+class MllmLearner(Learner[Group]):
+    """What learns of the model, and its optimiser; either may be split over the workers."""
+
+    files = ("learned", "optimizer")
 
     def __init__(
         self,
@@ -132,43 +143,49 @@ class Learner:
         *,
         worker: Worker,
     ) -> None:
-        self.model, self.prompt, self.reader = model, prompt, reader
-        self.config, self.worker = config, worker
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self._split = is_split(self.parameters)
-        self.optimizer = torch.optim.AdamW(
+        self._split = is_split(p for p in model.parameters() if p.requires_grad)
+        optimizer = torch.optim.AdamW(
             _groups(model, config),
             lr=config.learning_rate,
             foreach=False if self._split else None,  # it cannot mix what is split with what is not
         )
+        super().__init__(model, optimizer, config, worker=worker)
+        self.model, self.prompt, self.reader, self.config = model, prompt, reader, config
 
-    def learn(self, step: int, groups: Sequence[Group]) -> float:
-        """One update; dropout is seeded by (seed, step, worker). Returns nats per token, of all
-        workers.
-        """
-        torch.manual_seed((self.config.seed * 1_000_003 + step) * 64 + self.worker.rank)
-        self.model.train()
-        for group in self.optimizer.param_groups:
-            rate = self.config.learning_rate * schedule(step, self.config)
-            group["lr"] = rate * group["times"]
-        self.optimizer.zero_grad(set_to_none=True)
-        examples = [self.reader.read(group) for group in self.worker.part(groups)]
+    def rate_factor(self, step: int) -> float:
+        """The schedule, 0..1."""
+        share = self.config.warmup_share
+        return cosine_after_warmup(step, steps=self.config.steps, warmup_share=share)
+
+    def add_gradients(self, groups: Sequence[Group]) -> float:
+        """Gradients of this worker's rows; returns nats per token, of all workers."""
+        examples = [self.reader.read(group) for group in groups]
         tokens = self._over_all(float(sum(example.taught for example in examples)))
         total = sum((self._pass(part, tokens) for part in self._passes(examples)), 0.0)
         for parameter in self.parameters:  # a worker without rows still answers
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self._agree()
-        self.optimizer.step()
         return self._over_all(total) / tokens
 
-    def _agree(self) -> None:
+    def agree(self) -> None:
         """One gradient for all workers, not too long."""
         average_gradients(self.parameters, self.worker)
         if self._split:
             clip(self.parameters, self.config.gradient_clip)
         else:
             nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
+        """What learns, by name, and the optimiser; both whole."""
+        return {
+            "learned": whole(learned(self.model)),
+            "optimizer": whole(optimizer_tensors(self.optimizer)),
+        }
+
+    def load_state(self, files: Mapping[str, dict[str, Tensor]]) -> None:
+        """Put back what `state` gave. Raises `ValueError` when other parameters learnt."""
+        fill(learned(self.model), files["learned"])
+        load_optimizer(self.optimizer, split_optimizer(self.optimizer, files["optimizer"]))
 
     def _pass(self, examples: Sequence[Example], tokens: float) -> float:
         """Gradients of some rows; workers' gradients are averaged, so each counts `count`-fold."""
@@ -190,13 +207,9 @@ class Learner:
         return float(total)
 
 
-def schedule(step: int, config: MllmTrainConfig) -> float:
-    """Rate factor 0..1: linear warm-up over a share of the steps, then a cosine to zero."""
-    warm = max(1, round(config.warmup_share * config.steps))
-    if step < warm:
-        return (step + 1) / warm
-    gone = (step - warm) / max(1, config.steps - warm)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
+def learned(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that learns, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _groups(model: Mllm, config: MllmTrainConfig) -> list[dict[str, object]]:
@@ -208,7 +221,7 @@ def _groups(model: Mllm, config: MllmTrainConfig) -> list[dict[str, object]]:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             found.setdefault((times, decay), []).append(parameter)
     return [
-        {"params": own, "times": times, "weight_decay": decay}
+        {"params": own, "rate": config.learning_rate, "times": times, "weight_decay": decay}
         for (times, decay), own in found.items()
     ]
 

@@ -8,18 +8,14 @@ ureca.models.mllm.training.train CONFIG --out DIR`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from ureca.config import load_config, to_plain
 from ureca.errors import ConfigError
@@ -34,24 +30,14 @@ from ureca.models.mllm.engine import prompt_of
 from ureca.models.mllm.image_tiles import Cutter
 from ureca.models.mllm.network.lora import lora_tensors
 from ureca.models.mllm.prompt import Words
-from ureca.models.mllm.training.batch_sampler import Plan, load_records
+from ureca.models.mllm.training.batch_sampler import Group, MllmPlan, load_records
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.freeze import freeze
 from ureca.models.mllm.training.shard import split, whole
-from ureca.models.mllm.training.state import resume_state, save_state
-from ureca.models.mllm.training.step import Learner, Reader, schedule
-from ureca.models.training.distributed import Worker, join
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that the loop needs, built once."""
-
-    config: MllmTrainConfig
-    out: Path
-    learner: Learner
-    plan: Plan
-    names: list[str]
+from ureca.models.mllm.training.step import MllmLearner, Reader
+from ureca.models.training import loop
+from ureca.models.training.distributed import Worker
+from ureca.models.training.loop import Row, Run
 
 
 def train(config: MllmTrainConfig, out: Path, *, stop_after: int | None = None) -> Path:
@@ -59,26 +45,17 @@ def train(config: MllmTrainConfig, out: Path, *, stop_after: int | None = None) 
 
     `stop_after` ends the session early at that step with a save, as a kill would.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = _device(config)
-    worker = join(device)
-    try:
-        run = build(config, out, worker=worker, device=device)
-        start = resume_state(out / "state", run.learner)
-        stop = min(config.steps, stop_after or config.steps)
-        _loop(run, start, stop)
-        low = whole(lora_tensors(run.learner.model.language))
-        if worker.leads:
-            _save(run, low)
-        worker.wait()
-    finally:
-        if worker.count > 1:
-            torch.distributed.destroy_process_group()
-    return out / "checkpoint"
+    return loop.train(
+        config,
+        out,
+        lambda worker, device: build(config, out, worker=worker, device=device),
+        stop_after=stop_after,
+    )
 
 
-def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.device) -> Run:
+def build(
+    config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.device
+) -> Run[Group]:
     """Model, data and optimiser. The leader writes the list of what learns."""
     torch.manual_seed(config.seed)
     start = Path(config.start_from)
@@ -93,8 +70,10 @@ def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.d
         split(model, config, worker, device)
     prompt = prompt_of(model, Words.load(start / TOKENIZER))
     images = ImageStore(Path(source.root) / "images" for source in config.data)
-    learner = Learner(model, prompt, Reader(model, prompt, images, config), config, worker=worker)
-    plan = Plan(
+    learner = MllmLearner(
+        model, prompt, Reader(model, prompt, images, config), config, worker=worker
+    )
+    plan = MllmPlan(
         load_records(config),
         config,
         cutter=Cutter.of(model.config),
@@ -104,7 +83,14 @@ def build(config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.d
         out.mkdir(parents=True, exist_ok=True)
         (out / "trainable.txt").write_text("\n".join(names) + "\n")
         (out / "config.json").write_text(json.dumps(to_plain(config), indent=2) + "\n")
-    return Run(config, out, learner, plan, names)
+    return Run(
+        learner=learner,
+        plan=plan,
+        title=f"stage {config.stage}",
+        log_every=config.log_every,
+        row=lambda done, loss: _row(learner, done, loss),
+        keep=lambda folder: _keep(learner, folder),
+    )
 
 
 def _enable_checkpointing(base: Any) -> None:
@@ -114,74 +100,47 @@ def _enable_checkpointing(base: Any) -> None:
     enable({"use_reentrant": False})
 
 
-def _loop(run: Run, start: int, stop: int) -> None:
-    config, leads = run.config, run.learner.worker.leads
-    began, losses = time.monotonic(), []
-    bar = tqdm(
-        run.plan.steps(start, stop),
-        initial=start,
-        total=config.steps,
-        desc=f"stage {config.stage}",
-        disable=None if leads else True,
-    )
-    for step, groups in bar:
-        losses.append(run.learner.learn(step, groups))
-        done = step + 1
-        if leads and (done % config.log_every == 0 or done == stop):
-            _log(run, done, losses, seconds=time.monotonic() - began)
-            losses = []
-        if done % config.save_every == 0 or done == stop:
-            save_state(run.out / "state", run.learner, step=done)
-
-
-def _log(run: Run, done: int, losses: Sequence[float], *, seconds: float) -> None:
-    row = {
+def _row(learner: MllmLearner, done: int, loss: float) -> Row:
+    config = learner.config
+    return {
         "step": done,
-        "loss": sum(losses) / len(losses),
-        "rate": run.config.learning_rate * schedule(done - 1, run.config),
-        "regions": done * run.config.rows_per_step,
-        "session_s": round(seconds, 1),
+        "loss": loss,
+        "rate": config.learning_rate * learner.rate_factor(done - 1),
+        "regions": done * config.rows_per_step,
     }
-    with (run.out / "log.jsonl").open("a") as log:
-        log.write(json.dumps(row) + "\n")
 
 
-def _save(run: Run, low: dict[str, Tensor]) -> None:
-    """The checkpoint with the adapters `low`. Its base stays where it is and is named by a relative
-    path.
+def _keep(learner: MllmLearner, out: Path) -> None:
+    """The checkpoint. Its base stays where it is and is named by a relative path. All workers call
+    this, since each may hold a part of the adapters.
     """
-    model, out = run.learner.model, run.out / "checkpoint"
-    start = Path(run.config.start_from)
+    model, recipe = learner.model, learner.config
+    low = whole(lora_tensors(model.language))
+    if not learner.worker.leads:
+        return
+    start = Path(recipe.start_from)
     base = (start / model.config.base).resolve()
     config = replace(
         model.config,
         base=os.path.relpath(base, out.resolve()),
-        lora=(read_config(start).lora or run.config.lora) if low else None,
-        projector=model.config.projector or run.config.learns.projector,
+        lora=(read_config(start).lora or recipe.lora) if low else None,
+        projector=model.config.projector or recipe.learns.projector,
     )
     save_parts(out, model, config=config, tokenizer=start / TOKENIZER, low=low)
 
 
-def _device(config: MllmTrainConfig) -> torch.device:
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """`ureca mllm train CONFIG [--out DIR] [--set a.b=c]`."""
-    parser = argparse.ArgumentParser(
-        prog="ureca mllm train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: ureca mllm train configs/train/mllm-stage1.yaml --set steps=100",
+    parser = loop.training_parser(
+        "ureca mllm train",
+        __doc__,
+        example="ureca mllm train configs/train/mllm-stage1.yaml --set steps=100",
+        recipe="MllmTrainConfig (see configs/train/mllm-*.yaml)",
+        out=Path("runs/mllm"),
     )
-    add = parser.add_argument
-    add("config", type=Path, help="YAML of MllmTrainConfig (see configs/train/mllm-*.yaml)")
-    add("--out", type=Path, default=Path("runs/mllm"), help="folder of this run (%(default)s)")
-    add("--set", action="append", default=[], metavar="a.b=c", help="override one value")
-    add("--stop-after", type=int, metavar="STEP", help="end this session at a step")
-    add("--list", action="store_true", help="print what would learn, by name, and end")
+    parser.add_argument(
+        "--list", action="store_true", help="print what would learn, by name, and end"
+    )
     args = parser.parse_args(argv)
     config = load_config(MllmTrainConfig, args.config, args.set)
     if args.list:

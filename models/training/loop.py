@@ -1,0 +1,218 @@
+"""The training loop that all recipes share: plan, step, save, log, resume.
+
+A recipe builds a `Run`: what a batch costs (a `Learner`), which batches come (a `Plan`), and what
+is kept in the end. Everything random follows from (seed, step), so a resumed run equals an unbroken
+one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ureca.models.training.checkpoints import resume_state, save_state
+from ureca.models.training.distributed import Worker, joined, select_device
+
+Group = TypeVar("Group")
+Row = dict[str, float]
+
+
+class Settings(Protocol):
+    """What the loop reads of a recipe's configuration."""
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole run."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads; 0 leaves torch's default."""
+
+    @property
+    def device(self) -> str:
+        """`auto`, `cpu` or `cuda`."""
+
+    @property
+    def gradient_clip(self) -> float:
+        """The longest gradient."""
+
+    @property
+    def save_every(self) -> int:
+        """Steps between two saves."""
+
+
+class Plan(ABC, Generic[Group]):
+    """Epochs of batches; a batch is a list of groups, which the workers share out."""
+
+    @abstractmethod
+    def epoch(self, epoch: int) -> list[list[Group]]:
+        """Batches of one epoch: a pure function of (seed, epoch)."""
+
+    def steps(self, start: int, stop: int) -> Iterator[tuple[int, list[Group]]]:
+        """The groups of steps `start..stop-1`."""
+        batches = itertools.chain.from_iterable(map(self.epoch, itertools.count()))
+        yield from itertools.islice(enumerate(batches), start, stop)
+
+
+class Learner(ABC, Generic[Group]):
+    """Model and optimiser, advanced one batch at a time.
+
+    A group of the optimiser has its own `rate`, and may have a factor `times` on it.
+    """
+
+    files: tuple[str, ...]
+    """Names of the files of `state`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: Settings,
+        *,
+        worker: Worker,
+    ) -> None:
+        self.optimizer, self.worker = optimizer, worker
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._module, self._settings = model, settings
+
+    @abstractmethod
+    def rate_factor(self, step: int) -> float:
+        """The schedule, 0..1."""
+
+    @abstractmethod
+    def add_gradients(self, groups: Sequence[Group]) -> float:
+        """Gradients of this worker's groups; returns the loss in nats per token."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
+        """What a save holds, by file. All workers must call this alike."""
+
+    @abstractmethod
+    def load_state(self, files: Mapping[str, dict[str, Tensor]]) -> None:
+        """Put back what `state` gave. Raises `ValueError`, `KeyError`, `IndexError` or
+        `RuntimeError` when it is of another model.
+        """
+
+    def learn(self, step: int, groups: Sequence[Group]) -> float:
+        """One update; dropout is seeded by (seed, step, worker). Returns the loss."""
+        torch.manual_seed((self._settings.seed * 1_000_003 + step) * 64 + self.worker.rank)
+        self._module.train()
+        factor = self.rate_factor(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor * group.get("times", 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.add_gradients(self.worker.part(groups))
+        self.agree()
+        self.optimizer.step()
+        self.follow(step)
+        return loss
+
+    def agree(self) -> None:
+        """One gradient for all workers, not too long."""
+        self.worker.average_gradients(self.parameters)
+        nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
+
+    def follow(self, step: int) -> None:
+        """What is done behind an update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[Group]):
+    """What a recipe gives to the loop, built once."""
+
+    learner: Learner[Group]
+    plan: Plan[Group]
+    title: str
+    """Of the progress bar."""
+    log_every: int
+    row: Callable[[int, float], Row]
+    """(steps done, mean loss since the last row) to a row of `log.jsonl`; called on the leader."""
+    keep: Callable[[Path], None]
+    """Writes the checkpoint. All workers call it; the leader writes."""
+    tell: Callable[[Row], None] = lambda _row: None
+    """Gets every row, too."""
+
+
+def train(
+    settings: Settings,
+    out: Path,
+    build: Callable[[Worker, torch.device], Run[Any]],
+    *,
+    stop_after: int | None = None,
+) -> Path:
+    """Build, resume, learn and keep; returns the checkpoint folder.
+
+    `stop_after` ends the session early at that step with a save, as a kill would (the schedule is
+    unchanged).
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = select_device(settings.device)
+    with joined(device) as worker:
+        run = build(worker, device)
+        start = resume_state(out / "state", run.learner)
+        _loop(run, settings, out, start, min(settings.steps, stop_after or settings.steps))
+        run.keep(out / "checkpoint")
+        worker.wait()
+    return out / "checkpoint"
+
+
+def _loop(run: Run[Any], settings: Settings, out: Path, start: int, stop: int) -> None:
+    learner, leads = run.learner, run.learner.worker.leads
+    began, losses = time.monotonic(), []
+    bar = tqdm(
+        run.plan.steps(start, stop),
+        initial=start,
+        total=settings.steps,
+        desc=run.title,
+        unit="step",
+        disable=None if leads else True,
+    )
+    for step, groups in bar:
+        losses.append(learner.learn(step, groups))
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        done = step + 1
+        if done % settings.save_every == 0 or done == stop:
+            save_state(out / "state", learner, step=done)
+        if leads and (done % run.log_every == 0 or done == stop):
+            row = run.row(done, sum(losses) / len(losses))
+            row["session_s"] = round(time.monotonic() - began, 1)
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            run.tell(row)
+            losses.clear()
+
+
+def training_parser(
+    prog: str, description: str | None, *, example: str, recipe: str, out: Path
+) -> argparse.ArgumentParser:
+    """The options that all training commands have. `recipe` says what the YAML file holds."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example: {example}",
+    )
+    add = parser.add_argument
+    add("config", type=Path, help=f"YAML of {recipe}")
+    add("--out", type=Path, default=out, help="folder of this run (default: %(default)s)")
+    add(
+        "--set", action="append", default=[], metavar="a.b=c", help="override one value; repeatable"
+    )
+    add("--stop-after", type=int, metavar="STEP", help="end this session at a step, to be resumed")
+    return parser
