@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--set", action="append", default=[], metavar="a.b=c", help="override one value; repeatable"
     )
     parser.add_argument(
-        "--stop-after", type=int, metavar="STEP", help="end this session at a step, ready to resume"
+        "--stop-after", type=int, metavar="STEP", help="stop at a step; the run can resume"
     )
     args = parser.parse_args(argv)
     config = load_config(TrainConfig, args.config, args.set)

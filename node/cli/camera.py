@@ -93,25 +93,33 @@ class Pace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca camera",
-        description="Send the pictures of a camera, stream, clip or folder to a node.",
+        description="Send frames of a camera, stream, clip or folder to a node.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("uri", metavar="URI", help="as in ureca run --source")
+    parser.add_argument("uri", metavar="URI", help="a source as in ureca run --source")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--bind", metavar="ADDRESS", help=f"publish here; nodes connect [{DEFAULT_ADDRESS}]"
     )
     where.add_argument(
-        "--to", metavar="ADDRESS", help="connect to a node (credit+…) and send when it asks"
+        "--to",
+        metavar="ADDRESS",
+        help="connect to a node (credit+…); send only when the node requests a frame",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--jpeg", type=int, metavar="QUALITY", help="1 to 100 [90]")
     how.add_argument("--raw", action="store_true", help="RGB as it is")
-    how.add_argument("--shm", action="store_true", help="RGB in shared memory; node on this host")
-    parser.add_argument("--stream", default="cam0", metavar="ID", help="its name [cam0]")
-    parser.add_argument("--fps", type=float, default=0.0, help="rate of a folder; most of a camera")
-    parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    how.add_argument(
+        "--shm",
+        action="store_true",
+        help="send RGB in shared memory; the node must be on this host",
+    )
+    parser.add_argument("--stream", default="cam0", metavar="ID", help="name of the stream [cam0]")
+    parser.add_argument(
+        "--fps", type=float, default=0.0, help="frame rate of a folder; highest rate of a camera"
+    )
+    parser.add_argument("--loop", action="store_true", help="repeat the clip")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.add_argument("--allow", metavar="FILE", help="with --bind and --key: who may subscribe")
     add_key_options(parser)

@@ -142,9 +142,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Watch a running node's captions live.",
         epilog="example: ureca watch --events tcp://127.0.0.1:5601 --json --duration 10",
     )
-    parser.add_argument("--events", default=EVENTS_ADDRESS, help="the node's events [%(default)s]")
     parser.add_argument(
-        "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
+        "--events", default=EVENTS_ADDRESS, help="address of the node's events [%(default)s]"
+    )
+    parser.add_argument(
+        "--requests", default=REQUESTS_ADDRESS, help="address of the node's requests [%(default)s]"
     )
     add_key_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per event")

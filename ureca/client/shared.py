@@ -79,8 +79,9 @@ def new_request(op: str, args: Mapping[str, Any] | None, seconds: float) -> Requ
 def no_answer(address: str, op: str, seconds: float) -> RequestError:
     """What to raise when the deadline passed in silence."""
     return RequestError(
-        f"no answer to {op!r} from {address} within {seconds:g} s; "
-        f"is a node of protocol {MAJOR} running there, and does it know your key, if it wants one?",
+        f"no answer to {op!r} from {address}: no node of protocol {MAJOR} answered within "
+        f"{seconds:g} s. Start one (`ureca run`). If it uses keys, yours may be missing from its "
+        "list.",
         code="DEADLINE",
     )
 

@@ -226,10 +226,10 @@ def _refuse_writable(path: Path, mode: int) -> None:
 def add_key_options(parser: argparse.ArgumentParser) -> None:
     """`--key` and `--server-key` of every command that connects to a node."""
     parser.add_argument(
-        "--key", metavar="FILE", help="own secret key, NAME.key_secret [$URECA_KEY]"
+        "--key", metavar="FILE", help="secret key of this client, NAME.key_secret [$URECA_KEY]"
     )
     parser.add_argument(
-        "--server-key", metavar="FILE", help="the node's public key, NODE.key [$URECA_SERVER_KEY]"
+        "--server-key", metavar="FILE", help="public key of the node, NODE.key [$URECA_SERVER_KEY]"
     )
 
 

@@ -172,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("config", type=Path, help="YAML of MllmTrainConfig (see configs/train/mllm-*.yaml)")
     add("--out", type=Path, default=Path("runs/mllm"), help="folder of this run (%(default)s)")
     add("--set", action="append", default=[], metavar="a.b=c", help="override one value")
-    add("--stop-after", type=int, metavar="STEP", help="end this session at a step")
-    add("--list", action="store_true", help="print what would learn, by name, and end")
+    add("--stop-after", type=int, metavar="STEP", help="stop at a step; the run can resume")
+    add("--list", action="store_true", help="print the names of the trained parameters and exit")
     args = parser.parse_args(argv)
     config = load_config(MllmTrainConfig, args.config, args.set)
     if args.list:
