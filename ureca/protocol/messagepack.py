@@ -1,8 +1,7 @@
-"""What every message of protocol v1 has in common: limits, ids, topics, and careful MessagePack.
+"""The common part of all messages of protocol v1: limits, ids, topics, and safe MessagePack.
 
-Nothing from outside is believed: every length is limited before it is allocated, duplicate keys and
-extension types are refused, and numbers must be finite. Broken bytes raise `WireError` and nothing
-else.
+Input is not trusted: every length is limited before it is allocated, duplicate keys and extension
+types are refused, and numbers must be finite. Invalid bytes raise only `WireError`.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _Message = TypeVar("_Message")
 
 @dataclass(frozen=True, kw_only=True)
 class WireLimits:
-    """The most that is taken from a peer; a message beyond is refused with `TOO_LARGE`."""
+    """Limits of messages from a peer; a larger message is refused with `TOO_LARGE`."""
 
     max_header_bytes: int = 1 << 20
     max_reply_bytes: int = 1 << 24
@@ -199,7 +198,7 @@ def unpack(part: bytes, limits: WireLimits = LIMITS) -> dict[str, Any]:
 
 
 def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
-    """A message to MessagePack; refuses numbers and sizes that the peer would refuse."""
+    """Encode a message as MessagePack; refuses numbers and sizes that the peer would refuse."""
     plain = msgspec.to_builtins(message, builtin_types=(bytes,))
     check_finite(plain)
     part = msgspec.msgpack.encode(plain)
@@ -213,7 +212,7 @@ def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
 
 
 def convert(data: object, kind: type[_Message], what: str) -> _Message:
-    """Plain data to a typed message; unknown keys are ignored, wrong types are `WireError`."""
+    """Convert data to a typed message; unknown keys are ignored, wrong types raise `WireError`."""
     try:
         return msgspec.convert(data, kind, builtin_types=(bytes,))
     except (msgspec.ValidationError, OverflowError, ValueError) as error:
@@ -221,7 +220,7 @@ def convert(data: object, kind: type[_Message], what: str) -> _Message:
 
 
 def or_unknown(data: dict[str, Any], known: Mapping[str, frozenset[str]]) -> None:
-    """Map words that a later minor version may have added to `unknown`, in place."""
+    """Map values that a later minor version may have added to `unknown`, in place."""
     for key, words in known.items():
         if isinstance(data.get(key), str) and data[key] not in words:
             data[key] = "unknown"
