@@ -1,5 +1,5 @@
-"""What a key's role may ask for. Who has which role is the allow-list's business
-(`ureca.security.keys`), who gets in is the gate's (`ureca.security.authenticator`).
+"""Which operations a role may call. The allow-list maps keys to roles (`ureca.security.keys`); the
+authenticator admits connections (`ureca.security.authenticator`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ureca.security.keys import ClientKeys, Role, ServerKeys, read_pair, read_pu
 Guard = Callable[[zmq.Socket[Any], str, Plane], None]
 """Called before a socket binds to an address."""
 MayAsk = Callable[[str], None]
-"""Raises `RequestError` for an operation that the asker's role does not cover."""
+"""Raises `RequestError` for an operation that the client's role does not cover."""
 
 _OBSERVE = frozenset({"hello", "time", "snapshot", "stats", "health", "picture", "region.list"})
 _REQUEST = _OBSERVE | {
@@ -39,14 +39,14 @@ _COVERED: dict[Role, frozenset[str]] = {
 
 
 def open_gate(context: zmq.Context[Any], config: SecurityConfig) -> Gate | None:
-    """The gate that the configuration asks for; `ConfigError` when its files cannot be used."""
+    """Open the authenticator of the configuration; `ConfigError` if its files cannot be used."""
     if not config.key:
         return None
     return Gate(context, ServerKeys.read(config.key, config.allow))
 
 
 def camera_keys(config: SecurityConfig) -> ClientKeys | None:
-    """What the node shows to the camera whose frames it takes; None for one without keys."""
+    """The keys for the connection to a camera; None without keys."""
     if not config.camera:
         return None
     return ClientKeys(read_pair(Path(config.key)), read_public(Path(config.camera)))
@@ -55,7 +55,7 @@ def camera_keys(config: SecurityConfig) -> ClientKeys | None:
 def check(op: str, role: Role | None) -> None:
     """Raises `RequestError`: `FORBIDDEN` beyond the role, `UNAUTHENTICATED` without one.
 
-    What is on neither list, and whatever is added later, is the `admin`'s.
+    An operation that is on neither list belongs to `admin`.
     """
     if role is None:
         raise RequestError(
@@ -70,7 +70,7 @@ def check(op: str, role: Role | None) -> None:
 
 
 def anybody(op: str) -> None:
-    """Without a gate whoever reaches the socket may ask for everything."""
+    """Without an authenticator every client may call all operations."""
 
 
 def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
@@ -78,6 +78,6 @@ def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
 
 
 def asker_of(gate: Gate, message: zmq.Frame) -> MayAsk:
-    """What the sender of a frame that came through `gate` may ask for, by the list as it is now."""
+    """The permissions of the sender of a message, by the current allow-list."""
     public = gate.sender_of(message)
     return lambda op: check(op, gate.role_of(public))

@@ -1,4 +1,4 @@
-"""The command `ureca bench track`; what is measured is told in `track`."""
+"""The command `ureca bench track`; `track` describes the measurement."""
 
 from __future__ import annotations
 

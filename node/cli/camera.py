@@ -62,7 +62,9 @@ def send_all(
     config: NodeConfig,
     tell: Callable[[], None] = lambda: None,
 ) -> None:
-    """Send what `source` gives. A frame that went is processed, one without a credit `busy`."""
+    """Send the frames of `source`. A sent frame counts as processed, one without a credit as
+    `busy`.
+    """
     pace = Pace(config.source.fps)
     for frame in source.frames():
         if pace.is_early(frame.captured_ns) or not sender.send_frame(frame):
@@ -80,7 +82,7 @@ class Pace:
     _due_ns: float = 0.0
 
     def is_early(self, captured_ns: int) -> bool:
-        """Whether this picture comes before the next one is due."""
+        """Whether this image is earlier than the next one is due."""
         if not self.fps:
             return False
         step_ns = 1e9 / self.fps
@@ -163,7 +165,7 @@ def jpeg_encoder(quality: int) -> Callable[[Image], bytes]:
 
 
 class Progress:
-    """One line: rewritten in a terminal, written now and then elsewhere."""
+    """One progress line: updated in place in a terminal, printed at intervals elsewhere."""
 
     def __init__(
         self, books: Books, sender: FrameSender, source: FrameSource, *, is_quiet: bool

@@ -25,7 +25,7 @@ _KINDS = (
 
 
 def add_region_options(parser: argparse.ArgumentParser, *, of: str) -> None:
-    """Options that collect `(kind, text)` in `options.region`, in the order in which they stand."""
+    """Add options that collect `(kind, text)` in `options.region`, in their order."""
     for kind, metavar, text in _KINDS:
         parser.add_argument(
             f"--{kind}",

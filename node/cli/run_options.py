@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def resolve_config(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
-    """The configuration and the prompts that the options ask for, defaults filled in."""
+    """Resolve the configuration and the prompts from the options and the defaults."""
     config = load_config(NodeConfig, options.config, options.set)
     source = replace(
         sources_of(options.source, config.source),

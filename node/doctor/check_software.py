@@ -21,7 +21,7 @@ _HELLO_S = 1.0
 
 
 def extras() -> Finding:
-    """Which extras are whole; only `node` is asked for."""
+    """Which extras are complete; only `node` is required."""
     missing = _missing(metadata.requires("ureca") or [])
     whole = [name for name, lacks in missing.items() if not lacks]
     said = f"installed: client, {', '.join(whole) or 'nothing else'}"
@@ -63,7 +63,7 @@ def captioner(folder: str) -> Finding:
 
 
 def ports(events: str = EVENTS_ADDRESS, requests: str = REQUESTS_ADDRESS) -> Iterator[Finding]:
-    """Whether the node could bind its addresses; who is there if not."""
+    """Whether the node could bind its addresses; which process uses them if not."""
     for name, address in (("events", events), ("requests", requests)):
         trouble = _cannot_bind(address)
         if trouble is None:

@@ -1,4 +1,4 @@
-"""`ureca doctor`: look this machine over and say what is to do."""
+"""`ureca doctor`: check this machine and print what to fix."""
 
 from __future__ import annotations
 

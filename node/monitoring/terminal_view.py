@@ -20,7 +20,7 @@ _LOST_STYLE = "yellow"
 
 
 class TerminalView:
-    """A sink that keeps the board, drawn by whoever calls `draw`. Use as a context manager."""
+    """An event sink that keeps the table; `draw` prints it. Use it as a context manager."""
 
     def __init__(self, clock: Clock, console: Console | None = None) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""The source thread: every frame goes into the mailbox, until the source ends or fails."""
+"""The source thread: puts every frame into the mailbox, until the source ends or fails."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 
 
 class Feeder:
-    """Takes frames from `source` on the thread `ureca-source`; `ended` is set when there are no
-    more, with the reason in `vitals.failure` if it was none that one hopes for.
+    """Reads frames of `source` on the thread `ureca-source`. `ended` is set after the last one;
+    `vitals.failure` has the reason if the source failed.
     """
 
     def __init__(

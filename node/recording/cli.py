@@ -1,4 +1,4 @@
-"""`ureca replay`: run a recording through the node's decisions again, and say whether they hold."""
+"""`ureca replay`: run a recording through the node again, and compare the results."""
 
 from __future__ import annotations
 

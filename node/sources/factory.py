@@ -1,7 +1,7 @@
 """Opens the sources that a configuration names.
 
-A source counts each frame in (`Books.frame_in`) and each one that it cannot deliver; what it yields
-is counted by whoever takes it.
+A source counts each frame (`Books.frame_in`) and each one that it cannot deliver; the caller counts
+yielded frames.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LIVE_SCHEMES = NETWORK | {DEVICE}
 
 def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> FrameSource:
     """The source, or the sources as one, that `config.source` names. Raises `SourceError` with the
-    remedy when one cannot be opened; a camera that is away may come later.
+    remedy if one cannot be opened; a camera may be absent and come later.
     """
     addresses = addresses_of(config.source)
     if len(addresses) > config.limits.max_streams:

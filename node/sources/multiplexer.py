@@ -1,6 +1,6 @@
-"""Several sources as one: each is read by a thread of its own, frames are handed on as they come.
+"""Several sources as one: a thread of its own reads each, and frames are passed on as they arrive.
 
-The end or failure of one does not end the others; the last one that ends, ends all.
+The end or failure of one does not end the others; the stream ends with the last one.
 """
 
 from __future__ import annotations

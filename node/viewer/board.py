@@ -1,4 +1,4 @@
-"""The last word on every live region, so that a page that joins late sees all at once."""
+"""The last values of every live region, for pages that join late."""
 
 from __future__ import annotations
 

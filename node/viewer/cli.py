@@ -22,7 +22,7 @@ from ureca.security.keys import ClientKeys, add_key_options, keys_of
 
 DEFAULT_PORT = 8600
 _NICE = 10
-"""A node on the same host comes first."""
+"""A node on the same host is the default."""
 _NODE = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:.]+\]|[^:/\s]+)(?::(\d{1,5}))?")
 
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def addresses(node: str | None, events: str | None, requests: str | None) -> tuple[str, str]:
-    """Where events and answers come from; the port of requests is the next one."""
+    """The addresses of events and requests; the port of requests is the next one."""
     if node is None:
         return events or EVENTS_ADDRESS, requests or REQUESTS_ADDRESS
     found = _NODE.fullmatch(node)
