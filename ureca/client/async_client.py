@@ -1,4 +1,4 @@
-"""The client for asyncio: the same questions and events, awaited.
+"""The client for asyncio: the same requests and events, awaited.
 
     async with AsyncClient.connect() as client:
         async for event in client.events(kinds={"cap.final"}):
@@ -71,7 +71,7 @@ async def _received(socket: zmq.asyncio.Socket) -> list[bytes] | None:
 
 
 class AsyncClient:
-    """`Client` with awaitable methods; several questions may be open at once. Cancelling the task
+    """`Client` with awaitable methods; several requests may be open at once. Cancelling the task
     of a `describe` cancels it at the node, too.
     """
 
@@ -104,7 +104,7 @@ class AsyncClient:
         return cls(events, requests, timeout_s, limits, keys)
 
     def close(self) -> None:
-        """Close both sockets at once; nothing is waited for."""
+        """Close both sockets at once, without waiting."""
         self._context.destroy(linger=0)
 
     async def __aenter__(self) -> AsyncClient:
@@ -120,7 +120,7 @@ class AsyncClient:
 
     @property
     def missed(self) -> int:
-        """Events that were sent but did not arrive; after one, ask for a `snapshot`."""
+        """The number of lost events; after a loss, request a `snapshot`."""
         return self._reader.missed
 
     async def events(

@@ -1,4 +1,4 @@
-"""The subscriber's side: live events, a snapshot of everything that is known, and questions.
+"""The client: live events, a snapshot of all regions, and requests.
 
     with Client.connect() as client:
         print(client.hello().model)
@@ -57,7 +57,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Client:
-    """A subscriber and asker; use `connect` and close it, or use it as a context manager."""
+    """Subscribes and sends requests; use `connect` and close it, or use it as a context manager."""
 
     def __init__(
         self,
@@ -82,14 +82,14 @@ class Client:
         limits: WireLimits = LIMITS,
         keys: ClientKeys | None = None,
     ) -> Client:
-        """Connect to a node, which may start later; `timeout_s` bounds every question.
+        """Connect to a node, which may start later; `timeout_s` limits every request.
 
-        A node on the network wants `keys`: `ClientKeys.read("me.key_secret", "node.key")`.
+        A node on the network needs `keys`: `ClientKeys.read("me.key_secret", "node.key")`.
         """
         return cls(events, requests, timeout_s, limits, keys)
 
     def close(self) -> None:
-        """Close both sockets at once; nothing is waited for."""
+        """Close both sockets at once, without waiting."""
         self._context.destroy(linger=0)
 
     def __enter__(self) -> Client:
@@ -105,21 +105,21 @@ class Client:
 
     @property
     def missed(self) -> int:
-        """Events that were sent but did not arrive; after one, ask for a `snapshot`."""
+        """The number of lost events; after a loss, request a `snapshot`."""
         return self._reader.missed
 
     @property
     def unreadable(self) -> int:
-        """Messages that were no events of this protocol."""
+        """The number of messages that are not events of this protocol."""
         return self._reader.unreadable
 
     def events(
         self, kinds: Collection[str] | None = None, timeout_s: float | None = None
     ) -> Iterator[AnyEvent]:
-        """Events of these kinds (all, if None) as they arrive.
+        """Yield events of these kinds (all, if None) as they arrive.
 
-        Ends when none of them came for `timeout_s` seconds (never, if None). Raises `VersionError`
-        when the node speaks another major version.
+        Ends if none of them arrives for `timeout_s` seconds (never, if None). Raises `VersionError`
+        if the node uses another major version.
         """
         wanted = check_kinds(kinds)
         while (event := self._next_event(wanted, timeout_s)) is not None:
@@ -143,9 +143,9 @@ class Client:
         picture: bytes | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
-        """Ask, and wait for the terminal reply.
+        """Send a request and wait for the terminal reply.
 
-        Raises `RequestError` with the node's code, or `DEADLINE` when no node answers in time.
+        Raises `RequestError` with the node's code, or `DEADLINE` if no node answers in time.
         """
         seconds = self._timeout_s if deadline_s is None else deadline_s
         request = new_request(op, args, seconds)
@@ -169,23 +169,23 @@ class Client:
         return question.read(self.request(question.op, question.args))
 
     def hello(self) -> Hello:
-        """Who answers, what it can do, and its limits."""
+        """The node's name, version, operations and limits."""
         return self._ask(operations.hello())
 
     def health(self) -> Health:
-        """The node's state, the reasons if it is not well, and its books."""
+        """The node's state, its health issues, and its counters."""
         return self._ask(operations.health())
 
     def stats(self) -> Stats:
-        """The books, and the latest captions that the output gate kept back."""
+        """The counters, and the latest rejected captions."""
         return self._ask(operations.stats())
 
     def config(self) -> dict[str, Any]:
-        """The node's whole configuration, as YAML would hold it."""
+        """The node's whole configuration, in the form of its YAML file."""
         return self._ask(operations.config())
 
     def clock_offset(self) -> ClockOffset:
-        """How far the node's clock is from `time.monotonic_ns` here, and how sure that is. Stamps
+        """The offset of the node's clock from `time.monotonic_ns` here, and its error bound. Stamps
         of `clk` `mono` minus `offset_ns` are on this host's clock.
         """
         sent_ns = time.monotonic_ns()
@@ -193,11 +193,11 @@ class Client:
         return ClockOffset.of(sent_ns, answer, time.monotonic_ns())
 
     def snapshot(self) -> list[AnyEvent]:
-        """The last word on every live region: its track event and, if it has one, its caption."""
+        """The last values of every live region: its track event and, if it has one, its caption."""
         return self._ask(operations.snapshot())
 
     def picture(self, stream: str, *, after: int | None = None, max_width_px: int = 640) -> Picture:
-        """What the node sees of a stream, as a JPEG at most so wide, with the regions' masks.
+        """A preview of a stream: a JPEG of limited width, with the masks of the regions.
 
         Waits for a frame whose number is not `after`; raises `RequestError` (DEADLINE) if none
         comes.
@@ -205,7 +205,7 @@ class Client:
         return self._ask(operations.picture(stream, after, max_width_px))
 
     def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
-        """The regions whose captions have words of `text`, those with most of them first."""
+        """The regions whose captions contain words of `text`, most words first."""
         return self._ask(operations.find(text, stream, limit))
 
     def regions(self, stream: str) -> list[Followed]:
@@ -219,30 +219,30 @@ class Client:
         return self._ask(operations.add_region(stream, region, policy))
 
     def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
-        """Say where a region is on the newest frame; returns that frame's `seq`."""
+        """Set where a region is on the newest frame; returns that frame's `seq`."""
         return self._ask(operations.update_region(stream, rid, region))
 
     def remove_region(self, stream: str, rid: str) -> None:
-        """Follow a region no longer."""
+        """Stop following a region."""
         self._ask(operations.remove_region(stream, rid))
 
     def set_policy(self, stream: str, rid: str | None = None, **changes: Any) -> dict[str, Any]:
         """Change when a region (or every one of the stream) is captioned, e.g. `ttl_ms=700`.
 
-        Keys left out stay, None takes a value back; returns the policy in force.
+        Omitted keys stay, None resets a value to its default; returns the new policy.
         """
         return self._ask(operations.set_policy(stream, rid, changes))
 
     def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
-        """Ask for `short` or `long` captions from now on."""
+        """Set the style of the next captions, `short` or `long`."""
         self._ask(operations.set_prompt(stream, rid, prompt))
 
     def pause(self) -> Halted:
-        """Start no captions but those that are asked for; regions are followed on."""
+        """Start only requested captions; regions are still followed."""
         return self._ask(operations.halt("pause"))
 
     def drain(self) -> Halted:
-        """Start no captions at all; ask again until `requests_in_flight` is 0."""
+        """Start no captions at all; repeat the call until `requests_in_flight` is 0."""
         return self._ask(operations.halt("drain"))
 
     def resume(self) -> Halted:
@@ -250,15 +250,15 @@ class Client:
         return self._ask(operations.halt("resume"))
 
     def start_recording(self, name: str) -> str:
-        """Begin `NAME.mcap` in the node's folder for recordings; returns its path there."""
+        """Start recording `NAME.mcap` in the node's folder for recordings; returns its path."""
         return self._ask(operations.start_recording(name))
 
     def stop_recording(self) -> dict[str, Any]:
-        """Finish the recording; returns its path and what it lost."""
+        """Finish the recording; returns its path and the number of lost entries."""
         return self._ask(operations.stop_recording())
 
     def shutdown(self) -> None:
-        """Ask the node to finish what it accepted and to exit."""
+        """Request the node to finish accepted work and to exit."""
         self._ask(operations.shutdown())
 
     def describe(

@@ -1,4 +1,4 @@
-"""What was last said of each region, and until when one may act on it."""
+"""The last caption of each region, and until when it is valid."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Said:
     trigger: str
 
     def holds(self, now_ns: int) -> bool:
-        """Whether one may act on it at `now_ns` of `clk`."""
+        """Whether it is valid at `now_ns` of `clk`."""
         return now_ns < self.cap_ns + self.ttl_ms * 1_000_000
 
 
 class Captions:
-    """The last caption of every region that has not ended; feed it all events."""
+    """The last caption of every region that has not ended; pass it all events."""
 
     def __init__(self, max_regions: int = 4096) -> None:
         self._said: dict[Key, Said] = {}
         self._max = max_regions
 
     def apply(self, event: AnyEvent) -> None:
-        """Take note of one event; those of other kinds change nothing."""
+        """Apply one event; other kinds change nothing."""
         if not isinstance(event, RegionEvent):
             return
         key = (event.stream, event.rid)
@@ -51,11 +51,11 @@ class Captions:
             self._said.pop(key, None)
 
     def get(self, stream: str, rid: str) -> Said | None:
-        """The last caption of a region, whether it still holds or not."""
+        """The last caption of a region, valid or expired."""
         return self._said.get((stream, rid))
 
     def clear(self) -> None:
-        """Forget everything: the node is another one."""
+        """Remove everything, because the node was restarted."""
         self._said.clear()
 
 

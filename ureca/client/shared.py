@@ -1,4 +1,4 @@
-"""What both clients do without sockets: read events, phrase questions, read answers."""
+"""The common part of both clients without sockets: decode events, build requests, read replies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class EventReader:
-    """Turns messages into events and notices what is missing; shared by both clients.
+    """Decodes messages into events and counts lost ones; both clients use it.
 
     `missed` counts events that were sent but not received (gaps of `eseq` within one `boot` of the
     node); `unreadable` counts messages that were not events of this protocol.
@@ -42,7 +42,7 @@ class EventReader:
         self._warn = RateLimitedLog(_log, MonotonicClock())
 
     def read(self, parts: Sequence[bytes]) -> AnyEvent | None:
-        """The event, or None for a message that is not one (counted, and logged now and then)."""
+        """The event, or None for another message (counted, and logged at a limited rate)."""
         try:
             event = decode_event(parts, self._limits)
         except VersionError:
@@ -63,7 +63,7 @@ class EventReader:
 
 
 def check_kinds(kinds: Collection[str] | None) -> frozenset[str]:
-    """The kinds to listen for; a spelling mistake would wait for ever, so it is refused."""
+    """Check the kinds of events; a spelling mistake would wait for ever, so it is refused."""
     wanted = frozenset(STREAMS if kinds is None else kinds)
     if unknown := wanted - STREAMS.keys():
         raise WireError(f"unknown event kinds {sorted(unknown)}; known are {sorted(STREAMS)}")
@@ -77,7 +77,7 @@ def new_request(op: str, args: Mapping[str, Any] | None, seconds: float) -> Requ
 
 
 def no_answer(address: str, op: str, seconds: float) -> RequestError:
-    """What to raise when the deadline passed in silence."""
+    """The error for a request without an answer before its deadline."""
     return RequestError(
         f"no answer to {op!r} from {address}: no node of protocol {MAJOR} answered within "
         f"{seconds:g} s. Start one (`ureca run`). If it uses keys, yours may be missing from its "
@@ -97,7 +97,7 @@ def result_of(reply: Reply) -> dict[str, Any]:
 def describe_args(
     region: RegionSeed | str, stream: str | None, image: Image | bytes | None, style: Style
 ) -> tuple[DescribeArgs, bytes | None]:
-    """The arguments and the picture of a `describe` request."""
+    """The arguments and the image of a `describe` request."""
     spec, picture = (None, None) if image is None else _picture(image)
     try:
         args = DescribeArgs(

@@ -1,5 +1,5 @@
-"""Every question that a client may ask, as data: operation, arguments, and how to read the answer.
-Both clients ask these; `Client` describes them.
+"""Every operation of a client as data: name, arguments, and decoder of the result. Both clients use
+it; `Client` describes the operations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Plain = dict[str, Any]
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """The result of `stats`. `refused` are the latest captions that the output gate kept back."""
+    """The result of `stats`. `refused` are the latest captions that the output filter rejected."""
 
     uptime_ms: int
     counters: dict[str, int]
@@ -56,7 +56,7 @@ class Added(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """One region of `find`; `score` is the share of the wanted words that its caption has."""
+    """One region of `find`; `score` is the share of the searched words in its caption."""
 
     stream: str
     rid: str
@@ -81,9 +81,10 @@ class ClockOffset:
 
     @classmethod
     def of(cls, sent_ns: int, answer: Plain, received_ns: int) -> ClockOffset:
-        """From the four stamps: asked and answered on our clock, received and sent on the node's.
+        """Compute it from four stamps: request and reply on our clock, receipt and reply on the
+        node's.
 
-        Whatever the two ways took, the truth lies within half of the time that both took together.
+        The error is at most half of the round-trip time.
         """
         try:
             there, back = int(answer["recv_ns"]), int(answer["send_ns"])
@@ -97,7 +98,7 @@ class ClockOffset:
 
 @dataclass(frozen=True, slots=True)
 class Question(Generic[_Answer]):
-    """`read` makes the answer of the result, and raises `WireError` when it is none."""
+    """`read` decodes the result, and raises `WireError` if it is invalid."""
 
     op: str
     args: Plain
