@@ -1,4 +1,4 @@
-"""The command line `ureca`: one table of commands, each imported only when it is asked for."""
+"""The command line `ureca`: one table of commands; each is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Command:
     summary: str
     example: str
     extra: str = ""
-    """What `pip install` must bring beyond the client."""
+    """The extra that the command needs."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -189,7 +189,7 @@ def node() -> NoReturn:
 
 def process(command: Callable[[], int]) -> NoReturn:
     """Run `command` as a whole process; its result is the exit code. A native thread that has not
-    come back does not change how the process ends.
+    returned does not change how the process ends.
     """
     try:
         code = command()

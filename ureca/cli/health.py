@@ -1,4 +1,4 @@
-"""`ureca health`: ask a node whether it is well; what containers and supervisors poll."""
+"""`ureca health`: check the health of a node, for people, containers and supervisors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ureca keys`: make CURVE keys and say who may do what at this node."""
+"""`ureca keys`: create CURVE keys and set who may do what at this node."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def default_folder() -> Path:
-    """Where keys are kept unless `-o` says otherwise."""
+    """The default folder of keys."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ureca" / "keys"
 
 

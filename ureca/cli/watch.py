@@ -1,4 +1,4 @@
-"""`ureca watch`: what a node sees and says, live.
+"""`ureca watch`: regions and captions of a node, live.
 
 A table that redraws when stdout is a terminal and `rich` is installed, plain lines otherwise, one
 JSON object per event with `--json`.
@@ -102,7 +102,7 @@ def _apply_caption(row: Row, event: RegionEvent) -> None:
 
 
 def line(event: AnyEvent) -> str | None:
-    """An event as one line of text, None for those that only move numbers."""
+    """An event as one line of text, None for those without text."""
     if not isinstance(event, RegionEvent):
         return None
     said = _words(event)

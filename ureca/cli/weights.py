@@ -1,4 +1,4 @@
-"""`ureca weights`: list what is published elsewhere and can be used here, or bring it."""
+"""`ureca weights`: list or download published weights."""
 
 from __future__ import annotations
 

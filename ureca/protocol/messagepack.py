@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgpack
 import msgspec
@@ -211,12 +211,23 @@ def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
     return part
 
 
+def _explained(error: Exception, kind: object) -> str:
+    """The allowed values of a field with another value; empty for every other error."""
+    found = re.fullmatch(r"Invalid enum value (.{1,80}) - at `\$\.(\w+)`", str(error))
+    if found is None or not isinstance(kind, type):
+        return ""
+    allowed = get_args(get_type_hints(kind).get(found[2]))
+    if not allowed or not all(isinstance(value, str) for value in allowed):
+        return ""
+    return f"{found[2]} must be {' or '.join(map(repr, allowed))}, got {found[1]}"
+
+
 def convert(data: object, kind: type[_Message], what: str) -> _Message:
     """Convert data to a typed message; unknown keys are ignored, wrong types raise `WireError`."""
     try:
         return msgspec.convert(data, kind, builtin_types=(bytes,))
     except (msgspec.ValidationError, OverflowError, ValueError) as error:
-        raise WireError(f"not a valid {what}: {error!s:.300}") from error
+        raise WireError(_explained(error, kind) or f"not a valid {what}: {error!s:.300}") from error
 
 
 def or_unknown(data: dict[str, Any], known: Mapping[str, frozenset[str]]) -> None:

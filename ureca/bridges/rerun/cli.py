@@ -1,4 +1,4 @@
-"""`ureca rerun`: what a node sees and says, logged to Rerun."""
+"""`ureca rerun`: logs images, regions and captions of a node to Rerun."""
 
 from __future__ import annotations
 
