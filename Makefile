@@ -3,7 +3,7 @@
 # make test-all      the same, and what takes long: long faults, many processes, trainings
 # make test-newest   the tests with the newest version of every package, not with the locked ones
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows
-# make check   lint, format, types, import laws, sizes; in the environment of `make test`
+# make check   lint, format, types, import rules, sizes; in the environment of `make test`
 # make test-engines    NVIDIA's parser and builder on every graph, without a GPU
 # make docs    the API reference, in build/api
 # make dist    wheels of the package and of its weights, the same bytes every time

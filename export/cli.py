@@ -202,7 +202,7 @@ def _progress(total: int) -> Iterator[Say]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca export",
-        description="Turn a checkpoint into a bundle that the node runs, and prove it.",
+        description="Turn a checkpoint into a bundle that the node runs, and check its parity.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -224,7 +224,9 @@ def _parser() -> argparse.ArgumentParser:
         help="ort-gpu: cuda, tensorrt or cpu; tensorrt-rtx: sm_80+ or one device (sm_75)",
     )
     parser.add_argument("--opset", type=int, help="ONNX opset (default: 24)")
-    parser.add_argument("--max-regions", type=_count, metavar="N", help="rows of a call (32)")
+    parser.add_argument(
+        "--max-regions", type=_count, metavar="N", help="regions per call, at most (32)"
+    )
     parser.add_argument(
         "--buckets",
         type=_counts,
@@ -232,11 +234,16 @@ def _parser() -> argparse.ArgumentParser:
         help="batch sizes a GPU prepares for (1,2,4,8,16,32)",
     )
     parser.add_argument(
-        "--static-cache", action="store_true", default=None, help="add lm_static (docs/export.md)"
+        "--static-cache",
+        action="store_true",
+        default=None,
+        help="also export lm_static (docs/export.md)",
     )
     parser.add_argument("--config", type=Path, help="configs/export/*.yaml")
-    parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the proof")
-    parser.add_argument("--images", type=Path, help="their pictures: a folder, or a tar")
+    parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the parity check")
+    parser.add_argument(
+        "--images", type=Path, help="the images of these regions: a folder, or a tar"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
     return parser
 

@@ -24,7 +24,7 @@ class Tolerances:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Runtime, precision, limits and proof of one export."""
+    """Runtime, precision, limits and parity check of one export."""
 
     runtime: Literal["onnx", "ort-gpu", "tensorrt", "tensorrt-rtx", "aoti", "auto"] = "onnx"
     precision: Literal["fp32", "fp16", "int8", "int4"] | None = None

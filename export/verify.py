@@ -226,16 +226,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, help="folder with manifest.json")
-    add("--checkpoint", type=Path, help="what it was made from (default: BUNDLE/checkpoint)")
+    add("--checkpoint", type=Path, help="the exported checkpoint (default: BUNDLE/checkpoint)")
     add("--regions", type=Path, help="regions-*.jsonl[.gz] with held-out pictures")
-    add("--images", type=Path, help="their pictures: a folder, or a tar")
+    add("--images", type=Path, help="the images of these regions: a folder, or a tar")
     add("--limit", type=int, default=200, metavar="N", help="regions to compare (%(default)s)")
     add(
         "--tolerance",
         action="append",
         default=[],
         metavar="NAME=X",
-        help="a bound other than the manifest's; repeatable",
+        help="replaces a bound of the manifest; repeatable",
     )
     add("-o", "--out", type=Path, metavar="FILE", help="also write the report as JSON")
     add("--json", action="store_true", help="print the report as one JSON document")

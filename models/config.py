@@ -18,7 +18,7 @@ TRUNK_HEAD_CHANNELS = 1280
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """How pictures and masks are cut and encoded.
+    """How images and masks are split into tiles and encoded.
 
     `tile_px` is the side of one square tile. A picture is cut into `cols x rows <= max_tiles`
     tiles (plus a whole-picture thumbnail when there is more than one), and **the same grid cuts
@@ -75,11 +75,13 @@ class RegionConfig:
     box_geometry: bool = True
     """Adds the Fourier-coded box to the pooled tokens."""
     roi: bool = True
-    """Two tokens of what an 8x8 grid in the tight box sees: features, colour and mask."""
+    """Two tokens of an 8x8 grid in the tight box: features, colour and mask."""
     context: bool = True
-    """Two more from a box of twice the size, where the neighbours and the whole of a part are."""
+    """Two more from a box of twice the size, which contains neighbours and the whole of a part."""
     surroundings: bool = False
-    """Two more from a box of five times the size: what stands left and right, and on what."""
+    """Two more from a box of five times the size: objects to the left and right, and what the
+    region is on.
+    """
     fused_channels: int = 128
     """Channels of the pyramid that regions are pooled and sampled from."""
 

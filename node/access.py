@@ -1,5 +1,5 @@
-"""What a key's role may ask for. Who has which role is the allow-list's business
-(`ureca.security.keys`), who gets in is the gate's (`ureca.security.authenticator`).
+"""Which operations a role may call. The allow-list maps keys to roles (`ureca.security.keys`); the
+authenticator admits connections (`ureca.security.authenticator`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ureca.security.keys import ClientKeys, Role, ServerKeys, read_pair, read_pu
 Guard = Callable[[zmq.Socket[Any], str, Plane], None]
 """Called before a socket binds to an address."""
 MayAsk = Callable[[str], None]
-"""Raises `RequestError` for an operation that the asker's role does not cover."""
+"""Raises `RequestError` for an operation that the client's role does not cover."""
 
 _OBSERVE = frozenset(name for name, op in OPERATIONS.items() if op.role == "observe")
 _REQUEST = _OBSERVE | {name for name, op in OPERATIONS.items() if op.role == "request"}
@@ -31,14 +31,14 @@ _COVERED: dict[Role, frozenset[str]] = {
 
 
 def open_gate(context: zmq.Context[Any], config: SecurityConfig) -> Gate | None:
-    """The gate that the configuration asks for; `ConfigError` when its files cannot be used."""
+    """Open the authenticator of the configuration; `ConfigError` if its files cannot be used."""
     if not config.key:
         return None
     return Gate(context, ServerKeys.read(config.key, config.allow))
 
 
 def camera_keys(config: SecurityConfig) -> ClientKeys | None:
-    """What the node shows to the camera whose frames it takes; None for one without keys."""
+    """The keys for the connection to a camera; None without keys."""
     if not config.camera:
         return None
     return ClientKeys(read_pair(Path(config.key)), read_public(Path(config.camera)))
@@ -62,7 +62,7 @@ def check(op: str, role: Role | None) -> None:
 
 
 def anybody(op: str) -> None:
-    """Without a gate whoever reaches the socket may ask for everything."""
+    """Without an authenticator every client may call all operations."""
 
 
 def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
@@ -70,6 +70,6 @@ def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
 
 
 def asker_of(gate: Gate, message: zmq.Frame) -> MayAsk:
-    """What the sender of a frame that came through `gate` may ask for, by the list as it is now."""
+    """The permissions of the sender of a message, by the current allow-list."""
     public = gate.sender_of(message)
     return lambda op: check(op, gate.role_of(public))

@@ -1,9 +1,8 @@
-"""What a node does, as frozen dataclasses: the defaults are a working node, YAML only overrides
-them.
+"""The configuration of a node as frozen dataclasses. The defaults make a working node.
 
 `ureca run --config FILE --set scheduler.refresh_s=2` goes through `ureca.config.load`, which names
-the nearest key when one is unknown. Environment variables set nothing here. Importing this loads no
-OpenCV.
+the nearest key when one is unknown. Environment variables have no effect here.
+Importing this loads no OpenCV.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ def ensure(condition: object, message: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where pictures come from. `uri` is a video file, an image folder, a tar of pictures, a camera
+    """The source of frames. `uri` is a video file, an image folder, a tar of images, a camera
     (`v4l2:///dev/video0`), a network stream (`rtsp://…`, `http://…`), or an endpoint of cameras
-    that speak `docs/protocol.md` (`zmq+tcp://…` to connect, `credit+tcp://…` to bind).
+    that use `docs/protocol.md` (`zmq+tcp://…` to connect, `credit+tcp://…` to bind).
     `docs/sources.md` has every form.
     """
 
@@ -44,8 +43,7 @@ class SourceConfig:
     """Further sources of the same node, each with a stream of its own: `NAME=URI`, or `URI` for
     `cam1`, `cam2`, … by its place."""
     fps: float = 0.0
-    """Pictures per second of a folder or tar; 0 takes the container's own rate, or 24 where it has
-    none."""
+    """Images per second of a folder or tar; 0: the rate of the container, or 24 if it has none."""
     realtime: bool = True
     """Play at the recorded rate and drop what is late. False plays every frame, as fast as it is
     processed."""
@@ -55,20 +53,22 @@ class SourceConfig:
     """A received frame older than this (on the shared monotonic clock), or stamped as far in the
     future, is dropped as `expired`."""
     frozen_s: float = 5.0
-    """A picture that stays the same to the last bit for this long is a camera that hangs: nothing
-    is renewed from it, and health says so. 0 for sources without noise, such as simulators."""
+    """If the image stays the same, bit for bit, for this long, the camera hangs: nothing is
+    renewed, and health reports it. 0 for sources without noise, such as simulators.
+    """
     open_timeout_s: float = 5.0
     """A camera or network stream that does not open within this is tried again later."""
     read_timeout_s: float = 5.0
-    """One that gives no picture for this long is down: health says so, and it is opened anew."""
+    """A source without an image for this long is down: health reports it, and it is opened again.
+    """
     retry_s: float = 0.5
-    """How long to wait before opening it again, at first; twice as long after each failure."""
+    """First delay before it is opened again; the delay doubles after each failure."""
     retry_max_s: float = 10.0
-    """The longest wait between two attempts."""
+    """Longest delay between two attempts."""
     silent_s: float = 5.0
     """Health names a ZeroMQ link that had frames and has had none for this long."""
     credits: int = 2
-    """How many frames each camera on `credit+…` may have on their way to the scheduler."""
+    """How many frames of each camera on `credit+…` may be in flight to the scheduler."""
 
     def __post_init__(self) -> None:
         ensure(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")
@@ -90,10 +90,10 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
-    """How masks are carried from frame to frame, and when that is admitted to have failed."""
+    """How masks are propagated from frame to frame, and when a region is lost."""
 
     work_width_px: int = 320
-    """Flow and masks are carried on a picture at most this wide."""
+    """Flow and masks are computed on an image at most this wide."""
     flow_preset: Preset = "medium"
     colour_weight: float = 0.8
     """How much the colours inside and around the region correct the outline that flow predicts."""
@@ -103,7 +103,8 @@ class TrackerConfig:
     """Share of the running colour model that each confident frame replaces."""
     max_flow_error_px: float = 3.0
     """Median forward-backward error inside the mask, in work pixels, above which the motion is not
-    believed."""
+    trusted.
+    """
     min_area_share: float = 0.2
     """Below this share of its usual area a region counts as hidden (or as gone, at the border)."""
     max_area_jump: float = 2.2
@@ -129,10 +130,11 @@ class TrackerConfig:
     bad_keyframes: int = 2
     """Consecutive keyframes below that before a region is declared lost."""
     min_agreement: float = 0.3
-    """IoU of a corrected mask with the carried one below which it is of something else."""
+    """IoU of a corrected mask with the propagated one below which it is of another object."""
     min_memory: float = 0.5
-    """IoU of a corrected mask with where the segmenter's memory sees the region, from which on the
-    memory is believed against the carried mask."""
+    """IoU of a corrected mask with the region of the segmenter's memory, from which on the memory
+    is trusted more than the propagated mask.
+    """
     same_region: float = 0.45
     """A given mask without an id continues the region that it fits at least this well, 0..1:
     overlap, nearness and colours together."""
@@ -150,17 +152,17 @@ class TrackerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterConfig:
-    """A model that cuts regions out of keyframes, on a thread of its own."""
+    """A model that segments regions on keyframes, on a thread of its own."""
 
     model: Literal["", "sam2-hiera-tiny", "scripted"] = ""
-    """Empty: masks are carried by optical flow alone. `scripted` has no weights: for tests."""
+    """Empty: masks are propagated by optical flow alone. `scripted` has no weights: for tests."""
     folder: str = ""
     """Where the model's files are; empty is where `ureca weights get` puts them."""
     threads: int = 1
     every_frames: int = 5
     """A keyframe at most every n-th frame; a slow machine takes longer between them."""
     everything: bool = False
-    """Also start regions of whatever the segmenter finds, within `limits.max_regions`."""
+    """Also start regions for all objects that the segmenter finds, within `limits.max_regions`."""
     grid: int = 8
     """Everything: points per side of the grid that is laid over a keyframe."""
     min_thing_score: float = 0.8
@@ -188,18 +190,21 @@ class SegmenterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
-    """Which regions are captioned when."""
+    """When regions are captioned."""
 
     refresh_s: float = 5.0
-    """A caption older than this is looked at again: renewed without decoding when the region looks
-    as it did, else written anew."""
+    """A caption older than this is checked: renewed without decoding if the region looks the same,
+    else generated again.
+    """
     min_interval_s: float = 1.0
-    """A region is not re-captioned for CHANGE sooner than this, nor looked at more often."""
+    """A region is not captioned again for CHANGE sooner than this, and not checked more often."""
     recheck: bool = True
-    """False writes every caption anew after `refresh_s`, whether or not anything changed."""
+    """False: every caption is generated again after `refresh_s`, whether or not anything changed.
+    """
     rewrite_s: float = 300.0
-    """A caption is written anew after this long however often it was renewed: it bounds what the
-    comparison may fail to see."""
+    """A caption is generated again after this long, however often it was renewed. This limits the
+    effect of changes that the check does not detect.
+    """
     change_look: float = 10.0
     """CHANGE: the worst part of the region differs by this much in colour, on the 0..255 scale of
     8-bit Lab. Camera noise of sigma 5 with JPEG stays below 8, an opened drawer gives 30."""
@@ -231,7 +236,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """How captions are written and which are let through."""
+    """How captions are generated, and which are published."""
 
     style: Style = "short"
     max_new_tokens: int = 24
@@ -239,9 +244,11 @@ class CaptionConfig:
     """How long a consumer may act on a caption, counted from the capture of its frame."""
     max_chars: int = 400
     min_score: float = 0.0
-    """Captions with a lower mean token probability become `caption.error`; 0 lets all through."""
+    """Captions with a lower mean token probability become `caption.error`; 0: all are published."""
     max_repeat: int = 3
-    """A word, or pair or triple of words, said more than this many times in a row is a failure."""
+    """A word, or pair or triple of words, that occurs more than this many times in a row is a
+    failure.
+    """
 
     def __post_init__(self) -> None:
         ensure(
@@ -255,7 +262,7 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
-    """Where events and answers go. An address on the network needs `SecurityConfig`."""
+    """Addresses of events and requests. An address on the network needs `SecurityConfig`."""
 
     node: str = "node"
     events: str = "tcp://127.0.0.1:5601"
@@ -264,8 +271,9 @@ class PublishConfig:
     """`track.update` per region and second, at most."""
     heartbeat_s: float = 1.0
     greet: bool = True
-    """Repeat the last word on every live region when somebody subscribes. All subscribers get it;
-    false leaves joiners to ask for a `snapshot`, which goes to them alone."""
+    """Repeat the last values of every live region when a client subscribes. All subscribers get
+    them. False: a new subscriber requests a `snapshot`, which only it gets.
+    """
 
     def __post_init__(self) -> None:
         ensure(
@@ -276,20 +284,21 @@ class PublishConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SecurityConfig:
-    """Who may come in (`docs/security.md`). With a key, every TCP socket of the node wants CURVE,
+    """Who may connect (`docs/security.md`). With a key, every TCP socket of the node uses CURVE,
     loopback included.
     """
 
     key: str = ""
     """The node's secret key file, `NODE.key_secret` of `ureca keys new`."""
     allow: str = ""
-    """The allow-list: who may connect, and in which role."""
+    """The allow-list: which keys may connect, and their roles."""
     camera: str = ""
     """Public key file of the camera that `source.uri` names. A ZeroMQ source on another host is
     refused without it."""
     decode: Literal["auto", "inside", "apart"] = "auto"
-    """Where compressed pictures from other processes are decoded. `apart`: in a process of their
-    own, whose crash costs one picture; `auto`: apart for what comes over the network."""
+    """Where compressed images of other processes are decoded. `inside`: in the node; `apart`: in a
+    separate process, whose crash costs one image; `auto`: apart for images from the network.
+    """
 
     def __post_init__(self) -> None:
         ensure(
@@ -319,7 +328,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpConfig:
-    """Where people and Prometheus look; port 0 is off."""
+    """The HTTP server for `/metrics` and `/healthz`; port 0 is off."""
 
     port: int = 0
     host: str = "127.0.0.1"

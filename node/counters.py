@@ -1,4 +1,4 @@
-"""The books: every frame and every caption request that came in ends in exactly one counted way.
+"""Counters: every frame and every caption request ends in exactly one counted way.
 
     frames_in   = processed + dropped(by reason) + in flight
     requests_in = final + same + abort + error   + in flight
@@ -35,9 +35,7 @@ DROP_REASONS = frozenset(get_args(DropReason))
 
 @dataclass(frozen=True)
 class Balance:
-    """The books at one moment; `frames_in_flight` and `requests_in_flight` are what is still
-    open.
-    """
+    """A snapshot of the counters; `frames_in_flight` and `requests_in_flight` have not ended."""
 
     frames_in: int
     frames_processed: int
@@ -89,11 +87,11 @@ class Books:
         self._add("frames_in", count)
 
     def frame_processed(self) -> None:
-        """A frame went through the pipeline."""
+        """Count a frame that the pipeline processed."""
         self._add("frames_processed", 1)
 
     def frame_dropped(self, reason: DropReason, count: int = 1) -> None:
-        """A frame that had come in will not be processed."""
+        """Count a received frame that will not be processed."""
         if reason not in DROP_REASONS:
             raise ValueError(f"expected a drop reason of {sorted(DROP_REASONS)}, got {reason!r}")
         with self._lock:
@@ -117,7 +115,7 @@ class Books:
         self._add("events_dropped", count)
 
     def balance(self) -> Balance:
-        """The books now."""
+        """A snapshot of the counters."""
         with self._lock:
             return Balance(
                 frames_in=self._count["frames_in"],

@@ -257,11 +257,11 @@ class Node:
         return "draining" if self._stepper.is_draining else self._pipeline.halt or "running"
 
     def balance(self) -> Balance:
-        """The books now."""
+        """A snapshot of the counters."""
         return self.books.balance()
 
     def heartbeat(self) -> Heartbeat:
-        """State, books and streams now."""
+        """Current state, counters and streams."""
         return self._vitals.heartbeat(self.state)
 
     def reasons(self) -> tuple[str, ...]:
@@ -279,7 +279,7 @@ class Node:
 
     @property
     def recordings(self) -> RecordSwitch | None:
-        """Where clients' recordings go; None when this node makes none for them."""
+        """The folder for recordings of clients; None if they may not record."""
         return self._recorder if isinstance(self._recorder, RecordSwitch) else None
 
     def refused(self) -> list[dict[str, Any]]:

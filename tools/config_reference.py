@@ -48,7 +48,7 @@ def _tables(kind: type, prefix: str) -> Iterator[str]:
     hints, notes = typing.get_type_hints(kind), field_notes(kind)
     fields = dataclasses.fields(kind)
     sections = [field for field in fields if dataclasses.is_dataclass(hints[field.name])]
-    yield _first_paragraph(inspect.getdoc(kind) or "")
+    yield _wrapped(_first_paragraph(inspect.getdoc(kind) or ""))
     yield ""
     plain = [field for field in fields if field not in sections]
     if plain:
@@ -105,6 +105,11 @@ def _cell(text: str) -> str:
 
 def _first_paragraph(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split())
+
+
+def _wrapped(text: str) -> str:
+    """Prose is at most 100 columns wide in every page."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:

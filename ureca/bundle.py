@@ -1,8 +1,8 @@
-"""The bundle manifest: the only thing that the exporter and the runtime share.
+"""The bundle manifest: the only data that the exporter and the runtime share.
 
-A bundle is a folder of graphs, tables and `manifest.json`. Every file is named with its sha256 and
-is opened by that or not at all. `models.runtime` reads what `export` wrote; neither imports the
-other.
+A bundle is a folder of graphs, tables and `manifest.json`. The manifest has the sha256 of every
+file. A file with another hash is not opened. `models.runtime` reads what `export` wrote; neither
+imports the other.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GraphSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class TokenIds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tokens with a meaning: padding, end, and the two instructions (noun phrase, sentence)."""
+    """Special tokens: padding, end, and the two instructions (noun phrase, sentence)."""
 
     pad: int
     short: int
@@ -68,7 +68,7 @@ class TokenIds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How pictures and masks are cut; the fields of `VisionConfig` of the same names."""
+    """How images and masks are split into tiles; the fields have the names of `VisionConfig`."""
 
     tile_px: int
     mask_px: int
@@ -78,10 +78,10 @@ class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Limits(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """What one `Engine.caption` call may ask for.
+    """The limits of one `Engine.caption` call.
 
-    `buckets`, if there are any, are the sizes that batches are filled up to, ascending. (They are
-    left out of the JSON when there are none, so that older bundles keep their sha256.)
+    `buckets` are the batch sizes to which batches are padded, ascending. (Empty ones are not in the
+    JSON, so that older bundles keep their sha256.)
     """
 
     max_regions: int
@@ -90,7 +90,7 @@ class Limits(
 
 
 class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that a runtime must know before it opens a graph.
+    """All data that a runtime needs before it opens a graph.
 
     `model` is `CaptionerConfig` as plain data; `graphs` are by name (`vision`, `regions`, `lm`).
     `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
@@ -121,7 +121,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
-        """Every file that the bundle vouches for."""
+        """Every file whose sha256 the manifest has."""
         graphs = tuple(graph.spec for graph in self.graphs.values())
         return (*graphs, self.embeddings, self.tokenizer, *self.extra_files)
 
@@ -174,7 +174,7 @@ def verify_files(folder: Path | str, manifest: BundleManifest) -> dict[str, Path
 
 
 def verify_file(folder: Path | str, spec: FileSpec) -> Path:
-    """The path of one file whose bytes are what the manifest vouches for, or `BundleError`."""
+    """The path of one file whose sha256 matches the manifest, or `BundleError`."""
     path = _inside(Path(folder), spec.file)
     if not path.is_file():
         raise BundleError(f"{path} is missing from the bundle; {_RESTORE}")

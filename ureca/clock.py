@@ -1,4 +1,4 @@
-"""Time as a parameter: whatever asks for the time is given a clock, so that tests own the time."""
+"""Clocks as parameters: code that needs the time gets a clock, so that tests control the time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def clock_domain() -> bytes:
 
 
 class Clock(Protocol):
-    """Tells the time of one clock domain in nanoseconds."""
+    """Returns the time of one clock domain in nanoseconds."""
 
     @property
     def name(self) -> str:
-        """The domain as the wire names it: `mono`, `utc`, `tai` or `ptp`."""
+        """The domain's name in the protocol: `mono`, `utc`, `tai` or `ptp`."""
 
     def now_ns(self) -> int:
         """Nanoseconds since an origin that is fixed within the domain; never falls."""
@@ -45,7 +45,7 @@ class MonotonicClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is told to move."""
+    """A clock that changes only by `advance`."""
 
     name = "mono"
 

@@ -1,4 +1,4 @@
-"""YAML onto frozen dataclasses: files and options override defaults, nothing is ignored.
+"""Loads YAML into frozen dataclasses: files and options override defaults, no key is ignored.
 
     config = load_config(NodeConfig, "configs/node/demo.yaml", ["scheduler.max_batch=4"])
 

@@ -1,6 +1,7 @@
-"""The data that cross the lines between rooms: frozen, and checked where they are born.
+"""The data that packages exchange: frozen, and validated when they are created.
 
-Spaces and units are in the names: `_px` pixels of the frame with the origin at its upper left
+Coordinate spaces and units are in the names:
+ `_px` pixels of the frame with the origin at its upper left
 corner, `_norm` 0..1 of width and height, `_ns` nanoseconds of the clock named beside them. Images
 are RGB.
 """
@@ -21,7 +22,7 @@ Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
 
 CaptureSource = Literal["sof", "eof", "driver", "decoder", "rtp", "receive", "unknown"]
-"""How honest `captured_ns` is: start or end of exposure, driver, container, RTP, or receipt."""
+"""How exact `captured_ns` is: start or end of exposure, driver, container, RTP, or receipt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ class Rle:
 
 @dataclass(frozen=True, slots=True)
 class RegionSeed:
-    """What a sender or a prompt file says about one region: exactly one of mask, box or point.
+    """One region of a sender or a prompt file: exactly one of mask, box or point.
 
-    `box_xyxy_px` and `point_xy_px` are in pixels of the frame they came with. `label` is kept for
-    reports and never shown to the captioner.
+    `box_xyxy_px` and `point_xy_px` are in pixels of the frame they came with. `label` is for
+    reports; the captioner never gets it.
     """
 
     rid: str | None = None
@@ -67,7 +68,7 @@ def _ordered(box: tuple[float, float, float, float]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A region that could not be taken, and why. `rid` is None when it had no usable id."""
+    """A region that was refused, and why. `rid` is None if it had no valid id."""
 
     rid: str | None
     reason: str
@@ -159,7 +160,7 @@ class TrackSet:
 
 
 class Trigger(str, Enum):
-    """Why a region is captioned now, in falling order of urgency."""
+    """Why a region is captioned now, highest priority first."""
 
     NEW = "new"
     REQUEST = "request"
@@ -169,12 +170,12 @@ class Trigger(str, Enum):
 
 
 Style = Literal["short", "long"]
-"""How much to say: a noun phrase, or a sentence."""
+"""The length of a caption: a noun phrase, or a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegionRequest:
-    """A scheduled wish for one caption. `rev` counts the wishes of its region, from 1."""
+    """A scheduled request for one caption. `rev` counts the requests of its region, from 1."""
 
     request_id: int
     stream: str
@@ -189,7 +190,7 @@ class RegionRequest:
     label: str | None = None
     ttl_ms: int | None = None
     max_new_tokens: int | None = None
-    """None, here and in `ttl_ms`: what the captioner is configured to."""
+    """None, here and in `ttl_ms`: the value of the configuration."""
 
 
 # --- the captioner's side -------------------------------------------------------------------------
@@ -229,7 +230,7 @@ class RowDone:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is captioning, so that every caption can be traced to it."""
+    """Model, runtime and bundle, so that every caption can be traced to them."""
 
     model: str
     runtime: str

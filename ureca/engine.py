@@ -1,4 +1,4 @@
-"""The one interface behind which every runtime captions regions.
+"""The common interface of all runtimes that caption regions.
 
 An engine encodes a frame once (`encode`) and captions any number of its regions in one batch
 (`caption`); the image prefix inside `EncodedFrame` is shared by all of them. Engines are used from
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
 
 EncodedFrame = Any
-"""What `encode` returns; only the engine that made it knows what is inside."""
+"""What `encode` returns; its content is private to the engine."""
 
 
 def never(row: int) -> bool:  # noqa: ARG001  (the signature of `aborted`)
@@ -45,7 +45,7 @@ class Engine(Protocol):
         """Caption all `regions` of one frame in one batch, streaming.
 
         Yields `RowDelta`s as text appears and exactly one `RowDone` per row, in any order of rows.
-        `aborted(row)` is asked before every step; an aborted row ends with `stop="aborted"`. Rows
+        `aborted(row)` is called before every step; an aborted row ends with `stop="aborted"`. Rows
         whose logits are not finite end with `stop="non_finite"`. Raises `EngineError` for more
         regions than `info.max_regions`.
         """

@@ -12,7 +12,7 @@
     ├── RequestError           the node answered a request with an error; carries `code`
     └── EngineError            the captioner failed on a batch it had accepted
 
-A message says what was expected, what came, and what to do.
+A message says what was expected, what was found, and what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ConfigError(UrecaError, ValueError):
 
 
 class MissingExtraError(UrecaError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
 
 class WeightsError(UrecaError):

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, with an error that says how to install them."""
+"""Imports optional packages where they are used; the error says how to install them."""
 
 from __future__ import annotations
 

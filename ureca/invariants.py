@@ -1,5 +1,6 @@
-"""Does everything that came in end in exactly one counted way? For tests of nodes and of robots,
-and for a watcher of heartbeats.
+"""Checks that every frame and request ends in exactly one counted way.
+
+For tests of nodes and of robots, and for programs that watch heartbeats.
 
     assert not imbalances(heartbeat.counters, events)
 """
@@ -26,12 +27,12 @@ _ENDS = {kind: kind.replace(".", "_") for kind in TERMINALS}
 def imbalances(
     counters: Mapping[str, int], events: Iterable[AnyEvent] = (), *, closed: bool = True
 ) -> list[str]:
-    """What does not add up, in words; empty when the books balance.
+    """What does not add up, in words; empty if all counters add up.
 
     `counters` are those of a heartbeat, `stats` or `Balance.counters()`; `events` are all events
     that were published since the start, in order (leave them out when only a part was seen).
-    `closed` expects that nothing is in flight any more. Direct requests are answered to their
-    askers: they are in the counters and not among the events.
+    `closed` expects that nothing is in flight any more. Results of direct requests go only to their
+    clients: they are in the counters and not among the events.
     """
     listed = list(events)
     found = _books(counters, closed=closed)

@@ -1,4 +1,4 @@
-"""Logging: one line format for every process, and warnings that cannot flood.
+"""Logging: one line format for every process, and warnings with a rate limit.
 
 A library does not configure logging; commands call `configure` once.
 """
@@ -27,7 +27,7 @@ def configure(level: str = "info") -> None:
 
 @dataclass
 class RateLimitedLog:
-    """At most one warning per key and interval; the next one says how many were held back."""
+    """At most one warning per key and interval; the next one has the number of suppressed ones."""
 
     logger: logging.Logger
     clock: Clock

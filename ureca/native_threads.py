@@ -1,6 +1,6 @@
 """Threads whose work may be inside a native call when the process wants to end.
 
-A thread that comes back from ONNX Runtime, OpenCV or a driver while the interpreter is finalised
+A thread that returns from ONNX Runtime, OpenCV or a driver while the interpreter is finalised
 aborts the process: Python ends such a thread by `pthread_exit`, which no C++ code survives, and the
 static objects of the library are destroyed under it. So every such thread of ours is a
 `NativeThread`. It is told to stop and joined for a bounded time. If it does not end in time, the
@@ -29,7 +29,7 @@ _threads: weakref.WeakSet[NativeThread] = weakref.WeakSet()
 
 
 class NativeThread(threading.Thread):
-    """A daemon thread that the end of the process knows about. The only daemon threads of ours."""
+    """A daemon thread that `leave` knows. The project has no other daemon threads."""
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)

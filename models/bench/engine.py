@@ -135,13 +135,23 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--bundle", type=Path, action="append", required=True, help="repeatable; first = reference")
-    add("--checkpoint", type=Path, help="for arms in torch (default: BUNDLE/checkpoint)")
+    add(
+        "--bundle",
+        type=Path,
+        action="append",
+        required=True,
+        help="repeatable; the first is the reference",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        help="checkpoint for the torch methods (default: BUNDLE/checkpoint)",
+    )
     add("--against", type=_names, default=["naive"], help=f"of {','.join(AGAINST)} (naive)")
-    add("--regions", type=_numbers, default=[1, 4, 8], help="regions a frame (1,4,8)")
-    add("--frames", type=_number, default=20, help="frames a row (%(default)s)")
+    add("--regions", type=_numbers, default=[1, 4, 8], help="regions per frame (1,4,8)")
+    add("--frames", type=_number, default=20, help="frames per row (%(default)s)")
     add("--tokens", type=_number, default=8, help="longest caption, in tokens (%(default)s)")
-    add("--threads", type=_number, help="of every graph, and of torch")
+    add("--threads", type=_number, help="threads of every graph, and of torch")
     add("--chart", type=Path, metavar="PNG", help="also draw the medians")
     return parser
 

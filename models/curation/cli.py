@@ -101,37 +101,48 @@ def _parser() -> argparse.ArgumentParser:
     tree, config, asking = TreeConfig(), CurationConfig(), ServerConfig
     parser = argparse.ArgumentParser(
         prog="ureca curate",
-        description="Caption every mask of many pictures: tree, short, long, unique, verified.",
+        description="Write short and long captions for every mask of many images, and verify them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", nargs="+", type=Path, help="data folders, ours or SA-1B's")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="folder of this run")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="output folder of this run")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
-    who = parser.add_argument_group("who answers [our own captioner]")
-    who.add_argument("--bundle", type=Path, default=_SHIPPED, help="another captioner of ours")
+    who = parser.add_argument_group("captioner [our own]")
+    who.add_argument(
+        "--bundle", type=Path, default=_SHIPPED, help="a ureca bundle or checkpoint as captioner"
+    )
     who.add_argument("--url", help="an OpenAI-compatible server, http://HOST/v1")
     who.add_argument("--model", help="name of the server's model")
     who.add_argument("--local", metavar="DIR", help="a transformers image-text-to-text model")
-    who.add_argument("--per-minute", type=float, default=0.0, metavar="N", help="requests a minute")
+    who.add_argument(
+        "--per-minute", type=float, default=0.0, metavar="N", help="requests per minute, at most"
+    )
     who.add_argument(
         "--timeout", type=float, default=asking.timeout_s, metavar="S", help="[%(default)s]"
     )
     who.add_argument(
         "--retries", type=int, default=asking.retries, metavar="N", help="[%(default)s]"
     )
-    who.add_argument("--max-questions", type=int, metavar="N", help="of this run; then it stops")
     who.add_argument(
-        "--price", type=_prices, metavar="IN,OUT", help="per million tokens; adds the cost"
+        "--max-questions", type=int, metavar="N", help="at most this many requests in this run"
+    )
+    who.add_argument(
+        "--price",
+        type=_prices,
+        metavar="IN,OUT",
+        help="price per million tokens; the report then has the cost",
     )
     rules = parser.add_argument_group("rules")
     rules.add_argument("--min-share", type=float, default=tree.min_share, help="[%(default)s]")
     rules.add_argument("--max-share", type=float, default=tree.max_share, help="[%(default)s]")
     rules.add_argument("--min-depth", type=int, default=tree.min_depth, help="[%(default)s]")
     rules.add_argument("--similar", type=float, default=config.similar, help="[%(default)s]")
-    rules.add_argument("--no-verify", action="store_true", help="keep what was not read again")
-    parser.add_argument("--threads", type=int, default=1, help="pictures at a time [%(default)s]")
-    parser.add_argument("--ray", type=int, metavar="N", help="N workers on Ray Data instead")
+    rules.add_argument(
+        "--no-verify", action="store_true", help="keep captions without verification"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="images in parallel [%(default)s]")
+    parser.add_argument("--ray", type=int, metavar="N", help="use N workers of Ray Data")
     parser.add_argument("--sheet", type=int, metavar="N", help="contact sheets of N regions")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser

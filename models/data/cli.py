@@ -117,10 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     add = check.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="data folders")
-    add("-o", "--out", type=Path, metavar="DIR", help="where the sheet and report.json go")
+    add(
+        "-o", "--out", type=Path, metavar="DIR", help="folder for the contact sheet and report.json"
+    )
     add("--sheet", type=int, default=60, metavar="N", help="regions on the sheet (60)")
-    add("--seed", type=int, default=0, help="of the sheet's choice (0)")
-    add("--pictures", type=int, default=1, metavar="N", help="decode one picture in N (1: all)")
+    add("--seed", type=int, default=0, help="random seed of the contact sheet (0)")
+    add("--pictures", type=int, default=1, metavar="N", help="decode one image in N (1: all)")
     add(
         "--held-out-every",
         type=int,
@@ -129,6 +131,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"divisor of the split ({HELD_OUT_EVERY})",
     )
     add("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json (the shipped)")
-    add("--max-tokens", type=int, default=32, help="of a caption, its end included (32)")
+    add(
+        "--max-tokens",
+        type=int,
+        default=32,
+        help="longest caption in tokens, end token included (32)",
+    )
     add("--json", action="store_true", help="one JSON object instead of tables")
     return parser

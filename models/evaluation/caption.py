@@ -257,13 +257,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--style", choices=("auto", "short", "long"), default="auto")
     parser.add_argument(
-        "--image-only", action="store_true", help="control: full-frame masks, nothing of the region"
+        "--image-only",
+        action="store_true",
+        help="control: full-frame masks, no information on the region",
     )
     parser.add_argument(
         "--render", type=Path, metavar="DIR", help="write each picture with its captions as PNG"
     )
-    parser.add_argument("--overwrite", action="store_true", help="start the output anew")
-    parser.add_argument("--threads", type=_positive, help="threads of the float graphs")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite the output")
+    parser.add_argument("--threads", type=_positive, help="threads of ONNX Runtime")
     return parser
 
 

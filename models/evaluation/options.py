@@ -116,16 +116,33 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
 
 def _add_how(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--masks", choices=MASK_KINDS, default="true", help="noisy: as a tracker's, IoU about 0.7")
-    add("--image-only", action="store_true", help="the same as --masks image: the control")
+    add(
+        "--masks",
+        choices=MASK_KINDS,
+        default="true",
+        help="noisy: with the errors of a tracker, IoU about 0.7",
+    )
+    add("--image-only", action="store_true", help="control: the same as --masks image")
     add("--video", action="store_true", help="flicker on the clips of DATA/videos")
     add("--video-every", type=positive, default=5, metavar="K", help="every K-th frame [5]")
-    add("--masks-from", type=Path, metavar="DIR", help="a tracker's masks, CLIP.jsonl each")
-    add("--train-pictures", type=positive, default=1500, help="that a baseline looks at [1500]")
-    add("--seed", type=int, default=0, help="of noisy masks and samples [0]")
+    add(
+        "--masks-from",
+        type=Path,
+        metavar="DIR",
+        help="folder with the masks of a tracker, one CLIP.jsonl per clip",
+    )
+    add(
+        "--train-pictures", type=positive, default=1500, help="training images of a baseline [1500]"
+    )
+    add("--seed", type=int, default=0, help="random seed of noisy masks and samples [0]")
     add("--threads", type=positive, help="of the model")
     add("--vocab", type=Path, help="MiniLM vocab.txt or tokenizer.json; or set MINILM_VOCAB")
-    add("--no-meteor", dest="meteor", action="store_false", help="saves about a minute")
+    add(
+        "--no-meteor",
+        dest="meteor",
+        action="store_false",
+        help="leave METEOR out; saves about a minute",
+    )
     add("--no-similarity", dest="similarity", action="store_false")
 
 
@@ -133,7 +150,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-o", "--out", type=Path, required=True, help="folder for the results")
     add("--no-report", dest="report", action="store_false", help="no report.html")
-    add("--samples", type=positive, default=24, help="pictures of each sort in the report [24]")
+    add("--samples", type=positive, default=24, help="images of each kind in the report [24]")
     add("--json", action="store_true", help="print metrics.json instead of a table")
 
 

@@ -159,9 +159,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, help="a checkpoint or bundle of ureca-mllm")
-    add("--regions", type=int, default=8, metavar="N", help="of one picture (%(default)s)")
-    add("--rounds", type=int, default=7, metavar="N", help="each runs all arms (%(default)s)")
-    add("--tokens", type=int, default=16, metavar="N", help="new tokens of a row (%(default)s)")
+    add("--regions", type=int, default=8, metavar="N", help="regions of one image (%(default)s)")
+    add(
+        "--rounds",
+        type=int,
+        default=7,
+        metavar="N",
+        help="rounds; each runs all methods (%(default)s)",
+    )
+    add("--tokens", type=int, default=16, metavar="N", help="new tokens per region (%(default)s)")
     add("--device", default="auto", help="cpu, cuda (default: what is there)")
     options = parser.parse_args(argv)
     if min(options.regions, options.rounds, options.tokens) < 1:

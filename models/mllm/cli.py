@@ -108,26 +108,30 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parts = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    wrap = parts.add_parser("wrap", help="a base model of transformers becomes a checkpoint")
+    wrap = parts.add_parser("wrap", help="make a checkpoint from a base model of transformers")
     wrap.add_argument("base", type=Path, help="folder of save_pretrained")
     wrap.add_argument("-o", "--out", type=Path, required=True, help="folder for the checkpoint")
     wrap.add_argument("--config", type=Path, help="YAML of MllmConfig (configs/model/)")
     wrap.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one")
     wrap.add_argument("--seed", type=int, default=0, help="of the mask encoder (%(default)s)")
     wrap.add_argument(
-        "--parts", type=Path, metavar="DIR", help="a folder of `pack`: all that learnt"
+        "--parts", type=Path, metavar="DIR", help="a folder of `pack`: all trained parts"
     )
-    join = parts.add_parser("join", help="the nano's trunk and a language model become a base")
+    join = parts.add_parser(
+        "join", help="make a base model from the trunk of ureca-nano and a language model"
+    )
     join.add_argument("-o", "--out", type=Path, required=True, help="folder for the base")
     join.add_argument(
         "--language", type=Path, help="folder with a GGUF file or of save_pretrained [smollm2]"
     )
     join.add_argument("--nano", type=Path, help="checkpoint of the nano [the shipped one]")
     join.add_argument("--seed", type=int, default=0, help="of the projector (%(default)s)")
-    pack = parts.add_parser("pack", help="what was learnt, in float16, without its base")
+    pack = parts.add_parser(
+        "pack", help="write the trained parts in float16, without the base model"
+    )
     pack.add_argument("checkpoint", type=Path)
     pack.add_argument("-o", "--out", type=Path, required=True, help="folder for the parts")
-    convert = parts.add_parser("convert", help="the published URECA weights become a checkpoint")
+    convert = parts.add_parser("convert", help="make a checkpoint from the published URECA weights")
     convert.add_argument("folder", type=Path, help="config.json, tokenizer and weights")
     convert.add_argument("-o", "--out", type=Path, required=True, help="folder for the checkpoint")
     convert.add_argument(
@@ -163,5 +167,5 @@ _OTHERS = {
 _HELP = {
     "train": "train one stage",
     "plan": "memory and time of training 1B, 2B and 8B, computed",
-    "bench": "shared prefix against one `generate` per region",
+    "bench": "our engine (image encoded once) against one `generate` per region",
 }

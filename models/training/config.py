@@ -67,7 +67,7 @@ class TrainConfig:
     from scratch.
     """
     tokenizer: str = ""
-    """A `tokenizer.json` to speak with, so that later data finds its words; empty: that of
+    """A `tokenizer.json` to use, so that it has the words of later data; empty: that of
     `start_from`, or one learnt from this recipe's data.
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -77,7 +77,7 @@ class TrainConfig:
     steps: int = 2000
     images_per_step: int = 24
     long_share: float = 0.3
-    """Part of the groups asked for a long caption."""
+    """Share of the groups that are trained on a long caption."""
     learning_rate: float = 1e-3
     trunk_learning_rate: float = 1e-4
     warmup_steps: int = 100
@@ -97,19 +97,20 @@ class TrainConfig:
     """Weight of the cross-entropy on human (or rendered) phrases."""
     prior_weight: float = 0.0
     """Logit adjustment (arXiv 2007.07314): the cross-entropy is taken with this many times the log
-    of each word's share of the training phrases added, so that the captions, chosen without it,
-    lean that much less on what is said often.
+    of each word's share of the training phrases added, so that the captions, chosen without it, use
+    frequent words less.
     """
     bag_weight: float = 0.0
-    """Weight of naming a region's words straight from its tokens, without the language model."""
+    """Weight of predicting a region's words directly from its tokens, without the language model.
+    """
     reward_weight: float = 0.0
     """Weight of the reward on sampled captions beside the cross-entropy; 0 leaves it out."""
     reward_samples: int = 4
     """Captions drawn for every region; at least 2."""
     reward_tokens: int = 12
-    """The longest of them."""
+    """Longest sampled caption, in tokens."""
     neighbour_weight: float = 0.5
-    """How much of the likeness to the picture's other regions is taken off the reward."""
+    """How much the similarity to other regions of the image reduces the reward."""
     gradient_clip: float = 1.0
     ema: float = 0.998
     held_out_every: int = HELD_OUT_EVERY

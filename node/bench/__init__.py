@@ -1,4 +1,4 @@
-"""`ureca bench node`: a node as a real process under open-loop load, judged from outside.
+"""`ureca bench node`: a node as a real process under open-loop load, measured from outside.
 
     sender process ─ZeroMQ─► node process ─ZeroMQ─► subscriber processes
     stamps at the due time                          the clock stops here

@@ -122,9 +122,9 @@ def captions(samples: Iterable[Sample], start_ns: int) -> list[Final]:
 
 
 def stages(finals: Sequence[Final]) -> dict[str, Summary]:
-    """Where the time goes; the means of all stages add up to the mean of capture-to-caption.
+    """The durations of the stages; their means add up to the mean of capture-to-caption.
 
-    `residual` is what no stage claims: delivery, decoding, and what the node does not time.
+    `residual` belongs to no stage: delivery, decoding, and work that the node does not measure.
     """
     names = {name for final in finals for name in final.stage_us if name not in INSIDE}
     ordered = [name for name in _ORDER if name in names] + sorted(names - set(_ORDER))

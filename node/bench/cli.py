@@ -1,4 +1,4 @@
-"""A node under open-loop load: from capture to caption, as a subscriber sees it."""
+"""Measure a node from capture to caption, as a subscriber receives it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _EPILOG = """examples:
   ureca bench node --source clip.mp4 --regions 4 --fps 15 --subscribers 3 -- --style long
   ureca bench node --regions 8 --fps 30 --compare node.json     # exit 1 when it became worse
 
-What follows `--` goes to `ureca run`. Frames leave a sender process when they are due, whatever the
-node does; latencies count from that moment to the decoded event in a subscriber process. The last
-line is JSON without the raw samples; --out keeps them."""
+Options after `--` are options of `ureca run`. A sender process sends every frame on time, whether
+or not the node keeps up. A latency is the time from then to the decoded event in a subscriber
+process. The last line is JSON without the raw samples; --out writes them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,29 +117,47 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--source", default=SYNTHETIC, metavar="CLIP", help="video, folder or tar [drawn pictures]")
+    add("--source", default=SYNTHETIC, metavar="CLIP", help="video, folder or tar [drawn images]")
     add("--regions", type=_numbers, default=[8], metavar="N[,N]", help="regions in view [8]")
     add("--fps", type=_rates, default=[30.0], metavar="F[,F]", help="frames sent per second [30]")
     add("--duration", type=float, default=20.0, metavar="S", help="seconds measured per row [20]")
-    add("--warm-up", type=float, default=3.0, metavar="S", help="seconds before that [3]")
-    add("--subscribers", type=_count, default=1, metavar="K", help="processes that listen [1]")
+    add(
+        "--warm-up", type=float, default=3.0, metavar="S", help="seconds before the measurement [3]"
+    )
+    add("--subscribers", type=_count, default=1, metavar="K", help="subscriber processes [1]")
     add(
         "--masks",
         choices=("every", "warm-up"),
         default="every",
-        help="masks come with every frame, or the node's tracker carries them on [every]",
+        help="who makes the masks: every = the camera process, warm-up = the node [every]",
     )
     add("--life", type=float, default=5.0, metavar="S", help="a region is replaced after S s [5]")
-    add("--enc", choices=("jpeg", "png", "rgb8"), default="jpeg", help="of the frames [jpeg]")
-    add("--size", default="640x360", metavar="WxH", help="of drawn pictures [640x360]")
+    add(
+        "--enc",
+        choices=("jpeg", "png", "rgb8"),
+        default="jpeg",
+        help="encoding of the frames [jpeg]",
+    )
+    add("--size", default="640x360", metavar="WxH", help="size of drawn images [640x360]")
     add("--bundle", metavar="DIR", help="the captioner [the shipped one]")
-    add("--node", metavar="COMMAND", help="what starts the node [python -m ureca run]")
-    add("--startup", type=float, default=60.0, metavar="S", help="wait this long for it [60]")
+    add("--node", metavar="COMMAND", help="command that starts the node [python -m ureca run]")
+    add(
+        "--startup",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="wait at most S seconds for the node [60]",
+    )
     add("--chart", type=Path, metavar="PNG", help="draw the distributions")
-    add("--out", type=Path, metavar="JSON", help="keep everything, raw samples included")
-    add("--compare", type=Path, metavar="JSON", help="exit 1 when worse than this report")
-    add("--margin", type=float, default=0.1, help="share of change that is no regression [0.1]")
-    add("run", nargs="*", metavar="-- OPTIONS", help="for `ureca run`")
+    add("--out", type=Path, metavar="JSON", help="write everything, raw samples included")
+    add(
+        "--compare",
+        type=Path,
+        metavar="JSON",
+        help="exit 1 if the result is worse than this report",
+    )
+    add("--margin", type=float, default=0.1, help="relative change that is not a regression [0.1]")
+    add("run", nargs="*", metavar="-- OPTIONS", help="options of `ureca run`")
     return parser
 
 

@@ -97,10 +97,10 @@ def _details(row: Row) -> list[str]:
 def _frames(row: Row) -> str:
     frames = row.frames
     dropped = ", ".join(f"{n} {why}" for why, n in frames["measured_dropped"].items()) or "none"
-    books = "balance" if row.books_balance else "DO NOT BALANCE"
+    books = "add up" if row.books_balance else "DO NOT ADD UP"
     return (
-        f"{frames['sent']} sent = {frames['in']} in the books + {frames['never_seen']} before the "
-        f"node had joined; dropped while measured: {dropped}; books {books}"
+        f"{frames['sent']} sent = {frames['in']} counted + {frames['never_seen']} before the "
+        f"node had joined; dropped while measured: {dropped}; counters {books}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the node costs: CPU seconds, resident memory, threads, and energy where the host tells."""
+"""The cost of the node: CPU seconds, resident memory, threads, and energy if it is measured."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from ureca.protocol.requests import Hello
 _SAMPLE_S = 0.5
 _AHEAD_NS = 300_000_000
 _AFTER_S = 1.0
-"""How long captions of the last frames may still arrive before the node is told to stop."""
+"""How long captions of the last frames may still arrive before the node is stopped."""
 _STOP_S = 30.0
 _HEARTBEAT = "publish.heartbeat_s=0.25"
 

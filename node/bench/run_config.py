@@ -67,7 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return round(index / self.fps * 1e9)
 
     def rid(self, slot: int, at_s: float) -> str:
-        """Who is in place `slot` at `at_s` seconds; the places change hands one after the other."""
+        """The region id of `slot` at `at_s` seconds; the slots change one after the other."""
         if not self.life_s or self.masks == "warm-up":
             return f"r{slot}"
         turn = at_s / self.life_s + slot / max(1, self.regions)

@@ -69,7 +69,7 @@ def _header(plan: Plan, shot: Shot, camera: FramePublisher, index: int, due_ns: 
 
 
 def main() -> int:
-    """Prepare, say so, wait for the start, send."""
+    """Prepare, report readiness, wait for the start, send."""
     plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
     cycle = shots(plan)
     with FramePublisher(plan.frames, stream="bench", node="bench") as camera:

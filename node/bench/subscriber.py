@@ -102,7 +102,7 @@ def _more(event: RegionEvent) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Listen until stdin is closed; the last line says how many events were missed."""
+    """Receive events until stdin is closed; the last line is the number of missed events."""
     events, requests, path = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     ended = threading.Event()
     NativeThread(target=partial(_until_closed, ended), name="ureca-until-closed").start()

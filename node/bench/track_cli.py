@@ -1,4 +1,4 @@
-"""The command `ureca bench track`; what is measured is told in `track`."""
+"""The command `ureca bench track`; `track` describes the measurement."""
 
 from __future__ import annotations
 
@@ -86,9 +86,11 @@ def _parser() -> argparse.ArgumentParser:
         "--modes", default="flow", help=f"comma-separated: {','.join(MODES)} [flow]"
     )
     parser.add_argument("--every", type=int, default=5, help="frames between keyframes [5]")
-    parser.add_argument("--weights", type=Path, help="folder of the segmenter [its cache]")
-    parser.add_argument("--threads", type=int, default=1, help="of the segmenter [1]")
-    parser.add_argument("--store", type=Path, help="keep the segmenter's encodings here")
-    parser.add_argument("--out", type=Path, help="write the JSON here, too")
+    parser.add_argument(
+        "--weights", type=Path, help="folder of the segmenter's weights [~/.cache/ureca]"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of the segmenter [1]")
+    parser.add_argument("--store", type=Path, help="store the segmenter's encodings in this folder")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--load", type=Path, nargs="+", default=[], help="earlier results to show")
     return parser

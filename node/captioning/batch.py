@@ -15,14 +15,12 @@ Send = Callable[[AnyEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One region of a batch. Events go to `reply` when the caption was asked for directly, else to
-    everyone.
-    """
+    """One region of a batch. Events go to `reply` for a direct request, else to all subscribers."""
 
     request: RegionRequest
     reply: Send | None = None
     key: tuple[bytes, bytes] = (b"", b"")
-    """Who asked directly, and under which id."""
+    """The client and id of a direct request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ class Outcome:
 
     @property
     def end(self) -> End:
-        """What the books call it."""
+        """The name of its counter."""
         if isinstance(self.event, CaptionFinal):
             return "final"
         return "abort" if isinstance(self.event, CaptionAbort) else "error"
@@ -58,7 +56,7 @@ class Captioner(Protocol):
         """How many regions the next job may have; 0 while one is in flight."""
 
     def bind(self, send: Send, wake: Callable[[], None]) -> None:
-        """Say where events go and whom to wake after a batch; called once, before the first job."""
+        """Set the event sink and the wake-up after a batch; called once, before the first job."""
 
     def submit(self, job: Job) -> None:
         """Start a job; only while `room` allows it."""

@@ -78,7 +78,7 @@ def final(
     durations_us: Mapping[str, int],
     batch: Mapping[str, int],
 ) -> CaptionFinal:
-    """The whole caption, with where it came from and what it took."""
+    """The whole caption, with its origin and durations."""
     return CaptionFinal(
         **_ids(request),
         text=done.text.strip(),

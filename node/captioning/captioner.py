@@ -1,8 +1,8 @@
-"""Writes captions: one batch of regions of one frame at a time, on a thread of its own.
+"""Generates captions: one batch of regions of one frame at a time, on a thread of its own.
 
-`CaptionWriter` is what happens to a batch; `InlineCaptioner` runs it in the caller (replay and
-tests) and `ThreadCaptioner` on a thread. Every row of a batch gets exactly one terminal event,
-whatever the engine does.
+`CaptionWriter` processes a batch; `InlineCaptioner` runs it in the caller (replay and
+tests) and `ThreadCaptioner` on a thread. Every row of a batch gets exactly one terminal event, also
+when the engine fails.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from ureca.node.config import CaptionConfig
 from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionTerminal
 
 _HANG_NS = 1_000_000_000
-"""Rows end themselves between two words. One that has not, this long after its deadline, is ended
-by whoever asks for outcomes."""
+"""A row ends itself between two tokens. If it has not ended this long after its deadline, the next
+reader of outcomes ends it.
+"""
 _JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class CaptionWriter:
         """Whoever ends a row tells it alone: the engine's thread, or the one that gave up on it."""
 
     def abort(self, request_id: int, reason: str) -> None:
-        """Ask for the end of a request; may be called from any thread."""
+        """Request the end of a caption; may be called from any thread."""
         self._aborts.setdefault(request_id, reason)
 
     def outcomes(self) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""Opening the engine of a bundle: the one that was asked for, or the shipped one."""
+"""Opens the engine of a bundle: the chosen one, or the shipped one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The last look at a caption before it is said: text that is not a caption becomes a typed failure,
-counted by kind, and is kept apart for people to look at.
+"""The output filter of captions: text that is no caption becomes a typed failure, counted by kind,
+and is stored for inspection.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 class Complaint(NamedTuple):
-    """Why a text may not be published: the kind of fault, and in words."""
+    """Why a text is rejected: the kind of fault, and its description."""
 
     fault: Fault
     words: str
 
 
 def complaint(done: RowDone, config: CaptionConfig) -> Complaint | None:
-    """Why `done` must not be published as a caption; None when it may."""
+    """Why `done` must not be published as a caption; None if it is valid."""
     text = done.text.strip()
     if done.stop == "non_finite":
         return Complaint("non_finite", "the network's output was not finite")

@@ -62,7 +62,9 @@ def send_all(
     config: NodeConfig,
     tell: Callable[[], None] = lambda: None,
 ) -> None:
-    """Send what `source` gives. A frame that went is processed, one without a credit `busy`."""
+    """Send the frames of `source`. A sent frame counts as processed, one without a credit as
+    `busy`.
+    """
     pace = Pace(config.source.fps)
     for frame in source.frames():
         if pace.is_early(frame.captured_ns) or not sender.send_frame(frame):
@@ -80,7 +82,7 @@ class Pace:
     _due_ns: float = 0.0
 
     def is_early(self, captured_ns: int) -> bool:
-        """Whether this picture comes before the next one is due."""
+        """Whether this image is earlier than the next one is due."""
         if not self.fps:
             return False
         step_ns = 1e9 / self.fps
@@ -93,25 +95,33 @@ class Pace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca camera",
-        description="Send the pictures of a camera, stream, clip or folder to a node.",
+        description="Send frames of a camera, stream, clip or folder to a node.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("uri", metavar="URI", help="as in ureca run --source")
+    parser.add_argument("uri", metavar="URI", help="a source as in ureca run --source")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--bind", metavar="ADDRESS", help=f"publish here; nodes connect [{DEFAULT_ADDRESS}]"
     )
     where.add_argument(
-        "--to", metavar="ADDRESS", help="connect to a node (credit+…) and send when it asks"
+        "--to",
+        metavar="ADDRESS",
+        help="connect to a node (credit+…); send only when the node requests a frame",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--jpeg", type=int, metavar="QUALITY", help="1 to 100 [90]")
     how.add_argument("--raw", action="store_true", help="RGB as it is")
-    how.add_argument("--shm", action="store_true", help="RGB in shared memory; node on this host")
-    parser.add_argument("--stream", default="cam0", metavar="ID", help="its name [cam0]")
-    parser.add_argument("--fps", type=float, default=0.0, help="rate of a folder; most of a camera")
-    parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    how.add_argument(
+        "--shm",
+        action="store_true",
+        help="send RGB in shared memory; the node must be on this host",
+    )
+    parser.add_argument("--stream", default="cam0", metavar="ID", help="name of the stream [cam0]")
+    parser.add_argument(
+        "--fps", type=float, default=0.0, help="frame rate of a folder; highest rate of a camera"
+    )
+    parser.add_argument("--loop", action="store_true", help="repeat the clip")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.add_argument("--allow", metavar="FILE", help="with --bind and --key: who may subscribe")
     add_key_options(parser)
@@ -155,7 +165,7 @@ def jpeg_encoder(quality: int) -> Callable[[Image], bytes]:
 
 
 class Progress:
-    """One line: rewritten in a terminal, written now and then elsewhere."""
+    """One progress line: updated in place in a terminal, printed at intervals elsewhere."""
 
     def __init__(
         self, books: Books, sender: FrameSender, source: FrameSource, *, is_quiet: bool

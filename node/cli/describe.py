@@ -50,7 +50,7 @@ def main(
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca describe",
-        description="Caption one or several regions of one picture.",
+        description="Caption one or several regions of one image.",
         epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
         "--render out.png",
     )
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--json", action="store_true", help="one JSON object per region")
     parser.add_argument(
-        "--render", metavar="OUT.png", help="write the picture with masks and captions drawn on it"
+        "--render", metavar="OUT.png", help="write the image with masks and captions drawn on it"
     )
     return parser
 

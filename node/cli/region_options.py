@@ -15,13 +15,17 @@ from ureca.protocol import rle
 
 _KINDS = (
     ("mask", "FILE.png", "a mask of the picture's size; pixels above 0 belong to the region"),
-    ("box", "X0,Y0,X1,Y1", "a box in pixels, refined by GrabCut where that holds"),
+    (
+        "box",
+        "X0,Y0,X1,Y1",
+        "a box in pixels, shrunk to the object's outline (GrabCut) if that succeeds",
+    ),
     ("point", "X,Y", "a point in pixels; similar colours around it are taken"),
 )
 
 
 def add_region_options(parser: argparse.ArgumentParser, *, of: str) -> None:
-    """Options that collect `(kind, text)` in `options.region`, in the order in which they stand."""
+    """Add options that collect `(kind, text)` in `options.region`, in their order."""
     for kind, metavar, text in _KINDS:
         parser.add_argument(
             f"--{kind}",

@@ -1,4 +1,4 @@
-"""`ureca run`: configure, open, run until the source ends or a signal comes, summarise."""
+"""`ureca run`: configure, open, run until the source ends or a signal arrives, summarise."""
 
 from __future__ import annotations
 

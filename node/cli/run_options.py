@@ -25,20 +25,24 @@ def build_parser() -> argparse.ArgumentParser:
         "ureca run --source 'front=v4l2:///dev/video0?width=1280&height=720' --source "
         "rear=rtsp://192.168.1.9/stream1",
     )
-    parser.add_argument("--config", metavar="YAML", help="overrides of the defaults")
+    parser.add_argument("--config", metavar="YAML", help="YAML file that overrides defaults")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="one override; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="override one setting; repeatable",
     )
     parser.add_argument(
         "--source",
         action="append",
         default=[],
         metavar="[NAME=]URI",
-        help="video file, folder or tar of pictures, v4l2:///dev/video0, rtsp://…, http://…, "
+        help="video file, folder or tar of images, v4l2:///dev/video0, rtsp://…, http://…, "
         "zmq+tcp://HOST:PORT (connects) or credit+tcp://HOST:PORT (binds); repeatable, "
         "docs/sources.md [the demo clip]",
     )
-    parser.add_argument("--fps", type=float, help="pictures per second of a folder or tar [24]")
+    parser.add_argument("--fps", type=float, help="images per second of a folder or tar [24]")
     parser.add_argument("--prompts", metavar="FILE", help="JSON list of regions to follow")
     add_region_options(parser, of=", on the first picture")
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
@@ -51,30 +55,34 @@ def build_parser() -> argparse.ArgumentParser:
         "--render", metavar="OUT.mp4", help="write the video with masks and captions drawn on it"
     )
     parser.add_argument(
-        "--no-realtime", action="store_true", help="process every frame, as fast as it goes"
+        "--no-realtime", action="store_true", help="process every frame, as fast as possible"
     )
     parser.add_argument(
-        "--record-dir", metavar="DIR", help="let clients record into DIR (record.start, .stop)"
+        "--record-dir",
+        metavar="DIR",
+        help="clients may record into DIR (record.start, record.stop)",
     )
     parser.add_argument(
         "--http", type=int, metavar="PORT", help="serve /metrics and /healthz on 127.0.0.1:PORT"
     )
-    parser.add_argument("--loop", action="store_true", help="begin again when the clip ends")
+    parser.add_argument("--loop", action="store_true", help="repeat the clip")
     parser.add_argument(
         "--view",
         nargs="?",
         type=int,
         const=8600,
         metavar="PORT",
-        help="show it in the browser on this port [8600]; see ureca view --help",
+        help="serve the viewer page on this port [8600]; see ureca view --help",
     )
     parser.add_argument("--quiet", action="store_true", help="print only the summary")
-    parser.add_argument("--style", choices=("short", "long"), help="a noun phrase or a sentence")
+    parser.add_argument(
+        "--style", choices=("short", "long"), help="short: a noun phrase; long: a sentence"
+    )
     return parser
 
 
 def resolve_config(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
-    """The configuration and the prompts that the options ask for, defaults filled in."""
+    """Resolve the configuration and the prompts from the options and the defaults."""
     config = load_config(NodeConfig, options.config, options.set)
     source = replace(
         sources_of(options.source, config.source),

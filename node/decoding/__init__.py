@@ -1,1 +1,1 @@
-"""From bytes to pixels: every decoder of images, in a process of its own where strangers send."""
+"""All image decoders; untrusted images are decoded in a process of their own."""

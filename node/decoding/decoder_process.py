@@ -1,8 +1,8 @@
-"""Decodes strangers' pictures where a crash costs one picture: in a process of its own.
+"""Decodes untrusted images in a process of its own, where a crash costs one image.
 
 Bytes and pixels go through sealed shared memory, nothing is pickled. A worker that dies or hangs
 is `SourceError` for its picture (counted as `decode_error`) and is started again, later each time
-until it works. What that costs is in `docs/security.md`; `security.decode` says when it is done.
+until it works. `docs/security.md` has the cost; the setting `security.decode` controls it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ureca.protocol.messagepack import LIMITS
 ASK = struct.Struct("<QQ")
 """Bytes of the picture, most pixels."""
 ANSWER = struct.Struct("<IIH")
-"""Height, width, and the length of the complaint that follows instead of pixels."""
+"""Height, width, and the length of the error text that follows instead of pixels."""
 MAX_TEXT_BYTES = 400
 
 _READY_S = 30.0
@@ -43,9 +43,8 @@ _log = logging.getLogger(__name__)
 class DecodeGuard:
     """`decode_picture` in another process; any thread may call it, one at a time is served.
 
-    `decode_s` is how long a picture may take before its worker is given up. `patient` callers wait
-    for a new worker, others are told that there is none yet. `restarts` counts workers that were
-    replaced.
+    `decode_s` is the time limit per image, after which the worker is replaced. `patient` callers
+    wait for a new worker, others get an error. `restarts` counts replaced workers.
     """
 
     def __init__(self, max_px: int, *, decode_s: float = _DECODE_S, patient: bool = True) -> None:

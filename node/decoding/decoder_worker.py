@@ -1,10 +1,10 @@
-"""The process that decodes strangers' pictures, so that a crash of a codec is not ours.
+"""The process that decodes untrusted images, so that a codec crash does not end the node.
 
     python -m ureca.node.decoding.decoder_worker IN_FD OUT_FD MAX_PX   (started by
     `ureca.node.decoding.decoder_process`)
 
 Bytes come in one piece of shared memory and pixels leave in another; over stdin and stdout go only
-numbers. It ends with its parent, opens no file, and has little memory to waste.
+numbers. It ends with its parent, opens no file, and has limited memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ureca.node.decoding.image_decoder import decode_picture
 
 _SPARE_BYTES = 512 << 20
 _HANGING_S = 30
-"""After this long in one picture the process ends itself, should nobody be left to end it."""
+"""After this long in one image the process ends itself, in case its parent is gone."""
 
 
 def main(argv: list[str]) -> int:

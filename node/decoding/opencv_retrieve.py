@@ -1,7 +1,7 @@
-"""The picture that a `cv2.VideoCapture` holds, or an error when OpenCV did not write it.
+"""Retrieves the image of a `cv2.VideoCapture`, or raises an error if OpenCV did not write it.
 
-OpenCV ignores the answer of FFmpeg's converter. FFmpeg 8 refuses to convert interlaced pictures;
-`retrieve` then answers True and copies a buffer that nobody has filled: memory of this process.
+OpenCV ignores the result of FFmpeg's converter. FFmpeg 8 refuses to convert interlaced images;
+`retrieve` then returns True and copies an unwritten buffer: memory of this process.
 The converter reports each refusal to FFmpeg's log, in the thread that calls `retrieve`. This module
 reads that log while a picture is retrieved. A comparison of pixels cannot replace it: the luma that
 OpenCV hands out with `CAP_PROP_CONVERT_RGB` 0 goes through the same converter.
@@ -93,7 +93,7 @@ class FfmpegLog:
                 self._install(self._usual_at)
 
     def has_error(self) -> bool:
-        """Whether FFmpeg reported an error in this thread since it came in."""
+        """Whether FFmpeg reported an error in this thread since the block began."""
         return self._has_error[threading.get_ident()]
 
     def _came(self, context: int, level: int, text: bytes, values: int) -> None:
@@ -142,9 +142,10 @@ def _is_as_drawn(picture: Image) -> bool:
 
 
 def check_opencv(video: cv2.VideoCapture, *, is_honest: Callable[[], bool] = is_honest) -> None:
-    """Refuse an OpenCV whose unwritten pictures cannot be told from written ones.
+    """Refuse an OpenCV build whose unwritten images cannot be detected.
 
-    Raises `SourceError` and releases `video`. One that another library than FFmpeg reads passes.
+    Raises `SourceError` and releases `video`. A video that another library than FFmpeg reads is
+    accepted.
     """
     if video.getBackendName() == _FFMPEG and not is_honest():
         video.release()

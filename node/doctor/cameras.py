@@ -20,7 +20,7 @@ Query = Callable[[Path], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A device that gives pictures; `trouble` says why it cannot be opened."""
+    """A camera device; `trouble` says why it cannot be opened."""
 
     uri: str
     name: str

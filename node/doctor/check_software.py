@@ -21,7 +21,7 @@ _HELLO_S = 1.0
 
 
 def extras() -> Finding:
-    """Which extras are whole; only `node` is asked for."""
+    """Which extras are complete; only `node` is required."""
     missing = _missing(metadata.requires("ureca") or [])
     whole = [name for name, lacks in missing.items() if not lacks]
     said = f"installed: client, {', '.join(whole) or 'nothing else'}"
@@ -58,12 +58,12 @@ def captioner(folder: str) -> Finding:
     except UrecaError as error:  # its message ends in the remedy
         return Finding("captioner", "bad", str(error))
     seconds = time.perf_counter() - began
-    said = f"{info.model}, {info.precision}: opened, and says its golden captions ({seconds:.1f} s)"
-    return Finding("captioner", "ok", said)
+    result = f"loads; self-test captions are as expected ({seconds:.1f} s)"
+    return Finding("captioner", "ok", f"{info.model}, {info.precision}: {result}")
 
 
 def ports(events: str = EVENTS_ADDRESS, requests: str = REQUESTS_ADDRESS) -> Iterator[Finding]:
-    """Whether the node could bind its addresses; who is there if not."""
+    """Whether the node could bind its addresses; which process uses them if not."""
     for name, address in (("events", events), ("requests", requests)):
         trouble = _cannot_bind(address)
         if trouble is None:

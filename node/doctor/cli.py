@@ -1,4 +1,4 @@
-"""`ureca doctor`: look this machine over and say what is to do."""
+"""`ureca doctor`: check this machine and print what to fix."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _checks(options: argparse.Namespace) -> list[tuple[str, Check]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca doctor",
-        description="Is this machine ready to run the node? What is missing, and the remedy.",
+        description="Check whether this machine can run the node, and how to fix what is missing.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -31,7 +31,7 @@ Check = Callable[[], Finding | Iterable[Finding]]
 
 
 def examine(checks: Sequence[tuple[str, Check]]) -> Iterator[Finding]:
-    """Findings as they are made. A check that fails itself is a finding, too."""
+    """Yields findings one by one. A check that raises is a finding, too."""
     for name, check in checks:
         yield from _tried(name, check)
 

@@ -1,4 +1,4 @@
-"""What a region looks like: colour histograms inside and around it.
+"""The appearance of a region: colour histograms inside and around it.
 
 Pure functions on small pictures. Histograms are f32 [BINS], smoothed and summing to one.
 """

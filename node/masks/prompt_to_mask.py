@@ -1,6 +1,6 @@
-"""From what a sender or a prompt says (mask, box, point) to a mask of the frame.
+"""Converts a region of a sender or a prompt (mask, box, point) to a mask of the frame.
 
-Masks are taken as they are. Boxes and points become masks by GrabCut at once, which a segmenter
+Masks are used unchanged. Boxes and points become masks by GrabCut at once, which a segmenter
 replaces where there is one (`tracking/mask_correction`): a box that GrabCut cannot fill sensibly
 stays a filled rectangle, and a point is grown by flood fill over similar colours before GrabCut
 tidies it, so a point on a two-coloured object finds one of its colours.

@@ -20,7 +20,7 @@ Streams = Callable[[], dict[str, dict[str, int]]]
 
 @dataclass
 class Vitals:
-    """Asked by the socket thread. Parts of the node say what they count and what ails them."""
+    """Collects counters and health issues of the parts of the node for the socket thread."""
 
     books: Books
     info: EngineInfo
@@ -37,7 +37,7 @@ class Vitals:
         self._started_ns = self.clock.now_ns()
 
     def heartbeat(self, state: str) -> Heartbeat:
-        """State, books and streams now."""
+        """Current state, counters and streams."""
         counters = dict(self.books.balance().counters())
         for part in self.counters:
             counters |= part()
@@ -63,43 +63,43 @@ class Vitals:
 
 
 class MayFail(Protocol):
-    """A part that goes on without what failed, and says why."""
+    """A part that continues after a failure and keeps its reason."""
 
     @property
     def failure(self) -> str | None:
-        """What failed; None while all is well."""
+        """The failure; None without one."""
 
     def counters(self) -> dict[str, int]:
         """What it lost, for the heartbeat."""
 
 
 def failure_of(part: MayFail) -> Complaints:
-    """The part's failure as a complaint, once it has one."""
+    """The part's failure as a health issue, if there is one."""
     return lambda: [part.failure] if part.failure is not None else []
 
 
 class Facts(Protocol):
-    """What may be asked of the node; called on the thread that owns the sockets."""
+    """The node's state for read-only operations; called on the thread that owns the sockets."""
 
     @property
     def info(self) -> EngineInfo:
         """The engine's names and limits."""
 
     def heartbeat(self) -> Heartbeat:
-        """State, books and streams now."""
+        """Current state, counters and streams."""
 
     def reasons(self) -> tuple[str, ...]:
         """Why the node is not well; empty when it is."""
 
     def last_events(self) -> list[AnyEvent]:
-        """The last word on every live region."""
+        """The last values of every live region."""
 
     def refused(self) -> list[dict[str, Any]]:
         """The latest captions that the output gate kept back."""
 
 
 def health_of(facts: Facts) -> Health:
-    """The result of `health`, and what `/healthz` goes by."""
+    """The result of `health` and of `/healthz`."""
     beat, reasons = facts.heartbeat(), facts.reasons()
     return Health(
         state="degraded" if reasons and beat.state == "running" else beat.state,

@@ -1,5 +1,5 @@
-"""`/metrics` and `/healthz` over HTTP, for Prometheus and supervisors. Off unless asked for, and on
-loopback only, because nobody is asked for a key.
+"""`/metrics` and `/healthz` over HTTP, for Prometheus and supervisors. Off by default, and on
+loopback only, because it needs no key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ureca.node.monitoring.metrics import Metrics
 MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8192
 DEADLINE_S = 5.0
-"""From accepting a connection to closing it, whatever the client does meanwhile."""
+"""The longest time from accepting a connection to closing it."""
 _POLL_S = 0.2
 _log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""Freed memory goes back to the system, so that the resident set stays what is in use.
+"""Returns freed memory to the system, so that the resident set is what is in use.
 
-glibc keeps what was freed for the next allocation: each peak (pictures that piled up while
-something else had the processor) stays resident for ever unless it is asked to give back whole free
-pages (half a millisecond). Asked, it still keeps the ends of all arenas but the first, so there is
-one for all threads. CPython keeps up to 2,000 freed tuples of each length, and clears that
-store, and garbage in cycles, only with a full collection, which it puts off for hours when much
-lives for ever: hence the freezing (`docs/faults.md`, "For long").
+glibc keeps freed memory for the next allocation: each peak (images that queued while another
+process had the processor) stays resident unless `malloc_trim` returns whole free pages (half a
+millisecond). It still keeps the ends of all arenas but the first, so there is one arena for all
+threads. CPython keeps up to 2,000 freed tuples of each length, and clears these, and garbage in
+cycles, only in a full collection, which it delays for hours when there are many permanent objects:
+therefore they are frozen (`docs/faults.md`, "Long runs").
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def one_arena() -> None:
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """For a process that only runs a node: what was made until now stays, so that collections
-    inside need not look at it. Full ones then take a millisecond, and `Heap` makes them.
+    """For a process that only runs a node: freeze the existing objects, so that collections inside
+    skip them. Full collections then take a millisecond; `Heap` runs them.
     """
     gc.collect()
     gc.freeze()

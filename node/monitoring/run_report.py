@@ -28,10 +28,13 @@ _MAX_AGES = 1_000
 """The median age is that of so many captions: the latest."""
 _MAX_REGIONS = 1_000
 _NO_REGIONS = (
-    "regions   none were given, so there was nothing to caption: point at some with --box, --point "
-    "or --prompts,\n          click on them in the browser (--view), send masks with the frames, "
+    "regions     none were given, so there was nothing to caption: give --box, --point or "
+    "--prompts,\n            click on them in the browser (--view), send masks with the frames, "
     "or let SAM 2 find them (docs/tracking.md)"
 )
+_ACCOUNTED = "every frame and caption is accounted for"
+_NOT_ACCOUNTED = "NOT EVERY FRAME OR CAPTION IS ACCOUNTED FOR"
+_REASONS = {"superseded": "skipped for a newer frame"}
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +86,9 @@ class RunReport:
 
     def text(self, balance: Balance, *, seconds: float) -> str:
         """The summary, for people."""
-        dropped = ", ".join(f"{n} {why}" for why, n in sorted(balance.frames_dropped.items()))
+        dropped = ", ".join(
+            f"{n} {_REASONS.get(why, why)}" for why, n in sorted(balance.frames_dropped.items())
+        )
         ended = ", ".join(f"{n} {end}" for end, n in sorted(balance.requests_ended.items()))
         ages = (
             f"{statistics.median(self._ages_ms[: self.captions]):.0f} ms median, "
@@ -95,21 +100,21 @@ class RunReport:
         frames = f"{balance.frames_processed} processed + {frames_dropped} dropped"
         fps = balance.frames_processed / max(seconds, 1e-9)
         lines = [
-            f"frames    {balance.frames_in} in = {frames} ({dropped or 'none'})",
-            f"captions  {balance.requests_in} asked = {ended or 'none'}",
-            f"age       {ages} (capture to publication, {self.captions} captions)",
-            f"time      {seconds:.1f} s, {fps:.1f} frames/s",
-            f"books     {'balance' if balance.closed else 'DO NOT BALANCE'}",
+            f"frames      {balance.frames_in} in = {frames} ({dropped or 'none'})",
+            f"captions    {balance.requests_in} requested" + (f" = {ended}" if ended else ""),
+            f"age         {ages} (capture to publication, {self.captions} captions)",
+            f"time        {seconds:.1f} s, {fps:.1f} frames/s",
+            f"accounting  {_ACCOUNTED if balance.closed else _NOT_ACCOUNTED}",
         ]
         if not balance.closed:
             still = f"{balance.frames_in_flight} frames, {balance.requests_in_flight} captions"
-            lines.append(f"open      {still}")
+            lines.append(f"open        {still}")
         if not self.regions:
             lines.append(_NO_REGIONS)
         if balance.regions_refused:
-            lines.append(f"refused   {balance.regions_refused} regions")
+            lines.append(f"refused     {balance.regions_refused} regions")
         if balance.events_dropped:
-            lines.append(f"unsent    {balance.events_dropped} events")
+            lines.append(f"unsent      {balance.events_dropped} events")
         return "\n".join([*lines, *self._region_lines()])
 
     def _region_lines(self) -> list[str]:

@@ -1,5 +1,5 @@
-"""Which refused regions are worth an event: a sender that repeats a mistake 30 times a second is
-told once per interval and region, and every refusal is counted.
+"""Limits the error events of refused regions: one event per interval and region, although a sender
+may repeat an error 30 times a second. Every refusal is counted.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ _MAX_REGIONS = 256
 
 
 class Refusals:
-    """What was last said about the refused regions of one stream; bounded."""
+    """The last reported refusals of one stream; bounded."""
 
     def __init__(self, *, interval_s: float) -> None:
         self._interval_ns = int(interval_s * 1e9)
         self._said_ns: dict[str | None, int] = {}
 
     def due(self, refused: Iterable[Refusal], *, now_ns: int) -> list[Refusal]:
-        """Those of `refused` that were not spoken of within the interval."""
+        """Those of `refused` that were not reported within the interval."""
         return [refusal for refusal in refused if self._is_due(refusal.rid, now_ns)]
 
     def _is_due(self, rid: str | None, now_ns: int) -> bool:

@@ -1,4 +1,4 @@
-"""Decides which frames a segmenter looks at, and takes its answers to their streams. Pure."""
+"""Selects keyframes for the segmenter, and passes its results to their streams. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ureca.node.pipeline.stream import Stream
 from ureca.node.segmentation.worker import Cutters
 
 _STUCK_NS = 60_000_000_000
-"""A keyframe that takes longer than this is told of in `health`."""
+"""A keyframe that takes longer than this is named in `health`."""
 
 
 class Keyframes:
-    """One keyframe at a time, of whichever stream has one due when the segmenter is free; none
-    without `cutters`.
+    """One keyframe at a time, of a stream that has one due when the segmenter is free; none without
+    `cutters`.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """From a frame to events: track, schedule, caption. No sockets, no sleeping, no threads of its own.
 
-`step(frame, now_ns)` is the deterministic seam: with `testing.SyntheticSource`,
+`step(frame, now_ns)` is the deterministic test interface: with `testing.SyntheticSource`,
 `testing.ScriptedEngine`, an `InlineCaptioner` and a `ManualClock` the whole node is a function of
 its frames. One thread calls `step`, `tick` and `close`; `ask` may be called from any.
 """
@@ -136,7 +136,7 @@ class Pipeline:
         return self._captioner.room > 0
 
     def close(self, reason: str, now_ns: int) -> list[AnyEvent]:
-        """End every request and every region; afterwards the books are closed."""
+        """End every request and every region; afterwards nothing is in flight."""
         for ask in self._asks.close():
             self._refuse(ask, RequestError("the node is shutting down", code="GONE"), "abort")
         for order in self._orders.close():
@@ -148,7 +148,7 @@ class Pipeline:
         return self._events()
 
     def streams(self) -> dict[str, dict[str, int]]:
-        """Per stream what the heartbeat says about it; may be called from any thread."""
+        """The heartbeat data of each stream; may be called from any thread."""
         return {name: stream.facts() for name, stream in list(self._streams.items())}
 
     def views(self) -> dict[str, tuple[Frame, TrackSet]]:
@@ -162,7 +162,7 @@ class Pipeline:
 
     @property
     def halt(self) -> Halt:
-        """What was asked by `pause` and `drain`; empty when captions are written."""
+        """The run mode set by `pause` and `drain`; empty while captions are generated."""
         return self._turns.halt
 
     def _halt(self, halt: Halt) -> int:

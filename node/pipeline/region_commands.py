@@ -63,7 +63,7 @@ class Orders:
         }
 
     def carry_out(self, order: Order, *, now_ns: int) -> None:
-        """Do what `order` says and answer it."""
+        """Execute `order` and reply to it."""
         try:
             if now_ns > order.deadline_ns:
                 raise RequestError("not done before the deadline", code="DEADLINE")

@@ -72,7 +72,7 @@ class Waiting(Generic[Item]):
 
 
 Key = tuple[bytes, bytes]
-"""Who asked and under which id: what `cancel` goes by."""
+"""The client and its request id, which `cancel` uses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Why captions are not what they should be, in words for `health`."""
+"""Detects a frozen camera and a hung captioner, in words for `health`."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ class Stream:
         return News(news.events, news.aborts, (*frame.refused, *update.refused))
 
     def keyframe(self) -> KeyWish | None:
-        """What a segmenter should cut out of the newest frame; None when it is not due, or there is
-        nothing to cut out. At once where a region has begun, else every n-th frame.
+        """The keyframe request for the newest frame; None if it is not due or there is nothing to
+        segment. At once when a region has begun, else every n-th frame.
         """
         new = {track.rid for track in self.tracks.tracks if track.state is TrackState.NEW}
         since = self._since_key
@@ -97,7 +97,7 @@ class Stream:
         return wish
 
     def pick(self, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
-        """At most `room` wishes for captions on the newest frame; see `Scheduler.pick`."""
+        """At most `room` caption requests on the newest frame; see `Scheduler.pick`."""
         requests = self.scheduler.pick(self.tracks, room=room, now_ns=now_ns)
         for request in requests if self._config.recheck else ():
             look = look_at(self.frame.image, request.mask, request.box_xyxy_px)
@@ -105,8 +105,8 @@ class Stream:
         return requests
 
     def renew(self, *, now_ns: int) -> list[CaptionSame]:
-        """Look at the captioned regions again: those that still hold are renewed, what has changed
-        becomes a wish. A frozen picture says nothing about the world: captions run out.
+        """Check the captioned regions: unchanged ones are renewed, changed ones get a request. With
+        a frozen image nothing is renewed, so captions expire.
         """
         if self.is_frozen:
             return []
@@ -139,7 +139,7 @@ class Stream:
     # --- orders ----------------------------------------------------------------------------------
 
     def add(self, seed: RegionSeed, policy: PolicyPatch, *, now_ns: int) -> tuple[str, News]:
-        """Follow one more region from the newest frame on; its id, and what to tell. Raises
+        """Add a region from the newest frame on; returns its id and its events. Raises
         `RequestError` (LIMIT) and `RegionError`.
         """
         if len(self.tracks.tracks) >= self._max_regions:
@@ -151,7 +151,7 @@ class Stream:
         return track.rid, self._changed(track, now_ns)
 
     def move(self, rid: str, seed: RegionSeed, *, now_ns: int) -> News:
-        """Say where a carried region is on the newest frame."""
+        """Set where a propagated region is on the newest frame."""
         return self._changed(self._tracker.move(rid, self.frame, seed), now_ns)
 
     def remove(self, rid: str, *, now_ns: int) -> News:
@@ -184,7 +184,7 @@ class Stream:
         return 0 if self._seen_ns is None else self._seen_ns - self._changed_ns
 
     def facts(self) -> dict[str, int]:
-        """What the heartbeat says about the stream; may be called from any thread."""
+        """The stream's data for the heartbeat; may be called from any thread."""
         frame, tracks = self.frame, self.tracks
         return {
             "seq": frame.seq,
@@ -202,7 +202,7 @@ class Stream:
 
 
 _LOOK_EVERY_PX = 4
-"""Every 4th pixel of every 4th row tells whether two pictures are the same."""
+"""Every 4th pixel of every 4th row decides whether two images are the same."""
 
 
 def _same_picture(one: Image, other: Image) -> bool:
@@ -211,8 +211,8 @@ def _same_picture(one: Image, other: Image) -> bool:
 
 
 def resolve(ask: Ask, frame: Frame, tracks: TrackSet | None, *, request_id: int) -> RegionRequest:
-    """The request for a caption that `ask` means. Raises `RequestError` when its region is not to
-    be seen, `RegionError` when its seed is none of `frame`.
+    """The caption request of `ask`. Raises `RequestError` if its region is not visible,
+    `RegionError` if its seed does not fit `frame`.
     """
     if ask.seed is not None:
         mask, rid = seed_mask(ask.seed, frame.image), f"ask-{request_id}"

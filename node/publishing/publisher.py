@@ -1,10 +1,10 @@
-"""Stamps events, sends them to subscribers, and remembers the last word on every live region.
+"""Stamps events, sends them to subscribers, and stores the last values of every live region.
 
-A late joiner gets those last words at its subscription. They are sent to everybody, under fresh
-`event_seq`, so that numbers stay gapless and rising; consumers know a repeat by `(session_id, rid,
-rev)` or `request_id`. XPUB cannot address one peer: manual mode changes who subscribes to what, but
+A late joiner gets these last values when it subscribes. They are sent to all subscribers, with new
+`event_seq`, so that numbers rise without gaps; consumers recognize a repeat by `(session_id, rid,
+rev)` or `request_id`. XPUB cannot address one peer: manual mode changes the subscriptions, but
 prefixes match all the same, and the draft option for last values sends one message per
-subscription. `snapshot` over ROUTER goes to the asker alone.
+subscription. `snapshot` over ROUTER goes only to its client.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from ureca.protocol.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
 _GREET_EVERY_NS = 200_000_000
-"""Greetings go to everybody, so a crowd of joiners shares one."""
+"""Repeats go to all subscribers, so several new ones share one."""
 Sink = Callable[[AnyEvent], None]
 
 
 class Publisher:
-    """The XPUB side. One thread calls everything; `sinks` see each event as it was stamped.
+    """The XPUB side. One thread calls all methods; `sinks` get each stamped event.
 
     Late joiners get the last values of at most `max_regions` regions.
     """
@@ -90,9 +90,9 @@ class Publisher:
                     self._send(self._stamp(event, None))
 
     def reopen(self) -> None:
-        """End every connection and listen again: ZeroMQ cannot throw out a single subscriber.
+        """Close every connection and bind again: ZeroMQ cannot disconnect a single subscriber.
 
-        The others connect again by themselves, see the gap in `event_seq` and are greeted.
+        The others reconnect by themselves, detect the gap in `event_seq` and get the last values.
         """
         address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.socket.close(_LINGER_MS)

@@ -1,4 +1,4 @@
-"""`ureca replay`: run a recording through the node's decisions again, and say whether they hold."""
+"""`ureca replay`: run a recording through the node again, and compare the results."""
 
 from __future__ import annotations
 
@@ -107,13 +107,13 @@ def _write(path: Path, run: Replayed) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca replay",
-        description="Run a recording through the node's decisions again and compare.",
+        description="Run a recording through the node again and compare the results.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="what `ureca run --record` wrote")
+    parser.add_argument("file", type=Path, metavar="FILE", help="recording of `ureca run --record`")
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the recorded one]")
-    parser.add_argument("--runs", type=_count, default=1, metavar="N", help="how often [1]")
+    parser.add_argument("--runs", type=_count, default=1, metavar="N", help="number of replays [1]")
     parser.add_argument(
         "--events", type=Path, metavar="FILE", help="write the events as JSON lines"
     )

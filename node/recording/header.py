@@ -17,7 +17,7 @@ from ureca.node.sources.prompt_file import Prompts
 from ureca.node.sources.source_uri import without_secrets
 
 MID_RUN = "began_while_running"
-"""Stands in the head of a recording whose beginning is not the node's."""
+"""Marks the header of a recording that began after the node."""
 
 
 def head_of(config: NodeConfig, prompts: Prompts, info: EngineInfo) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Reads a recording, whole or cut anywhere: up to the last whole chunk, saying what is missing."""
+"""Reads a complete or cut recording up to the last complete chunk, and reports what is missing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Recording:
 
 
 def read(path: Path) -> Recording:
-    """Read a recording. Raises `SourceError` when it is none, or cut before its head was whole."""
+    """Read a recording. Raises `SourceError` if it is none, or cut inside its header."""
     recording = Recording(path)
     for topic, data, sequence in _raw(path, recording):
         if topic == schemas.TURNS:

@@ -1,7 +1,7 @@
 """Writes a recording on a thread of its own; the node never waits for it.
 
-What waits is bounded. When the disk is too slow pictures are left out and counted; when it is full
-the recording ends, counted and told as an event, and the node goes on.
+The queue is bounded. If the disk is too slow, images are dropped and counted. If it is full, the
+recording ends with a counter and an event, and the node continues.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _open(path: Path) -> IO[bytes]:
 class Recorder:
     """A `Tape`, and a sink for published events. Construct, `start`, and `close` after the node.
 
-    `head` is what a reader needs before anything else, as texts by name. Raises `ConfigError` when
-    the file cannot be made and `MissingExtraError` without the `record` extra.
+    `head` is the header of the file, texts by name. Raises `ConfigError` if the file cannot be
+    created and `MissingExtraError` without the `record` extra.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Recorder:
             raise
 
     def start(self, emit: Emit) -> None:
-        """Begin writing; `emit` is told, once, when the recording has to end."""
+        """Begin writing; `emit` gets one event if the recording has to end."""
         self._emit = emit
         self._thread.start()
 

@@ -1,8 +1,8 @@
-"""Recordings that clients begin and end while the node runs (`record.start`, `record.stop`).
+"""Recordings that clients start and stop while the node runs (`record.start`, `record.stop`).
 
-The node notes everything all the time, and what is noted while no recording is under way is thrown
-away unread. A recording that begins in the middle holds pictures, masks, events and requests for
-people and for Foxglove; its decisions follow from what came before it, so it cannot be replayed.
+The node logs everything all the time, and discards it while no recording runs. A recording that
+begins in the middle has images, masks, events and requests for people and for Foxglove. Its
+decisions depend on earlier ones, so it cannot be replayed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A recording through `Pipeline.step` once more: the same frames, times and ends of captions.
+"""Runs a recording through `Pipeline.step` again: the same frames, times and ends of captions.
 
-Pure: no threads, no clock of its own. The engine writes its captions again when a batch is
-submitted; when the pipeline learns of their ends is as it was recorded.
+Pure: no threads, no clock of its own. The engine generates its captions again when a batch is
+submitted. The pipeline gets their ends at the recorded steps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Story = dict[str, Any]
 
 @dataclass
 class Replayed:
-    """What a replay decided and said; equal replays have equal `digest`s."""
+    """The decisions and captions of a replay; equal replays have equal `digest`s."""
 
     jobs: dict[int, list[list[Wish]]] = field(default_factory=dict)
     """By turn, the batches that were started."""
@@ -59,7 +59,7 @@ class Replayed:
 
     @property
     def digest(self) -> str:
-        """Of all decisions, masks and words."""
+        """The hash of all decisions, masks and captions."""
         story = (
             sorted(self.jobs.items()),
             sorted(self.answers.items()),

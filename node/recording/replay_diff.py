@@ -1,4 +1,4 @@
-"""Is a replay what was recorded? Decisions, masks and words, bit for bit."""
+"""Compares a replay with its recording: decisions, masks and captions, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MOST = 10
 
 
 def differences(recording: Recording, replayed: Replayed) -> list[str]:
-    """At most ten differences, each as one line; none when all is equal.
+    """At most ten differences, each as one line; none if all is equal.
 
-    Of a cut recording, only what is there is compared.
+    A cut recording is compared up to its end.
     """
     found = _all(recording, replayed)
     return [line for line, _ in zip(found, range(_MOST), strict=False)]

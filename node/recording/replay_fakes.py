@@ -1,4 +1,4 @@
-"""Captioner and engine of a replay: words are written anew, all else is as it was then."""
+"""Re-runs the engine of a replay; all other inputs come from the recording."""
 
 from __future__ import annotations
 
@@ -121,9 +121,9 @@ class ThenEngine:
         return StageTimes()
 
     def expect(self, job: Job) -> list[int]:
-        """The next batch is about to run; returns the requests that were aborted before it did.
+        """Prepare the next batch; returns the requests that were aborted before it ran.
 
-        Without a note of the batch (the file is cut, or the engine never came back) all rows run.
+        Without a record of the batch (the file is cut, or the engine never returned) all rows run.
         """
         ids = tuple(row.request.request_id for row in job.rows)
         batch = self._batches[0] if self._batches else None

@@ -1,4 +1,4 @@
-"""The channels of a recording and what their JSON looks like.
+"""The channels of a recording and their JSON schemas.
 
 The two `foxglove.*` schemas are the public ones of Foxglove by name and fields, so that its image
 panel shows pictures and outlines; the `ureca.*` ones are what a replay reads.
@@ -102,7 +102,7 @@ def tracks(found: TrackSet) -> Plain:
 
 
 def drawn(found: TrackSet, words: dict[str, str], wall_ns: int) -> Plain:
-    """`foxglove.ImageAnnotations`: the outline of every visible region, and what was said of it."""
+    """`foxglove.ImageAnnotations`: the outline and caption of every visible region."""
     points: list[Plain] = []
     texts: list[Plain] = []
     for number, track in enumerate(found.tracks):

@@ -1,9 +1,8 @@
-"""Notes what the step thread saw from outside, without changing what it does.
+"""Records the external inputs of the step thread without changing its behaviour.
 
-Each call of the pipeline is a turn. Within a turn the order of reads is kept: which captions had
-ended when it looked, whether the captioner had room, which requests had come. An engine's call is a
-batch: which rows were aborted at which step, and whether it failed. Together with the pictures that
-is all that a replay needs.
+Each call of the pipeline is a turn. A turn keeps the order of reads: finished captions, free slots
+of the captioner, new requests. Each call of the engine is a batch: which rows were aborted at which
+step, and whether it failed. A replay needs only this and the images.
 """
 
 from __future__ import annotations
@@ -65,9 +64,9 @@ class Turn(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One use of the engine. `stopped`: after how many looks at its abort flag a row was ended.
+    """One call of the engine. `stopped`: after how many reads of its abort flag a row ended.
 
-    `failure` is the error's type and text, `outputs` how many results had come before it.
+    `failure` is the error's type and text, `outputs` the number of results before it.
     """
 
     rows: tuple[int, ...] = ()
@@ -93,7 +92,7 @@ class Tape(Protocol):
         """The engine has finished a call."""
 
     def reply(self, event: AnyEvent) -> None:
-        """What only the asker of a direct request was told."""
+        """A reply that only the client of a direct request got."""
 
 
 class Notes:

@@ -1,4 +1,4 @@
-"""What was said of the regions of a stream, for drawing."""
+"""The captions of the regions of a stream, for drawing."""
 
 from __future__ import annotations
 

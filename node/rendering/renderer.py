@@ -1,9 +1,9 @@
-"""Draws every frame that the node worked on and writes it into a video, beside the node.
+"""Draws every processed frame into a video, on a thread of its own.
 
-What waits is bounded: when drawing is slower than the node, pictures are left out and counted, and
-the one before stands longer in the video. After each picture the pencil rests twice as long as it
-drew, and its thread is a nice one, so that the node keeps its processor. Only a source that must
-not lose anything waits.
+The queue is bounded: if drawing is slower than the node, frames are dropped and counted, and the
+previous one stands longer in the video. After each frame the thread rests twice as long as it drew,
+and it has a low priority, so that the node keeps its processor. Only a source without frame loss
+waits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ureca.visualization.text import EXTRA
 
 _MAX_PENDING_BYTES = 128 << 20
 _MAX_HOLD_S = 2.0
-"""How long one picture may stand in the video, however long the camera was away."""
+"""The longest time of one image in the video, also after a long gap of the camera."""
 _REST = 2.0
 """Seconds without drawing per second of drawing."""
 _NICE = 5
@@ -73,11 +73,11 @@ class _Time:
 
 
 class Renderer:
-    """A sink for events, and a viewer of frames. Construct, `start`, and `close` after the node.
+    """A sink for events and frames. Construct it, call `start`, and call `close` after the node.
 
     The first stream goes to `path`, others to `NAME-STREAM.mp4` beside it. With `lossless` every
-    frame is one picture of the video and `saw` waits for room; without, the video keeps the time
-    of the captures and `saw` never waits. Raises `ConfigError` when the file cannot be made and
+    frame is one image of the video and `saw` waits for a free slot; without, the video keeps the
+    capture times and `saw` never waits. Raises `ConfigError` if the file cannot be created and
     `MissingExtraError` without the `render` extra.
     """
 

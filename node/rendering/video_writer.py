@@ -1,5 +1,5 @@
-"""An mp4 that is closed whole, also when the disk is full: its index is written at the end, so room
-for it is held from the beginning.
+"""An mp4 that is complete also when the disk is full: its index is written at the end, so space for
+it is reserved from the beginning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ureca.errors import ConfigError
 _HELD_BYTES = 8 << 20
 """Held for the index: some 20 bytes a picture, so enough for four hours."""
 _LEAST_FREE_BYTES = 8 << 20
-"""With less free than this the video is ended: OpenCV does not say when a write fails."""
+"""With less free space than this the video ends: OpenCV does not report failed writes."""
 
 FreeBytes = Callable[[Path], int]
 
@@ -31,10 +31,10 @@ def free_bytes(folder: Path) -> int:
 
 
 class VideoFile:
-    """MPEG-4 at an even rate, all pictures of the size of the first.
+    """MPEG-4 at a constant rate; all images have the size of the first.
 
-    The disk is asked before each picture, and the file is opened again at the end. Raises
-    `ConfigError` when it cannot be made, `OSError` when it cannot go on.
+    The free space is checked before each image, and the file is opened again at the end. Raises
+    `ConfigError` if it cannot be created, `OSError` if it cannot continue.
     """
 
     def __init__(self, path: Path, *, fps: float, free: FreeBytes = free_bytes) -> None:

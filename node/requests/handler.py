@@ -49,7 +49,7 @@ class Recordings(Protocol):
 
 
 class Desk(Facts, Protocol):
-    """What control may ask of the node; called on the thread that owns the sockets."""
+    """The node's functions for the request handler; called on the thread that owns the sockets."""
 
     def ask(self, ask: Ask) -> None:
         """Queue a direct request; raises `RequestError`."""
@@ -62,7 +62,7 @@ class Desk(Facts, Protocol):
 
     @property
     def recordings(self) -> Recordings | None:
-        """Where clients' recordings go; None when this node makes none for them."""
+        """The folder for recordings of clients; None if they may not record."""
 
     def stop(self) -> None:
         """Begin an orderly end."""

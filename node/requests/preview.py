@@ -1,8 +1,8 @@
-"""Pictures for people: what the node sees, small, with the outlines that it follows.
+"""Previews for people: small images of processed frames, with the outlines of the regions.
 
-A client asks for the next picture of a stream and gets one reply, so nothing is encoded that nobody
-asked for and nothing queues for a slow reader. The work is done on a thread of its own, which reads
-what the step thread left and never holds it up.
+A client requests the next image of a stream and gets one reply, so only requested images are
+encoded and nothing queues for a slow reader. A thread of its own does the work; it never blocks the
+step thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Wish:
 
 
 class Previews:
-    """Answers `picture` on the thread `ureca-preview`, which sleeps while nobody asks."""
+    """Answers `picture` on the thread `ureca-preview`, which sleeps without requests."""
 
     def __init__(self, views: Callable[[], Mapping[str, View]], clock: Clock) -> None:
         self._views = views
@@ -73,7 +73,7 @@ class Previews:
         self._wishes.put(_Wish(args, asker, deadline_ns))
 
     def close(self) -> None:
-        """Answer those who wait with `GONE` and end the thread."""
+        """Reply `GONE` to waiting clients and end the thread."""
         self._closed = True
         if self._thread.ident is None:
             return

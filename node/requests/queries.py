@@ -98,8 +98,8 @@ class Answers:
 
 
 def matches(text: str, captions: Iterable[CaptionFinal]) -> list[Found]:
-    """The captions that have a word of `text`, those with most of its words first. Nothing is
-    understood: "cup" does not find a mug.
+    """The captions that have a word of `text`, those with most of its words first. It compares
+    words, not meanings: "cup" does not find a mug.
     """
     wanted = set(_WORD.findall(text.lower()))
     found = []

@@ -1,4 +1,4 @@
-"""What a request is answered with: replies for the one who asked."""
+"""Replies to the client of a request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asked, and how to answer."""
+    """The client of a request, and its reply channel."""
 
     client: bytes
     request_id: bytes
@@ -44,7 +44,7 @@ class Asker:
         self.answer(self.client, reply)
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error; what is not deliberate is told without details."""
+        """Reply with an error; unexpected errors have no details."""
         body = ErrorBody.of(error)
         if isinstance(error, RequestError):
             body = ErrorBody(code=error.code, msg=_bare(error), retry_after_ms=error.retry_after_ms)
@@ -54,7 +54,7 @@ class Asker:
 
 
 def relay(event: AnyEvent, asker: Asker) -> None:
-    """A caption's events as replies to the one who asked."""
+    """Send a caption's events as replies to its client."""
     if isinstance(event, CaptionDelta):
         asker.say("progress", {"offset": event.offset, "text": event.text})
     elif isinstance(event, CaptionFinal):

@@ -13,12 +13,12 @@ from ureca.node.config import CaptionConfig, SchedulerConfig
 from ureca.protocol.region_requests import PolicyPatch
 
 TRIGGERS = frozenset({Trigger.NEW, Trigger.RECOVERED, Trigger.CHANGE, Trigger.REFRESH})
-"""What may start a caption by itself; direct requests always may."""
+"""The triggers that may start a caption; direct requests always may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """When a region is captioned, for how long that counts, and what is said.
+    """When a region is captioned, how long the caption is valid, and its style.
 
     Intervals may end a quarter early, together with those of other regions (`wishes.has_passed`).
     """
@@ -26,10 +26,11 @@ class Policy:
     ttl_ms: int
     """How long a consumer may act on a caption."""
     min_interval_ms: int
-    """CHANGE does not caption anew sooner than this, and is not looked for more often: two looks
-    that agree make one."""
+    """CHANGE does not cause a caption sooner than this, and is not checked more often. Two checks
+    in a row that agree make a change.
+    """
     max_interval_ms: int
-    """After this a caption is looked at again: renewed when it still holds, else written anew."""
+    """After this a caption is checked: renewed if it is still valid, else generated again."""
     triggers: frozenset[Trigger]
     max_new_tokens: int
     style: Style

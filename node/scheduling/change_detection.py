@@ -1,10 +1,10 @@
-"""How much a region has changed since it was captioned, for a fraction of what a caption costs.
+"""Measures how much a region has changed since its caption, at a fraction of the cost of a caption.
 
-A `Look` is what a caption was about, on a small grid: colours of the region and of a rim around
-it, and the outline. `change` compares it with a later frame, at the place where the region was and
-at the place where it is now, and takes the smaller difference: sensor noise, an outline that
-wobbles and a camera that drifts slowly are no change, while a thing put into a bowl is, however
-much of the bowl stays as it was. Pure.
+A `Look` is a snapshot of the region on a small grid: colours of the region and of a rim around it,
+and the outline. `change` compares it with a later frame, at the old and at the new place of the
+region, and uses the smaller difference. So sensor noise, an unsteady outline and a slow camera
+drift are no change, while a thing put into a bowl is one, even if most of the bowl stays the same.
+Pure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CELLS = 16
 _MIN_CELL_PX = 3
 """A cell averages at least 3 x 3 pixels: the noise of single ones would be a change."""
 _RIM = 0.15
-"""How much wider than the box is looked at, on each side."""
+"""How much the compared area exceeds the box, on each side."""
 _RIM_WEIGHT = 0.5
 """What happens beside a region counts half: captions name it less often."""
 _MAX_LIGHT = 15.0
@@ -45,13 +45,17 @@ class Look:
 
 
 def look_at(image: Image, mask: Mask, box: Box) -> Look:
-    """The look of a region: `image` u8 [H, W, 3] RGB, `mask` bool [H, W], `box` its tight box."""
+    """The snapshot of a region: `image` u8
+    [H, W, 3] RGB, `mask` bool [H, W], `box` its tight box.
+    """
     cells = max(2, min(_CELLS, min(box[2] - box[0], box[3] - box[1]) // _MIN_CELL_PX))
     return Look(box, *_grids(image, mask, box, cells))
 
 
 def change(look: Look, image: Image, mask: Mask, box: Box) -> tuple[float, float]:
-    """How far `look` is from the region now: in colours (Lab units) and in outline (0..1)."""
+    """The difference between `look` and the region now: in colours (Lab units) and in outline
+    (0..1).
+    """
     cells = look.inside.shape[0]
     lab, inside = _grids(image, mask, box, cells)
     outline = float(np.abs(inside - look.inside).sum() / max(1.0, look.inside.sum()))

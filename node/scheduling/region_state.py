@@ -26,7 +26,9 @@ Urgency = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A region as it was when caption `rev` was asked for; `look` is None where none was taken."""
+    """A region at the time of the request for caption `rev`; `look` is None if there is no
+    snapshot.
+    """
 
     rev: int
     box_xyxy_px: tuple[int, int, int, int]
@@ -56,11 +58,11 @@ class Memory:
     since_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
-    """How many captions in a row did not come."""
+    """The number of consecutive failed captions."""
 
     def wants(self, trigger: Trigger | None, now_ns: int) -> None:
-        """Wish for a caption. A promoted wish keeps its place in time: it must not wait longer for
-        being more urgent.
+        """Add a pending caption request. A promoted request keeps its time, so that a higher
+        priority never makes it wait longer.
         """
         if trigger is None or self.in_flight is not None:
             return
@@ -70,26 +72,26 @@ class Memory:
             self.wish = trigger
 
     def urgency(self, now_ns: int) -> Urgency:
-        """How urgent the wish is: by rank and then by deadline, past its deadline before all."""
+        """The priority of the request: by rank, then by deadline; overdue requests are first."""
         assert self.wish is not None  # only wishes have an urgency
         deadline_ns = self.since_ns + self.policy.max_interval_ns
         return (OVERDUE if now_ns > deadline_ns else RANK[self.wish], deadline_ns)
 
     def is_old(self, now_ns: int) -> bool:
-        """Whether the caption must be looked at again."""
+        """Whether the caption must be checked."""
         return has_passed(self.policy.max_interval_ns, self.renewed_ns, now_ns)
 
     def may_look(self, now_ns: int) -> bool:
-        """Whether it is long enough since it was last looked at."""
+        """Whether enough time has passed since the last check."""
         return has_passed(self.policy.min_interval_ns, self.checked_ns, now_ns)
 
     def may_rewrite(self, now_ns: int) -> bool:
-        """Whether its caption was written long enough ago to be written anew."""
+        """Whether the caption is old enough to be generated again."""
         return has_passed(self.policy.min_interval_ns, self.written_ns, now_ns)
 
     def back_off(self, now_ns: int) -> None:
-        """No caption came: wait before the next try, twice as long for each failure in a row, for
-        at most `max_interval_ms`.
+        """After a failed caption, delay the next try. The delay doubles with each consecutive
+        failure, up to `max_interval_ms`.
         """
         policy = self.policy
         wait_ns = policy.min_interval_ns << min(self.failures, 16)
@@ -98,9 +100,9 @@ class Memory:
 
 
 def has_passed(interval_ns: int, since_ns: int, now_ns: int) -> bool:
-    """Whether `interval_ns` have passed, up to a quarter of it too early: it ends at the ticks of a
-    clock that all regions share. They fall due together, whatever the frame rate and whenever each
-    was written, and so share a batch and its one look at the picture.
+    """Whether `interval_ns` have passed, up to a quarter of it early: intervals end at the ticks of
+    a clock that all regions share. So regions are due together at any frame rate, and share a batch
+    and its image encoding.
     """
     tick_ns = max(1, interval_ns // TICKS)
     return now_ns // tick_ns - since_ns // tick_ns >= interval_ns // tick_ns

@@ -1,15 +1,15 @@
-"""Which regions of one stream are captioned next, and which captions still hold. Pure: tracks,
+"""Selects the regions of one stream to caption next, and the captions to renew. Pure: tracks,
 outcomes and `now_ns` in, requests and renewals out.
 
-Order: new regions, then asked, recovered and changed ones, then those whose caption is oldest.
-Each wish has a deadline, the region's `max_interval_ms` after it began: of one kind the earliest
-deadline goes first, and what is past its deadline goes before everything, so that no region starves
-however lively the others are. (`Turns` chooses between streams, and puts direct requests between.)
+Order: new regions, then requested, recovered and changed ones, then those with the oldest caption.
+Each pending request has a deadline, the region's `max_interval_ms` after it began. Within one kind
+the earliest deadline is first. Overdue requests are before all others, so that no region starves.
+(`Turns` arbitrates between streams and direct requests.)
 
-A caption is looked at again (`due`, `checked`) every `min_interval_ms`. What has changed is written
-anew as soon as two looks in a row agree: what is on its way, or seen from a moving camera, waits
-until it rests, for at most `max_interval_ms`. What has not changed for so long is renewed without
-decoding, but for no longer than `rewrite_s` in all.
+A caption is checked (`due`, `checked`) every `min_interval_ms`. A changed region is captioned again
+as soon as two checks in a row agree. A region that moves, or is seen by a moving camera, waits
+until it rests, for at most `max_interval_ms`. An unchanged region is then renewed without decoding,
+but for at most `rewrite_s` in all.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A captioned region that is due to be compared with how it looked then."""
+    """A captioned region that is due for a comparison with its snapshot."""
 
     track: Track
     look: Look
     before: Look | None
-    """How it looked at the last check, when it had changed by then."""
+    """The snapshot of the last check, if the region had changed by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A region is not what was captioned: how it looks now, and whether it came to rest so."""
+    """A region that differs from its caption: its snapshot now, and whether it rests."""
 
     look: Look
     rests: bool
@@ -63,7 +63,7 @@ class Renewal:
 
 
 class Scheduler:
-    """The wishes of one stream's regions."""
+    """The pending caption requests of one stream's regions."""
 
     def __init__(self, config: SchedulerConfig, *, policies: Policies, ids: Iterator[int]) -> None:
         self._config = config
@@ -93,8 +93,8 @@ class Scheduler:
         return tuple(aborts)
 
     def policies_changed(self, *, now_ns: int) -> tuple[Abort, ...]:
-        """Take over the policies as they are now. A region about which something else is asked now
-        is asked at once; what was being written of it is to be aborted.
+        """Apply the current policies. A region with another prompt gets a request at once, and its
+        caption in progress is to be aborted.
         """
         aborts = []
         for rid, memory in self._regions.items():
@@ -111,18 +111,18 @@ class Scheduler:
         return tuple(aborts)
 
     def urgency(self, *, now_ns: int) -> Urgency | None:
-        """How urgent the most urgent wish is; None when there is none."""
+        """The highest priority of the pending requests; None without any."""
         return min((m.urgency(now_ns) for m in self._waiting(now_ns)), default=None)
 
     def pick(self, tracks: TrackSet, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
-        """At most `room` requests, most urgent first. They are in flight until `ended` is told of
-        each.
+        """At most `room` requests, highest priority first. Each is in flight until `ended` is
+        called for it.
         """
         waiting = sorted(self._waiting(now_ns), key=lambda memory: memory.urgency(now_ns))
         return tuple(self._request(memory, tracks, now_ns) for memory in waiting[: max(0, room)])
 
     def remember(self, request: RegionRequest, look: Look) -> None:
-        """Note how the region of a request in flight looks on the frame of its caption."""
+        """Store the snapshot of a requested region on the frame of its caption."""
         memory = self._regions[request.rid]
         if memory.asked is not None:
             memory.asked = replace(memory.asked, look=look)
@@ -144,7 +144,7 @@ class Scheduler:
     # --- captions that may still hold ------------------------------------------------------------
 
     def due(self, *, now_ns: int) -> list[Check]:
-        """The captioned regions that should be compared with how they looked; tell `checked`."""
+        """The captioned regions to compare with their snapshots; call `checked` with results."""
         return [
             Check(memory.track, memory.captioned.look, memory.changed)
             for memory in self._regions.values()
@@ -152,8 +152,8 @@ class Scheduler:
         ]
 
     def checked(self, rid: str, changed: Changed | None, *, now_ns: int) -> Renewal | None:
-        """What a check found; None when the region looks as it was captioned. Returns the renewal
-        when its caption still holds and is old enough to say so.
+        """Apply the result of a check; None if the region is unchanged. Returns the renewal if the
+        caption is still valid and old enough.
         """
         memory = self._regions[rid]
         memory.checked_ns = now_ns

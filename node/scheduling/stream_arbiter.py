@@ -1,4 +1,4 @@
-"""Whose turn it is when the captioner has room: direct requests, or one of the streams. Pure."""
+"""Arbitrates free captioner slots between direct requests and streams. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Halt = Literal["", "paused", "draining"]
 
 
 class Turns:
-    """Direct requests and streams alternate. Of the streams whose most urgent wish has the same
-    rank, the one that was served longest ago comes first, however many wishes the others have.
+    """Direct requests and streams alternate. Among streams with the same highest rank, the one that
+    was served longest ago is first, regardless of the number of requests.
     """
 
     def __init__(self) -> None:

@@ -20,8 +20,8 @@ def everything(
     *,
     known: Sequence[Mask] = (),
 ) -> list[tuple[Cut, Mask]]:
-    """The things of a picture of `size` (height, width) that lie on a grid of points and are none
-    of `known`, best score first; with their masks bool of that size.
+    """The things of an image of `size` (height, width) on a grid of points that are not in `known`,
+    best score first, with their masks bool of that size.
     """
     answers = segmenter.cut(encoded, grid(size, config.grid))
     cuts = [cut for row in answers for cut in row if _is_sure(cut, config)]

@@ -1,12 +1,12 @@
-"""Finds remembered regions again in the features of a new picture, cell by cell.
+"""Finds stored regions in the features of a new image, cell by cell.
 
-A cell of the new picture belongs to a region as far as the cells that it is most like, in the
-pictures remembered, belonged to it (k nearest neighbours by cosine, as in label propagation over
-self-supervised features: Jabri et al. 2020, Caron et al. 2021). Each region is remembered by two
-looks: the first one, which cannot drift, and the newest that was confirmed. Everything else in
-those pictures is the counterexample, so that a twin is told apart by what it was then.
+The nearest cells in the stored images decide how far a cell of the new image belongs to a region (k
+nearest neighbours by cosine, as in label propagation over self-supervised features: Jabri et al.
+2020, Caron et al. 2021). Two views of each region are stored: the first one, which cannot drift,
+and the newest confirmed one. The rest of these images is the negative example, which separates
+look-alikes.
 
-One stream's memory; it grows with nothing but the number of regions. Deterministic.
+The memory of one stream; its size depends only on the number of regions. Deterministic.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Look:
 
 
 class Memory:
-    """What the regions of one stream looked like."""
+    """The stored features of the regions of one stream."""
 
     def __init__(self) -> None:
         self._anchors: list[Look] = []

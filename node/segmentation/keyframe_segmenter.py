@@ -1,7 +1,7 @@
-"""Keyframes: what the tracker wants cut out of one, and how a segmenter and a memory answer.
+"""Keyframes: what the tracker requests from one, and how segmenter and memory answer.
 
-`Cutter.cut` is called for one keyframe after the other of all streams, from one thread; which one
-is the business of `worker`. It knows nothing of time.
+`Cutter.cut` is called for one keyframe after the other of all streams, from one thread; `worker`
+selects them. It does not depend on time.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ureca.node.segmentation.feature_memory import Memory
 from ureca.protocol.rle import encode
 
 _CHOICE_SIDE_PX = 256
-"""Answers are compared on pictures of this width: enough to tell a part from a whole."""
+"""Answers are compared on images of this width: enough to distinguish a part from a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One region to cut out of a keyframe.
+    """One region to segment on a keyframe.
 
-    `soft` f32 [h, w] is where it was carried, None when it is lost. `seed` is the point or box that
-    somebody drew on this very picture. `is_drawn`: somebody drew `soft` itself on it.
+    `soft` f32 [h, w] is the propagated mask, None when the region is lost. `seed` is the point or
+    box that a client gave for this image. `is_drawn`: a client gave `soft` itself.
     """
 
     soft: F32 | None = None
@@ -40,10 +40,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class KeyWish:
-    """What to cut out of `frame`: regions by id, and at most `room` things beside them.
+    """What to segment on `frame`: regions by id, and at most `room` further things.
 
-    `taken` are the regions whose cutouts of the stream's keyframe before were believed: only those
-    are remembered.
+    `taken` are the regions whose masks of the stream's previous keyframe were used: only those are
+    stored.
     """
 
     frame: Frame
@@ -54,11 +54,11 @@ class KeyWish:
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """One thing cut out of a keyframe.
+    """One segmented thing of a keyframe.
 
-    `mask` has the frame's size. `presence` 0..1 is how sure segmenter and memory are that it is
-    there at all; `agreement` 0..1 is its overlap with where the memory sees the region, None when
-    there is none. `rid` is None for a thing nobody pointed at.
+    `mask` has the frame's size. `presence` 0..1 is the confidence of segmenter and memory that it
+    is visible. `agreement` 0..1 is its overlap with the region in the memory, None without one.
+    `rid` is None for a thing without a prompt.
     """
 
     mask: Rle
@@ -69,9 +69,9 @@ class Cutout:
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """The answer to a `KeyWish`: regions that were not found are missing in it.
+    """The answer to a `KeyWish`: regions that were not found are missing.
 
-    `failure` says why there is none at all.
+    `failure` is the reason if there is no answer.
     """
 
     stream: str
@@ -99,7 +99,7 @@ class Cutter:
         self._pasts: dict[str, _Past] = {}
 
     def cut(self, wish: KeyWish) -> Cutting:
-        """Cut everything wished for out of one frame. May raise whatever the segmenter raises."""
+        """Segment all requested regions on one frame. May raise any error of the segmenter."""
         frame = wish.frame
         past = self._past(wish)
         encoded = self._segmenter.encode(frame.image)

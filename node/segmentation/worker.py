@@ -24,7 +24,7 @@ class Cutters(Protocol):
     """One keyframe is in flight at most; every `submit` leads to one result, unless it hangs."""
 
     def start(self) -> None:
-        """Called once, before all else."""
+        """Called once, before all other methods."""
 
     def submit(self, wish: KeyWish) -> None:
         """Cut this keyframe."""
@@ -37,7 +37,7 @@ class Cutters(Protocol):
 
 
 class InlineCutters:
-    """Cuts in the caller; the answer is there at the next look."""
+    """Segments in the caller; the result is available at the next poll."""
 
     def __init__(self, cutter: Cutter) -> None:
         self._cutter = cutter
@@ -99,7 +99,9 @@ class ThreadCutters:
 def answered(
     cutter: Cutter, wish: KeyWish, *, is_stopped: Callable[[], bool] = lambda: False
 ) -> Cutting:
-    """The answer, or why there is none: a model may fail in any way, the node goes on by flow."""
+    """The result, or the reason of a failure: a model may fail in any way; the node continues with
+    flow.
+    """
     try:
         return cutter.cut(wish)
     except Exception as error:  # noqa: BLE001  (see above)

@@ -13,28 +13,28 @@ Wait = Callable[[float], bool]
 
 
 class FrameSource(Protocol):
-    """Where frames come from."""
+    """A source of frames."""
 
     @property
     def is_lossless(self) -> bool:
         """True when every frame must be processed: the taker makes the source wait."""
 
     def frames(self) -> Iterator[Frame]:
-        """Frames until the source ends or is told to stop; called once, from one thread."""
+        """Yields frames until the source ends or is stopped; called once, from one thread."""
 
 
 @runtime_checkable
 class Watched(Protocol):
-    """A source that can go away and come back; any thread may ask."""
+    """A source that reconnects; its methods may be called from any thread."""
 
     def reasons(self) -> tuple[str, ...]:
-        """Why frames are missing, in words for `health`; empty when it is well."""
+        """Why frames are missing, in words for `health`; empty without a problem."""
 
     def counters(self) -> dict[str, int]:
         """Numbers for the heartbeat."""
 
     def taken(self, frame: Frame) -> None:
-        """A frame of this source is being worked on: there is room for the next."""
+        """A frame of this source is being processed: the next one may come."""
 
 
 class SourceStatus:

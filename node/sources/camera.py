@@ -1,8 +1,8 @@
-"""A camera or network stream as a source: read by a thread of its own that keeps the newest
-picture, opened again when it goes away.
+"""A camera or network stream as a source: a thread of its own reads it, keeps the newest image, and
+reconnects after a failure.
 
-An outage ends nothing: regions stay, captions run out, `health` says what is down and why.
-`session_id` and numbers go on, because it is this process that numbers the pictures.
+An outage does not end the node: regions stay, captions expire, `health` names the source and the
+reason. `session_id` and numbers continue, because this process numbers the images.
 """
 
 from __future__ import annotations

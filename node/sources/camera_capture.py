@@ -1,5 +1,5 @@
-"""The seam to cameras and network streams: something that opens, and then gives pictures one by
-one. OpenCV's VideoCapture stands behind it; tests put a fake there.
+"""The interface to cameras and network streams: it opens one and reads images one by one. OpenCV's
+VideoCapture implements it; tests use a fake.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture as it was read: BGR u8 [H, W, 3], the bytes of a JPEG that is still to be
-    decoded, or why there is none. `read_ns` is when it came; `stamp_ns` is the driver's own stamp
-    on the same clock, None if it has none.
+    """One raw image: BGR u8 [H, W, 3], the bytes of a JPEG that is not decoded yet, or the reason
+    why there is none. `read_ns` is the time of the read; `stamp_ns` is the driver's stamp on the
+    same clock, None without one.
     """
 
     picture: Image | bytes | SourceError
@@ -55,7 +55,7 @@ class Capture(Protocol):
     """An open camera or stream; used from one thread."""
 
     def read(self) -> Shot | None:
-        """The next picture, waiting for it; None when there is none any more, or in time."""
+        """Wait for the next image; None at the end or after the timeout."""
 
     def close(self) -> None:
         """Give the device back."""

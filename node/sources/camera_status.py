@@ -1,4 +1,4 @@
-"""Whether a camera is there, in words for logs and `health`."""
+"""The connection status of a camera, in words for logs and `health`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ureca.clock import Clock
 from ureca.node.config import SourceConfig
 
 _SLACK = 1.25
-"""A call may take this many times its timeout before that is said; it may still return."""
+"""A call may take this many times its timeout before it is reported; it may still return."""
 _log = logging.getLogger(__name__)
 
 
 class Line:
-    """What is known of one camera or stream called `name`; any thread may write and ask."""
+    """The status of the camera or stream `name`; its methods may be called from any thread."""
 
     def __init__(self, name: str, source: SourceConfig, clock: Clock) -> None:
         self.outages = 0
@@ -35,12 +35,12 @@ class Line:
             self._busy_ns, self._is_open = self._clock.now_ns(), is_open
 
     def came(self) -> None:
-        """A picture came; whether it is one is not known yet."""
+        """Data of an image arrived; it is not validated yet."""
         with self._lock:
             self._bad_ns = self._bad_ns or self._clock.now_ns()
 
     def bad(self, why: str) -> None:
-        """The picture that came is none, and `why` says what to do."""
+        """The data is not an image; `why` says what to do."""
         with self._lock:
             self._bad_why = why
 
@@ -58,14 +58,14 @@ class Line:
         return busy_ns is not None and self._clock.now_ns() - busy_ns >= 0.9 * self._read_ns
 
     def ended(self) -> None:
-        """There was no next picture, or none in time."""
+        """There was no next image, or none in time."""
         if self.is_late():
             self.down(f"no picture within {self._read_ns / 1e9:g} s")
         else:
             self.down("it ended: unplugged, closed by the other side, or not readable any more")
 
     def down(self, why: str) -> None:
-        """It gives no pictures; said once for each outage and reason."""
+        """The source gives no images; logged once for each outage and reason."""
         with self._lock:
             before = self._down
             since_ns = self._clock.now_ns() if before is None else before[1]

@@ -1,10 +1,10 @@
-"""Stamps of other clocks, moved to ours.
+"""Converts stamps of other clocks to the node's clock.
 
-A camera on another host has another monotonic clock, hours or days apart from ours; one that stamps
-in wall time has yet another. Ages would be nonsense. So what such a frame is stamped with is moved
-by the smallest (arrival - stamp) that its sender showed in the last seconds. That difference is the
-clocks' offset plus the shortest way of a frame, which from one side cannot be told apart: ages of
-such frames leave the shortest way out.
+A camera on another host has another monotonic clock, with an offset of hours or days; one that
+stamps in wall time has yet another. Ages would be meaningless. So such a stamp is shifted by the
+smallest (arrival - stamp) of its sender in the last seconds. That difference is the clock offset
+plus the smallest network delay, which one side cannot separate: ages of such frames do not include
+the smallest network delay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Sender:
 
 
 class Clocks:
-    """`ours` is for frames as they come in, for one thread. Frames without a `clock_id` are on our
+    """`ours` converts incoming frames, in one thread. Frames without a `clock_id` use the node's
     clock if they come from this host.
     """
 

@@ -1,9 +1,9 @@
-"""Frames from cameras that connect and send when they are asked (ROUTER, `credit+tcp://…`).
+"""Frames from cameras that connect and send on request (ROUTER, `credit+tcp://…`).
 
-Each camera may have `source.credits` frames on their way. A credit comes back when the scheduler
-takes a frame of that stream, or when a frame was dropped here, so a camera on a thin link encodes
-and sends only what will be looked at. Grants are absolute numbers (`ureca.protocol.flow_control`);
-a camera that vanishes takes nothing with it.
+Each camera may have `source.credits` frames in flight. A credit returns when the scheduler takes a
+frame of that stream, or when a frame was dropped here, so a camera on a thin link encodes and sends
+only frames that will be processed. Grants are absolute numbers (`ureca.protocol.flow_control`); no
+credit is lost when a camera disappears.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _POLL_MS = 100
 _MAX_DRAIN = 256
 _MAX_PEERS = 64
 _FORGET_NS = 10_000_000_000
-"""A camera asks every second in which it sends nothing: one silent for this long is gone."""
+"""An idle camera sends a request every second: one that is silent for this long is gone."""
 _STALE_NS = 1_000_000_000
-"""A frame that nobody took within this (one stream too many, a fault) gives its credit back."""
+"""A frame that was not taken within this time (one stream too many, a fault) returns its credit."""
 _TO_NODE = """    ureca keys new node -o keys
     ureca keys new camera --role camera -o keys
     ureca run ... --set security.key=keys/node.key_secret --set security.allow=keys/allow.txt"""

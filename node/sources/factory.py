@@ -1,7 +1,7 @@
 """Opens the sources that a configuration names.
 
-A source counts each frame in (`Books.frame_in`) and each one that it cannot deliver; what it yields
-is counted by whoever takes it.
+A source counts each frame (`Books.frame_in`) and each one that it cannot deliver; the caller counts
+yielded frames.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def open_sources(
     config: NodeConfig, *, clock: Clock, books: Books, wait: Wait
 ) -> tuple[FrameSource, ...]:
     """The sources that `config.source` names, in that order. Raises `SourceError` with the remedy
-    when one cannot be opened; a camera that is away may come later.
+    if one cannot be opened; a camera may be absent and come later.
     """
     addresses = addresses_of(config.source)
     if len(addresses) > config.limits.max_streams:

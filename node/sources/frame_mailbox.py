@@ -1,4 +1,4 @@
-"""Between the source and the step thread: room for one frame per stream, where the newest wins."""
+"""Passes frames from the source to the step thread: one slot per stream; the newest frame wins."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Mailbox:
         self._woken = False
 
     def put(self, frame: Frame, *, keep: bool = False, wait: bool = False) -> bool:
-        """Leave `frame` for the taker and return True; the caller has counted it in.
+        """Store `frame` and return True; the caller has counted it.
 
-        A frame left with `keep` is not replaced: later ones wait for it to be taken. With `wait`
-        the call blocks until there is room, so nothing is lost. False after `close`.
+        A frame stored with `keep` is not replaced: later ones wait until it is taken. With `wait`
+        the call blocks until the slot is free, so nothing is lost. False after `close`.
         """
         with self._changed:
             while not self._closed and self._must_wait(frame.stream, wait=wait):

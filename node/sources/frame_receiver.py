@@ -41,8 +41,8 @@ class _Sender:
 
 
 class Intake:
-    """Decodes the messages of one link and counts them; for one thread. `is_local` links may bring
-    their pixels through shared memory.
+    """Decodes the messages of one link and counts them; for one thread. `is_local` links may pass
+    pixels through shared memory.
     """
 
     def __init__(self, config: NodeConfig, *, clock: Clock, books: Books, is_local: bool) -> None:
@@ -56,18 +56,16 @@ class Intake:
         self._senders: dict[bytes, _Sender] = {}
 
     def came(self, topic: bytes) -> None:
-        """A message came in under `topic`."""
+        """Count a received message of `topic`."""
         self._books.frame_in()
         self._sender(topic).received += 1
 
     def superseded(self) -> None:
-        """A message will not be looked at: a newer one of its topic has come."""
+        """Count a message that is skipped because a newer one of its topic has come."""
         self._books.frame_dropped("superseded")
 
     def frame(self, parts: Sequence[bytes]) -> Frame | None:
-        """The frame of a message that came in; None when it was dropped, with its reason
-        counted.
-        """
+        """Decode the frame of a received message; None if it was dropped (and counted)."""
         frame = self._decoded(parts)
         if frame is None:
             return None
@@ -80,7 +78,7 @@ class Intake:
         return frame
 
     def drop(self, reason: DropReason, message: str) -> None:
-        """Count a message that will not become a frame, and say why now and then."""
+        """Count a message that gives no frame, and log the reason at a limited rate."""
         self._books.frame_dropped(reason)
         self.warn(reason, f"dropped a frame ({reason}): {message}")
 
@@ -89,7 +87,7 @@ class Intake:
         self._log.warning(key, message)
 
     def left(self, count: int) -> None:
-        """So many messages came in and will not be looked at, because the node is ending."""
+        """Count messages that are not read because the node is ending."""
         if count:
             self._books.frame_dropped("shutdown", count)
 
@@ -144,18 +142,18 @@ class Intake:
 
 
 class Silence:
-    """Tells when a link that had frames has none any more; any thread may ask."""
+    """Detects a link that had frames and has none any more; may be called from any thread."""
 
     def __init__(self, what: str, clock: Clock, *, after_s: float) -> None:
         self._what, self._clock, self._after_ns = what, clock, int(after_s * 1e9)
         self._heard_ns: int | None = None
 
     def heard(self) -> None:
-        """A frame came."""
+        """Note a received frame."""
         self._heard_ns = self._clock.now_ns()
 
     def reasons(self) -> tuple[str, ...]:
-        """The silence in words for `health`; empty while frames come, and before the first."""
+        """The silent link in words for `health`; empty while frames come, and before the first."""
         heard_ns = self._heard_ns
         silent_ns = 0 if heard_ns is None else self._clock.now_ns() - heard_ns
         if silent_ns <= self._after_ns:

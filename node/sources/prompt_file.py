@@ -78,8 +78,8 @@ def seed_of(region: WireRegion) -> RegionSeed:
 
 
 def first_frame_mask(clip: Path) -> Prompts:
-    """The mask that a clip brings for its first picture, as data sets do: `masks/00000.png` beside
-    `frames/00000.webp`, in a folder or tar. Empty when there is none.
+    """The mask of a clip's first image, as in data sets: `masks/00000.png` beside
+    `frames/00000.webp`, in a folder or tar. Empty if there is none.
     """
     stored = _stored_mask(clip)
     picture = (

@@ -60,10 +60,9 @@ def split(uri: str) -> SplitResult:
 
 
 def shown(uri: str) -> str:
-    """A URI as it may stand in logs and events: of a network stream only scheme, host and port.
+    """A URI without secrets, for logs and events: of a network stream only scheme, host and port.
 
-    User and password, and what follows the host, are left out: cameras take passwords in all of
-    these places.
+    User, password, path and query are removed: cameras accept passwords in all of these places.
     """
     scheme, marker, rest = uri.partition("://")
     if scheme.lower() not in NETWORK or not marker:

@@ -1,7 +1,7 @@
-"""Plays a recorded clip, at its own rate or as fast as it is taken.
+"""Plays a recorded clip at its own rate, or as fast as the caller reads it.
 
-Each picture is counted in, and so is each one that cannot be delivered; what is yielded is
-counted by whoever takes it. Playing is paced on the injected clock.
+Each image is counted when it is read, and each failed one as dropped. The caller counts yielded
+frames. The injected clock sets the pace.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ClipPlayer:
         return not self._source.realtime
 
     def frames(self) -> Iterator[Frame]:
-        """See `FrameSource`. In real time `captured_ns` is when the picture is due, else when it is
+        """See `FrameSource`. In real time `captured_ns` is when the image is due, else when it is
         read.
         """
         while True:

@@ -1,6 +1,6 @@
 """Frames from other processes over ZeroMQ SUB.
 
-Whatever has arrived is drained and only the newest message of each topic is decoded: a small queue
+All waiting messages are read and only the newest one of each topic is decoded: a small queue
 alone does not bound staleness (measured, `research/node-anchors.md` 7.1).
 """
 

@@ -29,7 +29,7 @@ _OUT_OF_REACH = -1.0
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look at a region on a small picture.
+    """The features of one detection on a small image.
 
     `cover` f32 [h, w] is the share of each small pixel that the mask covers; `centre_yx` and
     `step_yx`, its motion since the look before, are in small pixels. `look` is its colour
@@ -48,7 +48,7 @@ class Sight:
         return max(1.0, 2 * math.sqrt(self.area_px / math.pi))
 
     def after(self, earlier: Sight) -> Sight:
-        """This look with the motion since an earlier one of the same region."""
+        """These features with the motion since earlier ones of the same region."""
         (y, x), (y0, x0) = self.centre_yx, earlier.centre_yx
         return Sight(self.cover, self.centre_yx, self.area_px, self.look, (y - y0, x - x0))
 
@@ -67,10 +67,10 @@ def sight_of(mask: Mask, bins: I32) -> Sight:
 
 
 def affinity(known: Sight, seen: Sight, *, missed: int = 0) -> float:
-    """How well a look fits a known region, 0..1, or -1 when it is out of reach.
+    """How well a detection fits a known region, 0..1, or -1 if it is too far away.
 
-    A region that was `missed` for some frames may be as many steps further; there is no outline
-    to overlap with any more, which leaves nearness and colours.
+    A region that was `missed` for some frames may be as many steps further. It has no outline to
+    overlap with, so only distance and colours count.
     """
     reach = _REACH * known.diameter_px * (1 + missed)
     expected = tuple(c + s for c, s in zip(known.centre_yx, known.step_yx, strict=True))

@@ -1,8 +1,7 @@
-"""Regions that come with every frame from a sender that has masks of its own.
+"""Tracks detections: regions that come with every frame from a sender with its own masks.
 
-Those with ids are who the sender says they are. Those without are told apart by `association`: what
-nothing fits becomes a new region, and a region that nothing fits is lost, until something that
-looks like it turns up near enough.
+The sender's ids identify regions. `association` matches those without ids: an unmatched detection
+becomes a new region, and an unmatched region is lost until a similar detection appears nearby.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A keyframe while a segmenter looks at it, and the way from there to the newest picture.
+"""A keyframe in the segmenter, and the map from there to the newest image.
 
-The segmenter's answer is about a picture that is past. Each newer frame adds its flow to one map
-that leads from the newest picture straight back to the keyframe; what was cut out there is read
-through that map. The memory is one map per keyframe, however late the answer comes. Work-sized
-throughout.
+The segmenter's result is for a past image. Each newer frame adds its flow to one map from the
+newest image directly back to the keyframe; masks of the keyframe are read through that map. The
+memory is one map per keyframe, however late the result comes. All in work resolution.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class KeyView:
 
     @property
     def is_far(self) -> bool:
-        """Whether so many frames have come since that flow alone has blurred the way."""
+        """Whether so many frames have come that the map is no longer exact."""
         return self._frames > _FAR
 
     def follow(self, flow: FlowField) -> None:
-        """One more frame has come, with its flow from the frame before."""
+        """Add a frame with its flow from the previous frame."""
         self._frames += 1
         if self._back is None:
             self._back = flow.backward
@@ -38,5 +37,5 @@ class KeyView:
             self._back = flow.backward + sample(self._back, flow.backward)
 
     def forward(self, soft: F32) -> F32:
-        """`soft` f32 [h, w] on the keyframe as it lies on the newest picture."""
+        """Warp `soft` f32 [h, w] from the keyframe to the newest image."""
         return soft if self._back is None else sample(soft, self._back)

@@ -1,9 +1,9 @@
-"""Takes a segmenter's masks up into the regions, through the gates that every mask must pass.
+"""Updates the regions with a segmenter's masks, after the checks that every mask must pass.
 
-A keyframe's answer comes when it comes: `KeyView` leads its masks on to the newest picture. A mask
-is taken up when the segmenter is sure of it, when it agrees with where the region was carried, and
-when its size and colours are the region's: a segmenter that lost its object answers with all of the
-picture or with a neighbour. What is refused is counted and changes nothing.
+A keyframe's result may come late: `KeyView` warps its masks to the newest image. A mask is used if
+the segmenter's score is high, if it agrees with the propagated mask, and if its size and colours
+are those of the region. (A segmenter that lost its object returns the whole image or a neighbour.)
+A rejected mask is counted and changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Held:
 
 
 class Corrections:
-    """One stream's keyframe and what comes back about it."""
+    """The keyframe of one stream and its result."""
 
     def __init__(self, config: TrackerConfig, regions: Regions) -> None:
         self._config = config

@@ -1,7 +1,7 @@
-"""Carries one region from frame to frame, and says when it can no longer vouch for it.
+"""Propagates one region from frame to frame, and detects when the region is lost.
 
-The outline is moved by optical flow and corrected by colour: each pixel weighs where flow says the
-region is against whether its colour belongs inside or around it. All pictures and masks here are
+Optical flow moves the outline and colour corrects it: each pixel weighs the prediction of flow
+against whether its colour belongs inside or around the region. All pictures and masks here are
 work-sized (`flow.work_size`). Pure: no clock, no frame, no ids.
 """
 
@@ -25,8 +25,7 @@ LostReason = Literal["drift", "occluded", "left_view", "area_jump", "appearance"
 _MIN_PIXELS = 6
 _RING_PX = 15
 _MAX_STEP_PX = 24
-"""How far a region may move within one frame, in work pixels: only so much is looked at around
-it."""
+"""How far a region may move within one frame, in work pixels: the width of the searched border."""
 _SOUND_SHARE = 0.92
 _SIGMA_PER_SIDE = 0.25
 """Small regions get a sharper prior: blurred by as much as they are wide, they would vanish."""
@@ -40,8 +39,8 @@ for zoom."""
 _TRUST = 0.5
 """Share of the reference area that a corrected mask replaces."""
 _REFERENCE_SHARE = 0.5
-"""Weight of the first look against the running one: forgetting the first look is how trackers
-drift."""
+"""Weight of the first colours against the running ones: trackers that forget the first ones drift.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Carrier:
         return self._doubts == 0 and _count(self.soft > 0.5) >= _SOUND_SHARE * self.usual_area_px
 
     def place(self, soft: F32) -> None:
-        """Take up the region again where it was found; its look and size are remembered."""
+        """Continue the region where it was found; its colours and size are kept."""
         self.soft = self._shape = soft
         self._doubts = 0
 
@@ -123,7 +122,7 @@ class Carrier:
             self.soft = self._shape = self._coloured(here[window], now.bins, window)
 
     def looks_like(self, picture: Picture, where: Mask) -> float:
-        """Colour similarity 0..1 between the pixels `where` and the remembered look."""
+        """Colour similarity 0..1 between the pixels `where` and the stored colours."""
         return similarity(histogram(picture.bins, where), self._mixed_look())
 
     def _mixed_look(self) -> F32:

@@ -1,7 +1,6 @@
 """Finds a lost region by its stored view: template correlation over scales, then a colour check.
-check.
 
-Strict on purpose: a wrong recovery puts words on the wrong thing, a missed one only waits.
+Strict on purpose: a wrong recovery captions the wrong thing, a missed one only takes longer.
 Work-sized pictures throughout.
 """
 
@@ -26,7 +25,7 @@ _MIN_CONTRAST = 6.0
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A good look at a region: its crop u8 [h, w, 3] and soft mask f32 [h, w]."""
+    """A template of a region: its crop u8 [h, w, 3] and soft mask f32 [h, w]."""
 
     rgb: U8
     soft: F32

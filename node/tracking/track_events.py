@@ -18,7 +18,7 @@ from ureca.protocol.wire import to_wire_rle
 
 
 class TrackReporter:
-    """Remembers what was last said about each region of one stream."""
+    """Stores what was last published about each region of one stream."""
 
     def __init__(self, *, update_hz: float) -> None:
         self._interval_ns = int(1e9 / update_hz) if update_hz > 0 else 0

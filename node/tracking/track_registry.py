@@ -21,8 +21,8 @@ _NUMBERED = re.compile(r"r([1-9][0-9]*)")
 
 
 class Names:
-    """Gives ids, none of them twice, in bounded memory: names of senders are remembered, numbers
-    only counted. After `MAX_NAMES` names every further region gets a number.
+    """Gives unique ids in bounded memory: names of senders are stored, numbers only counted.
+    After `MAX_NAMES` names every further region gets a number.
     """
 
     def __init__(self) -> None:
@@ -67,11 +67,11 @@ class Region:
     is_given: bool = False
     sender_rid: str | None = None
     sight: Sight | None = None
-    """The last look at a given region without an id of its own, by which it is known again."""
+    """The last features of a detection without an id, for matching."""
     carrier: Carrier | None = None
     view: View | None = None
     seed: RegionSeed | None = None
-    """The point or box that somebody drew, until a segmenter has cut it out."""
+    """The point or box of a client, until a segmenter has made a mask of it."""
     drawn_seq: int = -1
     """The frame that its seed, or else its mask, was drawn on."""
     absences: int = 0
@@ -82,7 +82,7 @@ class Region:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nobody knows where it is."""
+        """Whether its place is unknown."""
         return self.track.state is TrackState.LOST
 
     def see(self, mask: Mask) -> None:
@@ -98,7 +98,7 @@ class Region:
         )
 
     def correct(self, mask: Mask) -> None:
-        """It is at `mask` rather than where it was just seen: the same look, not another frame."""
+        """Set `mask` on the same frame, in place of the last one."""
         self.track = replace(self.track, mask=mask, box_xyxy_px=box_of(mask))
 
     def miss(self) -> None:
@@ -113,7 +113,7 @@ class Region:
         )
 
     def ended(self, reason: str) -> Track:
-        """Its last word."""
+        """Its final track."""
         return replace(self.track, state=TrackState.ENDED, mask=None, reason=reason)
 
 
@@ -143,7 +143,9 @@ class Regions:
             raise RegionError(f"the limit of {self._max} regions per stream is reached")
 
     def start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> Region:
-        """A new region at `mask`; raises `RegionError` when there is no room or the id is none."""
+        """Start a region at `mask`; raises `RegionError` if the limit is reached or the id is
+        invalid.
+        """
         self.check_room()
         track = Track(
             rid=self._names.new(seed.rid),
@@ -161,7 +163,7 @@ class Regions:
         return region
 
     def end(self, rid: str, reason: str) -> Track:
-        """Forget a region; its last word."""
+        """Remove a region and return its final track."""
         return self._by_rid.pop(rid).ended(reason)
 
     def end_all(self, reason: str) -> tuple[Track, ...]:

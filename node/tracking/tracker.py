@@ -1,8 +1,8 @@
-"""Keeps the identities of one stream's regions: who is new, followed, lost, found again or gone.
+"""Keeps the identities of one stream's regions: new, followed, lost, recovered or ended.
 
-Two kinds of region live side by side. *Given* regions come with every frame from a sender that has
-its own masks (`detection_tracking`). *Carried* regions are given once (a prompt, or a
-describe-and-follow) and carried on by `mask_propagation.Carrier`; a segmenter may correct them on
+There are two kinds of region. *Given* regions come with every frame from a sender that has its own
+masks (`detection_tracking`). *Carried* regions are given once (a prompt, or a describe-and-follow)
+and propagated by `mask_propagation.Carrier`; a segmenter may correct them on
 keyframes (`mask_correction`).
 
 Reasons for `lost`: `drift` (flow contradicts itself, or a segmenter sees nothing there), `occluded`
@@ -89,8 +89,8 @@ class Tracker:
         return self._start_carried(frame, seed)
 
     def move(self, rid: str, frame: Frame, seed: RegionSeed) -> Track:
-        """Put a carried region where `seed` says it is on `frame`; raises `RegionError`, and
-        `RequestError` when there is none.
+        """Move a propagated region to `seed` on `frame`; raises `RegionError`, and `RequestError`
+        if there is none.
         """
         region = self._carried(rid)
         assert self._picture is not None

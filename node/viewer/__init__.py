@@ -1,3 +1,3 @@
-"""A page that shows what a node sees and says. It speaks only the public client (`ureca`), so it
-runs beside the node or on another host, and nothing that a browser does can slow the node.
+"""A web page that shows a running node. It uses only the public client (`ureca`), so it runs beside
+the node or on another host, and a browser cannot slow the node down.
 """

@@ -1,4 +1,4 @@
-"""Who may see the page: this host, or who has the token. Pure: requests in, refusals out."""
+"""Access to the page: this host, or clients with the token. Pure: requests in, refusals out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Refused:
 
 
 class Guard:
-    """Checks requests. Off loopback a token is needed; one is made when none is given."""
+    """Checks requests. Outside loopback a token is required; a random one is the default."""
 
     def __init__(self, host: str, token: str | None = None) -> None:
         self.is_open = host in LOOPBACK
@@ -53,9 +53,8 @@ class Guard:
     def refusal(self, target: str, host: str | None, origin: str | None) -> Refused | None:
         """None when the request for `target` (path and query) may be answered.
 
-        Files of the program are public, the page and the live data are not. `host` and `origin` are
-        the headers; checking them keeps other sites' pages out, also those whose name was pointed
-        to this host (DNS rebinding).
+        Files of the program are public; the page and the live data are not. `host` and `origin` are
+        the headers. The check of both refuses pages of other sites, also after DNS rebinding.
         """
         try:
             return self._refusal(target, host, origin)

@@ -1,4 +1,4 @@
-"""One browser: what it may ask, and what it is sent at its own pace."""
+"""One browser: its allowed requests, and the messages sent to it at its own rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ureca.node.viewer.send_queue import Outbox
 from ureca.protocol.operations import OPERATIONS
 
 ASKABLE = {name: op.page_s for name, op in OPERATIONS.items() if op.page_s is not None}
-"""What a page may ask of the node, and how many seconds an answer may take."""
+"""The operations that a page may request from the node, and their time limits in seconds."""
 
 MAX_OPEN = 8
 """Questions of one page that wait for an answer."""
@@ -41,7 +41,7 @@ class Look(Struct, frozen=True, tag="look", tag_field="t"):
 
 
 class Ready(Struct, frozen=True, tag="ready", tag_field="t"):
-    """The last picture was drawn; the next may come."""
+    """The last image was drawn; send the next one."""
 
 
 class Ask(Struct, frozen=True, tag="ask", tag_field="t"):

@@ -22,7 +22,7 @@ from ureca.security.keys import ClientKeys, add_key_options, keys_of
 
 DEFAULT_PORT = 8600
 _NICE = 10
-"""A node on the same host comes first."""
+"""A node on the same host is the default."""
 _NODE = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:.]+\]|[^:/\s]+)(?::(\d{1,5}))?")
 
 
@@ -41,30 +41,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca view",
-        description="Serve a page that shows a running node: video, regions, captions, figures.",
+        description="Serve a page that shows a running node: video, regions, captions, metrics.",
         epilog="examples: ureca view · ureca view robot.local --key me.key_secret --server-key "
         "node.key · ureca view --host 0.0.0.0 (prints a URL with a token)",
     )
     parser.add_argument(
-        "node", nargs="?", metavar="NODE", help="HOST or HOST:PORT of its events [127.0.0.1:5601]"
+        "node",
+        nargs="?",
+        metavar="NODE",
+        help="HOST or HOST:PORT of the node's events [127.0.0.1:5601]",
     )
-    parser.add_argument("--events", help=f"the node's events [{EVENTS_ADDRESS}]")
-    parser.add_argument("--requests", help=f"the node's requests [{REQUESTS_ADDRESS}]")
+    parser.add_argument("--events", help=f"address of the node's events [{EVENTS_ADDRESS}]")
+    parser.add_argument("--requests", help=f"address of the node's requests [{REQUESTS_ADDRESS}]")
     add_key_options(parser)
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0: any [%(default)s]")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="who may connect; 0.0.0.0: everybody with the token"
+        "--host",
+        default="127.0.0.1",
+        help="address to bind; 0.0.0.0: everybody with the token may connect",
     )
-    parser.add_argument("--token", help="what a browser must show; made up when needed")
-    parser.add_argument("--fps", type=float, default=12.0, help="pictures a second [%(default)g]")
-    parser.add_argument("--width", type=int, default=640, help="of pictures, px [%(default)s]")
+    parser.add_argument("--token", help="token that a browser must send [random if needed]")
+    parser.add_argument(
+        "--fps", type=float, default=12.0, help="images per second, at most [%(default)g]"
+    )
+    parser.add_argument("--width", type=int, default=640, help="width of images, px [%(default)s]")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--until-eof", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
 def addresses(node: str | None, events: str | None, requests: str | None) -> tuple[str, str]:
-    """Where events and answers come from; the port of requests is the next one."""
+    """The addresses of events and requests; the port of requests is the next one."""
     if node is None:
         return events or EVENTS_ADDRESS, requests or REQUESTS_ADDRESS
     found = _NODE.fullmatch(node)

@@ -1,4 +1,4 @@
-"""Pictures: fetched once for all who look at a stream, and only while one of them waits."""
+"""Previews: requested once for all viewers of a stream, and only while one of them waits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Feed:
         self._fetching: asyncio.Task[Shot] | None = None
 
     async def next(self, after: int | None) -> Shot:
-        """The newest picture whose number is not `after`; who waits together gets the same."""
+        """The newest image whose number is not `after`; concurrent callers get the same one."""
         latest = self._latest
         is_fresh = after is None or time.monotonic() - self._fetched_s < self._interval_s
         if latest is not None and latest.seq != after and is_fresh:

@@ -23,7 +23,7 @@ from ureca.protocol.events import AnyEvent, Heartbeat, TrackUpdate
 from ureca.protocol.preview import Picture
 
 SILENT_S = 2.5
-"""A node that says nothing for this long is shown as lost; it sends a heartbeat every second."""
+"""A node that sends nothing for this long is shown as lost; it sends a heartbeat every second."""
 
 _LOOK_S = 0.1
 _TICK_S = 0.5
@@ -57,7 +57,7 @@ class Link:
         self._asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Listen, and tell all browsers."""
+        """Receive events and send them to all browsers."""
         ticking = asyncio.create_task(self._tick())
         try:
             while True:
@@ -187,6 +187,6 @@ class Link:
 
 
 def told(events: Iterable[bytes], *, reset: bool = False) -> bytes:
-    """Events, each as JSON, as one message to the page; `reset` says that there are no others."""
+    """Events, each as JSON, as one message to the page; `reset` means that they are all."""
     kind = b"reset" if reset else b"events"
     return b'{"t":"%s","events":[%s]}' % (kind, b",".join(events))

@@ -1,4 +1,4 @@
-"""What one browser has yet to be sent: bounded, so that nobody waits for a slow one."""
+"""The unsent messages of one browser: bounded, so that a slow one delays no other."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_another_process_reads_detections_whose_stamps_are_the_frames(processes,
     assert "detections" in err
     code, out, err = processes.interrupt(node)
     assert code == 0, err
-    assert "books     balance" in out
+    assert "every frame and caption is accounted for" in out
 
     sent = set(heard["sent"])
     stamps = [stamp for stamp, _, _ in heard["detections"]]

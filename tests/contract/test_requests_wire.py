@@ -7,6 +7,7 @@ import pytest
 
 from ureca.errors import BundleError, EngineError, RegionError, VersionError, WireError
 from ureca.protocol import wire
+from ureca.protocol.messagepack import convert
 from ureca.protocol.requests import ErrorBody
 
 ID = b"0123456789abcdef"
@@ -114,6 +115,13 @@ def test_a_snapshot_may_be_longer_than_a_header():
 def test_describe_arguments_that_contradict_themselves(args, words):
     with pytest.raises(msgspec.ValidationError, match=words):
         msgspec.convert(args, wire.DescribeArgs)
+
+
+def test_another_value_than_the_allowed_ones_is_explained():
+    with pytest.raises(WireError, match="style must be 'short' or 'long', got 'loud'"):
+        convert({"stream": "a", "rid": "r", "style": "loud"}, wire.DescribeArgs, "describe")
+    with pytest.raises(WireError, match="not a valid describe"):
+        convert({"stream": "a", "rid": "r", "style": 3}, wire.DescribeArgs, "describe")
 
 
 def test_errors_become_stable_codes_and_no_traceback_leaves():

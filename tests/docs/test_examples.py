@@ -178,7 +178,7 @@ def test_each_region_is_told_in_full(world: World) -> None:
     world.node()
     with world.client() as client:
         captions(client, 2)
-    out = ended(world.program("Many questions at once, with asyncio"))
+    out = ended(world.program("Many requests at once, with asyncio"))
     assert "cam0/r-red in full: a red mug on a table\n" in out
     assert "cam0/r-blue in full: a blue book on a table\n" in out
 
@@ -221,7 +221,7 @@ def test_the_world_is_known_through_gaps_and_restarts(world: World) -> None:
     leak = Leak(world.events, address)
     try:
         node = world.node()
-        title = "Keep a picture of the world through gaps and restarts"
+        title = "Keep the state of all regions through gaps and restarts"
         program = world.program(title, events=address)
         reader = threading.Thread(target=lambda: said.extend(iter(program.stdout.readline, "")))
         reader.start()

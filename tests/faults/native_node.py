@@ -72,7 +72,8 @@ def library() -> None:
         node.start()
         node.wait(1.5)
     is_balanced = node.balance().requests_in_flight == 0
-    sys.stdout.write(f"books     {'balance' if is_balanced else 'DO NOT BALANCE'}\n")
+    accounted = "every frame and caption is accounted for"
+    sys.stdout.write(f"accounting  {accounted if is_balanced else 'NOT ' + accounted.upper()}\n")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class Native:
         """It has ended as a process should."""
         out, err = self.child.communicate(timeout=90)
         assert (self.child.returncode, left in err) == (0, True), err[-2000:]
-        assert "books     balance" in out
+        assert "every frame and caption is accounted for" in out
         assert "terminate called" not in err
         assert "Traceback" not in err
 

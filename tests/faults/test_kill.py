@@ -112,7 +112,7 @@ def assert_orderly_end(node: Process) -> None:
         client.shutdown()
     code, out, err = node.end()
     assert code == 0, err
-    assert "books     balance" in out
+    assert "every frame and caption is accounted for" in out
     assert "Traceback" not in err
 
 

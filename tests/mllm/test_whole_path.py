@@ -153,5 +153,5 @@ def run_node(repository, folder, bundle):
     env = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "books     balance" in done.stdout, done.stdout
+    assert "every frame and caption is accounted for" in done.stdout, done.stdout
     return [json.loads(line) for line in out.read_text().splitlines()]

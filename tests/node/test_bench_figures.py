@@ -143,7 +143,7 @@ def test_the_report_can_be_read_and_drawn(tmp_path: Path) -> None:
     rows: list[Row] = [row(observed())]
     text = table(rows)
     assert "superseded" in text
-    assert "books balance" in text
+    assert "counters add up" in text
     chart(rows, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 

@@ -130,7 +130,7 @@ def test_no_secret_reaches_the_output_of_a_node(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert "is down" in done.stderr
-    assert "books     balance" in done.stdout
+    assert "every frame and caption is accounted for" in done.stdout
     written = (tmp_path / "events.jsonl").read_text()
     assert '"sources_down":3' in written
     assert SECRET not in done.stdout + done.stderr + written

@@ -84,8 +84,8 @@ def test_metrics_heartbeat_and_summary_tell_the_same(start: Start) -> None:  # n
     assert beat["caption_final"] >= 3
     assert {key: told.get(key) for key in beat} == beat
     summary = RunReport().text(running.node.balance(), seconds=1)
-    assert f"frames    {beat['frames_in']} in" in summary
-    assert f"captions  {beat['requests_in']} asked" in summary
+    assert f"frames      {beat['frames_in']} in" in summary
+    assert f"captions    {beat['requests_in']} requested" in summary
     assert f"{beat['caption_final']} final" in summary
 
 

@@ -49,7 +49,7 @@ def test_ci_tries_every_python_from_the_oldest_on(project, workflow):
 
 def test_only_pythons_that_were_really_run_are_classified(repository, project):
     for name, said in (
-        ("CONTRIBUTING.md", r"tests were really run with Python ([\d., ]+)\."),
+        ("CONTRIBUTING.md", r"tests\s+were\s+run\s+with\s+Python\s+([\d., ]+)\."),
         (".github/workflows/ci.yml", r"Really run so far: ([\d., ]+), outside"),
     ):
         (pythons,) = re.findall(said, (repository / name).read_text("utf-8"))

@@ -1,5 +1,5 @@
-"""What carries a node's words elsewhere: ROS 2 (`ros`) and Rerun (`rerun_log`).
+"""Bridges to other systems: ROS 2 (`ros`) and Rerun (`rerun`).
 
-A bridge is a client: it speaks only the public `ureca.AsyncClient` and `ureca.FramePublisher`, and
-runs on any host that reaches the node. Its heavy libraries come with extras.
+A bridge is a client: it uses only the public `ureca.AsyncClient` and `ureca.FramePublisher`, and
+runs on any host that reaches the node. Extras install its large libraries.
 """

@@ -24,9 +24,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One frame as the node follows it, each region with what was last said of it.
+    """One frame with its regions and their last captions.
 
-    `shift_ns` moves stamps of `clk` `mono` to Unix time; it is measured once per life of the node.
+    `shift_ns` converts stamps of `clk` `mono` to Unix time; it is measured once per run of the
+    node.
     """
 
     picture: Picture
@@ -35,7 +36,7 @@ class Sight:
 
     @property
     def unix_ns(self) -> int:
-        """When the frame was captured, in Unix time if its clock was `mono`, else as it came."""
+        """When the frame was captured, in Unix time if its clock was `mono`, else unchanged."""
         return self.picture.captured_ns + (self.shift_ns if self.picture.clk == "mono" else 0)
 
     def holds(self, said: CaptionRecord | None) -> bool:
@@ -44,10 +45,10 @@ class Sight:
 
 
 class Follower:
-    """Asks for the next picture of each stream, one after the other, and listens to events.
+    """Requests the next image of each stream in turn, and receives events.
 
-    `streams` None means all, also those that come later. A node that goes away is waited for; one
-    that comes back as another begins with an empty book. `on_event` gets the events and `shift_ns`
+    `streams` None means all, also later ones. It waits for a node that has ended; a restarted node
+    begins with an empty cache. `on_event` gets the events and `shift_ns`
     of `Sight`.
     """
 

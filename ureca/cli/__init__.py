@@ -1,4 +1,4 @@
-"""The command line `ureca`: one table of commands, each imported only when it is asked for."""
+"""The command line `ureca`: one table of commands; each is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Command:
     summary: str
     example: str
     extra: str = ""
-    """What `pip install` must bring beyond the client."""
+    """The extra that the command needs."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -36,7 +36,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "replay": Command(
         "ureca.node.recording.cli",
-        "run a recording through the node's decisions again and compare",
+        "run a recording through the node again and compare the results",
         "ureca replay run.mcap",
         extra="node",
     ),
@@ -47,13 +47,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "view": Command(
         "ureca.node.viewer.cli",
-        "serve a page that shows a running node: video, regions, captions, figures",
+        "serve a page that shows a running node: video, regions, captions, metrics",
         "ureca view --open",
         extra="view",
     ),
     "camera": Command(
         "ureca.node.cli.camera",
-        "send the pictures of a camera, stream or clip to a node",
+        "send frames of a camera, stream or clip to a node",
         "ureca camera 'v4l2:///dev/video0?width=1280&height=720' --jpeg 90",
         extra="node",
     ),
@@ -64,18 +64,18 @@ COMMANDS: dict[str, Command] = {
     ),
     "rerun": Command(
         "ureca.bridges.rerun.cli",
-        "log pictures, masks, captions and latencies to Rerun",
+        "log images, masks, captions and latencies to Rerun",
         "ureca rerun --save run.rrd",
     ),
     "describe": Command(
         "ureca.node.cli.describe",
-        "caption one region of one picture",
+        "caption regions of one image",
         "ureca describe photo.jpg --box 40,30,200,180",
         extra="node",
     ),
     "doctor": Command(
         "ureca.node.doctor.cli",
-        "is this machine ready? what is missing, and the remedy",
+        "check whether this machine can run the node, and how to fix what is missing",
         "ureca doctor",
         extra="node",
     ),
@@ -87,7 +87,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "health": Command(
         "ureca.cli.health",
-        "ask a running node whether it is well",
+        "check the health of a running node",
         "ureca health",
     ),
     "completion": Command(
@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "keys": Command(
         "ureca.cli.keys",
-        "make CURVE keys and say who may do what at a node",
+        "create CURVE keys and set who may do what at a node",
         "ureca keys new robot --role observe -o keys",
     ),
     "caption": Command(
@@ -120,7 +120,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "mllm": Command(
         "ureca.models.mllm.cli",
-        "URECA over a vision-language model: wrap, convert, train, plan, bench",
+        "URECA on a vision-language model: wrap, convert, train, plan, bench",
         "ureca mllm wrap InternVL3-1B-hf -o runs/base",
     ),
     "export": Command(
@@ -131,7 +131,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "verify": Command(
         "ureca.export.verify",
-        "prove that a bundle still says what its checkpoint says",
+        "check that a bundle and its checkpoint write the same captions",
         "ureca verify models/pretrained/ureca-nano",
         extra="export",
     ),
@@ -143,18 +143,18 @@ COMMANDS: dict[str, Command] = {
     ),
     "data": Command(
         "ureca.models.data.cli",
-        "check training data, read other data sets into it, write shards",
+        "validate training data, import other data sets, write shards",
         "ureca data check ../shared/data -o report",
         extra="train",
     ),
     "weights": Command(
         "ureca.cli.weights",
-        "list published weights, or bring them, checked by sha256",
+        "list published weights, or download them, checked by sha256",
         "ureca weights get sam2-hiera-tiny",
     ),
     "curate": Command(
         "ureca.models.curation.cli",
-        "write captions for pictures with masks, by a larger model or our own",
+        "write captions for images with masks, with a larger model or our own",
         "ureca curate DATA -o runs/curated --limit 200",
     ),
     "bench": Command(
@@ -192,7 +192,7 @@ def node() -> NoReturn:
 
 def process(command: Callable[[], int]) -> NoReturn:
     """Run `command` as a whole process; its result is the exit code. A native thread that has not
-    come back does not change how the process ends.
+    returned does not change how the process ends.
     """
     try:
         code = command()

@@ -1,4 +1,4 @@
-"""`ureca health`: ask a node whether it is well; what containers and supervisors poll."""
+"""`ureca health`: check the health of a node, for people, containers and supervisors."""
 
 from __future__ import annotations
 
@@ -37,16 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca health",
-        description="Ask a running node whether it is well.",
+        description="Check the health of a running node.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
+        "--requests", default=REQUESTS_ADDRESS, help="address of the node's requests [%(default)s]"
     )
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="S", help="wait this long [%(default)s]"
+        "--timeout",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="wait at most this long [%(default)s]",
     )
     add_key_options(parser)
-    parser.add_argument("--json", action="store_true", help="the whole answer, counters included")
+    parser.add_argument(
+        "--json", action="store_true", help="print the whole reply as JSON, counters included"
+    )
     return parser

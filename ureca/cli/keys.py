@@ -1,4 +1,4 @@
-"""`ureca keys`: make CURVE keys and say who may do what at this node."""
+"""`ureca keys`: create CURVE keys and set who may do what at this node."""
 
 from __future__ import annotations
 
@@ -56,25 +56,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def default_folder() -> Path:
-    """Where keys are kept unless `-o` says otherwise."""
+    """The default folder of keys."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "ureca" / "keys"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca keys",
-        description="Make CURVE keys, and say who may do what at this node.",
+        description="Create CURVE keys, and set who may do what at this node.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    new = actions.add_parser("new", help="make NAME.key and NAME.key_secret")
+    new = actions.add_parser("new", help="create NAME.key and NAME.key_secret")
     new.add_argument("name", metavar="NAME")
-    allow = actions.add_parser("allow", help="let a public key in, or change its role")
+    allow = actions.add_parser("allow", help="allow a public key, or change its role")
     allow.add_argument("file", metavar="NAME.key")
-    allow.add_argument("--name", help="how the list calls it [the file's name]")
-    actions.add_parser("revoke", help="take a name off the list").add_argument("name")
-    listing = actions.add_parser("list", help="who is on the list, and which keys lie here")
+    allow.add_argument("--name", help="name in the list [the file's name]")
+    actions.add_parser("revoke", help="remove a name from the list").add_argument("name")
+    listing = actions.add_parser("list", help="show the list, and the keys in this folder")
     listing.add_argument("--json", action="store_true", help="one JSON document")
     for action, parsed in actions.choices.items():
         parsed.add_argument(

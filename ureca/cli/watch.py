@@ -1,4 +1,4 @@
-"""`ureca watch`: what a node sees and says, live.
+"""`ureca watch`: regions and captions of a node, live.
 
 A table that redraws when stdout is a terminal and `rich` is installed, plain lines otherwise, one
 JSON object per event with `--json`.
@@ -40,7 +40,7 @@ MAX_ROWS = 256
 
 
 def line(event: AnyEvent) -> str | None:
-    """An event as one line of text, None for those that only move numbers."""
+    """An event as one line of text, None for those without text."""
     if not isinstance(event, RegionEvent):
         return None
     said = _words(event)
@@ -80,9 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Watch a running node's captions live.",
         epilog="example: ureca watch --events tcp://127.0.0.1:5601 --json --duration 10",
     )
-    parser.add_argument("--events", default=EVENTS_ADDRESS, help="the node's events [%(default)s]")
     parser.add_argument(
-        "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
+        "--events", default=EVENTS_ADDRESS, help="address of the node's events [%(default)s]"
+    )
+    parser.add_argument(
+        "--requests", default=REQUESTS_ADDRESS, help="address of the node's requests [%(default)s]"
     )
     add_key_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per event")

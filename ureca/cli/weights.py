@@ -1,4 +1,4 @@
-"""`ureca weights`: list what is published elsewhere and can be used here, or bring it."""
+"""`ureca weights`: list or download published weights."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=("list", "get"))
-    parser.add_argument("name", nargs="?", help="which weights to bring")
-    parser.add_argument("--dir", type=Path, help="where to keep them [~/.cache/ureca]")
+    parser.add_argument("name", nargs="?", help="name of the weights")
+    parser.add_argument("--dir", type=Path, help="folder for the weights [~/.cache/ureca]")
     parser.add_argument("--json", action="store_true", help="list as one JSON document")
     options = parser.parse_args(argv)
     if options.action == "list":

@@ -70,7 +70,7 @@ class AsyncClient(AsyncConnection):
     ) -> AsyncClient:
         """Connect to a node, which may start later; `timeout_s` bounds every request.
 
-        A node on the network wants `keys`: `ClientKeys.read("me.key_secret", "node.key")`.
+        A node on the network needs `keys`: `ClientKeys.read("me.key_secret", "node.key")`.
         """
         return cls(events, requests, timeout_s, limits, keys)
 
@@ -87,21 +87,21 @@ class AsyncClient(AsyncConnection):
 
     @property
     def missed(self) -> int:
-        """Events that were sent but did not arrive; after one, ask for a `snapshot`."""
+        """The number of lost events; after a loss, request a `snapshot`."""
         return self._reader.missed
 
     @property
     def unreadable(self) -> int:
-        """Messages that were no events of this protocol."""
+        """The number of messages that are not events of this protocol."""
         return self._reader.unreadable
 
     async def events(
         self, kinds: Collection[str] | None = None, timeout_s: float | None = None
     ) -> AsyncIterator[AnyEvent]:
-        """Events of these kinds (all, if None) as they arrive.
+        """Yield events of these kinds (all, if None) as they arrive.
 
-        Ends when none of them came for `timeout_s` seconds (never, if None). Raises `VersionError`
-        when the node speaks another major version.
+        Ends if none of them arrives for `timeout_s` seconds (never, if None). Raises `VersionError`
+        if the node uses another major version.
         """
         wanted = check_kinds(kinds)
         while (event := await self._next_event(wanted, timeout_s)) is not None:
@@ -122,23 +122,23 @@ class AsyncClient(AsyncConnection):
         return result
 
     async def hello(self) -> Hello:
-        """Who answers, what it can do, and its limits."""
+        """The node's name, version, operations and limits."""
         return await self._call(Hello, "hello")
 
     async def health(self) -> Health:
-        """The node's state, the reasons if it is not well, and its books."""
+        """The node's state, its health issues, and its counters."""
         return await self._call(Health, "health")
 
     async def stats(self) -> Stats:
-        """The books, and the latest captions that the output gate kept back."""
+        """The counters, and the latest rejected captions."""
         return await self._call(Stats, "stats")
 
     async def config(self) -> dict[str, Any]:
-        """The node's whole configuration, as YAML would hold it."""
+        """The node's whole configuration, in the form of its YAML file."""
         return (await self._call(ConfigResult, "config.get")).config
 
     async def clock_offset(self) -> ClockOffset:
-        """How far the node's clock is from `time.monotonic_ns` here, and how sure that is. Stamps
+        """The offset of the node's clock from `time.monotonic_ns` here, and its error bound. Stamps
         of `clk` `mono` minus `offset_ns` are on this host's clock.
         """
         sent_ns = time.monotonic_ns()
@@ -146,13 +146,13 @@ class AsyncClient(AsyncConnection):
         return ClockOffset.of(sent_ns, answer, time.monotonic_ns())
 
     async def snapshot(self) -> list[AnyEvent]:
-        """The last word on every live region: its track event and, if it has one, its caption."""
+        """The last values of every live region: its track event and, if it has one, its caption."""
         return snapshot_events(await self.request("snapshot"))
 
     async def picture(
         self, stream: str, *, after: int | None = None, max_width_px: int = 640
     ) -> Picture:
-        """What the node sees of a stream, as a JPEG at most so wide, with the regions' masks.
+        """A preview of a stream: a JPEG of limited width, with the masks of the regions.
 
         Waits for a frame whose number is not `after`; raises `RequestError` (DEADLINE) if none
         comes.
@@ -161,7 +161,7 @@ class AsyncClient(AsyncConnection):
         return await self._call(Picture, "picture", **args)
 
     async def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
-        """The regions whose captions have words of `text`, those with most of them first."""
+        """The regions whose captions contain words of `text`, most words first."""
         args = {"text": text, "stream": stream, "limit": limit}
         return list((await self._call(FindResult, "find", **args)).regions)
 
@@ -177,12 +177,12 @@ class AsyncClient(AsyncConnection):
         return await self._call(Added, "region.add", **args)
 
     async def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
-        """Say where a region is on the newest frame; returns that frame's `seq`."""
+        """Set where a region is on the newest frame; returns that frame's `seq`."""
         args = {"stream": stream, "rid": rid, "region": region}
         return (await self._call(RegionUpdateResult, "region.update", **args)).seq
 
     async def remove_region(self, stream: str, rid: str) -> None:
-        """Follow a region no longer."""
+        """Stop following a region."""
         await self.request("region.remove", {"stream": stream, "rid": rid})
 
     async def set_policy(
@@ -190,21 +190,21 @@ class AsyncClient(AsyncConnection):
     ) -> dict[str, Any]:
         """Change when a region (or every one of the stream) is captioned, e.g. `ttl_ms=700`.
 
-        Keys left out stay, None takes a value back; returns the policy in force.
+        Omitted keys stay, None resets a value to its default; returns the new policy.
         """
         args = {"stream": stream, "rid": rid, "policy": changes}
         return (await self._call(PolicyResult, "policy.set", **args)).policy
 
     async def set_prompt(self, stream: str, prompt: Style, rid: str | None = None) -> None:
-        """Ask for `short` or `long` captions from now on."""
+        """Set the style of the next captions, `short` or `long`."""
         await self.request("prompt.set", {"stream": stream, "rid": rid, "prompt": prompt})
 
     async def pause(self) -> Halted:
-        """Start no captions but those that are asked for; regions are followed on."""
+        """Start only requested captions; regions are still followed."""
         return await self._call(Halted, "pause")
 
     async def drain(self) -> Halted:
-        """Start no captions at all; ask again until `requests_in_flight` is 0."""
+        """Start no captions at all; repeat the call until `requests_in_flight` is 0."""
         return await self._call(Halted, "drain")
 
     async def resume(self) -> Halted:
@@ -212,15 +212,15 @@ class AsyncClient(AsyncConnection):
         return await self._call(Halted, "resume")
 
     async def start_recording(self, name: str) -> str:
-        """Begin `NAME.mcap` in the node's folder for recordings; returns its path there."""
+        """Start recording `NAME.mcap` in the node's folder for recordings; returns its path."""
         return (await self._call(RecordStartResult, "record.start", name=name)).file
 
     async def stop_recording(self) -> dict[str, Any]:
-        """Finish the recording; returns its path and what it lost."""
+        """Finish the recording; returns its path and the number of lost entries."""
         return await self.request("record.stop")
 
     async def shutdown(self) -> None:
-        """Ask the node to finish what it accepted and to exit."""
+        """Request the node to finish accepted work and to exit."""
         await self.request("shutdown")
 
     async def describe(

@@ -50,7 +50,7 @@ class AsyncConnection:
         self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
 
     def close(self) -> None:
-        """Close both sockets at once; nothing is waited for."""
+        """Close both sockets at once, without waiting."""
         self._context.destroy(linger=0)
 
     async def _next_event(self, kinds: Collection[str], timeout_s: float | None) -> AnyEvent | None:

@@ -36,7 +36,7 @@ class Connection:
         self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
 
     def close(self) -> None:
-        """Close both sockets at once; nothing is waited for."""
+        """Close both sockets at once, without waiting."""
         self._context.destroy(linger=0)
 
     def _next_event(self, kinds: Collection[str], timeout_s: float | None) -> AnyEvent | None:
@@ -57,9 +57,9 @@ class Connection:
         picture: bytes | None = None,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
-        """Ask, and wait for the terminal reply.
+        """Send a request and wait for the terminal reply.
 
-        Raises `RequestError` with the node's code, or `DEADLINE` when no node answers in time.
+        Raises `RequestError` with the node's code, or `DEADLINE` if no node answers in time.
         """
         seconds = self._timeout_s if deadline_s is None else deadline_s
         request = new_request(op, args, seconds)

@@ -1,10 +1,10 @@
-"""The camera's side of the protocol: send pictures, with masks if the camera's process has them.
+"""The camera side of the protocol: send frames, with masks if the camera process has them.
 
 with FramePublisher("tcp://127.0.0.1:5600", stream="cam0") as camera:
 camera.send(image)
 
-`FramePublisher` (PUB) sends every frame to whoever listens; `FrameDealer` sends a frame when the
-node has asked for one. Both may leave raw pixels in shared memory (`shm`), for a node on this host.
+`FramePublisher` (PUB) sends every frame to all subscribers. `FrameDealer` sends a frame when the
+node has requested one. Both may pass raw pixels in shared memory (`shm`) to a node on this host.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _Sender = TypeVar("_Sender", bound="FrameSender")
 
 
 class FrameSender(ABC):
-    """What both senders have in common: numbering, encoding, shared memory, a socket of their own.
+    """The common part of both senders: numbering, encoding, shared memory, a socket of their own.
 
-    `encoder` turns RGB u8 [H, W, 3] into `enc`; without one, pictures travel raw as `rgb8`, and
-    with `shm` they stay in shared memory.
+    `encoder` turns RGB u8 [H, W, 3] into `enc`; without one, images are sent raw as `rgb8`; with
+    `shm` they stay in shared memory.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class FrameSender(ABC):
         regions: Sequence[RegionSeed] | None = None,
         capture_source: CaptureSource = "driver",
     ) -> int:
-        """Send one picture, RGB u8 [H, W, 3]; returns its `seq`. Never blocks.
+        """Send one image, RGB u8 [H, W, 3], and return its `seq`. Never blocks.
 
-        `captured_ns` is on the monotonic clock (now, if None). `regions` None means "I have no
-        masks", an empty sequence "I see nothing".
+        `captured_ns` is on the monotonic clock (now, if None). `regions` None means that the sender
+        makes no masks; an empty sequence means that it found nothing.
         """
         frame = Frame(
             stream=self.stream,
@@ -109,8 +109,8 @@ class FrameSender(ABC):
         return frame.seq
 
     def send_frame(self, frame: Frame) -> bool:
-        """Send a frame with its own stream, session, number and stamp; False when there was no room
-        and it was left out. It is encoded only if it can be sent. Never blocks.
+        """Send a frame with its own stream, session, number and stamp; False if the queue was full
+        and the frame was dropped. It is encoded only if it can be sent. Never blocks.
         """
         self.next_seq = frame.seq + 1
         if not self._room():
@@ -149,7 +149,7 @@ class FrameSender(ABC):
 
 
 class FramePublisher(FrameSender):
-    """Binds, and publishes frames to whoever subscribes.
+    """Binds, and publishes frames to all subscribers.
 
     `keys` are its own pair and its allow-list; an address on the network needs them
     (`ConfigError`). Raises `WireError` when the address cannot be bound.
@@ -215,11 +215,11 @@ class FramePublisher(FrameSender):
 
 
 class FrameDealer(FrameSender):
-    """Connects to a node (`credit+tcp://…` there) and sends a frame when the node asks for one.
+    """Connects to a node (`credit+tcp://…` there) and sends a frame when the node requests one.
 
-    Frames without a credit are left out before they are encoded; their numbers are gaps for the
-    node. `keys` are its own pair and the node's public key. `credits` says how many frames may be
-    sent now. Raises `WireError` for an address that cannot be one.
+    Frames without a credit are dropped before they are encoded; the node sees gaps in the numbers.
+    `keys` are its own pair and the node's public key. `credits` is the number of frames that may be
+    sent now. Raises `WireError` for an invalid address.
     """
 
     def __init__(
@@ -252,12 +252,12 @@ class FrameDealer(FrameSender):
 
     @property
     def credits(self) -> int:
-        """How many frames the node will take now."""
+        """The number of frames that the node accepts now."""
         self._hear()
         return min(max(0, self._upto - self.sent), MAX_CREDITS)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until there is a credit, asking for one now and then; False after `timeout_s`."""
+        """Wait for a credit and request one at intervals; False after `timeout_s`."""
         until = time.monotonic() + timeout_s
         while not self._room():
             left_s = until - time.monotonic()

@@ -62,7 +62,7 @@ class CaptionRecord:
     trigger: str
 
     def holds(self, now_ns: int) -> bool:
-        """Whether one may act on it at `now_ns` of `clk`."""
+        """Whether it is valid at `now_ns` of `clk`."""
         return now_ns < self.captured_ns + self.ttl_ms * 1_000_000
 
 

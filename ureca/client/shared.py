@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 class EventReader:
-    """Turns messages into events and notices what is missing; shared by both clients.
+    """Decodes messages into events and counts lost ones; both clients use it.
 
     `missed` counts events that were sent but not received (gaps of `event_seq` within one
     `session_id` of the node); `unreadable` counts messages that were not events of this protocol.
@@ -48,7 +48,7 @@ class EventReader:
         self._warn = RateLimitedLog(_log, MonotonicClock())
 
     def read(self, parts: Sequence[bytes]) -> AnyEvent | None:
-        """The event, or None for a message that is not one (counted, and logged now and then)."""
+        """The event, or None for another message (counted, and logged at a limited rate)."""
         try:
             event = decode_event(parts, self._limits)
         except VersionError:
@@ -78,9 +78,10 @@ class ClockOffset:
 
     @classmethod
     def of(cls, sent_ns: int, answer: Mapping[str, Any], received_ns: int) -> ClockOffset:
-        """From the four stamps: asked and answered on our clock, received and sent on the node's.
+        """Compute it from four stamps: request and reply on our clock, receipt and reply on the
+        node's.
 
-        Whatever the two ways took, the truth lies within half of the time that both took together.
+        The error is at most half of the round-trip time.
         """
         try:
             there, back = int(answer["recv_ns"]), int(answer["send_ns"])
@@ -93,7 +94,7 @@ class ClockOffset:
 
 
 def check_kinds(kinds: Collection[str] | None) -> frozenset[str]:
-    """The kinds to listen for; a spelling mistake would wait for ever, so it is refused."""
+    """Check the kinds of events; a spelling mistake would wait for ever, so it is refused."""
     wanted = frozenset(STREAMS if kinds is None else kinds)
     if unknown := wanted - STREAMS.keys():
         raise WireError(f"unknown event kinds {sorted(unknown)}; known are {sorted(STREAMS)}")
@@ -107,10 +108,11 @@ def new_request(op: str, args: Mapping[str, Any] | None, seconds: float) -> Requ
 
 
 def no_answer(address: str, op: str, seconds: float) -> RequestError:
-    """What to raise when the deadline passed in silence."""
+    """The error for a request without an answer before its deadline."""
     return RequestError(
-        f"no answer to {op!r} from {address} within {seconds:g} s; "
-        f"is a node of protocol {MAJOR} running there, and does it know your key, if it wants one?",
+        f"no answer to {op!r} from {address}: no node of protocol {MAJOR} answered within "
+        f"{seconds:g} s. Start one (`ureca run`). If it uses keys, yours may be missing from its "
+        "list.",
         code="DEADLINE",
     )
 
@@ -167,7 +169,7 @@ def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
 def describe_args(
     region: RegionSeed | str, stream: str | None, image: Image | bytes | None, style: Style
 ) -> tuple[DescribeArgs, bytes | None]:
-    """The arguments and the picture of a `describe` request."""
+    """The arguments and the image of a `describe` request."""
     spec, picture = (None, None) if image is None else _picture(image)
     try:
         args = DescribeArgs(

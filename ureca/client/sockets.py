@@ -32,7 +32,7 @@ def is_local(address: str) -> bool:
 
 
 def require_keys(address: str, keys: ServerKeys | None) -> None:
-    """A camera's socket on the network has CURVE and an allow-list, or is not bound:
+    """Refuse to bind a camera's socket on the network without CURVE and an allow-list:
     `ConfigError`.
     """
     if not is_local(address) and (keys is None or not address.startswith("tcp://")):

@@ -1,1 +1,1 @@
-"""What crosses the wire: events, frames, requests and their encoding."""
+"""The messages of the protocol: events, frames, requests and their encoding."""

@@ -1,8 +1,8 @@
-"""What the node sends, how often, and what may be lost: one row per kind of event.
+"""The events of the node, their rates, and which may be lost: one row per kind.
 
-The topic part lets a subscriber choose (`delta` apart from `caption`, so that a thin link need not
-carry the words twice). `expected_hz` is per region for region events, else per node. Terminal
-events are never dropped by the node: everything that was accepted ends.
+The topic part lets a subscriber choose (`delta` is separate from `caption`, so that a thin link
+need not carry the text twice). `expected_hz` is per region for region events, else per node. The
+node never drops terminal events: every accepted request ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 from ureca.protocol.events import AnyEvent
 
 Loss = Literal["never", "drop"]
-"""When more waits than the node queues: `drop` events are left out and counted, `never` are not."""
+"""The rule for a full queue: `drop` events are dropped and counted, `never` are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ STREAMS: Mapping[str, StreamSpec] = MappingProxyType({row.kind: row for row in _
 """The table, by kind."""
 
 FRAME_TOPIC_PART = "frame"
-"""Cameras publish pictures under this topic part."""
+"""Cameras publish frames under this topic part."""
 
 TOPIC_PARTS = frozenset({row.topic_part for row in _ROWS} | {FRAME_TOPIC_PART})
 """Every topic part that this version knows."""

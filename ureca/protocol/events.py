@@ -1,8 +1,9 @@
 """Events that the node publishes: one frozen struct per kind, a closed tagged union.
 
-Field names are the wire's (`docs/protocol.md`): `ev` is the tag. Every event carries the node's
-`session_id` and a rising `event_seq` (a gap means a missed event: ask for a snapshot), its stream
-and region. The publisher stamps `event_seq`, `session_id` and `pub_ns`; producers leave the
+Field names are those of the protocol (`docs/protocol.md`):
+`ev` is the tag. Every event carries the node's
+`session_id` and a rising `event_seq` (a gap means a lost event: request a snapshot), its stream and
+region. The publisher stamps `event_seq`, `session_id` and `pub_ns`; producers leave the
 defaults.
 """
 
@@ -51,7 +52,7 @@ class TrackEvent(RegionEvent, frozen=True, kw_only=True):
 
 
 class TrackNew(TrackEvent, frozen=True, kw_only=True, tag="track.new"):
-    """A region began to be followed; the mask is attached once."""
+    """A new region is followed; the mask is attached once."""
 
     mask: WireRle | None = None
 
@@ -63,7 +64,9 @@ class TrackUpdate(TrackEvent, frozen=True, kw_only=True, tag="track.update"):
 
 
 class TrackLost(TrackEvent, frozen=True, kw_only=True, tag="track.lost"):
-    """The region can no longer be vouched for; `reason` says why. The box is the last good one."""
+    """The node is no longer sure where the region is; `reason` says why. The box is the last valid
+    one.
+    """
 
     reason: str
 
@@ -88,7 +91,7 @@ class CaptionStart(RegionEvent, frozen=True, kw_only=True, tag="caption.start"):
 
 
 class CaptionDelta(RegionEvent, frozen=True, kw_only=True, tag="caption.delta"):
-    """New text from character `offset` on. Deltas may be dropped; the final has it all."""
+    """New text from character `offset` on. Deltas may be dropped; the final has the whole text."""
 
     request_id: int
     offset: int
@@ -134,7 +137,7 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="caption.fina
 
 
 class CaptionSame(CaptionTerminal, frozen=True, kw_only=True, tag="caption.same"):
-    """A cheap check says that caption `same_rev` still holds: renewed without decoding."""
+    """Caption `same_rev` is still valid: a check found no change, and no new text was generated."""
 
     same_rev: int
     captured_ns: int
@@ -142,7 +145,7 @@ class CaptionSame(CaptionTerminal, frozen=True, kw_only=True, tag="caption.same"
 
 
 class CaptionAbort(CaptionTerminal, frozen=True, kw_only=True, tag="caption.abort"):
-    """Retracts what was said so far: the track died, the wish was superseded or too late."""
+    """Withdraws the text so far: the track ended, or the request was superseded or too late."""
 
     reason: str
 
@@ -155,7 +158,7 @@ class CaptionError(CaptionTerminal, frozen=True, kw_only=True, tag="caption.erro
 
 
 class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
-    """Sent every second: health and the books (see `docs/protocol.md`, conservation)."""
+    """Sent every second: health and counters (see `docs/protocol.md`, conservation)."""
 
     uptime_ms: int
     state: Literal["starting", "running", "paused", "draining", "stopped", "unknown"]

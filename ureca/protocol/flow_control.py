@@ -1,8 +1,8 @@
-"""Credits: how a node asks for frames, so that none is sent that nobody will use.
+"""Flow control by credits: a camera sends only frames that the node has requested.
 
-A camera (DEALER) tells how many frames it has sent, `[CreditAsk]`; the node (ROUTER) tells up to
-which number it may go, `[CreditGrant]`. Both are absolute, so that a message lost in a reconnect
-does not lose a credit: the camera asks again every second in which it has none.
+A camera (DEALER) sends the number of frames that it has sent, `[CreditAsk]`. The node (ROUTER)
+sends the number up to which it may send, `[CreditGrant]`. Both are absolute, so that a message lost
+in a reconnect does not lose a credit. A camera without a credit repeats its message every second.
 """
 
 from __future__ import annotations

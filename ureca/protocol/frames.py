@@ -51,7 +51,7 @@ _KNOWN_WORDS = {
 
 
 class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known about a frame besides its pixels; `docs/protocol.md` explains each key."""
+    """The header of a frame; `docs/protocol.md` explains each key."""
 
     v: tuple[int, int]
     src: str
@@ -90,16 +90,14 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def seeds(self) -> tuple[tuple[RegionSeed, ...] | None, tuple[Refusal, ...]]:
-        """The regions that fit the picture (None when the sender sends none), and those that do
-        not.
-        """
+        """The valid regions (None if the sender sends none), and the refused ones."""
         if isinstance(self.regions, UnsetType):
             return None, ()
         read = [_seed(region, self.w, self.h) for region in self.regions]
         return _parted(read)
 
     def prompt_seeds(self) -> tuple[tuple[RegionSeed, ...], tuple[Refusal, ...]]:
-        """The regions to start, and the prompts that start none."""
+        """The regions to start, and the refused prompts."""
         return _parted([_prompt(prompt, self.w, self.h) for prompt in self.prompts])
 
 
@@ -132,13 +130,13 @@ PixelDecoder = Callable[[Pixels, FrameHeader], Image]
 """Decodes the payload of a header whose `enc` is `jpeg`, `png` or `nv12` to RGB u8 [H, W, 3]."""
 
 SharedReader = Callable[[SharedPixels, int], npt.NDArray[np.uint8]]
-"""Reads so many bytes of shared memory; `RingReader.read` is one."""
+"""Reads a number of bytes from shared memory, as `RingReader.read` does."""
 
 
 def encode_frame(
     header: FrameHeader, pixels: bytes, node: str, limits: WireLimits = LIMITS
 ) -> list[bytes]:
-    """The three parts of a frame message; raises `WireError` for what a peer would refuse.
+    """The three parts of a frame message; raises `WireError` if a peer would refuse it.
 
     With `header.shm` the pixels stay where they are and `pixels` is empty.
     """

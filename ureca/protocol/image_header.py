@@ -1,6 +1,6 @@
 """Width and height of a JPEG, PNG, WebP or BMP from its own header, without decoding a pixel.
 
-A small file may unpack to gigabytes; whoever checks the size first cannot be surprised.
+A small file may decode to gigabytes, so the size is checked before decoding.
 """
 
 from __future__ import annotations

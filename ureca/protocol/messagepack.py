@@ -1,8 +1,7 @@
 """What every message of protocol v2 has in common: limits, ids, topics, and careful MessagePack.
 
-Nothing from outside is believed: every length is limited before it is allocated, duplicate keys and
-extension types are refused, and numbers must be finite. Broken bytes raise `WireError` and nothing
-else.
+Input is not trusted: every length is limited before it is allocated, duplicate keys and extension
+types are refused, and numbers must be finite. Invalid bytes raise only `WireError`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgpack
 import msgspec
@@ -54,7 +53,7 @@ _Message = TypeVar("_Message")
 
 @dataclass(frozen=True, kw_only=True)
 class WireLimits:
-    """The most that is taken from a peer; a message beyond is refused with `TOO_LARGE`."""
+    """Limits of messages from a peer; a larger message is refused with `TOO_LARGE`."""
 
     max_header_bytes: int = 1 << 20
     max_reply_bytes: int = 1 << 24
@@ -200,7 +199,7 @@ def unpack(part: bytes, limits: WireLimits = LIMITS) -> dict[str, Any]:
 
 
 def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
-    """A message to MessagePack; refuses numbers and sizes that the peer would refuse."""
+    """Encode a message as MessagePack; refuses numbers and sizes that the peer would refuse."""
     plain = msgspec.to_builtins(message, builtin_types=(bytes,))
     check_finite(plain)
     part = msgspec.msgpack.encode(plain)
@@ -213,16 +212,27 @@ def pack(message: object, limits: WireLimits = LIMITS) -> bytes:
     return part
 
 
+def _explained(error: Exception, kind: object) -> str:
+    """The allowed values of a field with another value; empty for every other error."""
+    found = re.fullmatch(r"Invalid enum value (.{1,80}) - at `\$\.(\w+)`", str(error))
+    if found is None or not isinstance(kind, type):
+        return ""
+    allowed = get_args(get_type_hints(kind).get(found[2]))
+    if not allowed or not all(isinstance(value, str) for value in allowed):
+        return ""
+    return f"{found[2]} must be {' or '.join(map(repr, allowed))}, got {found[1]}"
+
+
 def convert(data: object, kind: type[_Message], what: str) -> _Message:
-    """Plain data to a typed message; unknown keys are ignored, wrong types are `WireError`."""
+    """Convert data to a typed message; unknown keys are ignored, wrong types raise `WireError`."""
     try:
         return msgspec.convert(data, kind, builtin_types=(bytes,))
     except (msgspec.ValidationError, OverflowError, ValueError) as error:
-        raise WireError(f"not a valid {what}: {error!s:.300}") from error
+        raise WireError(_explained(error, kind) or f"not a valid {what}: {error!s:.300}") from error
 
 
 def or_unknown(data: dict[str, Any], known: Mapping[str, frozenset[str]]) -> None:
-    """Map words that a later minor version may have added to `unknown`, in place."""
+    """Map values that a later minor version may have added to `unknown`, in place."""
     for key, words in known.items():
         if isinstance(data.get(key), str) and data[key] not in words:
             data[key] = "unknown"

@@ -1,4 +1,4 @@
-"""What a node sees, small, for people: the request `picture` and its result."""
+"""A preview for people: the request `picture` and its result."""
 
 from __future__ import annotations
 

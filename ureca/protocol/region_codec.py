@@ -1,7 +1,7 @@
 """Regions on the wire and in prompt files, and the checks that make them safe to use.
 
-A region is believed only together with the size of its picture: masks must be of that size with run
-lengths that add up, boxes must overlap it, points must lie on it.
+A region is validated against the size of its image: masks must have that size and run lengths that
+add up, boxes must overlap the image, points must be inside.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def from_wire_rle(mask: WireRle) -> Rle:
 
 
 class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A region as it travels: exactly one of `mask`, `box` (xyxy px) and `point` (xy px)."""
+    """A region as it is encoded: exactly one of `mask`, `box` (xyxy px) and `point` (xy px)."""
 
     rid: str | None = None
     mask: WireRle | None = None
@@ -42,7 +42,7 @@ class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def of(cls, seed: RegionSeed) -> WireRegion:
-        """The wire form of a seed."""
+        """The encoded form of a seed."""
         mask = None if seed.mask is None else to_wire_rle(seed.mask)
         return cls(
             rid=seed.rid,
@@ -80,7 +80,7 @@ class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WirePrompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A wish to start a track at a point, a box or a described thing."""
+    """A request to start a track at a point, a box or a described thing."""
 
     box: tuple[float, float, float, float] | None = None
     point: tuple[float, float] | None = None

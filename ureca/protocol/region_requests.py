@@ -1,4 +1,4 @@
-"""The arguments of requests that change what is followed and captioned, and how."""
+"""The arguments of requests that change regions, prompts and policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WireTrigger = Literal["new", "recovered", "change", "refresh"]
 
 
 class PolicyPatch(Struct, frozen=True, kw_only=True):
-    """What to change of a policy: keys left out stay as they are, null goes back to the default."""
+    """Changes of a policy: omitted keys stay, null resets to the default."""
 
     ttl_ms: Milliseconds | UnsetType | None = UNSET
     min_interval_ms: Annotated[int, Meta(ge=0, le=3600000)] | UnsetType | None = UNSET
@@ -25,7 +25,7 @@ class PolicyPatch(Struct, frozen=True, kw_only=True):
 
 
 class PolicyArgs(Struct, frozen=True, kw_only=True):
-    """`policy.set`: for one region, or for all of a stream that have no value of their own."""
+    """`policy.set`: for one region, or for all regions of a stream without a value of their own."""
 
     stream: str
     rid: str | None = None
@@ -33,7 +33,7 @@ class PolicyArgs(Struct, frozen=True, kw_only=True):
 
 
 class PromptArgs(Struct, frozen=True, kw_only=True):
-    """`prompt.set`: what to ask about a region, or about all regions of a stream."""
+    """`prompt.set`: the prompt for a region, or for all regions of a stream."""
 
     stream: str
     rid: str | None = None
@@ -49,7 +49,7 @@ class RegionAddArgs(Struct, frozen=True, kw_only=True):
 
 
 class RegionUpdateArgs(Struct, frozen=True, kw_only=True):
-    """`region.update`: say where a region is on the stream's newest frame."""
+    """`region.update`: set where a region is on the stream's newest frame."""
 
     stream: str
     rid: str
@@ -57,7 +57,7 @@ class RegionUpdateArgs(Struct, frozen=True, kw_only=True):
 
 
 class RegionRemoveArgs(Struct, frozen=True, kw_only=True):
-    """`region.remove`: follow a region no longer."""
+    """`region.remove`: stop following a region."""
 
     stream: str
     rid: str
@@ -76,11 +76,11 @@ class CancelArgs(Struct, frozen=True, kw_only=True):
 
 
 class PauseArgs(Struct, frozen=True, kw_only=True):
-    """`pause`: start no captions but those that are asked for; regions are followed on."""
+    """`pause`: start only requested captions; regions are still followed."""
 
 
 class DrainArgs(Struct, frozen=True, kw_only=True):
-    """`drain`: start no captions at all; what was accepted is finished."""
+    """`drain`: start no captions at all; accepted ones are finished."""
 
 
 class ResumeArgs(Struct, frozen=True, kw_only=True):

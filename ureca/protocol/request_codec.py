@@ -48,7 +48,7 @@ def decode_request(
 
 
 def salvage_request_id(parts: Sequence[bytes]) -> bytes | None:
-    """The id of a request that is otherwise broken, so that even its error finds its sender."""
+    """The id of an otherwise invalid request, so that its error reaches its sender."""
     try:
         found = unpack(parts[0]).get("id") if parts else None
     except WireError:
@@ -59,7 +59,7 @@ def salvage_request_id(parts: Sequence[bytes]) -> bytes | None:
 def encode_reply(reply: Reply, limits: WireLimits = LIMITS) -> list[bytes]:
     """The one part of a reply.
 
-    A result that cannot be sent becomes the error that says so: silence is never an answer.
+    A result that cannot be sent becomes an error, so that every request gets a reply.
     """
     try:
         return [pack(reply, limits.for_replies)]

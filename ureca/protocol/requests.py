@@ -33,7 +33,7 @@ _HEALTHY_STATES = frozenset({"running", "paused"})
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """A wish. `id` is chosen by the client; `deadline_ms` counts from arrival at the node."""
+    """A request. The client chooses `id`; `deadline_ms` counts from arrival at the node."""
 
     v: tuple[int, int] = PROTOCOL_VERSION
     id: RequestId
@@ -51,7 +51,7 @@ class ErrorBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def of(cls, error: Exception) -> ErrorBody:
-        """The body for an error; what is not deliberate becomes `INTERNAL` without details."""
+        """The body for an error; an unexpected error becomes `INTERNAL` without details."""
         if not isinstance(error, UrecaError):
             return cls(code="INTERNAL", msg=type(error).__name__)
         named = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "INTERNAL")
@@ -74,7 +74,7 @@ class Reply(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PictureSpec(Struct, frozen=True, kw_only=True):
-    """How the second part of a `describe` request is to be read."""
+    """The format of the second part of a `describe` request."""
 
     enc: Literal["jpeg", "png", "rgb8"]
     w: Side
@@ -105,7 +105,7 @@ class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FindArgs(Struct, frozen=True, kw_only=True):
-    """Arguments of `find`: regions whose captions have words of `text`, on one stream or all."""
+    """Arguments of `find`: regions whose captions contain words of `text`, on one stream or all."""
 
     text: Annotated[str, Meta(min_length=1, max_length=1024)]
     stream: str | None = None
@@ -137,7 +137,7 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 class Hello(Struct, frozen=True, kw_only=True):
-    """The result of `hello`: who answers, what it can do, what it takes at most."""
+    """The result of `hello`: the node's name, version, operations and limits."""
 
     node: str
     session_id: bytes
@@ -152,7 +152,7 @@ class Hello(Struct, frozen=True, kw_only=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """The result of `health`; `counters` are the books of `docs/protocol.md`, conservation."""
+    """The result of `health`; `counters` are those of `docs/protocol.md`, conservation."""
 
     state: str
     uptime_ms: int

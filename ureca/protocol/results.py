@@ -26,7 +26,7 @@ class SnapshotResult(Struct, frozen=True, kw_only=True):
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """The result of `stats`. `refused` are the latest captions that the output gate kept back."""
+    """The result of `stats`. `refused` are the latest captions that the output filter rejected."""
 
     uptime_ms: int
     counters: dict[str, int]
@@ -41,7 +41,7 @@ class ConfigResult(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """One region of `find`; `score` is the share of the wanted words that its caption has."""
+    """One region of `find`; `score` is the share of the searched words in its caption."""
 
     stream: str
     rid: str

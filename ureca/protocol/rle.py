@@ -1,4 +1,4 @@
-"""COCO compressed run lengths, the masks of the wire and of the data files, in plain numpy.
+"""COCO compressed run lengths, the masks of messages and of data files, in plain numpy.
 
 The code is column-major run lengths, starting with zeros; from the fourth run on each is stored as
 the difference to the run two before it; numbers are groups of five bits, low first, sixth bit =

@@ -46,7 +46,7 @@ _MAKING_S = 60.0
 
 
 class SharedPixels(Struct, frozen=True, kw_only=True):
-    """Where the pixels of a frame lie: the file's name, the slot, and its generation."""
+    """The place of a frame's pixels: file name, slot, and generation."""
 
     name: Annotated[str, Meta(max_length=64)]
     slot: Annotated[int, Meta(ge=0, lt=MAX_SLOTS)]
@@ -54,7 +54,7 @@ class SharedPixels(Struct, frozen=True, kw_only=True):
 
 
 class RingWriter:
-    """The camera's side. The file is made for the first picture, and anew for a larger one."""
+    """The camera side. The file is created for the first image, and again for a larger one."""
 
     def __init__(self, *, slots: int = SLOTS, folder: Path = SHARED_FOLDER) -> None:
         if not 2 <= slots <= MAX_SLOTS:
@@ -83,7 +83,7 @@ class RingWriter:
         return SharedPixels(name=self._path.name, slot=slot, gen=generation)
 
     def close(self) -> None:
-        """Delete the file. Readers that have it open finish what they read."""
+        """Delete the file. Readers that have it open finish their read."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
@@ -143,7 +143,7 @@ class _Ring:
 
 
 class RingReader:
-    """The node's side; keeps the last few rings open. For one thread."""
+    """The node side; keeps the last few rings open. For one thread."""
 
     def __init__(self, *, folder: Path = SHARED_FOLDER) -> None:
         self._folder = folder

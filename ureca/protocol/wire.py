@@ -102,7 +102,7 @@ _KNOWN_WORDS: Mapping[str, frozenset[str]] = {
 
 
 def event_topic(event: AnyEvent, node: str) -> Topic:
-    """Where an event is published: its stream and region; `_` stands for the whole node."""
+    """The topic of an event: its stream and region; `_` is the whole node."""
     region = event.rid if isinstance(event, RegionEvent) else None
     return Topic(node, event.stream or NO_STREAM, spec_of(event).topic_part, region)
 

@@ -1,13 +1,13 @@
-"""The door of a side that binds: ZAP for one context, and a count of everybody who was turned away.
+"""Authenticates peers of bound sockets: ZAP for one context, and counters of refused peers.
 
     gate = Gate(context, keys)
     gate.guard(socket, "tcp://0.0.0.0:5601", "events")  # then bind
     ...
     gate.close()  # after the sockets, before the context
 
-One thread, started before any socket binds, answers libzmq's questions through pyzmq's
+One thread, started before any socket binds, answers libzmq's requests through pyzmq's
 authenticator. A peer without a key, with a wrong server key, or with a key that may not use the
-plane never becomes a connection.
+endpoint gets no connection.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _WATCHED = (
 
 
 class Gate:
-    """Lets in who stands in the allow-list. `refused` counts handshakes that failed, by plane."""
+    """Admits the keys of the allow-list. `refused` counts failed handshakes by endpoint."""
 
     def __init__(self, context: zmq.Context[Any], keys: ServerKeys) -> None:
         self.refused: Counter[str] = Counter()
@@ -68,7 +68,9 @@ class Gate:
         self._thread.start()
 
     def guard(self, socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
-        """Before `bind`: only allowed keys get a connection. ipc is left to its file's mode."""
+        """Call before `bind`: only allowed keys get a connection. An ipc socket is protected by its
+        file's mode.
+        """
         if not needs_curve(address):
             return
         socket.curve_server = True
@@ -90,7 +92,7 @@ class Gate:
             return b""
 
     def admits(self, message: zmq.Frame, plane: Plane) -> bool:
-        """Whether the sender of a frame may still use the plane; counted if not."""
+        """Whether the sender of a frame may still use the endpoint; counted if not."""
         admitted = self.role_of(self.sender_of(message)) in PLANE_ROLES[plane]
         if not admitted:
             self.refused[plane] += 1
@@ -105,7 +107,7 @@ class Gate:
         return {f"refused_{plane}": count for plane, count in sorted(self.refused.items())}
 
     def take_revoked(self) -> bool:
-        """True once after a listener's key lost its place: its connections may still stand."""
+        """True once after a subscriber's key was revoked: its connections may still be open."""
         revoked = self._revoked.is_set()
         self._revoked.clear()
         return revoked

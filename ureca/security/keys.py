@@ -1,4 +1,4 @@
-"""CURVE keys: who a peer is, whom it talks to, and whom it lets in.
+"""CURVE keys: the identity of a peer, the key that it expects, and the keys that it allows.
 
 A key pair is two files, as pyzmq and czmq write them: `NAME.key` (public, to be handed round) and
 `NAME.key_secret` (stays where it is, mode 0600). An allow-list is a text file of lines `ROLE
@@ -22,8 +22,9 @@ from zmq.utils import z85
 from ureca.errors import ConfigError
 
 Role = Literal["camera", "observe", "request", "admin"]
-"""`camera` sends frames; `observe` hears events and asks what changes nothing; `request` also
-describes and changes regions, prompts and policies; `admin` also pauses, records and ends."""
+"""`camera` sends frames; `observe` receives events and sends read-only requests; `request` also
+describes and changes regions, prompts and policies; `admin` also pauses, records and ends.
+"""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 NAME_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
@@ -44,14 +45,14 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """For a side that connects: its own pair and the public key of the one that it expects."""
+    """Keys of the connecting side: its own pair and the public key of the expected peer."""
 
     own: KeyPair
     server: bytes
 
     @classmethod
     def read(cls, key: Path | str, server_key: Path | str) -> ClientKeys:
-        """From a secret file of one's own and the other side's public file; `ConfigError`."""
+        """Read the own secret file and the peer's public file; `ConfigError`."""
         return cls(read_pair(Path(key)), read_public(Path(server_key)))
 
     def encrypt(self, socket: zmq.Socket[Any], address: str) -> None:
@@ -64,7 +65,7 @@ class ClientKeys:
 
 @dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """For a side that binds: its own pair and the list of those who may come in."""
+    """Keys of the binding side: its own pair and the allow-list."""
 
     own: KeyPair
     allow: AllowList
@@ -76,14 +77,14 @@ class ServerKeys:
 
 
 def needs_curve(address: str) -> bool:
-    """Whether an address goes over TCP, where nothing but CURVE tells who speaks."""
+    """Whether an address uses TCP, where only CURVE identifies the peer."""
     return address.startswith("tcp://")
 
 
 class AllowList:
     """Public key to role and name, read again whenever the file changes.
 
-    A line that is wrong lets nobody in, a file that is gone lets nobody in: both are logged.
+    A wrong line allows no key; a missing file allows no key at all. Both are logged.
     Raises `ConfigError` when the file cannot be used at the start.
     """
 
@@ -94,15 +95,15 @@ class AllowList:
         self._entries, self._seen = self._load(), self._stamp()
 
     def role_of(self, public: bytes) -> Role | None:
-        """The role of a key by the file as it is now; None for a stranger."""
+        """The role of a key in the current file; None for an unknown key."""
         return self.entries().get(public, (None, ""))[0]
 
     def name_of(self, public: bytes) -> str:
-        """The name that stands beside a key; `?` for a stranger."""
+        """The name of a key in the file; `?` for an unknown key."""
         return self._entries.get(public, (None, "?"))[1]
 
     def entries(self) -> dict[bytes, tuple[Role, str]]:
-        """All keys with role and name. Never raises: an unusable file lets nobody in."""
+        """All keys with role and name. Never raises: an unusable file allows no key."""
         try:
             if (stamp := self._stamp()) != self._seen:
                 self._entries, self._seen = self._load(), stamp
@@ -226,10 +227,10 @@ def _refuse_writable(path: Path, mode: int) -> None:
 def add_key_options(parser: argparse.ArgumentParser) -> None:
     """`--key` and `--server-key` of every command that connects to a node."""
     parser.add_argument(
-        "--key", metavar="FILE", help="own secret key, NAME.key_secret [$URECA_KEY]"
+        "--key", metavar="FILE", help="secret key of this client, NAME.key_secret [$URECA_KEY]"
     )
     parser.add_argument(
-        "--server-key", metavar="FILE", help="the node's public key, NODE.key [$URECA_SERVER_KEY]"
+        "--server-key", metavar="FILE", help="public key of the node, NODE.key [$URECA_SERVER_KEY]"
     )
 
 

@@ -28,7 +28,7 @@ def check_name(path: Path) -> None:
 
 
 def save(path: Path, image: Image, masks: Sequence[Mask], texts: Sequence[str]) -> None:
-    """Write `image`, RGB u8 [H, W, 3], with bool [H, W] masks and what was said of them.
+    """Write `image`, RGB u8 [H, W, 3], with bool [H, W] masks and their captions.
 
     Raises `ConfigError` when the file cannot be written.
     """

@@ -34,10 +34,10 @@ class Wish:
 def place(
     wishes: Sequence[Wish], picture: Place, reserved: Sequence[Box] = ()
 ) -> list[Place | None]:
-    """The upper left corner of every caption, None for one that found no free place.
+    """The upper left corner of every caption, None for one without a free place.
 
-    `picture` is its width and height in pixels; nothing is put on what is `reserved`. Small regions
-    choose first: large ones have more room. Captions stay where they stood unless it got worse.
+    `picture` is width and height in pixels; `reserved` areas stay free. Small regions are first,
+    because large ones have more space. A caption keeps its place unless the place became worse.
     """
     found: list[Place | None] = [None] * len(wishes)
     taken = list(reserved)

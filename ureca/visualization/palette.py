@@ -23,7 +23,7 @@ COLOURS: tuple[Rgb, ...] = (
 """RGB, light enough to be seen on dark pictures and to carry dark outlines."""
 
 STALE: Rgb = (168, 168, 168)
-"""What is not vouched for any more."""
+"""Expired captions and lost regions."""
 
 
 class Palette:

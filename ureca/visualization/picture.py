@@ -15,7 +15,7 @@ from ureca.visualization.palette import STALE, Rgb
 from ureca.visualization.text import EXTRA, Sprite, sprite
 
 _MIN_WIDTH_PX = 480
-"""Narrower pictures are enlarged by a whole number, so that words fit on them."""
+"""Narrower images are enlarged by a whole number, so that captions fit."""
 _FILL, _FILL_STALE = 0.33, 0.2
 _BACKING = 0.55
 _PAD_PX = 4
@@ -25,8 +25,8 @@ _PAD_PX = 4
 class Shown:
     """One region to draw: `mask` bool [H, W] or None (then its box is dashed), `text` maybe empty.
 
-    `stale` greys it: nobody vouches for the words, or for the place, any more. `name` tells it from
-    the others from picture to picture.
+    `stale` draws it in grey: its caption has expired, or its place is unknown. `name` identifies it
+    from image to image.
     """
 
     name: str
@@ -46,7 +46,7 @@ def annotated(
 ) -> Image:
     """A copy of `image`, RGB u8 [H, W, 3], with masks and captions; narrow ones enlarged.
 
-    `title` stands at the lower left; with `memory` captions keep their places. Raises
+    `title` is at the lower left; with `memory` captions keep their places. Raises
     `MissingExtraError` without the `render` extra.
     """
     times = max(1, -(-_MIN_WIDTH_PX // image.shape[1]))

@@ -15,7 +15,8 @@ from ureca.extras import require
 
 EXTRA = "render"
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "Arial.ttf")
-"""Looked for in the folders of the system, best coverage first; else Pillow's own Latin font."""
+"""Fonts to search in the folders of the system, best coverage first; else Pillow's own Latin font.
+"""
 
 _ELLIPSIS = "\u2026"
 

@@ -61,13 +61,21 @@ def add_import(commands: Any) -> None:  # argparse's own type has no public name
     )
     add = parser.add_argument
     add("format", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
-    add("paths", nargs="+", type=Path, metavar="PATH", help="its files and folders, in any order")
-    add("--pictures", nargs="+", type=Path, default=[], metavar="DIR", help="folders of pictures")
-    add("--name", help="of the source, in every region's id [FORMAT]")
     add(
-        "--split", default="", help="only this one; where files name none, what to call all [train]"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="files and folders of the data set, in any order",
     )
-    add("--license", metavar="TEXT", help="of pictures that come with none")
+    add("--pictures", nargs="+", type=Path, default=[], metavar="DIR", help="folders of pictures")
+    add("--name", help="name of the source; part of every region id [FORMAT]")
+    add(
+        "--split",
+        default="",
+        help="import only this split; if the files name none, the name for all [train]",
+    )
+    add("--license", metavar="TEXT", help="licence of images that name none")
     _add_output(parser, webdataset=True)
     parser.set_defaults(run=run_import)
 
@@ -94,7 +102,7 @@ def _add_output(parser: argparse.ArgumentParser, *, webdataset: bool) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="a folder that is not there yet",
+        help="output folder; must not exist",
     )
     add("--limit", type=_positive, metavar="N", help="at most N pictures")
     add("--shard-mb", type=_positive, default=SHARD_BYTES >> 20, metavar="N", help="[%(default)s]")

@@ -194,7 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="render stills with region captions")
     make.add_argument(
-        "-o", "--out", type=Path, required=True, help="folder to fill or to go on with"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder; a run that was stopped continues in it",
     )
     make.add_argument("--scenes", type=int, default=100, help="number of scenes (default 100)")
     make.add_argument("--views", type=int, default=4, help="pictures per scene (default 4)")
@@ -204,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split",
         choices=("train", "dev", "test"),
         default="train",
-        help="dev: new scenes with looks of train; test: colours and textures train never shows",
+        help="dev: new scenes, looks of train; test: colours and textures that train never shows",
     )
     make.add_argument(
         "--look",

@@ -238,15 +238,22 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="BUNDLE_OR_CHECKPOINT")
     add("--data", type=Path, metavar="DIR", help="the benchmark's pictures and masks, imported")
-    add("--captions", type=Path, metavar="FILE", help="captions that were made before")
+    add("--captions", type=Path, metavar="FILE", help="score an existing file of captions")
     add("--bench", type=Path, required=True, metavar="DIR", help="qa.json and class_names.json")
     add("--judge", required=True, metavar="URL", help="an OpenAI-compatible server, http://HOST/v1")
     add("--judge-model", required=True, metavar="NAME", help="the judge's name at that server")
-    add("--prompt", type=Path, metavar="FILE", help="another one, with {caption} and {question}")
-    add("--threads", type=positive, default=4, help="regions at a time [%(default)s]")
-    add("--per-minute", type=float, default=0.0, metavar="N", help="requests a minute")
-    add("--max-questions", type=positive, metavar="N", help="of this run; then it stops")
-    add("--retries", type=int, default=6, help="of a request that fails [%(default)s]")
+    add(
+        "--prompt",
+        type=Path,
+        metavar="FILE",
+        help="file with another prompt; contains {caption} and {question}",
+    )
+    add("--threads", type=positive, default=4, help="regions in parallel [%(default)s]")
+    add("--per-minute", type=float, default=0.0, metavar="N", help="requests per minute, at most")
+    add(
+        "--max-questions", type=positive, metavar="N", help="at most this many requests in this run"
+    )
+    add("--retries", type=int, default=6, help="retries of a failed request [%(default)s]")
     add("-o", "--out", type=Path, required=True, help="folder for the results")
     add("--json", action="store_true", help="print metrics.json instead of a table")
     return parser

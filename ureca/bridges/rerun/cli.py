@@ -1,4 +1,4 @@
-"""`ureca rerun`: what a node sees and says, logged to Rerun."""
+"""`ureca rerun`: logs images, regions and captions of a node to Rerun."""
 
 from __future__ import annotations
 
@@ -80,13 +80,15 @@ async def _run(options: argparse.Namespace, log: RerunLog) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca rerun",
-        description="Log pictures, masks, boxes, captions and latencies of a node to Rerun.",
+        description="Log images, masks, boxes, captions and latencies of a node to Rerun.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--events", default=EVENTS_ADDRESS, help="the node's events [%(default)s]")
     parser.add_argument(
-        "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
+        "--events", default=EVENTS_ADDRESS, help="address of the node's events [%(default)s]"
+    )
+    parser.add_argument(
+        "--requests", default=REQUESTS_ADDRESS, help="address of the node's requests [%(default)s]"
     )
     add_key_options(parser)
     parser.add_argument(
@@ -94,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--save", metavar="RUN.rrd", help="log to a file")
-    where.add_argument("--connect", metavar="URL", help="log to a viewer that runs already")
+    where.add_argument("--connect", metavar="URL", help="log to a viewer that is already running")
     parser.add_argument(
-        "--width", type=_width, default=640, metavar="PX", help="of the pictures [%(default)s]"
+        "--width", type=_width, default=640, metavar="PX", help="width of images, px [%(default)s]"
     )
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     return parser

@@ -1,6 +1,6 @@
-"""Writes sights and events into a Rerun recording.
+"""Writes frames and events into a Rerun recording.
 
-Everything stands under the stream's name: `image` (JPEG), `masks`, `boxes` (of the small picture),
+Entities are under the stream's name: `image` (JPEG), `masks`, `boxes` (of the small picture),
 `captions` (a log), `latency/*` (milliseconds). Timelines: `frame` (the number) and `capture` (Unix
 time).
 """
@@ -52,7 +52,7 @@ class RerunLog:
         self.pictures += 1
 
     def event(self, event: AnyEvent, shift_ns: int) -> None:
-        """Log a caption with its times, a failed one, or the books."""
+        """Log a caption with its times, a failed one, or the counters."""
         if isinstance(event, CaptionFinal):
             self._final(event, shift_ns if event.clk == "mono" else 0)
         elif isinstance(event, CaptionError):

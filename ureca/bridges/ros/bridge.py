@@ -1,4 +1,4 @@
-"""The bridge itself: sights of the node out, camera images in. It knows no middleware."""
+"""The bridge: results of the node out, camera images in. It does not depend on a middleware."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ Send = Callable[[Message], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class BridgeOptions:
-    """What is published, and how. `frame_id` None takes that of the image which a frame came from,
-    else the stream's name.
+    """What is published, and how. `frame_id` None: that of the forwarded image, else the stream's
+    name.
     """
 
     prefix: str = "/ureca"
@@ -58,10 +58,10 @@ class BridgeOptions:
 
 
 class Forwarded:
-    """The headers of the images that came through this bridge, by stream and number.
+    """The headers of the images that this bridge forwarded, by stream and number.
 
-    A node moves stamps of other clocks onto its own; what goes back to ROS has the very stamp that
-    came from ROS.
+    A node converts stamps of other clocks to its own; results for ROS have the exact original
+    stamp.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Forwarded:
                 self._known.popitem(last=False)
 
     def get(self, stream: str, seq: int) -> Header | None:
-        """The image's header, None for a frame that did not come through this bridge."""
+        """The image's header, None for a frame that this bridge did not forward."""
         with self._lock:
             return self._known.get((stream, seq))
 

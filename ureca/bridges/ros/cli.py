@@ -119,15 +119,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--events", default=EVENTS_ADDRESS, help="the node's events [%(default)s]")
     parser.add_argument(
-        "--requests", default=REQUESTS_ADDRESS, help="the node's requests [%(default)s]"
+        "--events", default=EVENTS_ADDRESS, help="address of the node's events [%(default)s]"
+    )
+    parser.add_argument(
+        "--requests", default=REQUESTS_ADDRESS, help="address of the node's requests [%(default)s]"
     )
     add_key_options(parser)
     parser.add_argument(
         "--stream", action="append", default=[], help="only this stream; repeatable [all]"
     )
-    parser.add_argument("--prefix", default="/ureca", help="of the topics [%(default)s]")
+    parser.add_argument("--prefix", default="/ureca", help="prefix of the topics [%(default)s]")
     parser.add_argument(
         "--class-id",
         choices=("caption", "rid", "label"),
@@ -135,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what class_id holds: the caption while it holds, the region's id, or the label "
         "that its sender gave [%(default)s]",
     )
-    parser.add_argument("--masks", choices=("mono8", "mono16"), help="mask images, too")
+    parser.add_argument("--masks", choices=("mono8", "mono16"), help="also publish mask images")
     parser.add_argument("--frame-id", help="of all headers [the image's, else the stream]")
     for name, what in (("image", "Image"), ("compressed", "CompressedImage")):
         parser.add_argument(
@@ -146,14 +148,16 @@ def _parser() -> argparse.ArgumentParser:
             help=f"forward this topic of sensor_msgs/{what} to the node; repeatable",
         )
     parser.add_argument(
-        "--frames", default=FRAMES_ADDRESS, help="where they are offered [%(default)s]"
+        "--frames",
+        default=FRAMES_ADDRESS,
+        help="address at which the bridge publishes camera frames for the node [%(default)s]",
     )
     parser.add_argument("--domain", help="ROS domain [ROS_DOMAIN_ID, else 0]")
     parser.add_argument(
-        "--network", action="store_true", help="DDS on all interfaces, not on this host only"
+        "--network", action="store_true", help="use DDS on all interfaces, not only on this host"
     )
     parser.add_argument(
-        "--rclpy", action="store_true", help="through an installed ROS instead of plain DDS"
+        "--rclpy", action="store_true", help="use an installed rclpy instead of plain DDS"
     )
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     return parser

@@ -56,7 +56,7 @@ def _out(value: Any, type_of: TypeOf, as_bytes: Callable[[bytes], Any]) -> Any:
 
 
 def from_foreign(kind: type[_M], message: Foreign) -> _M:
-    """Our message of another library's; raises `ValueError` or `TypeError` for what is none."""
+    """Convert a message of another library; raises `ValueError` or `TypeError` for another type."""
     return kind(**{name: _in(hint, getattr(message, name)) for name, hint in hints(kind).items()})
 
 

@@ -1,7 +1,7 @@
-"""The ROS 2 messages that the bridge speaks, as plain dataclasses with the fields of the `.msg`
+"""The ROS 2 messages of the bridge, as plain dataclasses with the fields of the `.msg`
 files, in their order (common_interfaces and vision_msgs 4, Humble to Rolling).
 
-A field's wire type stands in its annotation; `ros_name` is what ROS calls the class.
+A field's annotation has its ROS type; `ros_name` is the ROS name of the class.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Pose(Message):
 
 @dataclass(frozen=True)
 class PoseWithCovariance(Message):
-    """A pose, unused: a picture tells none."""
+    """A pose, unused: an image has none."""
 
     ros_name = "geometry_msgs/msg/PoseWithCovariance"
     pose: Pose = Pose()

@@ -34,7 +34,7 @@ class Numbering:
     seq: int = field(default=0)
 
     def header(self, header: Header, now_ns: int, **more: Any) -> FrameHeader:  # keys of the header
-        """The next header. `now_ns` (Unix time) stands in for a stamp that the driver left 0."""
+        """The next header. `now_ns` (Unix time) replaces a stamp of 0."""
         captured_ns = nanoseconds(header.stamp)
         made = FrameHeader(
             v=PROTOCOL_VERSION,
@@ -85,8 +85,8 @@ def _without_alpha(image: Image) -> bytes:
 
 
 def compressed(image: CompressedImage, camera: Numbering, now_ns: int) -> Sent:
-    """A `sensor_msgs/CompressedImage`, told by its first bytes, forwarded as it is; raises
-    `WireError` for what is neither JPEG nor PNG.
+    """A `sensor_msgs/CompressedImage`, forwarded unchanged; raises `WireError` if its first bytes
+    are neither JPEG nor PNG.
     """
     enc: Literal["jpeg", "png"] = "png" if image.data.startswith(b"\x89PNG") else "jpeg"
     width, height = picture_size(image.data, enc)

@@ -1,7 +1,7 @@
 """ROS 2 through `rclpy`, where ROS is installed: the same messages and converters as `dds`.
 
-`rclpy` does not come from PyPI: source a ROS installation that has vision_msgs
-(`source /opt/ros/humble/setup.bash`).
+`rclpy` and vision_msgs come from a ROS installation (`source /opt/ros/humble/setup.bash`), or from
+PyPI: `pip install ros-rclpy ros-rmw-fastrtps-cpp ros-sensor-msgs`, without vision_msgs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def _require(module: str) -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"{module!r} is not installed ({error}): source a ROS 2 installation with vision_msgs "
-            "(source /opt/ros/humble/setup.bash), or leave out --rclpy to speak plain DDS"
+            "(source /opt/ros/humble/setup.bash), or pip install ros-rclpy ros-rmw-fastrtps-cpp "
+            "ros-sensor-msgs (without vision_msgs), or leave out --rclpy to use plain DDS"
         ) from error
 
 

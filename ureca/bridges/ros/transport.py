@@ -1,4 +1,4 @@
-"""What the bridge needs of a middleware: publish a message, hear of messages."""
+"""The middleware interface of the bridge: publish and subscribe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ureca.bridges.ros.messages import Message
 Quality = Literal["reliable", "sensor"]
 """ROS's default (reliable, last 10) and its sensor data (best effort, last 5); both volatile.
 
-What the bridge publishes is reliable, which suits readers of both sorts; what it reads is asked for
-as sensor data, which takes writers of both sorts.
+The bridge publishes reliably, which matches both kinds of readers; it subscribes as sensor data,
+which matches both kinds of writers.
 """
 DEPTH = {"reliable": 10, "sensor": 5}
 
@@ -22,7 +22,9 @@ class Transport(Protocol):
     """One node of a ROS graph. Callbacks may come on a thread of the transport's own."""
 
     def publisher(self, topic: str, kind: type[_M], quality: Quality) -> Callable[[_M], bool]:
-        """Offer a topic (`/a/b`); the result sends one message, and says whether it was taken."""
+        """Create a publisher of a topic (`/a/b`); the result sends one message, and returns whether
+        it was accepted.
+        """
 
     def subscribe(
         self, topic: str, kind: type[_M], quality: Quality, heard: Callable[[_M], None]
@@ -30,4 +32,4 @@ class Transport(Protocol):
         """Call `heard` for every message of a topic."""
 
     def close(self) -> None:
-        """Leave the graph; no callback comes after it."""
+        """Leave the graph; afterwards there are no callbacks."""
