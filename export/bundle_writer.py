@@ -14,7 +14,6 @@ from ureca.bundle import (
     BundleManifest,
     GraphSpec,
     Limits,
-    PreprocessSpec,
     TokenIds,
     file_spec,
     load_manifest,
@@ -53,7 +52,7 @@ FAILED = "parity.failed.json"
 class Files:
     """The files of one bundle, gathered in `stage` and published together.
 
-    `config` has nothing left open (`export.choose.settled`).
+    `config` has nothing left open (`export.runtime_selection.settled`).
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Files:
         )
 
     def _manifest(self, model: CaptionerConfig, graphs: dict[str, GraphSpec]) -> BundleManifest:
-        stage, vision, runtime = self._stage, model.vision, OPTIONS[self._config.runtime]
+        stage, runtime = self._stage, OPTIONS[self._config.runtime]
         return BundleManifest(
             model=to_plain(model),
             checkpoint_sha256=file_spec(self._checkpoint, WEIGHTS).sha256,
@@ -124,9 +123,6 @@ class Files:
             embeddings=file_spec(stage, EMBEDDINGS),
             tokenizer=file_spec(stage, TOKENIZER),
             tokens=TokenIds(pad=PAD_ID, short=SHORT_ID, long=LONG_ID, eos=EOS_ID),
-            preprocess=PreprocessSpec(
-                tile_px=vision.tile_px, mask_px=vision.mask_px, max_tiles=vision.max_tiles
-            ),
             limits=Limits(
                 max_regions=self._config.max_regions,
                 max_new_tokens=model.language.max_new_tokens,

@@ -22,7 +22,6 @@ from ureca.bundle import (
     MANIFEST_NAME,
     BundleManifest,
     Limits,
-    PreprocessSpec,
     TokenIds,
     file_spec,
     load_manifest,
@@ -170,11 +169,6 @@ def _manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> BundleMa
         tokenizer=file_spec(stage, TOKENIZER),
         # Both instructions are text; what they have in common is the token they begin with.
         tokens=TokenIds(pad=stop, short=mark, long=mark, eos=stop),
-        preprocess=PreprocessSpec(
-            tile_px=config.picture.tile_px,
-            mask_px=config.mask.side_px,
-            max_tiles=config.picture.max_tiles,
-        ),
         limits=Limits(max_regions=config.max_regions, max_new_tokens=config.max_new_tokens),
         runtime=TRANSFORMERS,
         runtime_version=f"{package.__version__} torch {torch.__version__}",

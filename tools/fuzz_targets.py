@@ -39,7 +39,6 @@ SEEDS = ROOT / "tests" / "fuzz_seeds"
 SEPARATOR = b"\xf5\xf6\xf7\xf8"  # never valid UTF-8, and no MessagePack that we write
 MAX_INPUT = 1 << 14
 _MAX_FUZZED_PX = 1 << 18
-_NOTHING: frozenset[type[Exception]] = frozenset()
 
 
 def _event(data: bytes) -> None:

@@ -19,6 +19,8 @@ from ureca.errors import BundleError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
+_NO_LONGER_WRITTEN = frozenset({"preprocess"})
+"""Keys of older manifests, which are skipped: `preprocess` repeated sizes that `model` holds."""
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 
@@ -67,14 +69,6 @@ class TokenIds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     eos: int
 
 
-class PreprocessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How images and masks are split into tiles; the fields have the names of `VisionConfig`."""
-
-    tile_px: int
-    mask_px: int
-    max_tiles: int
-
-
 class Limits(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -95,7 +89,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `model` is `CaptionerConfig` as plain data; `graphs` are by name (`vision`, `regions`, `lm`).
     `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
     `runtime` and `runtime_version` say what made or proved the graphs; `target` is where they may
-    run: `any`, a device such as `sm_87`, or what else `models.runtime.home` knows. `extra_files`
+    run: `any`, a device such as `sm_87`, or what else `models.runtime.compatibility` knows. `extra_files`
     are the parity report, the self-test and the model card.
     """
 
@@ -106,7 +100,6 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     embeddings: FileSpec
     tokenizer: FileSpec
     tokens: TokenIds
-    preprocess: PreprocessSpec
     limits: Limits
     runtime: str
     runtime_version: str
@@ -194,7 +187,8 @@ def _decode(path: Path) -> BundleManifest:
             raise BundleError(
                 f"{path} has schema {schema!r}, this version reads {SCHEMA_VERSION}; {_RESTORE}"
             )
-        return msgspec.convert(data, BundleManifest)
+        kept = {key: value for key, value in data.items() if key not in _NO_LONGER_WRITTEN}
+        return msgspec.convert(kept, BundleManifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not a bundle manifest: {error}; {_RESTORE}") from error
 

@@ -137,7 +137,6 @@ class Track:
     box_xyxy_px: tuple[int, int, int, int]
     age_frames: int
     missed_frames: int
-    first_seq: int
     label: str | None = None
     parent: str | None = None
     reason: str = ""

@@ -13,7 +13,6 @@ shapes and addresses. Not part of a bundle for the CPU, where it gains nothing.
 
 MAPS = ("map_fine", "map_middle", "map_coarse", "map_colour")
 VISION_OUTPUTS = ("image_tokens", *MAPS)
-REGIONS_INPUTS = ("masks", "boxes", *MAPS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from ureca.datatypes import RegionRequest, RowDone
 from ureca.node.config import CaptionConfig
@@ -20,7 +20,6 @@ _KEPT = 16
 _KEPT_CHARS = 200
 
 Fault = Literal["non_finite", "empty", "length", "charset", "score", "repetition"]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 
 class Complaint(NamedTuple):

@@ -101,7 +101,7 @@ class Given:
         return affinity(region.sight, sight, missed=missed)
 
     def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> Region:
-        region = self._regions.start(frame, seed, mask)
+        region = self._regions.start(seed, mask)
         region.is_given = True
         return region
 

@@ -195,7 +195,7 @@ class Corrections:
         if self._regions.room < 1 or not mask.any() or self._is_known(mask):
             self.counts["known"] += 1
             return
-        region = self._regions.start(frame, RegionSeed(mask=cutout.mask), mask)
+        region = self._regions.start(RegionSeed(mask=cutout.mask), mask)
         region.carrier = Carrier(self._config, view.picture, cut)
         region.carrier.place(now)
         region.view = view_of(picture, now)

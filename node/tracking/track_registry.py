@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ureca.datatypes import Frame, Mask, RegionSeed, Track, TrackState
+from ureca.datatypes import Mask, RegionSeed, Track, TrackState
 from ureca.errors import RegionError
 from ureca.node.config import ID_PATTERN
 from ureca.node.masks.geometry import box_of
@@ -142,7 +142,7 @@ class Regions:
         if self.room < 1:
             raise RegionError(f"the limit of {self._max} regions per stream is reached")
 
-    def start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> Region:
+    def start(self, seed: RegionSeed, mask: Mask) -> Region:
         """Start a region at `mask`; raises `RegionError` if the limit is reached or the id is
         invalid.
         """
@@ -154,7 +154,6 @@ class Regions:
             box_xyxy_px=box_of(mask),
             age_frames=0,
             missed_frames=0,
-            first_seq=frame.seq,
             label=seed.label,
             parent=seed.parent,
         )

@@ -230,7 +230,7 @@ class Tracker:
         assert self._picture is not None
         self._regions.check_room()  # before a mask is made: that is what a flood of prompts costs
         mask = seed_mask(seed, frame.image)
-        region = self._regions.start(frame, seed, mask)
+        region = self._regions.start(seed, mask)
         _drawn(region, seed, frame)
         self._carry_from(region, self._picture, mask)
         return region.track

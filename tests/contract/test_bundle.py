@@ -40,7 +40,6 @@ def _manifest(folder):
         embeddings=bundle.file_spec(folder, "embeddings.safetensors"),
         tokenizer=bundle.file_spec(folder, "tokenizer.json"),
         tokens=bundle.TokenIds(pad=0, short=1, long=2, eos=3),
-        preprocess=bundle.PreprocessSpec(tile_px=64, mask_px=32, max_tiles=1),
         limits=bundle.Limits(max_regions=32, max_new_tokens=8),
         runtime="onnxruntime",
         runtime_version="1.31.1",
@@ -119,3 +118,12 @@ def test_a_manifest_is_not_written_over_files_that_are_not_there(folder):
     with pytest.raises(BundleError, match="missing"):
         bundle.write_manifest(folder, manifest)
     assert not (folder / bundle.MANIFEST_NAME).exists()
+
+
+def test_a_manifest_of_an_earlier_version_is_read(folder):
+    """Manifests once repeated the sizes of `model` as `preprocess`; nothing read them."""
+    manifest = _manifest(folder)
+    path = bundle.write_manifest(folder, manifest)
+    sizes = {"tile_px": 64, "mask_px": 32, "max_tiles": 1}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "preprocess": sizes}))
+    assert bundle.load_manifest(folder) == manifest

@@ -60,7 +60,7 @@ def test_warnings_are_held_back_and_counted(caplog):
 def test_frames_and_track_sets_are_checked_where_they_are_born():
     with pytest.raises(SourceError, match=r"u8 \[H, W, 3\]"):
         Frame("c", b"b" * 16, 0, 0, np.zeros((4, 4), np.uint8))
-    track = Track("r", TrackState.NEW, None, (0, 0, 1, 1), 0, 0, 0)
+    track = Track("r", TrackState.NEW, None, (0, 0, 1, 1), 0, 0)
     with pytest.raises(RegionError, match="unique"):
         TrackSet("c", 0, 0, (track, track))
 

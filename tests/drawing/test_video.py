@@ -40,7 +40,7 @@ def tracks(of, *, alive=True):
     mask = np.zeros(of.image.shape[:2], np.bool_)
     mask[100:200, 200:300] = True
     state = TrackState.ALIVE if alive else TrackState.LOST
-    track = Track("mug", state, mask if alive else None, BOX, 1, 0, 0)
+    track = Track("mug", state, mask if alive else None, BOX, 1, 0)
     return TrackSet(of.stream, of.seq, of.captured_ns, (track,))
 
 

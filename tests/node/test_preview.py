@@ -29,9 +29,9 @@ def view(seq: int = 3, *, tracked: int | None = None, size: tuple[int, int] = (4
     mask = np.zeros(size, np.bool_)
     mask[100:200, 300:500] = True
     box = (300, 100, 500, 200)
-    seen = Track("mug", TrackState.ALIVE, mask, box, 3, 0, 0)
-    lost = Track("cup", TrackState.LOST, None, box, 3, 2, 0)
-    gone = Track("old", TrackState.ENDED, None, box, 3, 2, 0)
+    seen = Track("mug", TrackState.ALIVE, mask, box, 3, 0)
+    lost = Track("cup", TrackState.LOST, None, box, 3, 2)
+    gone = Track("old", TrackState.ENDED, None, box, 3, 2)
     frame = Frame("cam0", SESSION_ID, seq, 5_000_000_000, image)
     return frame, TrackSet("cam0", seq if tracked is None else tracked, 0, (seen, lost, gone))
 

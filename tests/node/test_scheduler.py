@@ -20,7 +20,7 @@ def track(
     rid: str, state: TrackState = TrackState.ALIVE, box: tuple[int, int, int, int] = (0, 0, 40, 40)
 ) -> Track:
     visible = state not in (TrackState.LOST, TrackState.ENDED)
-    return Track(rid, state, MASK if visible else None, box, 1, 0, 0)
+    return Track(rid, state, MASK if visible else None, box, 1, 0)
 
 
 def tracks(*found: Track, seq: int = 0) -> TrackSet:

@@ -1,8 +1,8 @@
-"""The events of the node, their rates, and which may be lost: one row per kind.
+"""The events of the node, and which may be lost: one row per kind.
 
 The topic part lets a subscriber choose (`delta` is separate from `caption`, so that a thin link
-need not carry the text twice). `expected_hz` is per region for region events, else per node. The
-node never drops terminal events: every accepted request ends.
+need not carry the text twice). The node never drops
+terminal events: every accepted request ends.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ class StreamSpec:
 
     kind: str
     topic_part: str
-    expected_hz: float
     loss: Loss
 
 
 _ROWS = (
-    StreamSpec("track.new", "track", 0.1, "never"),
-    StreamSpec("track.update", "track", 10.0, "drop"),
-    StreamSpec("track.lost", "track", 0.1, "never"),
-    StreamSpec("track.recovered", "track", 0.1, "never"),
-    StreamSpec("track.end", "track", 0.1, "never"),
-    StreamSpec("caption.start", "caption", 0.5, "drop"),
-    StreamSpec("caption.delta", "delta", 5.0, "drop"),
-    StreamSpec("caption.final", "caption", 0.5, "never"),
-    StreamSpec("caption.same", "caption", 0.5, "never"),
-    StreamSpec("caption.abort", "caption", 0.1, "never"),
-    StreamSpec("caption.error", "caption", 0.1, "never"),
-    StreamSpec("heartbeat", "heartbeat", 1.0, "drop"),
-    StreamSpec("recording.stopped", "recording", 0.1, "never"),
+    StreamSpec("track.new", "track", "never"),
+    StreamSpec("track.update", "track", "drop"),
+    StreamSpec("track.lost", "track", "never"),
+    StreamSpec("track.recovered", "track", "never"),
+    StreamSpec("track.end", "track", "never"),
+    StreamSpec("caption.start", "caption", "drop"),
+    StreamSpec("caption.delta", "delta", "drop"),
+    StreamSpec("caption.final", "caption", "never"),
+    StreamSpec("caption.same", "caption", "never"),
+    StreamSpec("caption.abort", "caption", "never"),
+    StreamSpec("caption.error", "caption", "never"),
+    StreamSpec("heartbeat", "heartbeat", "drop"),
+    StreamSpec("recording.stopped", "recording", "never"),
 )
 
 STREAMS: Mapping[str, StreamSpec] = MappingProxyType({row.kind: row for row in _ROWS})

@@ -54,7 +54,6 @@ PALETTE: Final = MappingProxyType(
     }
 )
 COLOURS: Final = tuple(PALETTE)
-BRIGHT: Final = ("red", "orange", "yellow", "green", "blue", "light blue", "purple", "pink")
 
 HELD_BACK_PAIRS: Final = frozenset(
     {
@@ -75,9 +74,6 @@ HELD_BACK_PAIRS: Final = frozenset(
     }
 )
 """(colour, kind) pairs that no training view shows; tests and the demo clip use them."""
-
-HELD_BACK_TEXTURES: Final = frozenset({"wood-walnut", "pattern-zigzag", "wall-panels"})
-"""Surface textures that no training view shows."""
 
 
 def to_lab(rgb: Rgb) -> NDArray[np.float32]:
