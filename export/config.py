@@ -28,7 +28,7 @@ class ExportConfig:
 
     runtime: Literal["onnx", "ort-gpu", "tensorrt", "tensorrt-rtx", "aoti", "auto"] = "onnx"
     precision: Literal["fp32", "fp16", "int8", "int4"] | None = None
-    """None: what `export.choose` names first for the runtime (int8 for onnx)."""
+    """None: what `export.runtime_selection` names first for the runtime (int8 for onnx)."""
     target: str | None = None
     """`ort-gpu`: cuda, tensorrt or cpu; `tensorrt-rtx`: sm_80+ or one device such as sm_75. None:
     the first of these; the other runtimes export for the machine they are on.

@@ -1,7 +1,7 @@
 """Pictures and masks to network input: one numpy implementation for training, export parity and the
 node.
 
-URECA's dynamic mask modelling (arXiv 2504.05305, section 4; `research/seeds.md` 1.2): a picture is
+URECA's dynamic mask modelling (arXiv 2504.05305, section 4): a picture is
 cut into a grid of square tiles chosen by aspect ratio, and the mask is cut by **the same
 decision**, so tile k of the mask always lies on tile k of the picture. With more than one tile a
 thumbnail of the whole follows. Where the official code differs between its paths we fix one rule:

@@ -89,8 +89,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `model` is `CaptionerConfig` as plain data; `graphs` are by name (`vision`, `regions`, `lm`).
     `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
     `runtime` and `runtime_version` say what made or proved the graphs; `target` is where they may
-    run: `any`, a device such as `sm_87`, or what else `models.runtime.compatibility` knows. `extra_files`
-    are the parity report, the self-test and the model card.
+    run: `any`, a device such as `sm_87`, or what else `models.runtime.compatibility` knows.
+    `extra_files` are the parity report, the self-test and the model card.
     """
 
     schema: int = SCHEMA_VERSION

@@ -1,6 +1,6 @@
 """Loads YAML into frozen dataclasses: files and options override defaults, no key is ignored.
 
-    config = load_config(NodeConfig, "configs/node/demo.yaml", ["scheduler.max_batch=4"])
+    config = load_config(NodeConfig, "configs/node/camera.yaml", ["scheduler.max_batch=4"])
 
 An unknown key is an error that names the nearest one; a wrong type or value is an error that names
 its path.

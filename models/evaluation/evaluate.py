@@ -120,7 +120,7 @@ def rounded(figures: Figures) -> Figures:
 
 
 def write_captions(path: Path, part: Part) -> None:
-    """One line per caption with its references and own figures; `score_captions.py` reads it."""
+    """One line per caption with its references and own figures."""
     with path.open("w", encoding="utf8") as out:
         for item in part.scored:
             out.write(json.dumps(_caption_row(item, part)) + "\n")

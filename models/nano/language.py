@@ -3,7 +3,7 @@ tokens.
 
 Pre-norm blocks with RMSNorm, rotary positions and SwiGLU; token embeddings are tied to the output.
 
-Split-prefix attention (`design/engines.md`; the idea is Hydragen's, arXiv 2402.05099): the keys and
+Split-prefix attention (the idea is Hydragen's, arXiv 2402.05099): the keys and
 values of the image tokens exist once per picture, with R regions reading them. Scores are [q @
 prefix | q @ own], joined before one softmax, so the result is exact and the prefix is never copied
 per region. Rows are ordered by picture: row `b * R + r` is region r of picture b. The node always

@@ -1,7 +1,7 @@
 """What the language model is told about one region: mask tokens, and image features from inside the
 mask.
 
-`MaskEncoder` is URECA's (arXiv 2504.05305; the shipped "arch 3" of `research/seeds.md` 1.1): two
+`MaskEncoder` is URECA's (arXiv 2504.05305; "arch 3" of the published code): two
 strided convolutions, then one linear layer shared by all channels, so that channel n becomes mask
 token n. It sees the mask only.
 

@@ -1,7 +1,7 @@
 """Frames from other processes over ZeroMQ SUB.
 
 All waiting messages are read and only the newest one of each topic is decoded: a small queue
-alone does not bound staleness (measured, `research/node-anchors.md` 7.1).
+alone does not bound staleness, as measurements showed.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_mask_tiles_lie_on_picture_tiles():
 
 
 def test_masks_are_zero_and_one_even_in_the_thumbnail():
-    """The official code smooths its thumbnail and scales to 255; we do neither (seeds.md 1.2)."""
+    """The official code smooths its thumbnail and scales to 255; we do neither."""
     mask = np.random.default_rng(0).random((100, 200)) > 0.5
     tiles = mask_tiles(mask, Grid(2, 1), VISION)
     assert set(np.unique(tiles)) == {0.0, 1.0}

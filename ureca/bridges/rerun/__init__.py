@@ -1,1 +1,1 @@
-"""Rerun: pictures, masks, boxes, captions and latencies on one timeline (`docs/rerun.md`)."""
+"""Rerun: pictures, masks, boxes, captions and latencies on one timeline (`docs/pictures.md`)."""

@@ -25,7 +25,7 @@ WOOD_TONES: Final = MappingProxyType(
         "walnut": ((0.47, 0.33, 0.22), (0.31, 0.20, 0.13)),
     }
 )
-"""Light and dark colour of each wood; see palette.HELD_BACK_TEXTURES for the held-back one."""
+"""Light and dark colour of each wood. No training view shows walnut."""
 
 
 def _to_texture(picture: Field) -> Texture:
