@@ -27,7 +27,7 @@ from ureca.export.graphs.graph_files import SUFFIXES, write_graph
 from ureca.export.graphs.interfaces import interfaces
 from ureca.export.graphs.quantise import precision_of
 from ureca.export.parity.parity_checks import Protos, embedding_table
-from ureca.export.report import Report
+from ureca.export.report import ParityReport
 from ureca.models.config import CaptionerConfig
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
@@ -78,7 +78,7 @@ class Files:
         """Let the finished bundle caption the golden picture and keep what it said."""
         remember(engine, self._stage)
 
-    def publish(self, manifest: BundleManifest, report: Report, out: Path) -> None:
+    def publish(self, manifest: BundleManifest, report: ParityReport, out: Path) -> None:
         """Move everything to `out`, the manifest last; of a failed proof only its report."""
         if report.failures():
             report.save(out / FAILED)

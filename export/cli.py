@@ -31,8 +31,8 @@ from ureca.export.parity.parity_checks import (
     embedding_table,
     open_graphs,
 )
-from ureca.export.parity.parity_inputs import Case, find_cases, prepared
-from ureca.export.report import Report, Trial, show
+from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepared
+from ureca.export.report import ParityReport, Trial, show
 from ureca.export.runtime_selection import EXPERIMENTAL, PRECISIONS, Machine, elsewhere, settled
 from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export_bundle(
-    checkpoint: Path, out: Path, *, config: ExportConfig, cases: Sequence[Case], source: str
-) -> Report:
+    checkpoint: Path, out: Path, *, config: ExportConfig, cases: Sequence[ParityCase], source: str
+) -> ParityReport:
     """Export `checkpoint` to the folder `out`; a bundle that fails its proof gets no manifest.
 
     `cases` are what the graphs are compared on, `source` describes them in the report. Raises
@@ -163,11 +163,11 @@ def _report(
     config: ExportConfig,
     source: str,
     absent: str,
-) -> Report:
+) -> ParityReport:
     exact = open_graphs(masters, embedding_table(proof.model), proof.model.config)
     regions, equal = proof.uncached_equal(exact)
     float32 = proof.compare(exact)
-    return Report(
+    return ParityReport(
         checkpoint_sha256=manifest.checkpoint_sha256,
         opset=config.opset,
         versions={p.__name__: str(p.__version__) for p in (torch, onnx, onnxruntime)},

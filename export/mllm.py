@@ -32,7 +32,7 @@ from ureca.errors import BundleError, ConfigError
 from ureca.export.bundle_writer import CARD, FAILED, PARITY, remember
 from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.mllm_parity import proved
-from ureca.export.parity.parity_inputs import Case, find_cases
+from ureca.export.parity.parity_inputs import ParityCase, find_cases
 from ureca.export.report import show
 from ureca.export.verify import Verification
 from ureca.extras import require
@@ -84,7 +84,7 @@ def export_mllm(
     checkpoint: Path,
     out: Path,
     *,
-    cases: Sequence[Case],
+    cases: Sequence[ParityCase],
     source: str,
     precision: Precision | None = None,
     max_regions: int | None = None,
@@ -117,7 +117,7 @@ def export_mllm(
 
 
 def verify_mllm(
-    bundle: Path, checkpoint: Path | None, *, cases: Sequence[Case], source: str
+    bundle: Path, checkpoint: Path | None, *, cases: Sequence[ParityCase], source: str
 ) -> Verification:
     """Open a bundle by its hashes and compare it with its checkpoint. Raises `BundleError`."""
     manifest = load_manifest(bundle)

@@ -19,18 +19,18 @@ from tqdm import tqdm
 from ureca.bundle import BundleManifest, bundle_sha
 from ureca.datatypes import RegionInput
 from ureca.export.config import Tolerances
-from ureca.export.parity.comparison import Said, agreement
-from ureca.export.parity.parity_inputs import Case
+from ureca.export.parity.comparison import ProbeOutput, agreement
+from ureca.export.parity.parity_inputs import ParityCase
 from ureca.export.verify import Verification
 from ureca.extras import require
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import prefix_input
 from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
-from ureca.models.mllm.engine import EncodedPicture, MllmEngine, checkpoint_engine
+from ureca.models.mllm.engine import MllmEncodedPicture, MllmEngine, checkpoint_engine
 from ureca.models.mllm.network.captioner import Mllm
-from ureca.models.mllm.network.mask_encoder import MaskEncoder
+from ureca.models.mllm.network.mask_encoder import MllmMaskEncoder
 from ureca.models.mllm.network.positions import Opening
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.tokenizer import EOS_ID
 
 _TOKENS = 32
@@ -42,12 +42,12 @@ def proved(
     bundle: Path,
     manifest: BundleManifest,
     *,
-    cases: Sequence[Case],
+    cases: Sequence[ParityCase],
     source: str,
 ) -> Verification:
     """The checkpoint, unmerged and unshared, against the bundle as the node runs it."""
     candidate = checkpoint_engine(bundle)
-    words, info = Words.load(checkpoint / TOKENIZER), candidate.info
+    words, info = TextTokenizer.load(checkpoint / TOKENIZER), candidate.info
     model = load_checkpoint(checkpoint, merge=False, device=str(candidate.model.device))
     reference = MllmEngine(model, words, info=info)
     bar = tqdm(cases, desc="the checkpoint's captions", unit="picture", disable=None)
@@ -77,14 +77,14 @@ def proved(
     )
 
 
-def _inputs(engine: MllmEngine, case: Case) -> tuple[EncodedPicture, list[Tensor]]:
+def _inputs(engine: MllmEngine, case: ParityCase) -> tuple[MllmEncodedPicture, list[Tensor]]:
     frame = engine.encode(case.image)
     pairs = zip(case.masks, case.styles, strict=True)
     return frame, engine.suffixes(frame, [RegionInput(m, style=s) for m, s in pairs])
 
 
 @torch.inference_mode()
-def _stock(engine: MllmEngine, case: Case) -> Said:
+def _stock(engine: MllmEngine, case: ParityCase) -> ProbeOutput:
     """Captions by the package's `generate`, region by region; logits without any cache."""
     frame, suffixes = _inputs(engine, case)
     model, stop = engine.model, engine.prompt.stop_ids
@@ -97,7 +97,7 @@ def _stock(engine: MllmEngine, case: Case) -> Said:
         _whole(model, prefix, suffix, ids, longest)
         for suffix, ids in zip(suffixes, whole, strict=True)
     ]
-    return Said(whole, np.stack(logits))
+    return ProbeOutput(whole, np.stack(logits))
 
 
 def _whole(
@@ -113,7 +113,7 @@ def _whole(
 
 
 @torch.inference_mode()
-def _shared(engine: MllmEngine, case: Case, forced: Sequence[Sequence[int]]) -> Said:
+def _shared(engine: MllmEngine, case: ParityCase, forced: Sequence[Sequence[int]]) -> ProbeOutput:
     """Captions of one batch after the shared prefix, and logits of the forced ones."""
     frame, suffixes = _inputs(engine, case)
     stop, limit = engine.prompt.stop_ids, min(_TOKENS, engine.info.max_new_tokens)
@@ -125,7 +125,7 @@ def _shared(engine: MllmEngine, case: Case, forced: Sequence[Sequence[int]]) -> 
     rows = engine.rows(frame)
     steps = [rows.start(suffixes), *(rows.step(column) for column in ids.T[:-1])]
     logits = torch.stack(steps, dim=1).cpu().numpy()
-    return Said([i if len(i) == limit else [*i, stop[0]] for i in free], logits)
+    return ProbeOutput([i if len(i) == limit else [*i, stop[0]] for i in free], logits)
 
 
 def _other(engine: MllmEngine) -> MllmEngine:
@@ -135,12 +135,12 @@ def _other(engine: MllmEngine) -> MllmEngine:
     model = engine.model
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        model.masks = MaskEncoder(model.config.mask, width=model.width).to(model.device).eval()
+        model.masks = MllmMaskEncoder(model.config.mask, width=model.width).to(model.device).eval()
         model.region_tokens = model.fresh_region_tokens()
     return engine
 
 
-def _alone(engine: MllmEngine, case: Case) -> float:
+def _alone(engine: MllmEngine, case: ParityCase) -> float:
     """Captions that stay the same when their region is captioned alone."""
     frame, suffixes = _inputs(engine, case)
     prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)

@@ -21,7 +21,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ParityReport:
     """Everything in `parity.json`."""
 
     checkpoint_sha256: str

@@ -17,10 +17,10 @@ from ureca.bundle import BundleManifest, bundle_sha, load_manifest
 from ureca.bundle import file_spec as hashed
 from ureca.errors import BundleError, ConfigError, MissingExtraError
 from ureca.export.config import Tolerances
-from ureca.export.parity.caption_quality import Words, compare_words
-from ureca.export.parity.comparison import Agreement, Said
+from ureca.export.parity.caption_quality import CaptionScores, compare_words
+from ureca.export.parity.comparison import Agreement, ProbeOutput
 from ureca.export.parity.parity_checks import Proof
-from ureca.export.parity.parity_inputs import Case, find_cases, prepared
+from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepared
 from ureca.export.report import document, figures, show
 from ureca.extras import require
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
@@ -54,7 +54,7 @@ class Verification:
     bundle: Agreement
     alone_exact: float
     control: Agreement
-    words: Words | None
+    words: CaptionScores | None
     not_proven: dict[str, str] = field(default_factory=dict)
 
     def failures(self) -> list[str]:
@@ -126,7 +126,7 @@ def verify(
     *,
     manifest: BundleManifest,
     tolerances: Tolerances,
-    cases: Sequence[Case],
+    cases: Sequence[ParityCase],
     source: str,
 ) -> Verification:
     """Open the bundle by its hashes and compare it with its checkpoint, in logits and in words.
@@ -157,8 +157,11 @@ def verify(
 
 
 def _compared(
-    ours: Sequence[Said], theirs: Sequence[Said], cases: Sequence[Case], checkpoint: Path
-) -> tuple[Words | None, dict[str, str]]:
+    ours: Sequence[ProbeOutput],
+    theirs: Sequence[ProbeOutput],
+    cases: Sequence[ParityCase],
+    checkpoint: Path,
+) -> tuple[CaptionScores | None, dict[str, str]]:
     tokenizer = Tokenizer.load(checkpoint / TOKENIZER)
     references = [texts for case in cases for texts in case.references]
     if not any(references):
@@ -209,7 +212,7 @@ def _tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:
     return Tolerances(**{name: values[name] for name in asdict(Tolerances())})
 
 
-def _words(words: Words) -> str:
+def _words(words: CaptionScores) -> str:
     return (
         f"checkpoint -> bundle on {words.regions} regions with human words: METEOR "
         f"{words.meteor_checkpoint:.4f} -> {words.meteor_bundle:.4f}, CIDEr "

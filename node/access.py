@@ -13,7 +13,7 @@ import zmq
 from ureca.errors import RequestError
 from ureca.node.config import SecurityConfig
 from ureca.protocol.operations import OPERATIONS
-from ureca.security.authenticator import Gate, Plane
+from ureca.security.authenticator import CurveAuthenticator, Plane
 from ureca.security.keys import ClientKeys, Role, ServerKeys, read_pair, read_public
 
 Guard = Callable[[zmq.Socket[Any], str, Plane], None]
@@ -30,11 +30,11 @@ _COVERED: dict[Role, frozenset[str]] = {
 }
 
 
-def open_gate(context: zmq.Context[Any], config: SecurityConfig) -> Gate | None:
+def open_gate(context: zmq.Context[Any], config: SecurityConfig) -> CurveAuthenticator | None:
     """Open the authenticator of the configuration; `ConfigError` if its files cannot be used."""
     if not config.key:
         return None
-    return Gate(context, ServerKeys.read(config.key, config.allow))
+    return CurveAuthenticator(context, ServerKeys.read(config.key, config.allow))
 
 
 def camera_keys(config: SecurityConfig) -> ClientKeys | None:
@@ -69,7 +69,7 @@ def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
     """The `Guard` of a node without keys: loopback and ipc only (`ureca.node.config`)."""
 
 
-def asker_of(gate: Gate, message: zmq.Frame) -> MayAsk:
+def asker_of(gate: CurveAuthenticator, message: zmq.Frame) -> MayAsk:
     """The permissions of the sender of a message, by the current allow-list."""
     public = gate.sender_of(message)
     return lambda op: check(op, gate.role_of(public))

@@ -73,7 +73,7 @@ class Balance:
         }
 
 
-class Books:
+class NodeCounters:
     """Counts; `balance()` is consistent because every entry is made under one lock."""
 
     def __init__(self) -> None:

@@ -24,28 +24,28 @@ from ureca.datatypes import EngineInfo
 from ureca.engine import Engine
 from ureca.errors import UrecaError
 from ureca.node.access import open_gate, unguarded
-from ureca.node.captioning.batch import Captioner
+from ureca.node.captioning.batch import BatchCaptioner
 from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
-from ureca.node.captioning.output_filter import Quarantine
+from ureca.node.captioning.output_filter import RejectedCaptions
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Balance, Books
+from ureca.node.counters import Balance, NodeCounters
 from ureca.node.monitoring.health import Vitals, failure_of
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.request_queue import Ask, Order
-from ureca.node.pipeline.source_thread import Feeder
-from ureca.node.pipeline.step_thread import Stepper
-from ureca.node.publishing.event_queue import Outbox
+from ureca.node.pipeline.source_thread import SourceThread
+from ureca.node.pipeline.step_thread import StepThread
+from ureca.node.publishing.event_queue import EventQueue
 from ureca.node.publishing.publisher import Sink
 from ureca.node.publishing.socket_thread import open_sockets
 from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.recording_wrappers import (
-    TapedCaptioner,
-    TapedCutters,
-    TapedEngine,
-    TapedPipeline,
+    RecordingCaptioner,
+    RecordingEngine,
+    RecordingPipeline,
+    RecordingSegmentationWorker,
 )
 from ureca.node.recording.remote_control import RecordSwitch
-from ureca.node.recording.step_log import Notes
+from ureca.node.recording.step_log import StepRecorder
 from ureca.node.rendering.renderer import Renderer
 from ureca.node.requests.handler import Control
 from ureca.node.requests.preview import Previews
@@ -57,14 +57,14 @@ from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent, Heartbeat
 from ureca.protocol.preview import PictureArgs
-from ureca.security.authenticator import Gate
+from ureca.security.authenticator import CurveAuthenticator
 
 State = Literal["starting", "running", "paused", "draining", "stopped"]
-OpenSources = Callable[[NodeConfig, Clock, Books, Wait], Sequence[FrameSource]]
+OpenSources = Callable[[NodeConfig, Clock, NodeCounters, Wait], Sequence[FrameSource]]
 
 
 def _open_configured(
-    config: NodeConfig, clock: Clock, books: Books, wait: Wait
+    config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
 ) -> Sequence[FrameSource]:
     return open_sources(config, clock=clock, books=books, wait=wait)
 
@@ -86,7 +86,7 @@ class Node:
         recorder: Recorder | RecordSwitch | None = None,
         renderer: Renderer | None = None,
     ) -> None:
-        self.books = Books()
+        self.books = NodeCounters()
         self.session_id = uuid.uuid4().bytes
         self._config = config
         self._clock = clock
@@ -98,9 +98,9 @@ class Node:
         sources = open_frames(config, clock, self.books, self._stop.wait)
         self._source_status = SourceStatus(sources)
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
-        self._outbox = Outbox(config.limits.outbox, clock=clock, books=self.books)
+        self._outbox = EventQueue(config.limits.outbox, clock=clock, books=self.books)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gate: Gate | None = None
+        self._gate: CurveAuthenticator | None = None
         try:
             self._gate = open_gate(self._context, config.security)
             self._open_sockets(tuple(sinks))
@@ -109,17 +109,21 @@ class Node:
             self._close_context()
             raise
         self._recorder, self._renderer = recorder, renderer
-        self._quarantine = Quarantine()
+        self._quarantine = RejectedCaptions()
         make: Callable[..., Pipeline] = Pipeline
         if recorder is not None:
-            notes = Notes(recorder)
-            engine, make = TapedEngine(engine, notes), partial(TapedPipeline, notes=notes)
-        self._captioner: Captioner = ThreadCaptioner(
+            notes = StepRecorder(recorder)
+            engine, make = RecordingEngine(engine, notes), partial(RecordingPipeline, notes=notes)
+        self._captioner: BatchCaptioner = ThreadCaptioner(
             CaptionWriter(engine, config.caption, clock, self._quarantine)
         )
         if recorder is not None:
-            self._captioner = TapedCaptioner(self._captioner, notes)
-        self._cutters = cutters if recorder is None or not cutters else TapedCutters(cutters, notes)
+            self._captioner = RecordingCaptioner(self._captioner, notes)
+        self._cutters = (
+            cutters
+            if recorder is None or not cutters
+            else RecordingSegmentationWorker(cutters, notes)
+        )
         self._pipeline = make(
             config,
             self._captioner,
@@ -132,8 +136,8 @@ class Node:
         )
         self._previews = Previews(self._pipeline.views, clock)
         self._vitals = self._watch_over()
-        self._feeder = Feeder(sources, self._mailbox, self._prompts, self._vitals, self._stop)
-        self._stepper = Stepper(
+        self._feeder = SourceThread(sources, self._mailbox, self._prompts, self._vitals, self._stop)
+        self._stepper = StepThread(
             self._pipeline,
             self._mailbox,
             self._feeder,

@@ -62,12 +62,12 @@ def camera(kind: str, address: str, how: str) -> None:
 
 def follower(events: str, requests: str) -> None:
     """A line for every picture that comes, until it is killed."""
-    from ureca.bridges.node_follower import Follower
+    from ureca.bridges.node_follower import NodeFollower
     from ureca.client.async_client import AsyncClient
 
     async def follow() -> None:
         async with AsyncClient.connect(events, requests) as client:
-            await Follower(client, on_sight=lambda sight: print(sight.picture.stream)).run()
+            await NodeFollower(client, on_sight=lambda sight: print(sight.picture.stream)).run()
 
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper
     asyncio.run(follow())

@@ -21,7 +21,7 @@ import numpy as np
 
 from ureca.models.curation import output
 from ureca.models.curation.prompts import sentence
-from ureca.models.curation.records import Picture, Region
+from ureca.models.curation.records import CuratedPicture, CuratedRegion
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.tree import TreeConfig
 
@@ -52,7 +52,7 @@ def check(data: Sequence[Path], run: Path, limit: int | None) -> dict[str, Any]:
     }
 
 
-def picture_faults(given: Picture, done: Picture, tree: TreeConfig) -> Iterator[str]:
+def picture_faults(given: CuratedPicture, done: CuratedPicture, tree: TreeConfig) -> Iterator[str]:
     """Of one picture's tree and books."""
     ids = [region.region_id for region in done.regions]
     if sorted(ids) != sorted(region.region_id for region in given.regions):
@@ -68,7 +68,7 @@ def picture_faults(given: Picture, done: Picture, tree: TreeConfig) -> Iterator[
         yield from _region_faults(done, region, tree)
 
 
-def export_faults(run: Path, done: Sequence[Picture]) -> Iterator[str]:
+def export_faults(run: Path, done: Sequence[CuratedPicture]) -> Iterator[str]:
     """The exported rows are the kept regions with their refined words, in both files."""
     kept = {r.region_id: (p, r) for p in done for r in p.kept}
     with gzip.open(run / output.ROWS, "rt", encoding="utf8") as file:
@@ -87,7 +87,7 @@ def export_faults(run: Path, done: Sequence[Picture]) -> Iterator[str]:
             yield f"{region.region_id}: another mask in {output.ROWS}"
 
 
-def _tree_faults(done: Picture, tree: TreeConfig) -> Iterator[str]:
+def _tree_faults(done: CuratedPicture, tree: TreeConfig) -> Iterator[str]:
     """Every parent is the smallest larger mask that holds enough of the region."""
     regions = [region for region in done.regions if region.left_out not in _TREELESS]
     if not regions:
@@ -103,7 +103,7 @@ def _tree_faults(done: Picture, tree: TreeConfig) -> Iterator[str]:
             yield f"{region.region_id} hangs below {region.parent!r}, expected {expected!r}"
 
 
-def _region_faults(done: Picture, region: Region, tree: TreeConfig) -> Iterator[str]:
+def _region_faults(done: CuratedPicture, region: CuratedRegion, tree: TreeConfig) -> Iterator[str]:
     name, by_id = region.region_id, {each.region_id: each for each in done.regions}
     below = [each.depth + 1 for each in done.regions if each.parent == name]
     if region.left_out not in _TREELESS and region.depth != max(below, default=0):

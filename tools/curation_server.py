@@ -30,7 +30,7 @@ _THINGS = ("coat", "wheel", "dog", "face", "table", "leaf", "sleeve", "board", "
 _PLACES = ("on the left", "near the middle", "behind a rail", "in front of a wall", "by the water")
 
 
-class Server(ThreadingHTTPServer):
+class ScriptedServer(ThreadingHTTPServer):
     """Keeps the script and the log."""
 
     daemon_threads = True
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection, kept open as clients like it."""
 
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: ScriptedServer
 
     def do_POST(self) -> None:
         """One question."""
@@ -170,7 +170,7 @@ def main() -> None:
     add("--silence", type=float, default=60.0, metavar="S", help="how long silence lasts [60]")
     add("--seed", type=int, default=0, help="which requests meet trouble")
     add("--keep", type=Path, metavar="DIR", help="keep what was shown and asked, to be looked at")
-    server = Server(parser.parse_args())
+    server = ScriptedServer(parser.parse_args())
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     server.serve_forever(0.1)
 

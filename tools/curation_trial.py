@@ -36,7 +36,7 @@ _AWAY_S = 3.0
 _POLL_S = 0.2
 
 
-class Server:
+class ServerProcess:
     """The scripted server as a process that can be killed and started again at its address."""
 
     def __init__(
@@ -92,10 +92,12 @@ class Server:
         }
 
 
-class Client:
+class CurateProcess:
     """One `ureca curate` process after another in one folder."""
 
-    def __init__(self, options: argparse.Namespace, out: Path, server: Server, *more: str) -> None:
+    def __init__(
+        self, options: argparse.Namespace, out: Path, server: ServerProcess, *more: str
+    ) -> None:
         words = ["curate", *map(str, options.data), "-o", str(out), "--limit", str(options.limit)]
         words += ["--url", server.url, "--model", "scripted", "--timeout", str(options.timeout)]
         words += ["--price", _PRICE, "--json", *options.more, *more]
@@ -154,18 +156,18 @@ class Client:
         return {"rows": len(rows), "distinct": len({row["key"] for row in rows})}
 
 
-def whole(options: argparse.Namespace) -> tuple[Client, dict[str, Any]]:
+def whole(options: argparse.Namespace) -> tuple[CurateProcess, dict[str, Any]]:
     """The run that the others are compared with."""
     with _serving(options, "whole", trouble=0.0, keep=options.keep) as server:
-        client = Client(options, options.out / "whole", server, *_threads(options))
+        client = CurateProcess(options, options.out / "whole", server, *_threads(options))
         client.go()
         return client, _told(client, server)
 
 
-def troubled(options: argparse.Namespace, questions: int) -> tuple[Client, dict[str, Any]]:
+def troubled(options: argparse.Namespace, questions: int) -> tuple[CurateProcess, dict[str, Any]]:
     """Killed server, killed client, absent server; then to the end."""
     with _serving(options, "troubled", trouble=options.trouble) as server:
-        client = Client(options, options.out / "troubled", server, *_threads(options))
+        client = CurateProcess(options, options.out / "troubled", server, *_threads(options))
         client.start()
         _wait(lambda: server.answered() > 0.2 * questions or not client.runs)
         server.kill()
@@ -182,10 +184,10 @@ def troubled(options: argparse.Namespace, questions: int) -> tuple[Client, dict[
         return client, _told(client, server)
 
 
-def on_ray(options: argparse.Namespace) -> tuple[Client, dict[str, Any]]:
+def on_ray(options: argparse.Namespace) -> tuple[CurateProcess, dict[str, Any]]:
     """On a local Ray cluster."""
     with _serving(options, "ray", trouble=options.trouble) as server:
-        client = Client(options, options.out / "ray", server, "--ray", str(options.ray))
+        client = CurateProcess(options, options.out / "ray", server, "--ray", str(options.ray))
         client.go()
         return client, _told(client, server)
 
@@ -197,7 +199,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def faults(
-    options: argparse.Namespace, runs: dict[str, tuple[Client, dict[str, Any]]]
+    options: argparse.Namespace, runs: dict[str, tuple[CurateProcess, dict[str, Any]]]
 ) -> list[str]:
     """What does not hold."""
     found = []
@@ -219,7 +221,7 @@ def faults(
     return found
 
 
-def _told(client: Client, server: Server) -> dict[str, Any]:
+def _told(client: CurateProcess, server: ServerProcess) -> dict[str, Any]:
     return {"sessions": client.sessions, **server.books(), "ledger": client.ledger()}
 
 
@@ -230,9 +232,9 @@ def _threads(options: argparse.Namespace) -> list[str]:
 @contextlib.contextmanager
 def _serving(
     options: argparse.Namespace, name: str, *, trouble: float, keep: Path | None = None
-) -> Iterator[Server]:
+) -> Iterator[ServerProcess]:
     log = options.out / f"{name}.requests.jsonl"
-    server = Server(log, trouble=trouble, delay=options.delay, keep=keep)
+    server = ServerProcess(log, trouble=trouble, delay=options.delay, keep=keep)
     try:
         yield server
     finally:

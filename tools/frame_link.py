@@ -19,7 +19,7 @@ import numpy as np
 from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.zmq_subscriber import ZmqFrames
 
 _SETTLE = 5
@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace, *, shm: bool) -> float:
         address, go = f"ipc://{folder}/frames", context.Event()
         child = context.Process(target=send, args=(address, options, go), kwargs={"shm": shm})
         child.start()
-        books = Books()
+        books = NodeCounters()
         source = ZmqFrames(
             f"zmq+{address}",
             NodeConfig(),

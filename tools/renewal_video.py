@@ -33,7 +33,7 @@ from ureca.engine import Engine
 from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.config import NodeConfig, SchedulerConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.protocol import rle
@@ -54,7 +54,7 @@ MODES = {
 
 
 @dataclass
-class Run:
+class PolicyRun:
     """One scene by one policy."""
 
     texts: list[tuple[float, str, str, int, float]]
@@ -117,11 +117,11 @@ def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
 
 
-def play(scene: Iterator[Shot], fps: int, plan: SchedulerConfig, engine: Engine) -> Run:
+def play(scene: Iterator[Shot], fps: int, plan: SchedulerConfig, engine: Engine) -> PolicyRun:
     """All of a scene through the node's decisions."""
-    config, clock, books = replace(NodeConfig(), scheduler=plan), ManualClock(S), Books()
+    config, clock, books = replace(NodeConfig(), scheduler=plan), ManualClock(S), NodeCounters()
     captioner = InlineCaptioner(CaptionWriter(engine, config.caption, clock))
-    run = Run([], 0)
+    run = PolicyRun([], 0)
 
     def note(event: AnyEvent) -> None:
         at_s = (clock.now_ns() - S) / S
@@ -141,7 +141,7 @@ def play(scene: Iterator[Shot], fps: int, plan: SchedulerConfig, engine: Engine)
     return run
 
 
-def compare(runs: dict[str, Run], seconds: float) -> dict[str, Any]:
+def compare(runs: dict[str, PolicyRun], seconds: float) -> dict[str, Any]:
     """The policies that look, beside the two that always decode."""
     oracle = runs["every_second"]
     return {
@@ -152,7 +152,7 @@ def compare(runs: dict[str, Run], seconds: float) -> dict[str, Any]:
     }
 
 
-def judge(run: Run, oracle: Run, seconds: float) -> dict[str, Any]:
+def judge(run: PolicyRun, oracle: PolicyRun, seconds: float) -> dict[str, Any]:
     """How often the caption in force is what would be said now. `stable` seconds are those at which
     three captions in a row say the same: what differs there is not the captioner's own wavering.
     """
@@ -176,7 +176,7 @@ def judge(run: Run, oracle: Run, seconds: float) -> dict[str, Any]:
     }
 
 
-def swap_delay_s(run: Run, at_s: float) -> float | None:
+def swap_delay_s(run: PolicyRun, at_s: float) -> float | None:
     """Seconds from a swap to the next decoded caption; None when there was none."""
     return next((at - at_s for at, *_ in run.texts if at >= at_s), None)
 

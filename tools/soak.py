@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from soak_figures import Sample, draw, judged, sample_of, spread
+from soak_figures import ProcessSample, draw, judged, sample_of, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_S, ASK_S, RETURN_S = 1.0, 5.0, 60.0
@@ -169,7 +169,7 @@ def running(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Any, st
 
 
 @contextmanager
-def sampling(pid: int, samples: list[Sample]) -> Iterator[None]:
+def sampling(pid: int, samples: list[ProcessSample]) -> Iterator[None]:
     """A sample every `SAMPLE_S`, on a thread of its own: nothing that is asked may hold it up."""
     stop, start = threading.Event(), time.monotonic()
 
@@ -188,7 +188,7 @@ def sampling(pid: int, samples: list[Sample]) -> Iterator[None]:
 
 def soak(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured."""
-    samples: list[Sample] = []
+    samples: list[ProcessSample] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with running(options, folder) as (node, events, requests):

@@ -20,7 +20,7 @@ T_95 = 2.101
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProcessSample:
     """The node's process and its children at one moment."""
 
     at_s: float
@@ -31,14 +31,14 @@ class Sample:
     cpu_s: float
 
 
-def sample_of(pid: int, at_s: float) -> Sample:
+def sample_of(pid: int, at_s: float) -> ProcessSample:
     """From /proc."""
     pids = [pid, *children_of(pid)]
     pages = sum(int(read(p, "statm").split()[1]) for p in pids)
     links = [link for p in pids for link in links_of(p)]
     stats = [read(p, "stat").rpartition(")")[2].split() for p in pids]
     ticks = sum(int(fields[11]) + int(fields[12]) for fields in stats)
-    return Sample(
+    return ProcessSample(
         at_s=round(at_s, 2),
         rss_mib=pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
         threads=sum(int(fields[17]) for fields in stats),
@@ -82,7 +82,9 @@ class Slope:
         return self.per_hour - self.half_width > 0
 
 
-def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> Slope | None:
+def slope(
+    samples: Sequence[ProcessSample], value: Callable[[ProcessSample], float]
+) -> Slope | None:
     """None while there are fewer than two samples a stretch."""
     size = len(samples) // STRETCHES
     if size < 2:
@@ -104,7 +106,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(values), **found}
 
 
-def judged(samples: Sequence[Sample], warmup_s: float) -> dict[str, Any]:
+def judged(samples: Sequence[ProcessSample], warmup_s: float) -> dict[str, Any]:
     """Slope of memory, and first and last stretch of what should not change at all."""
     after = [sample for sample in samples if sample.at_s >= warmup_s]
     found = slope(after, lambda sample: sample.rss_mib)

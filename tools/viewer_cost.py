@@ -48,7 +48,7 @@ KINDS = ("nobody", "socket", "page")
 
 
 @dataclass(frozen=True)
-class Turn:
+class MeasuredTurn:
     """One stretch of a kind of `KINDS`."""
 
     kind: str
@@ -126,7 +126,7 @@ def looking(kind: str, tab: Tab, events: str, requests: str) -> Iterator[None]:
         yield
 
 
-def turn(watcher: Watcher, pid: int, seconds: float, kind: str) -> Turn:
+def turn(watcher: Watcher, pid: int, seconds: float, kind: str) -> MeasuredTurn:
     """Watch for so long, after a moment to settle."""
     watcher.watch(SETTLE_S)
     watcher.ages_ms.clear()
@@ -135,7 +135,7 @@ def turn(watcher: Watcher, pid: int, seconds: float, kind: str) -> Turn:
     watcher.watch(seconds)
     took_s = time.monotonic() - start
     rise = {key: value - before.get(key, 0) for key, value in watcher.counters.items()}
-    return Turn(
+    return MeasuredTurn(
         kind=kind,
         ages_ms=spread(watcher.ages_ms),
         processed_per_s=round(rise.get("frames_processed", 0) / took_s, 2),
@@ -144,7 +144,7 @@ def turn(watcher: Watcher, pid: int, seconds: float, kind: str) -> Turn:
     )
 
 
-def measured(options: argparse.Namespace) -> list[dict[str, Turn]]:
+def measured(options: argparse.Namespace) -> list[dict[str, MeasuredTurn]]:
     """The three turns of each round, by kind."""
     rounds = []
     with tempfile.TemporaryDirectory() as name, chromium() as new_tab:
@@ -163,12 +163,12 @@ def measured(options: argparse.Namespace) -> list[dict[str, Turn]]:
     return rounds
 
 
-def summary(rounds: list[dict[str, Turn]]) -> dict[str, object]:
+def summary(rounds: list[dict[str, MeasuredTurn]]) -> dict[str, object]:
     """Medians over the rounds, and quartiles of the differences to `nobody` round by round."""
     return {"rounds": len(rounds)} | {kind: _figures(rounds, kind) for kind in KINDS}
 
 
-def _figures(rounds: list[dict[str, Turn]], kind: str) -> dict[str, object]:
+def _figures(rounds: list[dict[str, MeasuredTurn]], kind: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for key in ("p50", "p95"):
         ages = [turns[kind].ages_ms[key] for turns in rounds]

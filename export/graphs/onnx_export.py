@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ureca.bundle import TensorSpec
 from ureca.export.graphs.interfaces import Interface, interfaces, max_positions
 from ureca.export.graphs.static import LmStatic
-from ureca.export.graphs.wrappers import Lm, Regions, Vision
+from ureca.export.graphs.wrappers import Lm, RegionsGraph, Vision
 from ureca.models.nano.captioner import Captioner
 from ureca.models.runtime.graph_names import GATHER, LM, LM_STATIC, REGIONS, VISION
 
@@ -93,7 +93,7 @@ def _module(model: Captioner, name: str) -> nn.Module:
     if name in {LM, LM_STATIC}:
         kind = Lm if name == LM else LmStatic
         return kind(model, positions=max_positions(model.config))
-    return {VISION: Vision, REGIONS: Regions}[name](model)
+    return {VISION: Vision, REGIONS: RegionsGraph}[name](model)
 
 
 def _nested(name: str, flat: list[Any]) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ class Vision(nn.Module):
         return (tokens, *maps)
 
 
-class Regions(nn.Module):
+class RegionsGraph(nn.Module):
     """`regions`: masks, boxes and maps of one picture -> region tokens [N, K, d]."""
 
     def __init__(self, model: Captioner) -> None:

@@ -13,7 +13,7 @@ References = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class CaptionScores:
     """Scores against what people said of the same regions; METEOR 0..1, CIDEr 0..10."""
 
     regions: int
@@ -28,7 +28,9 @@ class Words:
         return self.meteor_checkpoint - self.meteor_bundle
 
 
-def compare_words(ours: Sequence[str], theirs: Sequence[str], references: References) -> Words:
+def compare_words(
+    ours: Sequence[str], theirs: Sequence[str], references: References
+) -> CaptionScores:
     """Score the checkpoint's and the bundle's captions; regions without references are left out.
 
     Raises `MissingExtraError` where a measure is not installed.
@@ -39,7 +41,7 @@ def compare_words(ours: Sequence[str], theirs: Sequence[str], references: Refere
     with Meteor() as meteor:
         meteors = [_meteor(meteor, side, refs) for side in sides]
     ciders = [_cider(side, refs) for side in sides]
-    return Words(
+    return CaptionScores(
         regions=len(told),
         meteor_checkpoint=meteors[0],
         meteor_bundle=meteors[1],

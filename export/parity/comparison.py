@@ -43,7 +43,7 @@ class Probe(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ProbeOutput:
     """What one side said about one picture: free captions, and logits [N, L, V] of forced ones."""
 
     captions: Captions
@@ -62,12 +62,14 @@ class Agreement:
     caption_exact: float
 
 
-def listen(probe: Probe, arrays: Arrays, *, max_new: int, forced: Captions | None = None) -> Said:
+def listen(
+    probe: Probe, arrays: Arrays, *, max_new: int, forced: Captions | None = None
+) -> ProbeOutput:
     """Let `probe` caption one picture's regions; `forced` defaults to its own captions."""
     picture = probe.prefill(probe.encode(arrays.pixels))
     prompt = region_prompt(probe, picture, arrays)
     own_captions = greedy(probe, picture, prompt, max_new=max_new)
-    return Said(own_captions, forced_logits(probe, picture, prompt, forced or own_captions))
+    return ProbeOutput(own_captions, forced_logits(probe, picture, prompt, forced or own_captions))
 
 
 def region_prompt(probe: Probe, picture: Any, arrays: Arrays) -> F32:
@@ -113,7 +115,7 @@ def uncached(probe: Probe, arrays: Arrays, *, max_new: int) -> Captions:
     return captions
 
 
-def agreement(reference: Sequence[Said], candidate: Sequence[Said]) -> Agreement:
+def agreement(reference: Sequence[ProbeOutput], candidate: Sequence[ProbeOutput]) -> Agreement:
     """Compare two sides that were forced to say the reference's captions."""
     pairs = list(zip(reference, candidate, strict=True))
     forced = [_forced(ours, theirs) for ours, theirs in pairs]
@@ -149,7 +151,7 @@ def _two_steps(probe: Probe, picture: Any, first: F32, second: F32) -> F32:
     return np.stack([begun, probe.logits(picture, second, own)[0]])
 
 
-def _forced(ours: Said, theirs: Said) -> tuple[int, int, float]:
+def _forced(ours: ProbeOutput, theirs: ProbeOutput) -> tuple[int, int, float]:
     """(positions, equal choices, largest difference) over the positions that captions reach."""
     lengths = np.array([len(ids) for ids in ours.captions])
     real = np.arange(ours.logits.shape[1])[None] < lengths[:, None]

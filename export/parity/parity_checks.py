@@ -13,7 +13,14 @@ import torch
 
 from ureca.export.graphs.onnx_export import save
 from ureca.export.graphs.quantise import SCHEMES, quantised_int8
-from ureca.export.parity.comparison import Agreement, Probe, Said, agreement, listen, uncached
+from ureca.export.parity.comparison import (
+    Agreement,
+    Probe,
+    ProbeOutput,
+    agreement,
+    listen,
+    uncached,
+)
 from ureca.export.parity.parity_inputs import F32, Arrays
 from ureca.export.report import Trial
 from ureca.models.config import CaptionerConfig
@@ -43,12 +50,12 @@ class Proof:
         """Agreement of `probe` with the checkpoint over the first `pictures` (default: all)."""
         return self.agreement(self.listen(self.arrays[:pictures], probe))
 
-    def listen(self, arrays: Iterable[Arrays], probe: Probe) -> list[Said]:
+    def listen(self, arrays: Iterable[Arrays], probe: Probe) -> list[ProbeOutput]:
         """What `probe` says of the first pictures, freely and forced to the checkpoint's words."""
         pairs = zip(arrays, self.reference, strict=False)
         return [listen(probe, a, max_new=self.max_new, forced=s.captions) for a, s in pairs]
 
-    def agreement(self, heard: Sequence[Said]) -> Agreement:
+    def agreement(self, heard: Sequence[ProbeOutput]) -> Agreement:
         """How near that is to what the checkpoint said."""
         return agreement(self.reference[: len(heard)], heard)
 

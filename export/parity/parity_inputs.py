@@ -26,7 +26,7 @@ _PER_PICTURE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ParityCase:
     """One picture u8 [H, W, 3], masks bool [H, W] of some regions, how to speak of each, and what
     people said of it (nothing where nobody did).
     """
@@ -50,7 +50,7 @@ class Arrays:
     start_ids: I64
 
 
-def prepared(case: Case, vision: VisionConfig) -> Arrays:
+def prepared(case: ParityCase, vision: VisionConfig) -> Arrays:
     """Run the shared preprocessing."""
     height_px, width_px = case.image.shape[:2]
     grid = choose_grid(width_px, height_px, tile_px=vision.tile_px, max_tiles=vision.max_tiles)
@@ -62,7 +62,9 @@ def prepared(case: Case, vision: VisionConfig) -> Arrays:
     )
 
 
-def find_cases(regions: Path | None, images: Path | None, *, limit: int) -> tuple[list[Case], str]:
+def find_cases(
+    regions: Path | None, images: Path | None, *, limit: int
+) -> tuple[list[ParityCase], str]:
     """Cases and what they are: the files given, else the data folder if there is one, else noise.
 
     The data folder is `URECA_DATA`, or `../shared/data`. Raises `SourceError`.
@@ -76,7 +78,7 @@ def find_cases(regions: Path | None, images: Path | None, *, limit: int) -> tupl
     return synthetic_cases(limit=limit), "synthetic: no data folder was found"
 
 
-def real_cases(regions: Path, images: Path, *, limit: int) -> list[Case]:
+def real_cases(regions: Path, images: Path, *, limit: int) -> list[ParityCase]:
     """Up to `limit` regions of pictures that training never saw (by the hash of their keys).
 
     Raises `SourceError` when there are none.
@@ -96,7 +98,7 @@ def real_cases(regions: Path, images: Path, *, limit: int) -> list[Case]:
     return cases
 
 
-def synthetic_cases(*, limit: int, seed: int = 0) -> list[Case]:
+def synthetic_cases(*, limit: int, seed: int = 0) -> list[ParityCase]:
     """Noise pictures with elliptic regions, for machines without the data folder."""
     rng = np.random.default_rng(seed)
     return [
@@ -108,17 +110,17 @@ def _held_out(path: Path) -> Iterator[RegionRecord]:
     return (record for record in read_regions(path) if record.held_out(HELD_OUT_EVERY))
 
 
-def _case(image: Image, records: Sequence[RegionRecord]) -> Case:
+def _case(image: Image, records: Sequence[RegionRecord]) -> ParityCase:
     """Half of the regions are asked for sentences, so that both instructions are compared."""
     masks = [rle.decode(Rle((r.height, r.width), r.counts)) for r in records]
     for mask in masks:
         if mask.shape != image.shape[:2]:
             raise RegionError(f"a mask of {mask.shape} does not fit its picture {image.shape[:2]}")
     told = tuple((*r.short, *r.long) for r in records)
-    return Case(image, tuple(masks), _styles(len(masks)), told)
+    return ParityCase(image, tuple(masks), _styles(len(masks)), told)
 
 
-def _synthetic(rng: np.random.Generator, count: int) -> Case:
+def _synthetic(rng: np.random.Generator, count: int) -> ParityCase:
     height_px, width_px = rng.integers(120, 400, 2)
     coarse = rng.integers(0, 256, (height_px // 20 + 1, width_px // 20 + 1, 3), np.uint8)
     image = coarse.repeat(20, axis=0).repeat(20, axis=1)[:height_px, :width_px]
@@ -128,7 +130,7 @@ def _synthetic(rng: np.random.Generator, count: int) -> Case:
         centre_y, centre_x = rng.uniform(0.2, 0.8, 2) * (height_px, width_px)
         radius_y, radius_x = rng.uniform(0.1, 0.3, 2) * (height_px, width_px)
         masks.append(((ys - centre_y) / radius_y) ** 2 + ((xs - centre_x) / radius_x) ** 2 <= 1)
-    return Case(np.ascontiguousarray(image), tuple(masks), _styles(count), ((),) * count)
+    return ParityCase(np.ascontiguousarray(image), tuple(masks), _styles(count), ((),) * count)
 
 
 def _styles(count: int) -> tuple[Style, ...]:

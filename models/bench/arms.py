@@ -22,7 +22,7 @@ from ureca.datatypes import RowDone
 from ureca.engine import Engine
 from ureca.errors import ConfigError
 from ureca.extras import require
-from ureca.models.bench.scenes import Scene
+from ureca.models.bench.scenes import BenchScene
 from ureca.models.bench.stock import EXTRA, Stock
 from ureca.models.runtime.load import load_engine
 
@@ -31,7 +31,7 @@ _TORCH = set(AGAINST[1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ArmOutput:
     """Captions of one frame in the order of its regions, and how many tokens each took."""
 
     texts: tuple[str, ...]
@@ -48,7 +48,7 @@ class Arm(Protocol):
     precision: str
     bundle: str
 
-    def __call__(self, scene: Scene) -> Said:
+    def __call__(self, scene: BenchScene) -> ArmOutput:
         """Caption one frame."""
 
 
@@ -61,7 +61,7 @@ class Shared:
         self.engine, self.bundle = engine, bundle
         self.runtime, self.precision = engine.info.runtime, engine.info.precision
 
-    def __call__(self, scene: Scene) -> Said:
+    def __call__(self, scene: BenchScene) -> ArmOutput:
         """One encode, one batch."""
         ends = _ends(self.engine.caption(self.engine.encode(scene.image), scene.regions))
         return _said(ends, dict(self.engine.times.us))
@@ -72,7 +72,7 @@ class Naive(Shared):
 
     name = "naive"
 
-    def __call__(self, scene: Scene) -> Said:
+    def __call__(self, scene: BenchScene) -> ArmOutput:
         """The whole path once per region."""
         ends = []
         for region in scene.regions:
@@ -94,15 +94,15 @@ class Transformers:
     def __init__(self, stock: Stock, *, bundle: str) -> None:
         self.stock, self.bundle, self.runtime = stock, bundle, stock.runtime
 
-    def __call__(self, scene: Scene) -> Said:
+    def __call__(self, scene: BenchScene) -> ArmOutput:
         """Picture, region and prompt anew for every region."""
         prompts = (self.stock.prompts(scene, [region])[0] for region in scene.regions)
         return self._say(prompts, scene)
 
-    def _say(self, prompts: Iterable[Any], scene: Scene) -> Said:
+    def _say(self, prompts: Iterable[Any], scene: BenchScene) -> ArmOutput:
         pairs = zip(prompts, scene.regions, strict=True)
         said = [self.stock.say(prompt, region) for prompt, region in pairs]
-        return Said(tuple(text for text, _ in said), tuple(count for _, count in said))
+        return ArmOutput(tuple(text for text, _ in said), tuple(count for _, count in said))
 
 
 class TransformersCached(Transformers):
@@ -110,7 +110,7 @@ class TransformersCached(Transformers):
 
     name = "transformers-cached"
 
-    def __call__(self, scene: Scene) -> Said:
+    def __call__(self, scene: BenchScene) -> ArmOutput:
         """One encode; still one prompt and one `generate` per region."""
         return self._say(self.stock.prompts(scene, scene.regions), scene)
 
@@ -162,10 +162,10 @@ def _ends(stream: Iterator[object]) -> list[RowDone]:
     return sorted((e for e in stream if isinstance(e, RowDone)), key=lambda end: end.row)
 
 
-def _said(ends: Sequence[RowDone], us: dict[str, int]) -> Said:
-    return Said(tuple(e.text for e in ends), tuple(e.n_tok for e in ends), us)
+def _said(ends: Sequence[RowDone], us: dict[str, int]) -> ArmOutput:
+    return ArmOutput(tuple(e.text for e in ends), tuple(e.n_tok for e in ends), us)
 
 
-def same_texts(ours: Said, theirs: Said) -> float:
+def same_texts(ours: ArmOutput, theirs: ArmOutput) -> float:
     """Share of captions that are alike."""
     return float(np.mean([a == b for a, b in zip(ours.texts, theirs.texts, strict=True)]))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ureca.extras import require
 from ureca.models.bench.stock import EXTRA
-from ureca.models.bench.timing import Row
+from ureca.models.bench.timing import TimingRow
 
 
-def chart(rows: Sequence[Row], path: Path) -> None:
+def chart(rows: Sequence[TimingRow], path: Path) -> None:
     """Milliseconds a frame over regions, one line an arm, both axes logarithmic.
 
     Raises `MissingExtraError` without matplotlib.
@@ -31,5 +31,5 @@ def chart(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def _label(row: Row) -> str:
+def _label(row: TimingRow) -> str:
     return f"{row.arm} ({row.precision}, {row.runtime})"

@@ -21,7 +21,7 @@ from ureca.models.bench.arms import AGAINST, open_arms
 from ureca.models.bench.charts import chart
 from ureca.models.bench.roofline import Peaks, measure_peaks, work
 from ureca.models.bench.scenes import scenes
-from ureca.models.bench.timing import Row, measure, with_roofline
+from ureca.models.bench.timing import TimingRow, measure, with_roofline
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.compatibility import TRANSFORMERS
 from ureca.models.runtime.load import captioner_config
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     config = _counted(load_manifest(options.bundle[0]))
     peaks, threads = measure_peaks(), options.threads or default_threads()
-    rows: list[Row] = []
+    rows: list[TimingRow] = []
     for count in tqdm(options.regions, desc="regions", disable=None, leave=False):
         frames = scenes(frames=options.frames, regions=count, tokens=options.tokens)
         rows += [_judged(row, config, peaks, threads) for row in measure(arms, frames)]
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[TimingRow]) -> str:
     """The rows for a terminal, each speed beside what it says."""
     head = (
         f"{'regions':>7} {'arm':<20}{'precision':<11}{'ms p50':>9}{'p95':>9}{'x shared':>9}"
@@ -67,7 +67,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([head, *map(_line, rows)])
 
 
-def _line(row: Row) -> str:
+def _line(row: TimingRow) -> str:
     stages = ", ".join(
         f"{name} {ms:.1f}" + (f" ({row.roofline[name]:.2f})" if name in row.roofline else "")
         for name, ms in row.stages_ms.items()
@@ -84,7 +84,9 @@ def _counted(manifest: BundleManifest) -> CaptionerConfig | None:
     return None if manifest.runtime == TRANSFORMERS else captioner_config(manifest)
 
 
-def _judged(row: Row, config: CaptionerConfig | None, peaks: Peaks, threads: int) -> Row:
+def _judged(
+    row: TimingRow, config: CaptionerConfig | None, peaks: Peaks, threads: int
+) -> TimingRow:
     if config is None:
         return row
     works = work(config, regions=row.regions, tokens=row.tokens_per_caption)
@@ -92,7 +94,7 @@ def _judged(row: Row, config: CaptionerConfig | None, peaks: Peaks, threads: int
 
 
 def _report(
-    rows: Sequence[Row], bundles: Sequence[Path], peaks: Peaks, threads: int
+    rows: Sequence[TimingRow], bundles: Sequence[Path], peaks: Peaks, threads: int
 ) -> dict[str, object]:
     return {
         "bench": "engine",

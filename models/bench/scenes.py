@@ -12,14 +12,14 @@ _FRAME_PX = (360, 640)
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class BenchScene:
     """One frame u8 [H, W, 3] and its regions."""
 
     image: Image
     regions: tuple[RegionInput, ...]
 
 
-def scenes(*, frames: int, regions: int, tokens: int, seed: int = 0) -> list[Scene]:
+def scenes(*, frames: int, regions: int, tokens: int, seed: int = 0) -> list[BenchScene]:
     """Coloured blocks on noise; what they show matters little, their number and size do.
 
     No caption becomes longer than `tokens`.
@@ -28,7 +28,7 @@ def scenes(*, frames: int, regions: int, tokens: int, seed: int = 0) -> list[Sce
     return [_scene(rng, regions, tokens) for _ in range(frames)]
 
 
-def _scene(rng: np.random.Generator, regions: int, tokens: int) -> Scene:
+def _scene(rng: np.random.Generator, regions: int, tokens: int) -> BenchScene:
     height_px, width_px = _FRAME_PX
     image = rng.integers(0, 256, (height_px // 8, width_px // 8, 3), np.uint8)
     image = np.ascontiguousarray(image.repeat(8, axis=0).repeat(8, axis=1))
@@ -40,4 +40,4 @@ def _scene(rng: np.random.Generator, regions: int, tokens: int) -> Scene:
         mask[y : y + size_y, x : x + size_x] = True
         image[mask] = rng.integers(0, 256, 3, np.uint8)
         inputs.append(RegionInput(mask, max_new_tokens=tokens))
-    return Scene(image, tuple(inputs))
+    return BenchScene(image, tuple(inputs))

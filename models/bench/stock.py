@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ureca.datatypes import RegionInput
 from ureca.extras import require
-from ureca.models.bench.scenes import Scene
+from ureca.models.bench.scenes import BenchScene
 from ureca.models.preprocess import choose_grid, pixel_tiles
 from ureca.models.runtime.region_inputs import region_arrays
 from ureca.models.tokenizer import EOS_ID, PAD_ID, Tokenizer
@@ -34,7 +34,7 @@ class Stock:
         self._language = llama(package, model.language)
         self.runtime = f"transformers {package.__version__}"
 
-    def prompts(self, scene: Scene, regions: Sequence[RegionInput]) -> Any:
+    def prompts(self, scene: BenchScene, regions: Sequence[RegionInput]) -> Any:
         """Encode the picture, and `regions` of it: f32 [N, P + K + 1, d]."""
         torch, vision = self._torch, self._model.config.vision
         height_px, width_px = scene.image.shape[:2]

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ureca.models.bench.arms import Arm, Said, same_texts
+from ureca.models.bench.arms import Arm, ArmOutput, same_texts
 from ureca.models.bench.roofline import Peaks, Work
-from ureca.models.bench.scenes import Scene
+from ureca.models.bench.scenes import BenchScene
 
 _STAGES = {"prep": "prep", "vision": "vit", "prefix": "prefill", "regions": "region"}
 """Names here and in `StageTimes`; `decode` is what remains of a caption call (`gen`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class TimingRow:
     """One arm with one number of regions; times are per frame."""
 
     arm: str
@@ -41,11 +41,11 @@ class Row:
     """By stage: the bound of the float32 roofline / the measured median."""
 
 
-def measure(arms: Sequence[Arm], frames: Sequence[Scene]) -> list[Row]:
+def measure(arms: Sequence[Arm], frames: Sequence[BenchScene]) -> list[TimingRow]:
     """Every arm on every frame, each frame beginning with another arm. One warm-up round."""
     for arm in arms:
         arm(frames[0])
-    taken: list[list[tuple[float, Said]]] = [[] for _ in arms]
+    taken: list[list[tuple[float, ArmOutput]]] = [[] for _ in arms]
     for index, scene in enumerate(frames):
         taken[0].append(_run(arms[0], scene))
         others = len(arms) - 1
@@ -55,7 +55,9 @@ def measure(arms: Sequence[Arm], frames: Sequence[Scene]) -> list[Row]:
     return [_row(arm, runs, taken[0], reference) for arm, runs in zip(arms, taken, strict=True)]
 
 
-def with_roofline(row: Row, works: Mapping[str, Work], peaks: Peaks, threads: int) -> Row:
+def with_roofline(
+    row: TimingRow, works: Mapping[str, Work], peaks: Peaks, threads: int
+) -> TimingRow:
     """The row with its share of the machine's limits, for arms that know their stages."""
     shares = {
         name: round(work.bound_ms(peaks, threads) / row.stages_ms[name], 2)
@@ -65,28 +67,30 @@ def with_roofline(row: Row, works: Mapping[str, Work], peaks: Peaks, threads: in
     return replace(row, roofline=shares)
 
 
-def _run(arm: Arm, scene: Scene) -> tuple[float, Said]:
+def _run(arm: Arm, scene: BenchScene) -> tuple[float, ArmOutput]:
     began_ns = time.perf_counter_ns()
     said = arm(scene)
     return (time.perf_counter_ns() - began_ns) / 1e6, said
 
 
-def _reference(arms: Sequence[Arm], taken: Sequence[list[tuple[float, Said]]]) -> list[Said]:
+def _reference(
+    arms: Sequence[Arm], taken: Sequence[list[tuple[float, ArmOutput]]]
+) -> list[ArmOutput]:
     exact = [number for number, arm in enumerate(arms) if arm.name == "eager"]
     return [said for _, said in taken[exact[0] if exact else 0]]
 
 
 def _row(
     arm: Arm,
-    runs: Sequence[tuple[float, Said]],
-    shared: Sequence[tuple[float, Said]],
-    reference: Sequence[Said],
-) -> Row:
+    runs: Sequence[tuple[float, ArmOutput]],
+    shared: Sequence[tuple[float, ArmOutput]],
+    reference: Sequence[ArmOutput],
+) -> TimingRow:
     ms = np.array([elapsed for elapsed, _ in runs])
     base = np.array([elapsed for elapsed, _ in shared])
     captions = sum(len(said.tokens) for _, said in runs)
     same = [same_texts(said, other) for (_, said), other in zip(runs, reference, strict=True)]
-    return Row(
+    return TimingRow(
         arm=arm.name,
         runtime=arm.runtime,
         precision=arm.precision,

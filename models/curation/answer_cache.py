@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ureca.models.curation.errors import BudgetError, OutputError
-from ureca.models.curation.prompts import Annotator, Answer, Question
+from ureca.models.curation.prompts import Annotator, AnnotatorQuestion, Answer
 
 _PATTERN = "answers-*.jsonl"
 
@@ -41,7 +41,7 @@ class Ledger:
         """See `Annotator`."""
         return self._annotator.model
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: AnnotatorQuestion) -> Answer:
         """The answer from the files, or a new one, which is on the disk before it is returned."""
         key = question.key(self.model)
         with self._lock:
@@ -62,7 +62,7 @@ class Ledger:
             self._file.close()
             self._file = None
 
-    def _keep(self, key: str, question: Question, answer: Answer) -> None:
+    def _keep(self, key: str, question: AnnotatorQuestion, answer: Answer) -> None:
         self.counts["tokens_in"] += answer.tokens_in
         self.counts["tokens_out"] += answer.tokens_out
         self._known[key] = answer.text

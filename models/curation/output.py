@@ -14,7 +14,7 @@ import msgspec
 
 from ureca.errors import SourceError
 from ureca.models.curation.errors import OutputError
-from ureca.models.curation.records import REASONS, Picture, Region
+from ureca.models.curation.records import REASONS, CuratedPicture, CuratedRegion
 from ureca.models.data.contact_sheet import choose, write_sheets
 from ureca.models.data.regions import ImageStore, RegionRecord
 
@@ -27,7 +27,7 @@ def picture_path(out: Path, image_key: str) -> Path:
     return out / "pictures" / f"{quote(image_key, safe='')}.json"
 
 
-def save(out: Path, picture: Picture) -> None:
+def save(out: Path, picture: CuratedPicture) -> None:
     """Write a finished picture, whole or not at all."""
     path = picture_path(out, picture.image_key)
     draft = path.with_suffix(".part")
@@ -39,18 +39,18 @@ def save(out: Path, picture: Picture) -> None:
         raise OutputError(f"cannot write {path}: {error}; make room and start again") from error
 
 
-def finished(out: Path, keys: Iterable[str]) -> Iterator[Picture]:
+def finished(out: Path, keys: Iterable[str]) -> Iterator[CuratedPicture]:
     """Finished pictures of `keys`, in their order."""
     for key in keys:
         path = picture_path(out, key)
         if path.is_file():
             try:
-                yield msgspec.json.decode(path.read_bytes(), type=Picture)
+                yield msgspec.json.decode(path.read_bytes(), type=CuratedPicture)
             except msgspec.DecodeError as error:
                 raise SourceError(f"{path} is damaged ({error}): delete it and go on") from error
 
 
-def counts(pictures: Sequence[Picture]) -> dict[str, Any]:
+def counts(pictures: Sequence[CuratedPicture]) -> dict[str, Any]:
     """Regions in = kept + left out by reason; and what happened to those that were kept."""
     regions = [region for picture in pictures for region in picture.regions]
     kept = [region for region in regions if region.left_out is None]
@@ -69,7 +69,7 @@ def counts(pictures: Sequence[Picture]) -> dict[str, Any]:
     }
 
 
-def publish(out: Path, pictures: Sequence[Picture]) -> None:
+def publish(out: Path, pictures: Sequence[CuratedPicture]) -> None:
     """Write the rows of all regions that were kept, in two forms: ours (docs/data.md) and URECA's
     conversations (a row per caption, short or long).
     """
@@ -85,7 +85,9 @@ def publish(out: Path, pictures: Sequence[Picture]) -> None:
             lines.write(json.dumps(_conversation(number, picture, region)) + "\n")
 
 
-def sheets(out: Path, pictures: Sequence[Picture], store: ImageStore, number: int) -> list[Path]:
+def sheets(
+    out: Path, pictures: Sequence[CuratedPicture], store: ImageStore, number: int
+) -> list[Path]:
     """Contact sheets of random regions with their words."""
     rows = [_row(picture, region) for picture, region in _kept(pictures)]
     records = [RegionRecord.from_json(row) for row in rows]
@@ -108,11 +110,11 @@ class _whole:  # noqa: N801  (reads as a phrase)
             self._draft.unlink(missing_ok=True)
 
 
-def _kept(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Region]]:
+def _kept(pictures: Iterable[CuratedPicture]) -> Iterator[tuple[CuratedPicture, CuratedRegion]]:
     return ((picture, region) for picture in pictures for region in picture.kept)
 
 
-def _row(picture: Picture, region: Region) -> dict[str, Any]:
+def _row(picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
     return {
         "region_id": region.region_id,
         "image_key": picture.image_key,
@@ -127,7 +129,7 @@ def _row(picture: Picture, region: Region) -> dict[str, Any]:
     }
 
 
-def _conversation(number: int, picture: Picture, region: Region) -> dict[str, Any]:
+def _conversation(number: int, picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
     """URECA's row: the refined words, which its own exporter leaves behind."""
     kind = "short" if region.caption == region.short else "long"
     return {

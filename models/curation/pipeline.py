@@ -21,7 +21,7 @@ from ureca.models.curation.annotators.server import ServerConfig
 from ureca.models.curation.answer_cache import Ledger, spent
 from ureca.models.curation.errors import AnnotatorError, BudgetError
 from ureca.models.curation.prompts import Annotator
-from ureca.models.curation.records import Picture
+from ureca.models.curation.records import CuratedPicture
 from ureca.models.curation.sources import read_images
 from ureca.models.curation.stages import CurationConfig, Features, curated
 
@@ -72,7 +72,7 @@ class Settings:
         return replace(self, budget=budget, server=server)
 
 
-class Worker:
+class CurationWorker:
     """Does pictures, one after another or in several threads."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Worker:
         self._features = features or imagenet_features()
         self._unanswered = 0
 
-    def __call__(self, picture: Picture) -> None:
+    def __call__(self, picture: CuratedPicture) -> None:
         """All stages of one picture; the result is on the disk when it returns."""
         image = self._store.read(picture.image_key)
         if image.shape[:2] != (picture.height, picture.width):
@@ -101,7 +101,7 @@ class Worker:
         done = curated(picture, image, self.ledger, features=self._features, config=config)
         output.save(self._settings.out, msgspec.structs.replace(done, annotator=self.ledger.model))
 
-    def attempt(self, picture: Picture) -> Failure | None:
+    def attempt(self, picture: CuratedPicture) -> Failure | None:
         """Do a picture; why it could not be done, or None when it is."""
         if self._unanswered >= _GIVE_UP:
             return "not_tried", f"{_GIVE_UP} pictures in a row got no answer"
@@ -131,11 +131,11 @@ def imagenet_features() -> Features:
 
 
 def curate(
-    pictures: Sequence[Picture],
+    pictures: Sequence[CuratedPicture],
     settings: Settings,
     *,
     threads: int = 1,
-    worker: Callable[[Settings], Worker] = Worker,
+    worker: Callable[[Settings], CurationWorker] = CurationWorker,
 ) -> dict[str, Any]:
     """Do what is not done yet, then publish; returns the report.
 
@@ -154,7 +154,7 @@ def curate(
 
 
 def curate_on_ray(
-    pictures: Sequence[Picture], settings: Settings, *, workers: int = 2
+    pictures: Sequence[CuratedPicture], settings: Settings, *, workers: int = 2
 ) -> dict[str, Any]:
     """`curate` on Ray Data: a local cluster, or the one that `RAY_ADDRESS` names, with a shared
     file system. Ray's processes talk to each other in pickle: keep a cluster among friends.
@@ -181,13 +181,13 @@ class _RayWorker:
     """One actor: a worker of its own, and a ledger file of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        self._worker = Worker(settings)
+        self._worker = CurationWorker(settings)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         before = Counter(self._worker.ledger.counts)
         failures = []
         for text in batch["picture"]:
-            picture = msgspec.json.decode(str(text).encode(), type=Picture)
+            picture = msgspec.json.decode(str(text).encode(), type=CuratedPicture)
             failures.append(self._worker.attempt(picture) or ("", ""))
         used = {k: n - before[k] for k, n in self._worker.ledger.counts.items()}
         counts = [json.dumps(used), *["{}"] * (len(failures) - 1)]
@@ -213,11 +213,13 @@ def claim(settings: Settings) -> None:
     path.write_text(text, "utf8")
 
 
-def _todo(pictures: Sequence[Picture], settings: Settings) -> list[Picture]:
+def _todo(pictures: Sequence[CuratedPicture], settings: Settings) -> list[CuratedPicture]:
     return [p for p in pictures if not output.picture_path(settings.out, p.image_key).is_file()]
 
 
-def _in_threads(todo: Sequence[Picture], worker: Worker, threads: int) -> list[Failure]:
+def _in_threads(
+    todo: Sequence[CuratedPicture], worker: CurationWorker, threads: int
+) -> list[Failure]:
     failed: list[Failure] = []
     with ThreadPoolExecutor(threads) as pool:
         running = {pool.submit(worker.attempt, picture) for picture in todo}
@@ -233,7 +235,7 @@ def _in_threads(todo: Sequence[Picture], worker: Worker, threads: int) -> list[F
 
 
 def _published(
-    pictures: Sequence[Picture],
+    pictures: Sequence[CuratedPicture],
     settings: Settings,
     failed: Sequence[Failure],
     used: dict[str, int],

@@ -22,7 +22,7 @@ _TRUTH = re.compile(r"\b(true|false|yes|no)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Question:
+class AnnotatorQuestion:
     """One thing to ask about one region.
 
     `views` and `prompt` are for models that look and read. `image`, `mask` and `said` (the words in
@@ -47,11 +47,11 @@ class Question:
         return digest.hexdigest()
 
 
-def text_question(kind: Kind, region_id: str, prompt: str) -> Question:
+def text_question(kind: Kind, region_id: str, prompt: str) -> AnnotatorQuestion:
     """A question that shows nothing."""
     nothing = np.zeros((1, 1, 3), np.uint8)
     mask = np.zeros((1, 1), np.bool_)
-    return Question(
+    return AnnotatorQuestion(
         kind=kind, region_id=region_id, image=nothing, mask=mask, views=(), prompt=prompt
     )
 
@@ -72,7 +72,7 @@ class Annotator(Protocol):
     def model(self) -> str:
         """Name, version and settings: answers are kept under it."""
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: AnnotatorQuestion) -> Answer:
         """May be called from several threads."""
 
 

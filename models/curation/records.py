@@ -18,7 +18,7 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
-class Region(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class CuratedRegion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One mask. `counts`: COCO compressed RLE at the picture's size; `share`: of its area, 0..1."""
 
     region_id: str
@@ -41,35 +41,35 @@ class Region(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.refined or self.long or self.short
 
 
-class Picture(msgspec.Struct, frozen=True, kw_only=True):
+class CuratedPicture(msgspec.Struct, frozen=True, kw_only=True):
     """A picture's regions, parents before their parts."""
 
     image_key: str
     height: int
     width: int
-    regions: tuple[Region, ...]
+    regions: tuple[CuratedRegion, ...]
     annotator: str = ""
     """Whose words these are."""
 
     @property
-    def kept(self) -> tuple[Region, ...]:
+    def kept(self) -> tuple[CuratedRegion, ...]:
         """Regions that are still in."""
         return tuple(region for region in self.regions if region.left_out is None)
 
-    def children(self, region_id: str) -> tuple[Region, ...]:
+    def children(self, region_id: str) -> tuple[CuratedRegion, ...]:
         """The parts of a region that are still in; of `""`, the main things."""
         return tuple(region for region in self.kept if region.parent == region_id)
 
-    def mask(self, region: Region) -> Mask:
+    def mask(self, region: CuratedRegion) -> Mask:
         """bool [H, W]. Raises `RegionError` for a code that is none."""
         return rle.decode(Rle(size=(self.height, self.width), counts=region.counts))
 
-    def changed(self, changes: Mapping[str, Region]) -> Picture:
+    def changed(self, changes: Mapping[str, CuratedRegion]) -> CuratedPicture:
         """With some regions replaced, by `region_id`."""
         regions = tuple(changes.get(region.region_id, region) for region in self.regions)
         return msgspec.structs.replace(self, regions=regions)
 
-    def ancestors(self, region: Region) -> Iterator[str]:
+    def ancestors(self, region: CuratedRegion) -> Iterator[str]:
         """`region_id`s from its parent up."""
         by_id = {each.region_id: each for each in self.regions}
         while region.parent:
@@ -77,12 +77,12 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
             region = by_id[region.parent]
 
 
-def leave_out(region: Region, reason: Reason) -> Region:
+def leave_out(region: CuratedRegion, reason: Reason) -> CuratedRegion:
     """The region with a reason; the first reason stays."""
     return msgspec.structs.replace(region, left_out=region.left_out or reason)
 
 
-def orphans_left_out(picture: Picture) -> Picture:
+def orphans_left_out(picture: CuratedPicture) -> CuratedPicture:
     """Parts of what was left out go with it: they were described with its help."""
     gone = {region.region_id for region in picture.regions if region.left_out is not None}
     changes = {}

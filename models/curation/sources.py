@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ureca.errors import SourceError
-from ureca.models.curation.records import Picture, Region
+from ureca.models.curation.records import CuratedPicture, CuratedRegion
 from ureca.models.data.folders import read_folders
 from ureca.models.data.regions import ImageStore, RegionRecord, image_hash
 
 _NO_MASKS = ("full_image", "box")
 
 
-def read_pictures(roots: Sequence[Path], *, limit: int | None = None) -> list[Picture]:
+def read_pictures(roots: Sequence[Path], *, limit: int | None = None) -> list[CuratedPicture]:
     """Pictures in the order of their hashes (a few are a sample of all), with every region that
     has a mask; a filled box is none. Raises `ConfigError` for a folder without regions,
     `SourceError` for one without masks.
@@ -39,17 +39,17 @@ def is_sa1b(root: Path) -> bool:
     return next(root.glob("sa_*.json"), None) is not None
 
 
-def _pictures(roots: Sequence[Path]) -> Iterator[Picture]:
+def _pictures(roots: Sequence[Path]) -> Iterator[CuratedPicture]:
     for root in roots:
         yield from (_sa1b if is_sa1b(root) else _ours)(root)
 
 
-def _ours(root: Path) -> Iterator[Picture]:
+def _ours(root: Path) -> Iterator[CuratedPicture]:
     records = [r for r in read_folders([root]).records if r.mask_source not in _NO_MASKS]
     records.sort(key=lambda record: record.image_key)
     for key, group in groupby(records, key=lambda record: record.image_key):
         rows = list(group)
-        yield Picture(
+        yield CuratedPicture(
             image_key=key,
             height=rows[0].height,
             width=rows[0].width,
@@ -57,23 +57,23 @@ def _ours(root: Path) -> Iterator[Picture]:
         )
 
 
-def _region(record: RegionRecord) -> Region:
-    return Region(region_id=record.region_id, counts=record.counts)
+def _region(record: RegionRecord) -> CuratedRegion:
+    return CuratedRegion(region_id=record.region_id, counts=record.counts)
 
 
-def _sa1b(root: Path) -> Iterator[Picture]:
+def _sa1b(root: Path) -> Iterator[CuratedPicture]:
     """One JSON per picture: `image` {width, height}, `annotations` [{id, segmentation RLE}]."""
     yield from map(_sa1b_picture, sorted(root.glob("sa_*.json")))
 
 
-def _sa1b_picture(path: Path) -> Picture:
+def _sa1b_picture(path: Path) -> CuratedPicture:
     try:
         return _sa1b_read(path.stem, json.loads(path.read_text("utf8")))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise SourceError(f"{path} is not SA-1B's JSON: {error!r}") from error
 
 
-def _sa1b_read(stem: str, row: Any) -> Picture:  # whatever the file held
+def _sa1b_read(stem: str, row: Any) -> CuratedPicture:  # whatever the file held
     height, width = int(row["image"]["height"]), int(row["image"]["width"])
     regions = []
     for annotation in row["annotations"]:
@@ -81,6 +81,6 @@ def _sa1b_read(stem: str, row: Any) -> Picture:  # whatever the file held
             raise ValueError(f"mask {annotation['id']} is not {height}x{width}")
         region_id = f"{stem}:{annotation['id']}"
         regions.append(
-            Region(region_id=region_id, counts=str(annotation["segmentation"]["counts"]))
+            CuratedRegion(region_id=region_id, counts=str(annotation["segmentation"]["counts"]))
         )
-    return Picture(image_key=stem, height=height, width=width, regions=tuple(regions))
+    return CuratedPicture(image_key=stem, height=height, width=width, regions=tuple(regions))

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from ureca.datatypes import Image, Mask
 from ureca.models.curation import prompts, views
-from ureca.models.curation.prompts import Annotator, Question
-from ureca.models.curation.records import Picture, Region, leave_out, orphans_left_out
+from ureca.models.curation.prompts import Annotator, AnnotatorQuestion
+from ureca.models.curation.records import CuratedPicture, CuratedRegion, leave_out, orphans_left_out
 from ureca.models.curation.tree import TreeConfig, grown
 
 Features = Callable[[Image, list[Mask]], npt.NDArray[np.float32]]
@@ -33,13 +33,13 @@ class CurationConfig:
 
 
 def curated(
-    picture: Picture,
+    picture: CuratedPicture,
     image: Image,
     annotator: Annotator,
     *,
     features: Features,
     config: CurationConfig,
-) -> Picture:
+) -> CuratedPicture:
     """All stages."""
     picture = grown(picture, config.tree)
     picture = shortly(picture, image, annotator)
@@ -48,7 +48,7 @@ def curated(
     return verified(picture, image, annotator) if config.verify else picture
 
 
-def shortly(picture: Picture, image: Image, annotator: Annotator) -> Picture:
+def shortly(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
     """One sentence a region, from the top of the tree down: a part's sentence leans on its
     thing's, and on those of the parts before it.
     """
@@ -64,7 +64,7 @@ def shortly(picture: Picture, image: Image, annotator: Annotator) -> Picture:
     return picture
 
 
-def at_length(picture: Picture, image: Image, annotator: Annotator) -> Picture:
+def at_length(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
     """A paragraph a region, from the bottom up, out of its parts' paragraphs; where there are no
     parts it is the sentence.
     """
@@ -89,13 +89,13 @@ def at_length(picture: Picture, image: Image, annotator: Annotator) -> Picture:
 
 
 def singled_out(
-    picture: Picture,
+    picture: CuratedPicture,
     image: Image,
     annotator: Annotator,
     *,
     features: Features,
     config: CurationConfig,
-) -> Picture:
+) -> CuratedPicture:
     """New words for regions that look like others of the picture. What is no answer leaves the
     words as they were.
     """
@@ -122,7 +122,7 @@ def singled_out(
 
 
 def similar(
-    picture: Picture, image: Image, features: Features, config: CurationConfig
+    picture: CuratedPicture, image: Image, features: Features, config: CurationConfig
 ) -> dict[str, list[str]]:
     """For each region that has them, the most similar others, no thing of its own among them: a
     part always looks like what it is a part of.
@@ -148,7 +148,7 @@ def similar(
     return found
 
 
-def verified(picture: Picture, image: Image, annotator: Annotator) -> Picture:
+def verified(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
     """Without the regions whose caption does not hold when it is read again."""
     changes = {}
     for region in picture.kept:
@@ -170,7 +170,9 @@ def verified(picture: Picture, image: Image, annotator: Annotator) -> Picture:
     return picture.changed(changes)
 
 
-def _short_question(picture: Picture, image: Image, region: Region) -> Question:
+def _short_question(
+    picture: CuratedPicture, image: Image, region: CuratedRegion
+) -> AnnotatorQuestion:
     mask = picture.mask(region)
     if not region.parent:
         shown: tuple[Image, ...] = (views.outlined(image, mask), views.alone(image, mask))
@@ -190,15 +192,15 @@ def _short_question(picture: Picture, image: Image, region: Region) -> Question:
 
 def _question(
     kind: prompts.Kind,
-    region: Region,
+    region: CuratedRegion,
     *,
     image: Image,
     mask: Mask,
     shown: tuple[Image, ...],
     prompt: str,
     said: str = "",
-) -> Question:
-    return Question(
+) -> AnnotatorQuestion:
+    return AnnotatorQuestion(
         kind=kind,
         region_id=region.region_id,
         image=image,
@@ -209,18 +211,18 @@ def _question(
     )
 
 
-def _with(region: Region, name: str, words: str | None) -> Region:
+def _with(region: CuratedRegion, name: str, words: str | None) -> CuratedRegion:
     if words is None:
         return leave_out(region, "bad_answer")
     change: dict[str, Any] = {name: words}
     return msgspec.structs.replace(region, **change)
 
 
-def _by_id(picture: Picture) -> dict[str, Region]:
+def _by_id(picture: CuratedPicture) -> dict[str, CuratedRegion]:
     return {region.region_id: region for region in picture.regions}
 
 
-def _top_down(picture: Picture) -> Iterator[str]:
+def _top_down(picture: CuratedPicture) -> Iterator[str]:
     """Level by level, each thing's parts in the order of falling area."""
     level = [""]
     while level:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ureca.datatypes import Mask
 from ureca.errors import RegionError
-from ureca.models.curation.records import Picture, Region, leave_out, orphans_left_out
+from ureca.models.curation.records import CuratedPicture, CuratedRegion, leave_out, orphans_left_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class TreeConfig:
             )
 
 
-def grown(picture: Picture, config: TreeConfig) -> Picture:
+def grown(picture: CuratedPicture, config: TreeConfig) -> CuratedPicture:
     """The picture with parents, depths and shares, the unsuitable left out, parents first.
 
     Masks that cannot be decoded or are empty are left out as `bad_mask`. Masks of equal area keep
@@ -73,7 +73,7 @@ def parents_of(masks: Sequence[Mask], containment: float) -> list[int]:
     return parents
 
 
-def suitable(picture: Picture, config: TreeConfig) -> Picture:
+def suitable(picture: CuratedPicture, config: TreeConfig) -> CuratedPicture:
     """Main things of the right size and depth, parts that are large enough, and no orphans."""
     changes = {}
     for region in picture.kept:
@@ -87,8 +87,8 @@ def suitable(picture: Picture, config: TreeConfig) -> Picture:
 
 
 def _described(
-    order: Sequence[Region], masks: Sequence[Mask | None], parents: Sequence[int]
-) -> list[Region]:
+    order: Sequence[CuratedRegion], masks: Sequence[Mask | None], parents: Sequence[int]
+) -> list[CuratedRegion]:
     depths = [0] * len(order)
     for index in range(len(order) - 1, -1, -1):  # the smallest first
         if parents[index] >= 0:
@@ -109,7 +109,7 @@ def _described(
     return described
 
 
-def _decoded(picture: Picture, region: Region) -> Mask | None:
+def _decoded(picture: CuratedPicture, region: CuratedRegion) -> Mask | None:
     try:
         return picture.mask(region)
     except RegionError:

@@ -46,7 +46,7 @@ _BOX_SLACK_PX = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DataFinding:
     """One thing found: its kind, the region, picture or file, and what exactly."""
 
     kind: Kind
@@ -62,31 +62,33 @@ class Finding:
         return f"{self.kind}: {self.where}: {self.what}"
 
 
-def check_record(record: RegionRecord) -> Iterator[Finding]:
+def check_record(record: RegionRecord) -> Iterator[DataFinding]:
     """Faults of one region by itself: mask code, emptiness, box, texts."""
     name = record.region_id
     try:
         runs = rle.check(Rle(size=(record.height, record.width), counts=record.counts))
     except RegionError as error:
-        yield Finding("bad mask", name, str(error))
+        yield DataFinding("bad mask", name, str(error))
         return
     x, y, width, height = record.box_xywh_px
     if not (width > 0 and height > 0 and x > -1 and y > -1) or (
         x + width > record.width + 1 or y + height > record.height + 1
     ):
         what = f"[{x:g}, {y:g}, {width:g}, {height:g}] in {record.width}x{record.height}"
-        yield Finding("box outside the picture", name, what)
+        yield DataFinding("box outside the picture", name, what)
     tight = tight_box(runs, record.height)
     if tight is None:
-        yield Finding("empty mask", name, "no pixel is set")
+        yield DataFinding("empty mask", name, "no pixel is set")
     elif _sticks_out(tight, (x, y, x + width, y + height)):
         what = f"mask {list(tight)} against box {[x, y, x + width, y + height]} (x0 y0 x1 y1)"
-        yield Finding("mask outside its box", name, what)
+        yield DataFinding("mask outside its box", name, what)
     for text in (*record.short, *record.long):
         if not text.strip() or not text.isprintable():
-            yield Finding("empty text", name, f"{text!r} says nothing or holds control characters")
+            yield DataFinding(
+                "empty text", name, f"{text!r} says nothing or holds control characters"
+            )
     if set(record.long) & set(record.short):
-        yield Finding("long repeats short", name, repr(record.long[0]))
+        yield DataFinding("long repeats short", name, repr(record.long[0]))
 
 
 def _sticks_out(tight: tuple[int, int, int, int], box: tuple[float, float, float, float]) -> bool:
@@ -108,16 +110,16 @@ def tight_box(runs: np.typing.NDArray[np.int64], height: int) -> tuple[int, int,
     return int(starts[0] // height), top, int(ends[-1] // height) + 1, bottom
 
 
-def check_ids(named: Iterable[str], kind: Kind) -> Iterator[Finding]:
+def check_ids(named: Iterable[str], kind: Kind) -> Iterator[DataFinding]:
     """Ids that come more than once."""
     seen: set[str] = set()
     for name in named:
         if name in seen:
-            yield Finding(kind, name, "comes more than once")
+            yield DataFinding(kind, name, "comes more than once")
         seen.add(name)
 
 
-def check_listed(images: Iterable[ImageRecord]) -> Iterator[Finding]:
+def check_listed(images: Iterable[ImageRecord]) -> Iterator[DataFinding]:
     """Pictures listed more than once. One photograph under one key in two sources is none: COCO's
     pictures are in all of its data sets.
     """
@@ -128,20 +130,20 @@ def check_listed(images: Iterable[ImageRecord]) -> Iterator[Finding]:
         if other is not image and (
             other.source == image.source or (other.photo_id, other.width, other.height) != same
         ):
-            yield Finding("duplicate picture", image.image_key, "comes more than once")
+            yield DataFinding("duplicate picture", image.image_key, "comes more than once")
 
 
-def check_splits(rows: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+def check_splits(rows: Iterable[tuple[str, str]]) -> Iterator[DataFinding]:
     """Pictures (key, split) that stand in more than one split."""
     splits: dict[str, set[str]] = defaultdict(set)
     for key, split in rows:
         splits[key].add(split)
     for key, found in splits.items():
         if len(found) > 1:
-            yield Finding("leak between splits", key, f"is in {sorted(found)}")
+            yield DataFinding("leak between splits", key, f"is in {sorted(found)}")
 
 
-def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[Finding]:
+def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[DataFinding]:
     """Photographs that are held out under one key and trained on under another.
 
     `every` is the divisor of the hash split. The same photograph comes in Flickr and in COCO.
@@ -152,12 +154,14 @@ def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[Fin
             keys[image.photo_id].add(image.image_key)
     for photo, found in keys.items():
         if len({image_hash(key) % every == 0 for key in found}) > 1:
-            yield Finding("leak of a photograph", photo, f"held out in part only: {sorted(found)}")
+            yield DataFinding(
+                "leak of a photograph", photo, f"held out in part only: {sorted(found)}"
+            )
 
 
 def check_texts(
     records: Iterable[RegionRecord], encode: Callable[[str], Sequence[int]], max_tokens: int
-) -> Iterator[Finding]:
+) -> Iterator[DataFinding]:
     """Texts with characters that `encode` leaves out, and texts that the captioner would cut.
 
     `max_tokens` counts the end token.
@@ -172,8 +176,8 @@ def check_texts(
             known |= {c: bool(encode(c)) for c in set(text) - known.keys()}
             unknown = sorted({c for c in text if not known[c]})
             if unknown:
-                yield Finding("unknown characters", record.region_id, f"{unknown} in {text!r}")
+                yield DataFinding("unknown characters", record.region_id, f"{unknown} in {text!r}")
             tokens = len(encode(text)) + 1
             if tokens > max_tokens:
                 what = f"{tokens} tokens, {max_tokens} are kept: {text!r}"
-                yield Finding("too long", record.region_id, what)
+                yield DataFinding("too long", record.region_id, what)

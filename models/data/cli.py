@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ureca.models.data.check import Finding, check_texts
+from ureca.models.data.check import DataFinding, check_texts
 from ureca.models.data.contact_sheet import choose, write_sheets
 from ureca.models.data.counts import Counts, count, table
 from ureca.models.data.folders import check_pictures, check_regions, read_folders
@@ -35,14 +35,14 @@ ten are named; 2: a folder cannot be read at all."""
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """The outcome of a check."""
 
     counts: Counts
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[DataFinding]:
         """Findings that make the data wrong."""
         return [finding for finding in self.findings if finding.is_fault]
 
@@ -89,7 +89,7 @@ def _check(options: argparse.Namespace) -> int:
     texts = tqdm(data.records, desc="texts", unit="region", disable=None)
     findings += check_texts(texts, tokenizer.encode, options.max_tokens)
     findings += check_pictures(data, store, part=options.pictures, every=options.held_out_every)
-    report = Report(count(data.records, data.images, options.held_out_every), tuple(findings))
+    report = CheckReport(count(data.records, data.images, options.held_out_every), tuple(findings))
     text = json.dumps(report.as_json(), indent=1) + "\n"
     if options.out:
         chosen = choose(data.records, options.sheet, options.seed)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ureca.errors import ConfigError, SourceError
 from ureca.models.data.check import (
-    Finding,
+    DataFinding,
     check_ids,
     check_listed,
     check_photographs,
@@ -26,22 +26,22 @@ _Record = TypeVar("_Record", RegionRecord, ImageRecord)
 
 
 @dataclass(frozen=True)
-class DataSet:
+class FolderContents:
     """Everything readable in the folders, and what was not."""
 
     records: tuple[RegionRecord, ...]
     images: tuple[ImageRecord, ...]
-    unreadable: tuple[Finding, ...]
+    unreadable: tuple[DataFinding, ...]
 
 
-def read_folders(roots: Sequence[Path]) -> DataSet:
+def read_folders(roots: Sequence[Path]) -> FolderContents:
     """Records of all folders. Unreadable lines become findings.
 
     Raises `ConfigError` for a folder without regions.
     """
     records: list[RegionRecord] = []
     images: list[ImageRecord] = []
-    unreadable: list[Finding] = []
+    unreadable: list[DataFinding] = []
     for root in roots:
         files = sorted(root.glob("regions-*.jsonl*"))
         if not files:
@@ -50,23 +50,23 @@ def read_folders(roots: Sequence[Path]) -> DataSet:
             records += _read(path, RegionRecord.from_json, unreadable)
         for path in sorted(root.glob("images-*.jsonl*")):
             images += _read(path, ImageRecord.from_json, unreadable)
-    return DataSet(tuple(records), tuple(images), tuple(unreadable))
+    return FolderContents(tuple(records), tuple(images), tuple(unreadable))
 
 
 def _read(
-    path: Path, from_json: Callable[[object], _Record], unreadable: list[Finding]
+    path: Path, from_json: Callable[[object], _Record], unreadable: list[DataFinding]
 ) -> Iterator[_Record]:
     try:
         for row in tqdm(read_rows(path), desc=path.name, unit="line", disable=None):
             try:
                 yield from_json(row)
             except SourceError as error:  # noqa: PERF203 - one bad line must not hide the rest
-                unreadable.append(Finding("unreadable record", path.name, str(error)))
+                unreadable.append(DataFinding("unreadable record", path.name, str(error)))
     except SourceError as error:  # the rest of the file is lost
-        unreadable.append(Finding("unreadable record", path.name, str(error)))
+        unreadable.append(DataFinding("unreadable record", path.name, str(error)))
 
 
-def check_regions(data: DataSet, every: int) -> Iterator[Finding]:
+def check_regions(data: FolderContents, every: int) -> Iterator[DataFinding]:
     """Faults of every region and of ids, splits and photographs over all folders."""
     for record in tqdm(data.records, desc="regions", unit="region", disable=None):
         yield from check_record(record)
@@ -77,7 +77,9 @@ def check_regions(data: DataSet, every: int) -> Iterator[Finding]:
     yield from check_photographs(data.images, every)
 
 
-def check_pictures(data: DataSet, store: ImageStore, *, part: int, every: int) -> Iterator[Finding]:
+def check_pictures(
+    data: FolderContents, store: ImageStore, *, part: int, every: int
+) -> Iterator[DataFinding]:
     """Missing pictures; of one in `part`: undecodable, of another size than their masks, or the
     same pixels under a held-out and a training key.
     """
@@ -85,23 +87,23 @@ def check_pictures(data: DataSet, store: ImageStore, *, part: int, every: int) -
     keys_by_pixels: dict[bytes, str] = {}
     for key in tqdm(sizes, desc="pictures", unit="picture", disable=None):
         if key not in store:
-            yield Finding("missing picture", key, "is in none of the image shards")
+            yield DataFinding("missing picture", key, "is in none of the image shards")
         elif part <= 1 or image_hash(key) % part == 0:
             yield from _check_pixels(key, sizes[key], store, keys_by_pixels, every)
 
 
 def _check_pixels(
     key: str, size: tuple[int, int], store: ImageStore, keys_by_pixels: dict[bytes, str], every: int
-) -> Iterator[Finding]:
+) -> Iterator[DataFinding]:
     try:
         image = store.read(key)
     except SourceError as error:
-        yield Finding("undecodable picture", key, str(error))
+        yield DataFinding("undecodable picture", key, str(error))
         return
     if image.shape[:2] != size:
         found, expected = image.shape[1::-1], size[::-1]
-        yield Finding("wrong picture size", key, f"{found}, its masks are {expected}")
+        yield DataFinding("wrong picture size", key, f"{found}, its masks are {expected}")
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     other = keys_by_pixels.setdefault(digest, key)
     if (image_hash(other) % every == 0) != (image_hash(key) % every == 0):
-        yield Finding("leak of a photograph", key, f"same pixels as {other}, only one held out")
+        yield DataFinding("leak of a photograph", key, f"same pixels as {other}, only one held out")

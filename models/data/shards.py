@@ -32,7 +32,7 @@ _SUFFIXES = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ShardSample:
     """One picture: its record, its file as it is, its regions."""
 
     image: ImageRecord
@@ -89,7 +89,7 @@ class FolderWriter:
         finally:
             shutil.rmtree(self._draft, ignore_errors=True)
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: ShardSample) -> None:
         """Append a picture with its regions."""
         key, split = sample.image.image_key, sample.image.split or "train"
         if not NAME.fullmatch(key) or not NAME.fullmatch(split):
@@ -133,7 +133,7 @@ class _Split:
             if file is not None:
                 file.close()
 
-    def add(self, sample: Sample, *, webdataset: bool) -> None:
+    def add(self, sample: ShardSample, *, webdataset: bool) -> None:
         if self._tar is None or self._filled >= self._shard_bytes:
             self._tar = self._next_shard(self._tar)
         tar, shard = self._tar, self._shard

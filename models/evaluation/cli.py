@@ -19,8 +19,8 @@ from ureca.models.evaluation.captioners.engines import open_engine
 from ureca.models.evaluation.captioners.mask_variants import mask_edit, overlap
 from ureca.models.evaluation.dlc.cli import main as dlc_main
 from ureca.models.evaluation.evaluate import (
-    Part,
-    Said,
+    CaptionResults,
+    EvaluationPart,
     captions_path,
     cases_for,
     failures,
@@ -36,7 +36,7 @@ from ureca.models.evaluation.options import Options, parse
 from ureca.models.evaluation.reports.compare import write_comparison
 from ureca.models.evaluation.reports.report import write_report
 from ureca.models.evaluation.reports.tables import summary
-from ureca.models.evaluation.test_set import DataSet, limited, read_data
+from ureca.models.evaluation.test_set import TestSet, limited, read_data
 
 Json = dict[str, Any]  # JSON values
 
@@ -67,9 +67,9 @@ def _embedder(options: Options) -> Callable[[], Embedder] | None:
     return (lambda: MiniLM(vocab=options.vocab)) if options.similarity else None
 
 
-def _evaluate(options: Options, tools: Tools) -> tuple[list[Part], Json]:
+def _evaluate(options: Options, tools: Tools) -> tuple[list[EvaluationPart], Json]:
     engine = open_engine(options.model, threads=options.threads) if options.model else None
-    parts: list[Part] = []
+    parts: list[EvaluationPart] = []
     for root in options.data:
         learns = options.baseline in {"frequent", "neighbours"}
         data = read_data(root, every=options.held_out_every, keep_training=learns)
@@ -89,14 +89,14 @@ def _evaluate(options: Options, tools: Tools) -> tuple[list[Part], Json]:
 
 
 def _part(
-    data: DataSet, style: Style, captioner: Captioner, tools: Tools, limit: int | None
-) -> Part | None:
+    data: TestSet, style: Style, captioner: Captioner, tools: Tools, limit: int | None
+) -> EvaluationPart | None:
     cases = limited(cases_for(data, style), limit)
     if not cases:
         return None
     results = captioner(cases, style)
     bar = tqdm(results, total=len(cases), desc=f"{data.name} {style}", unit="region", disable=None)
-    return judge(data, style, Said.collect(bar), tools)
+    return judge(data, style, CaptionResults.collect(bar), tools)
 
 
 def _setting(options: Options, engine: Engine | None) -> Json:
@@ -114,7 +114,7 @@ def _setting(options: Options, engine: Engine | None) -> Json:
     }
 
 
-def _worlds(parts: Sequence[Part]) -> tuple[Json, dict[str, str]]:
+def _worlds(parts: Sequence[EvaluationPart]) -> tuple[Json, dict[str, str]]:
     """The figures of every part of worlds; and the remedy, where their judge is not installed."""
     try:
         return {part.name: found for part in parts if (found := _slots(part))}, {}
@@ -123,7 +123,7 @@ def _worlds(parts: Sequence[Part]) -> tuple[Json, dict[str, str]]:
         return {}, {"worlds": str(error)}
 
 
-def _slots(part: Part) -> Json:
+def _slots(part: EvaluationPart) -> Json:
     paths = scenes.scene_files(part.data.root)
     if not paths:
         return {}
@@ -133,7 +133,7 @@ def _slots(part: Part) -> Json:
     return {name: rounded(figures) for name, figures in scenes.slot_figures(judged).items()}
 
 
-def _mask_iou(parts: Sequence[Part], options: Options) -> float | None:
+def _mask_iou(parts: Sequence[EvaluationPart], options: Options) -> float | None:
     """Mean overlap of the masks that were shown with the true ones."""
     if options.captions is not None:
         return None
@@ -151,7 +151,7 @@ def _flicker(options: Options, engine: Engine | None) -> Json:
     paths = flicker.clip_paths(options.data[0] / "videos")[: options.limit]
     clips = []
     for path in tqdm(paths, desc="clips", unit="clip", disable=None):
-        clip = flicker.Clip(path)
+        clip = flicker.AnnotatedClip(path)
         masks = flicker.masks_from(options.masks_from, clip.name) if options.masks_from else None
         clips.append(
             flicker.caption_clip(engine, clip, masks or clip.mask, every=options.video_every)
@@ -161,7 +161,7 @@ def _flicker(options: Options, engine: Engine | None) -> Json:
     return {"every": options.video_every, "figures": figures, "captions": said}
 
 
-def _write(options: Options, parts: Sequence[Part], metrics: Json) -> None:
+def _write(options: Options, parts: Sequence[EvaluationPart], metrics: Json) -> None:
     several = len({part.data.root for part in parts}) > 1
     for part in parts:
         write_captions(captions_path(options.out, part, several=several), part)

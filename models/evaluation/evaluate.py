@@ -23,14 +23,14 @@ from ureca.models.evaluation.measures.scores import (
     by_group,
     score,
 )
-from ureca.models.evaluation.test_set import Case, DataSet, References
+from ureca.models.evaluation.test_set import EvaluationCase, References, TestSet
 
 REFERENCES: dict[Style, References] = {"short": "both", "long": "long"}
 """What a style is judged by: a short phrase may be found in any wording."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CaptionResults:
     """The captions of one pass, with their scores, and the regions that have none."""
 
     captions: Mapping[str, str]
@@ -38,7 +38,7 @@ class Said:
     failed: Mapping[str, str]
 
     @classmethod
-    def collect(cls, results: Iterable[Captioned | Failed]) -> Said:
+    def collect(cls, results: Iterable[Captioned | Failed]) -> CaptionResults:
         """Sort the results of a captioner."""
         captions: dict[str, str] = {}
         confidence: dict[str, float] = {}
@@ -53,16 +53,16 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Part:
+class EvaluationPart:
     """One data set in one style, judged."""
 
-    data: DataSet
+    data: TestSet
     style: Style
     scored: list[Scored]
     groups: dict[str, Figures]
     faults: dict[str, Figures]
     template: str
-    said: Said
+    said: CaptionResults
 
     @property
     def name(self) -> str:
@@ -70,14 +70,14 @@ class Part:
         return f"{self.data.name}/{self.style}"
 
 
-def cases_for(data: DataSet, style: Style) -> list[Case]:
+def cases_for(data: TestSet, style: Style) -> list[EvaluationCase]:
     """Long captions are asked only where people wrote some."""
     if style == "short":
         return list(data.cases)
     return [case for case in data.cases if case.references("long")]
 
 
-def judge(data: DataSet, style: Style, said: Said, tools: Tools) -> Part:
+def judge(data: TestSet, style: Style, said: CaptionResults, tools: Tools) -> EvaluationPart:
     """Score what was said, by group and by fault."""
     which = REFERENCES[style]
     scored = score(data.cases, said.captions, tools, pool=data.cases, references=which)
@@ -89,10 +89,10 @@ def judge(data: DataSet, style: Style, said: Said, tools: Tools) -> Part:
         if name == "all" or _is_family(name)
     }
     name, _ = commonest_template(item.caption for item in scored)
-    return Part(data, style, scored, groups, faults, name, said)
+    return EvaluationPart(data, style, scored, groups, faults, name, said)
 
 
-def _faults(items: Sequence[Scored], data: DataSet, style: Style) -> Figures:
+def _faults(items: Sequence[Scored], data: TestSet, style: Style) -> Figures:
     if style == "long":
         return long_faults(items)
     return short_faults(items, data.cases, data.training, references=REFERENCES[style])
@@ -102,7 +102,7 @@ def _is_family(name: str) -> bool:
     return name.startswith("family=") and "|" not in name
 
 
-def part_json(part: Part) -> dict[str, Any]:  # JSON
+def part_json(part: EvaluationPart) -> dict[str, Any]:  # JSON
     """What `metrics.json` says of a part."""
     return {
         "captions": len(part.scored),
@@ -119,14 +119,14 @@ def rounded(figures: Figures) -> Figures:
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in figures.items()}
 
 
-def write_captions(path: Path, part: Part) -> None:
+def write_captions(path: Path, part: EvaluationPart) -> None:
     """One line per caption with its references and own figures."""
     with path.open("w", encoding="utf8") as out:
         for item in part.scored:
             out.write(json.dumps(_caption_row(item, part)) + "\n")
 
 
-def _caption_row(item: Scored, part: Part) -> dict[str, Any]:  # JSON
+def _caption_row(item: Scored, part: EvaluationPart) -> dict[str, Any]:  # JSON
     key = item.case.region_id
     return {
         "region_id": key,
@@ -139,13 +139,13 @@ def _caption_row(item: Scored, part: Part) -> dict[str, Any]:  # JSON
     }
 
 
-def captions_path(out: Path, part: Part, *, several: bool) -> Path:
+def captions_path(out: Path, part: EvaluationPart, *, several: bool) -> Path:
     """`captions.jsonl` for the short ones, `captions-long.jsonl`; with the root's name if many."""
     words = ["captions", *([part.data.name] if several else [])]
     words += ["long"] if part.style == "long" else []
     return out / ("-".join(words) + ".jsonl")
 
 
-def failures(parts: Sequence[Part]) -> dict[str, str]:
+def failures(parts: Sequence[EvaluationPart]) -> dict[str, str]:
     """Every region without a caption, and why."""
     return {key: reason for part in parts for key, reason in part.said.failed.items()}

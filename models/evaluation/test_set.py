@@ -28,7 +28,7 @@ References = Literal["both", "short", "long"]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class EvaluationCase:
     """One region to caption and what its caption is judged by."""
 
     record: RegionRecord
@@ -68,12 +68,12 @@ class Case:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class TestSet:
     """The cases of one root, and what the other pictures of its training file are like."""
 
     name: str
     root: Path
-    cases: tuple[Case, ...]
+    cases: tuple[EvaluationCase, ...]
     training: Training
 
 
@@ -83,7 +83,7 @@ class Training:
 
     categories: Counter[str]
     """How often each category was there; empty when the root has no training file."""
-    rows: tuple[Case, ...] = ()
+    rows: tuple[EvaluationCase, ...] = ()
     """Training regions themselves, kept only when a baseline asks for them."""
 
     def common(self, count: int) -> frozenset[str]:
@@ -91,26 +91,26 @@ class Training:
         return frozenset(name for name, _ in self.categories.most_common(count))
 
 
-def read_data(root: Path, *, every: int, keep_training: bool = False) -> DataSet:
+def read_data(root: Path, *, every: int, keep_training: bool = False) -> TestSet:
     """Read the cases of a data root. Raises `SourceError` when it has none."""
     files = sorted(root.glob("regions-*.jsonl")) + sorted(root.glob("regions-*.jsonl.gz"))
     if not files:
         raise SourceError(f"{root} holds no regions-*.jsonl or .jsonl.gz: is it a data folder?")
-    cases: list[Case] = []
-    rows: list[Case] = []
+    cases: list[EvaluationCase] = []
+    rows: list[EvaluationCase] = []
     categories: Counter[str] = Counter()
     for row, learnt in (pair for path in files for pair in _rows(path, every=every)):
         if not learnt:
-            cases.append(Case(RegionRecord.from_json(row)))
+            cases.append(EvaluationCase(RegionRecord.from_json(row)))
             continue
         if row.get("category"):
             categories[category_name(row["category"])] += 1
         if keep_training:
-            rows.append(Case(RegionRecord.from_json(row)))
+            rows.append(EvaluationCase(RegionRecord.from_json(row)))
     kept = tuple(case for case in cases if case.outlined)
     if not kept:
         raise SourceError(f"{root} has no held-out regions: check --held-out-every {every}")
-    return DataSet(root.resolve().name, root, kept, Training(categories, tuple(rows)))
+    return TestSet(root.resolve().name, root, kept, Training(categories, tuple(rows)))
 
 
 def category_name(category: str) -> str:
@@ -118,15 +118,15 @@ def category_name(category: str) -> str:
     return " ".join(singular(word) for word in tokens(category))
 
 
-def by_picture(cases: Iterable[Case]) -> dict[str, list[Case]]:
+def by_picture(cases: Iterable[EvaluationCase]) -> dict[str, list[EvaluationCase]]:
     """Cases by `image_key`, in order."""
-    pictures: dict[str, list[Case]] = {}
+    pictures: dict[str, list[EvaluationCase]] = {}
     for case in cases:
         pictures.setdefault(case.image_key, []).append(case)
     return pictures
 
 
-def limited(cases: Sequence[Case], limit: int | None) -> list[Case]:
+def limited(cases: Sequence[EvaluationCase], limit: int | None) -> list[EvaluationCase]:
     """At most `limit` cases, whole pictures in the order of their hashes: a sample, not a shard."""
     if limit is None or len(cases) <= limit:
         return list(cases)
@@ -134,7 +134,7 @@ def limited(cases: Sequence[Case], limit: int | None) -> list[Case]:
     return ordered[:limit]
 
 
-def groups_of(case: Case) -> list[str]:
+def groups_of(case: EvaluationCase) -> list[str]:
     """Names of the groups that a case counts in; the first is "all"."""
     record = case.record
     source = record.source.split("/")[0] or "?"

@@ -12,7 +12,7 @@ from torch import Tensor
 from ureca.models.mllm.network.captioner import Mllm, placed
 from ureca.models.mllm.network.positions import Opening
 from ureca.models.mllm.network.prefix_attention import Prefix
-from ureca.models.mllm.prompt import I64, Prompt
+from ureca.models.mllm.prompt import I64, CaptionPrompt
 from ureca.models.preprocess import Grid
 from ureca.models.runtime.decode import Choice
 
@@ -21,19 +21,19 @@ _BLOCKED = -1e9
 
 
 @torch.inference_mode()
-def prefix_input(model: Mllm, prompt: Prompt, grid: Grid, image_tokens: Tensor) -> Opening:
+def prefix_input(model: Mllm, prompt: CaptionPrompt, grid: Grid, image_tokens: Tensor) -> Opening:
     """Everything before the mask block, image tokens in place."""
     return prefix_tokens(model, prompt, torch.from_numpy(prompt.prefix(grid)), image_tokens)
 
 
-def prefix_tokens(model: Mllm, prompt: Prompt, ids: Tensor, image_tokens: Tensor) -> Opening:
+def prefix_tokens(model: Mllm, prompt: CaptionPrompt, ids: Tensor, image_tokens: Tensor) -> Opening:
     """The same from ids [P]; training runs it with gradients."""
     rows = ids.to(model.device)[None]
     x = placed(model.embed(rows), rows, prompt.image_id, image_tokens)
     return model.opening(x, rows[0] == prompt.image_id)
 
 
-def suffix_input(model: Mllm, prompt: Prompt, ids: I64, region_tokens: Tensor) -> Tensor:
+def suffix_input(model: Mllm, prompt: CaptionPrompt, ids: I64, region_tokens: Tensor) -> Tensor:
     """Embeddings [1, L, d] of one region's own prompt, mask tokens [K, d] in place."""
     rows = torch.from_numpy(ids).to(model.device)[None]
     x = model.embed(rows, mark_ids=prompt.mark_ids)

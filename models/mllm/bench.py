@@ -31,7 +31,7 @@ from ureca.datatypes import Mask, RegionInput
 from ureca.errors import ConfigError
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import prefix_input
-from ureca.models.mllm.engine import EncodedPicture, MllmEngine, checkpoint_engine
+from ureca.models.mllm.engine import MllmEncodedPicture, MllmEngine, checkpoint_engine
 
 _BASELINE = "per region"
 
@@ -118,7 +118,7 @@ def _unused(engine: MllmEngine) -> int:
     return int(engine.model.base.get_output_embeddings().weight.shape[0])
 
 
-def _scene(engine: MllmEngine, regions: int, seed: int) -> tuple[EncodedPicture, list[Tensor]]:
+def _scene(engine: MllmEngine, regions: int, seed: int) -> tuple[MllmEncodedPicture, list[Tensor]]:
     draw = np.random.default_rng(seed)
     side = engine.config.picture.tile_px
     image = draw.integers(0, 256, (side, side, 3), np.uint8)

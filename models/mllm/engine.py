@@ -23,10 +23,10 @@ from ureca.errors import BundleError, EngineError, WeightsError
 from ureca.models.mllm.backend import Rows, choose, prefix_input, suffix_input
 from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.image_tiles import ImageTiler
 from ureca.models.mllm.network.captioner import Mllm
 from ureca.models.mllm.network.prefix_attention import Prefix
-from ureca.models.mllm.prompt import I64, Prompt, Words
+from ureca.models.mllm.prompt import I64, CaptionPrompt, TextTokenizer
 from ureca.models.preprocess import Grid
 from ureca.models.runtime.decode import Choice, RowPlan, decode
 from ureca.models.runtime.region_inputs import check_regions
@@ -34,7 +34,7 @@ from ureca.models.runtime.self_test import GOLDEN, self_test
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPicture:
+class MllmEncodedPicture:
     """One encoded frame: its image tokens [T * p, d], what its regions are read from, and the keys
     and values of its prefix.
     """
@@ -52,9 +52,9 @@ class EncodedPicture:
 class MllmEngine:
     """Implements `ureca.engine.Engine`."""
 
-    def __init__(self, model: Mllm, words: Words, *, info: EngineInfo) -> None:
+    def __init__(self, model: Mllm, words: TextTokenizer, *, info: EngineInfo) -> None:
         self.model, self._words, self._info = model.eval(), words, info
-        self._cutter = Cutter.of(model.config)
+        self._cutter = ImageTiler.of(model.config)
         self.prompt = prompt_of(model, words)
         self._us: dict[str, int] = {}
 
@@ -74,7 +74,7 @@ class MllmEngine:
         return StageTimes(dict(self._us))
 
     @torch.inference_mode()
-    def encode(self, image: Image) -> EncodedPicture:
+    def encode(self, image: Image) -> MllmEncodedPicture:
         """Run vision and the shared prefix once. `image` is u8 [H, W, 3] RGB of any size."""
         began_ns = time.perf_counter_ns()
         height_px, width_px = image.shape[:2]
@@ -90,11 +90,11 @@ class MllmEngine:
         self._us["prep"] = (prepared_ns - began_ns) // 1000
         self._us["vit"] = (seen_ns - prepared_ns) // 1000
         self._us["prefill"] = (time.perf_counter_ns() - seen_ns) // 1000
-        return EncodedPicture(tokens, maps, prefix, first.goes_on, grid, height_px, width_px)
+        return MllmEncodedPicture(tokens, maps, prefix, first.goes_on, grid, height_px, width_px)
 
     def caption(
         self,
-        frame: EncodedPicture,
+        frame: MllmEncodedPicture,
         regions: Sequence[RegionInput],
         *,
         aborted: Callable[[int], bool] = never,
@@ -111,11 +111,11 @@ class MllmEngine:
         limit = self._info.max_new_tokens
         plans = [RowPlan(i, min(r.max_new_tokens, limit)) for i, r in enumerate(regions)]
         stop = self.prompt.stop_ids[0]
-        batch = _Batch(self, frame, regions)
+        batch = _MllmBatch(self, frame, regions)
         return decode(batch, plans, self._words, eos_id=stop, aborted=aborted)
 
     @torch.inference_mode()
-    def suffixes(self, frame: EncodedPicture, regions: Sequence[RegionInput]) -> list[Tensor]:
+    def suffixes(self, frame: MllmEncodedPicture, regions: Sequence[RegionInput]) -> list[Tensor]:
         """Every region's own prompt [1, L, d]."""
         masks = torch.from_numpy(self._cutter.masks([r.mask for r in regions], frame.grid))
         said = self.model.said(masks, frame.maps)
@@ -128,7 +128,7 @@ class MllmEngine:
             for region, own in zip(regions, tokens, strict=True)
         ]
 
-    def rows(self, frame: EncodedPicture) -> Rows:
+    def rows(self, frame: MllmEncodedPicture) -> Rows:
         """An empty batch after the frame's prefix."""
         return Rows(self.model, frame.prefix, frame.goes_on)
 
@@ -137,11 +137,11 @@ class MllmEngine:
         self._us.update(us)
 
 
-class _Batch:
+class _MllmBatch:
     """The `Stepper` of one caption call."""
 
     def __init__(
-        self, engine: MllmEngine, frame: EncodedPicture, regions: Sequence[RegionInput]
+        self, engine: MllmEngine, frame: MllmEncodedPicture, regions: Sequence[RegionInput]
     ) -> None:
         self._engine, self._frame, self._regions = engine, frame, regions
         self._rows = engine.rows(frame)
@@ -173,10 +173,10 @@ class _Batch:
         return choice
 
 
-def prompt_of(model: Mllm, words: Words) -> Prompt:
+def prompt_of(model: Mllm, words: TextTokenizer) -> CaptionPrompt:
     """The prompt of a captioner. Raises `WeightsError` for a tokenizer without its tokens."""
     config = model.config
-    return Prompt(
+    return CaptionPrompt(
         words,
         config.prompt,
         layout=model.family.layout,
@@ -198,7 +198,7 @@ def checkpoint_engine(folder: Path, *, device: str = "auto", bundle: str = "") -
         max_regions=config.max_regions,
         max_new_tokens=config.max_new_tokens,
     )
-    return MllmEngine(model, Words.load(folder / TOKENIZER), info=info)
+    return MllmEngine(model, TextTokenizer.load(folder / TOKENIZER), info=info)
 
 
 def open_bundle(folder: Path, manifest: BundleManifest, *, threads: int | None) -> MllmEngine:

@@ -24,7 +24,7 @@ EXTRA = "mllm"
 
 
 @dataclass(frozen=True)
-class Cutter:
+class ImageTiler:
     """How one captioner cuts; `tile_px` and `mask_px` are read by `models/preprocess.py`."""
 
     tile_px: int
@@ -35,7 +35,7 @@ class Cutter:
     official: bool
 
     @classmethod
-    def of(cls, config: MllmConfig) -> Cutter:
+    def of(cls, config: MllmConfig) -> ImageTiler:
         """The cutter of a captioner."""
         picture = config.picture
         return cls(

@@ -24,14 +24,14 @@ I64 = npt.NDArray[np.int64]
 _GLOBAL, _FAKE = "<global-img>", "<fake_token_around_image>"
 
 
-class Words:
+class TextTokenizer:
     """Text to ids and back, by the base's `tokenizer.json`."""
 
     def __init__(self, inner: Any) -> None:  # a `tokenizers.Tokenizer`
         self._inner = inner
 
     @classmethod
-    def load(cls, path: Path) -> Words:
+    def load(cls, path: Path) -> TextTokenizer:
         """Read a `tokenizer.json`. Raises `WeightsError` when it is missing or broken."""
         package = require("tokenizers", extra=EXTRA)
         try:
@@ -74,11 +74,11 @@ class Words:
         return int(found)
 
 
-class Prompt:
+class CaptionPrompt:
     """Ids of a picture's shared prefix and of a region's own suffix; placeholders are counted."""
 
     def __init__(
-        self, words: Words, config: PromptConfig, *, layout: Layout, tokens_per_tile: int
+        self, words: TextTokenizer, config: PromptConfig, *, layout: Layout, tokens_per_tile: int
     ) -> None:
         self._words, self._config, self._layout = words, config, layout
         self._per_tile = tokens_per_tile

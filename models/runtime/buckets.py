@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ureca.errors import EngineError
 from ureca.models.config import LanguageConfig
 from ureca.models.runtime.decode import F32, I64, Choice
-from ureca.models.runtime.graph_backend import GraphBackend, Picture, Runner, Values
+from ureca.models.runtime.graph_backend import GraphBackend, PictureValues, Runner, Values
 
 
 class BucketBackend(GraphBackend):
@@ -32,16 +32,16 @@ class BucketBackend(GraphBackend):
         super().__init__(runner, embeddings=embeddings, language=language)
         self._buckets = tuple(buckets)
 
-    def regions(self, picture: Picture, masks: F32, boxes: F32) -> F32:
+    def regions(self, picture: PictureValues, masks: F32, boxes: F32) -> F32:
         """Region tokens f32 [N, K, d]."""
         return super().regions(picture, self._filled(masks), self._filled(boxes))[: len(masks)]
 
-    def step(self, picture: Picture, x: F32, own: Values | None) -> tuple[Choice, Values]:
+    def step(self, picture: PictureValues, x: F32, own: Values | None) -> tuple[Choice, Values]:
         """One pass of the language model, and the choices of the real rows."""
         choice, grown = super().step(picture, self._filled(x), own)
         return Choice(choice.ids[: len(x)], choice.logprob[: len(x)]), grown
 
-    def logits(self, picture: Picture, x: F32, own: Values | None) -> tuple[F32, Values]:
+    def logits(self, picture: PictureValues, x: F32, own: Values | None) -> tuple[F32, Values]:
         """One pass of the language model, and the logits of the real rows."""
         logits, grown = super().logits(picture, self._filled(x), own)
         return logits[: len(x)], grown

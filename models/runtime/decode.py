@@ -1,7 +1,7 @@
 """The token loop that every runtime shares: greedy rows of one batch, each ending on its own.
 
-It knows ids, log-probabilities and text, and nothing of tensors: a runtime lends it a `Stepper`.
-Time, devices and KV layouts stay on the runtime's side.
+It knows ids, log-probabilities and text, and nothing of tensors: a runtime lends it a
+`DecodingBatch`. Time, devices and KV layouts stay on the runtime's side.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Choice:
     logprob: F32
 
 
-class Stepper(Protocol):
+class DecodingBatch(Protocol):
     """One batch in a runtime: its prompt is known, its own KV grows step by step."""
 
     def start(self, rows: I64) -> Choice:
@@ -61,7 +61,7 @@ class RowPlan:
 
 
 @dataclass(slots=True)
-class _Row:
+class _DecodingRow:
     plan: RowPlan
     text: Detokenizer
     ids: list[int] = field(default_factory=list)
@@ -103,7 +103,7 @@ class _Row:
 
 
 def decode(
-    stepper: Stepper,
+    stepper: DecodingBatch,
     plans: Sequence[RowPlan],
     tokenizer: Decodes,
     *,
@@ -111,7 +111,7 @@ def decode(
     aborted: Callable[[int], bool],
 ) -> Iterator[RowDelta | RowDone]:
     """Caption the rows of `plans` greedily; `ureca.engine.Engine.caption` says what is yielded."""
-    batch = [_Row(plan, Detokenizer(tokenizer)) for plan in plans]
+    batch = [_DecodingRow(plan, Detokenizer(tokenizer)) for plan in plans]
     yield from _abort(batch, aborted)
     batch = [row for row in batch if not row.done]
     if not batch:
@@ -131,14 +131,16 @@ def decode(
         choice = stepper.step(ids)
 
 
-def _accept(batch: list[_Row], choice: Choice, eos_id: int) -> Iterator[RowDelta | RowDone]:
+def _accept(batch: list[_DecodingRow], choice: Choice, eos_id: int) -> Iterator[RowDelta | RowDone]:
     """Rows that ended but were not dropped yet run along; what they choose is ignored."""
     for row, token_id, logprob in zip(batch, choice.ids, choice.logprob, strict=True):
         if not row.done:
             yield from row.take(int(token_id), float(logprob), eos_id)
 
 
-def _abort(batch: list[_Row], aborted: Callable[[int], bool]) -> Iterator[RowDelta | RowDone]:
+def _abort(
+    batch: list[_DecodingRow], aborted: Callable[[int], bool]
+) -> Iterator[RowDelta | RowDone]:
     for row in batch:
         if not row.done and aborted(row.plan.row):
             yield from row.end("aborted")

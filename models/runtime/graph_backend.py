@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PictureValues:
     """Values of one picture: image tokens, feature maps, and the prefix KV once filled."""
 
     tokens: Value
@@ -65,7 +65,7 @@ class GraphBackend:
         self._names = LmNames.of(language.layers)
         self._heads, self._head_dim = language.heads, language.head_dim
 
-    def encode(self, pixels: F32) -> Picture:
+    def encode(self, pixels: F32) -> PictureValues:
         """Vision: image tokens and feature maps."""
         values = self._runner.run(VISION, VISION_OUTPUTS, {"pixel_values": self._put(pixels)})
         tokens = values["image_tokens"]
@@ -74,9 +74,9 @@ class GraphBackend:
                 "vision gave numbers that are not finite for an ordinary picture: the weights are "
                 "damaged; export the checkpoint again"
             )
-        return Picture(tokens, {name: values[name] for name in MAPS}, {})
+        return PictureValues(tokens, {name: values[name] for name in MAPS}, {})
 
-    def prefill(self, picture: Picture) -> Picture:
+    def prefill(self, picture: PictureValues) -> PictureValues:
         """The prefix pass is a step of one row with nothing before it: its own KV is the prefix."""
         feeds = {
             "x": picture.tokens,
@@ -86,7 +86,7 @@ class GraphBackend:
         values = self._runner.run(LM, self._names.grown, feeds)
         return replace(picture, prefix=_renamed(values, self._names.grown, self._names.prefix))
 
-    def regions(self, picture: Picture, masks: F32, boxes: F32) -> F32:
+    def regions(self, picture: PictureValues, masks: F32, boxes: F32) -> F32:
         """Region tokens f32 [N, K, d]."""
         feeds = {"masks": self._put(masks), "boxes": self._put(boxes), **picture.maps}
         values = self._runner.run(REGIONS, ["region_tokens"], feeds)
@@ -96,17 +96,17 @@ class GraphBackend:
         """Rows of the embedding table."""
         return self._embeddings[ids]
 
-    def step(self, picture: Picture, x: F32, own: Values | None) -> tuple[Choice, Values]:
+    def step(self, picture: PictureValues, x: F32, own: Values | None) -> tuple[Choice, Values]:
         """One pass of the language model; only ids and log-probabilities become numpy."""
         values, grown = self._lm(("argmax", "logprob"), picture, x, own)
         return Choice(values["argmax"].numpy()[:, 0], values["logprob"].numpy()[:, 0]), grown
 
-    def logits(self, picture: Picture, x: F32, own: Values | None) -> tuple[F32, Values]:
+    def logits(self, picture: PictureValues, x: F32, own: Values | None) -> tuple[F32, Values]:
         """As `step`, but the whole row of logits f32 [N, V]: what parity reports compare."""
         values, grown = self._lm(("logits",), picture, x, own)
         return np.asarray(values["logits"].numpy(), np.float32), grown
 
-    def bare(self, picture: Picture) -> Picture:
+    def bare(self, picture: PictureValues) -> PictureValues:
         """The picture with an empty prefix, for runs that bring the image tokens along."""
         return replace(picture, prefix=self._empty(self._names.prefix))
 
@@ -117,7 +117,7 @@ class GraphBackend:
         return _renamed(values, self._names.grown, self._names.own)
 
     def _lm(
-        self, wanted: Sequence[str], picture: Picture, x: F32, own: Values | None
+        self, wanted: Sequence[str], picture: PictureValues, x: F32, own: Values | None
     ) -> tuple[dict[str, Value], Values]:
         past = own if own is not None else self._empty(self._names.own, rows=x.shape[0])
         feeds = {"x": self._put(x), **picture.prefix, **past}

@@ -24,13 +24,13 @@ from ureca.models.runtime.compatibility import (
     version,
 )
 from ureca.models.runtime.engine import BatchEngine
-from ureca.models.runtime.graph_backend import GraphBackend, Picture, Values
+from ureca.models.runtime.graph_backend import GraphBackend, PictureValues, Values
 from ureca.models.runtime.graph_names import LM, REGIONS, VISION
 from ureca.models.runtime.ort import default_threads
 from ureca.models.runtime.self_test import GOLDEN, self_test
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
-BundleEngine = BatchEngine[Picture, Values]
+BundleEngine = BatchEngine[PictureValues, Values]
 
 
 def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:

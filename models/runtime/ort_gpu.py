@@ -23,23 +23,23 @@ _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # fp32 is to mean float32
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class ProviderChoice:
     """Execution providers in their order of preference, and the device of inputs and outputs."""
 
     providers: tuple[Provider, ...]
     device: str
 
 
-PLACEMENTS: Mapping[str, Placement] = {
-    "cuda": Placement((_CUDA, PROVIDER), "cuda"),
-    "tensorrt": Placement((_TENSORRT, _CUDA, PROVIDER), "cuda"),
-    "cpu": Placement((PROVIDER,), "cpu"),
+PLACEMENTS: Mapping[str, ProviderChoice] = {
+    "cuda": ProviderChoice((_CUDA, PROVIDER), "cuda"),
+    "tensorrt": ProviderChoice((_TENSORRT, _CUDA, PROVIDER), "cuda"),
+    "cpu": ProviderChoice((PROVIDER,), "cpu"),
 }
 """By the `target` of a bundle. `cpu` gains nothing; it is there to prove the path of the others."""
 
 
 def placed(
-    where: Placement, graph: str, spec: GraphSpec, config: CaptionerConfig, limits: Limits
+    where: ProviderChoice, graph: str, spec: GraphSpec, config: CaptionerConfig, limits: Limits
 ) -> list[Provider]:
     """The providers of one graph; TensorRT's is told all shapes, or it builds anew for each."""
     ranges = joined(profiles(graph, config, max_regions=limits.max_regions))

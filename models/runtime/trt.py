@@ -41,17 +41,17 @@ class PlanRunner:
         values = self._plans[graph].run(feeds)
         return {name: values[name] for name in outputs}
 
-    def _opened(self, trt: Any, path: Path) -> Plan:
+    def _opened(self, trt: Any, path: Path) -> TensorRtPlan:
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise BundleError(
                 f"{trt.__name__} {trt.__version__} cannot open {path} on this device: build it "
                 "here with ureca export CHECKPOINT --runtime tensorrt (or tensorrt-rtx)"
             )
-        return Plan(trt, engine, self._device, name=path.stem)
+        return TensorRtPlan(trt, engine, self._device, name=path.stem)
 
 
-class Plan:
+class TensorRtPlan:
     """One engine with an execution context per optimisation profile."""
 
     def __init__(self, trt: Any, engine: Any, device: CudaDevice, *, name: str) -> None:

@@ -13,7 +13,7 @@ from ureca.node.bench.caption_age import ages, first_captions
 from ureca.node.bench.intervals import F64, Summary, slope, summary
 from ureca.node.bench.resource_usage import Usage
 from ureca.node.bench.run import Raw
-from ureca.node.bench.subscriber import Sample
+from ureca.node.bench.subscriber import ReceivedEvent
 
 INSIDE = frozenset({"ttft", "region"})
 """Stage times that are part of another one (`gen`), so they do not belong into a sum."""
@@ -32,7 +32,7 @@ class Final(msgspec.Struct, frozen=True, kw_only=True):
     stage_us: dict[str, int]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     """One plan's figures. Durations are milliseconds, captures of the measured time only."""
 
     plan: dict[str, Any]
@@ -58,7 +58,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     raw: dict[str, Any]
 
 
-def row(raw: Raw) -> Row:
+def row(raw: Raw) -> BenchRow:
     """All figures of a run; those of captions are of the first subscriber."""
     samples = raw.heard[0].samples
     finals = captions(samples, raw.start_ns)
@@ -67,7 +67,7 @@ def row(raw: Raw) -> Row:
     points, without = ages(samples, start_ns=raw.start_ns, begin_s=begin, end_s=end)
     usage = [u for u in raw.usage if begin <= (u.at_ns - raw.start_ns) / 1e9 <= end]
     counted = Counter(s.kind for s in _within(samples, raw.start_ns, begin, end))
-    return Row(
+    return BenchRow(
         plan=msgspec.to_builtins(raw.plan),
         model=raw.model,
         precision=raw.precision,
@@ -101,7 +101,7 @@ def row(raw: Raw) -> Row:
     )
 
 
-def captions(samples: Iterable[Sample], start_ns: int) -> list[Final]:
+def captions(samples: Iterable[ReceivedEvent], start_ns: int) -> list[Final]:
     """Each caption once, however often it is repeated for late joiners."""
     first_text: dict[int, int] = {}
     found: dict[int, Final] = {}
@@ -162,7 +162,7 @@ def _first_texts(finals: Sequence[Final]) -> dict[str, Summary]:
     return _by_trigger(streamed, [final.ttfd_ms or 0.0 for final in streamed])
 
 
-def _frames(samples: Sequence[Sample], raw: Raw, begin: float, end: float) -> dict[str, Any]:
+def _frames(samples: Sequence[ReceivedEvent], raw: Raw, begin: float, end: float) -> dict[str, Any]:
     """The node's books over the measured time, and over all against what was sent."""
     beats = [s for s in samples if s.kind == "heartbeat" and s.counters]
     inside = list(_within(beats, raw.start_ns, begin, end))
@@ -183,14 +183,14 @@ def _frames(samples: Sequence[Sample], raw: Raw, begin: float, end: float) -> di
     }
 
 
-def _gained(beats: Sequence[Sample]) -> dict[str, int]:
+def _gained(beats: Sequence[ReceivedEvent]) -> dict[str, int]:
     if len(beats) < 2:
         return {}
     first, last = beats[0].counters, beats[-1].counters
     return {key: value - first.get(key, 0) for key, value in last.items()}
 
 
-def _balance(samples: Sequence[Sample]) -> bool:
+def _balance(samples: Sequence[ReceivedEvent]) -> bool:
     """Whether the last heartbeat, sent after the drain, has nothing open."""
     last = next((s.counters for s in reversed(samples) if s.kind == "heartbeat"), {})
     return last.get("frames_in_flight", -1) == 0 == last.get("requests_in_flight", -1)
@@ -221,17 +221,19 @@ def _energy(usage: Sequence[Usage], count: int) -> float | str:
     return round(spent / 1e6 / count, 3) if spent >= 0 else f"{NOT_MEASURED}: a counter wrapped"
 
 
-def _subscriber(samples: Sequence[Sample], missed: int, raw: Raw) -> dict[str, Any]:
+def _subscriber(samples: Sequence[ReceivedEvent], missed: int, raw: Raw) -> dict[str, Any]:
     begin, end = raw.plan.warm_up_s, raw.plan.warm_up_s + raw.plan.duration_s
     found = [f for f in captions(samples, raw.start_ns) if begin <= f.at_s < end]
     late = msgspec.to_builtins(summary([final.c2c_ms for final in found]))
     return {"missed": missed, "c2c_ms": late}
 
 
-def _first_after(samples: Sequence[Sample], raw: Raw) -> float | None:
+def _first_after(samples: Sequence[ReceivedEvent], raw: Raw) -> float | None:
     first = next((s.at_ns for s in samples if s.kind == "caption.final"), None)
     return None if first is None else round((first - raw.spawned_ns) / 1e6, 1)
 
 
-def _within(samples: Iterable[Sample], start_ns: int, begin: float, end: float) -> Iterable[Sample]:
+def _within(
+    samples: Iterable[ReceivedEvent], start_ns: int, begin: float, end: float
+) -> Iterable[ReceivedEvent]:
     return (s for s in samples if begin <= (s.at_ns - start_ns) / 1e9 < end)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ureca.node.bench.intervals import F64
-from ureca.node.bench.subscriber import Sample
+from ureca.node.bench.subscriber import ReceivedEvent
 
 _EVERY_S = 0.1
 _BIRTHS = frozenset({"track.new", "track.recovered"})
@@ -27,7 +27,7 @@ class _Life:
     told: list[tuple[int, int]] = field(default_factory=list)
     """Capture and end of validity of what was heard, in nanoseconds."""
 
-    def note(self, sample: Sample) -> None:
+    def note(self, sample: ReceivedEvent) -> None:
         open_span = bool(self.spans_ns) and len(self.spans_ns[-1]) == 1
         if sample.kind in _BIRTHS and not open_span:
             self.spans_ns.append([sample.at_ns])
@@ -50,7 +50,7 @@ class _Life:
 
 
 def ages(
-    samples: Iterable[Sample], *, start_ns: int, begin_s: float, end_s: float
+    samples: Iterable[ReceivedEvent], *, start_ns: int, begin_s: float, end_s: float
 ) -> tuple[F64, float]:
     """Ten times a second and for every visible region, the age of its newest valid caption.
 
@@ -69,7 +69,7 @@ def ages(
     return np.asarray(found, np.float64).reshape(-1, 2), 1 - len(found) / looks if looks else 0.0
 
 
-def first_captions(samples: Sequence[Sample]) -> list[float]:
+def first_captions(samples: Sequence[ReceivedEvent]) -> list[float]:
     """Per region, milliseconds from the capture that it was first seen on to its first caption."""
     born: dict[str, int] = {}
     waited: dict[str, float] = {}
@@ -81,7 +81,7 @@ def first_captions(samples: Sequence[Sample]) -> list[float]:
     return list(waited.values())
 
 
-def _lives(samples: Iterable[Sample]) -> list[_Life]:
+def _lives(samples: Iterable[ReceivedEvent]) -> list[_Life]:
     lives: dict[str, _Life] = defaultdict(_Life)
     for sample in samples:
         if sample.rid:

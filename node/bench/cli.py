@@ -14,11 +14,11 @@ import msgspec
 from tqdm import tqdm
 
 from ureca.errors import ConfigError
-from ureca.node.bench.aggregate import Row, row
+from ureca.node.bench.aggregate import BenchRow, row
 from ureca.node.bench.compare import compare, load_report
 from ureca.node.bench.report import chart, table
 from ureca.node.bench.run import Setup, run
-from ureca.node.bench.run_config import SYNTHETIC, Plan
+from ureca.node.bench.run_config import SYNTHETIC, RunPlan
 
 _EPILOG = """examples:
   ureca bench node --regions 8 --fps 30 --duration 20
@@ -51,14 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if worse else 0
 
 
-def _measured(plan: Plan, setup: Setup, bar: Any) -> Row:  # a tqdm, which is generic in its stubs
+def _measured(
+    plan: RunPlan, setup: Setup, bar: Any
+) -> BenchRow:  # a tqdm, which is generic in its stubs
     bar.set_description(f"{plan.regions} regions, {plan.fps:g} fps")
     return row(run(plan, setup, bar.update))
 
 
-def _plans(options: argparse.Namespace) -> list[Plan]:
+def _plans(options: argparse.Namespace) -> list[RunPlan]:
     return [
-        Plan(
+        RunPlan(
             frames="",
             source=options.source,
             regions=regions,

@@ -13,7 +13,7 @@ from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.node.bench.aggregate import series
 from ureca.node.bench.intervals import ratio_interval
-from ureca.node.bench.run_config import Plan
+from ureca.node.bench.run_config import RunPlan
 
 _MAX_BYTES = 1 << 30
 _QUANTILES = (0.5, 0.95)
@@ -92,6 +92,6 @@ def _rate(old: Mapping[str, Any], new: Mapping[str, Any], name: str, margin: flo
 
 def _key(row: Mapping[str, Any]) -> tuple[object, ...]:
     try:
-        return msgspec.convert({**row["plan"], "frames": ""}, Plan).key
+        return msgspec.convert({**row["plan"], "frames": ""}, RunPlan).key
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise ConfigError(f"--compare: a row without a readable plan: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ureca.extras import require
-from ureca.node.bench.aggregate import Row, series
+from ureca.node.bench.aggregate import BenchRow, series
 from ureca.node.bench.intervals import Summary
 from ureca.node.bench.resource_usage import EXTRA
 
@@ -18,7 +18,7 @@ _HEAD = (
 )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[BenchRow]) -> str:
     """One line a row, then triggers, stages, drops and costs of each."""
     lines = [_HEAD, *map(_line, rows)]
     for row in rows:
@@ -26,7 +26,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def chart(rows: Sequence[Row], path: Path) -> None:
+def chart(rows: Sequence[BenchRow], path: Path) -> None:
     """The distributions of capture-to-caption and the mean stages beside them, as PNG.
 
     Raises `MissingExtraError` without matplotlib.
@@ -47,7 +47,7 @@ def chart(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def _bars(axes: object, rows: Sequence[Row]) -> None:
+def _bars(axes: object, rows: Sequence[BenchRow]) -> None:
     """Stacked means of the stages; they add up to the mean of capture-to-caption."""
     names = list(dict.fromkeys(name for row in rows for name in row.stages_ms))
     begin = [0.0] * len(rows)
@@ -60,12 +60,12 @@ def _bars(axes: object, rows: Sequence[Row]) -> None:
     axes.legend(fontsize="x-small", ncols=3, loc="upper center", bbox_to_anchor=(0.4, -0.15))  # type: ignore[attr-defined]
 
 
-def _name(row: Row) -> str:
+def _name(row: BenchRow) -> str:
     count = row.plan["regions"]
     return f"{count} region{'s' * (count != 1)}, {row.plan['fps']:g} fps"
 
 
-def _line(row: Row) -> str:
+def _line(row: BenchRow) -> str:
     c2c, first, age = row.c2c_ms["all"], row.ttfd_ms["all"], row.age_ms
     came = max(1, row.frames["measured_in"])
     dropped = 100 * sum(row.frames["measured_dropped"].values()) / came
@@ -80,7 +80,7 @@ def _line(row: Row) -> str:
     )
 
 
-def _details(row: Row) -> list[str]:
+def _details(row: BenchRow) -> list[str]:
     return [
         f"{_name(row)}, {row.plan['duration_s']:g} s after {row.plan['warm_up_s']:g} s of warm-up",
         *(f"  {name:<10}{_long(row.c2c_ms[name])}" for name in row.c2c_ms if name != "all"),
@@ -94,7 +94,7 @@ def _details(row: Row) -> list[str]:
     ]
 
 
-def _frames(row: Row) -> str:
+def _frames(row: BenchRow) -> str:
     frames = row.frames
     dropped = ", ".join(f"{n} {why}" for why, n in frames["measured_dropped"].items()) or "none"
     books = "add up" if row.books_balance else "DO NOT ADD UP"
@@ -104,7 +104,7 @@ def _frames(row: Row) -> str:
     )
 
 
-def _node(row: Row) -> str:
+def _node(row: BenchRow) -> str:
     node, joule = row.node, row.joule_per_caption
     energy = f"{joule} J a caption" if isinstance(joule, float) else f"energy {joule}"
     return (
@@ -113,7 +113,7 @@ def _node(row: Row) -> str:
     )
 
 
-def _load(row: Row) -> str:
+def _load(row: BenchRow) -> str:
     average = ", ".join(f"{load:.1f}" for load in row.load_average)
     return (
         f"sender late p99 {_ms(row.sender_late_ms.p99)} ms; missed events "

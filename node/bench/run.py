@@ -17,9 +17,9 @@ import msgspec
 from ureca.client.client import Client
 from ureca.errors import RequestError, UrecaError
 from ureca.node.bench.resource_usage import Meter, Usage
-from ureca.node.bench.run_config import Plan
+from ureca.node.bench.run_config import RunPlan
 from ureca.node.bench.sender import Sent
-from ureca.node.bench.subscriber import Sample
+from ureca.node.bench.subscriber import ReceivedEvent
 from ureca.protocol.requests import Hello
 
 _SAMPLE_S = 0.5
@@ -47,7 +47,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 class Heard:
     """What one subscriber received."""
 
-    samples: tuple[Sample, ...]
+    samples: tuple[ReceivedEvent, ...]
     missed: int
 
 
@@ -55,7 +55,7 @@ class Heard:
 class Raw:
     """Everything that was observed in one run; times are on the host's monotonic clock."""
 
-    plan: Plan
+    plan: RunPlan
     start_ns: int
     ready_ms: float
     spawned_ns: int
@@ -120,14 +120,14 @@ class _Process:
         return code
 
 
-def run(plan: Plan, setup: Setup, progress: Progress = lambda _: None) -> Raw:
+def run(plan: RunPlan, setup: Setup, progress: Progress = lambda _: None) -> Raw:
     """Run one plan. Raises `UrecaError` when the node or a helper ends before its time."""
     with tempfile.TemporaryDirectory(prefix="ureca-bench-") as folder, ExitStack() as stack:
-        return _Run(plan, setup, Path(folder), stack).go(progress)
+        return _BenchRun(plan, setup, Path(folder), stack).go(progress)
 
 
-class _Run:
-    def __init__(self, plan: Plan, setup: Setup, folder: Path, stack: ExitStack) -> None:
+class _BenchRun:
+    def __init__(self, plan: RunPlan, setup: Setup, folder: Path, stack: ExitStack) -> None:
         self._setup, self._folder, self._stack = setup, folder, stack
         self._plan = msgspec.structs.replace(plan, frames=f"ipc://{folder}/frames")
         self._events, self._requests = f"ipc://{folder}/events", f"ipc://{folder}/requests"
@@ -220,5 +220,5 @@ class _Run:
         if robot.close() != 0:
             raise robot.failure()
         *lines, last = (self._folder / f"heard-{number}").read_bytes().splitlines()
-        samples = tuple(msgspec.json.decode(line, type=Sample) for line in lines)
+        samples = tuple(msgspec.json.decode(line, type=ReceivedEvent) for line in lines)
         return Heard(samples, int(msgspec.json.decode(last)["missed"]))

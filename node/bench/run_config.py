@@ -19,7 +19,7 @@ Masks = Literal["every", "warm-up"]
 tracker carries the regions on."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the report: a load and how long it lasts.
 
     `life_s` is how long a region lives before another takes its place (0: for ever), so that new

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ureca.client.frame_publisher import FramePublisher
-from ureca.node.bench.run_config import Plan
-from ureca.node.bench.workload import Shot, named, shots
+from ureca.node.bench.run_config import RunPlan
+from ureca.node.bench.workload import WorkloadImage, named, shots
 from ureca.protocol.events import PROTOCOL_VERSION
 from ureca.protocol.frames import FrameHeader
 
@@ -27,8 +27,8 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 def send(
-    plan: Plan,
-    cycle: Sequence[Shot],
+    plan: RunPlan,
+    cycle: Sequence[WorkloadImage],
     camera: FramePublisher,
     *,
     start_ns: int,
@@ -50,7 +50,9 @@ def send(
     return Sent(plan.frame_count, tuple(late_us))
 
 
-def _header(plan: Plan, shot: Shot, camera: FramePublisher, index: int, due_ns: int) -> FrameHeader:
+def _header(
+    plan: RunPlan, shot: WorkloadImage, camera: FramePublisher, index: int, due_ns: int
+) -> FrameHeader:
     at_s = plan.due_ns(index) / 1e9
     shown = plan.masks == "every" or at_s < plan.warm_up_s
     return FrameHeader(
@@ -70,7 +72,7 @@ def _header(plan: Plan, shot: Shot, camera: FramePublisher, index: int, due_ns: 
 
 def main() -> int:
     """Prepare, report readiness, wait for the start, send."""
-    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=Plan)
+    plan = msgspec.json.decode(sys.stdin.buffer.readline(), type=RunPlan)
     cycle = shots(plan)
     with FramePublisher(plan.frames, stream="bench", node="bench") as camera:
         _say(b"ready")

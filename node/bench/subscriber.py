@@ -47,7 +47,7 @@ _KINDS = frozenset(
 )
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReceivedEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One event as it was received at `at_ns` of the host's monotonic clock."""
 
     kind: str
@@ -67,11 +67,11 @@ class Keeper:
     def __init__(self) -> None:
         self._begun: set[int] = set()
 
-    def sample(self, event: AnyEvent, at_ns: int) -> Sample | None:
+    def sample(self, event: AnyEvent, at_ns: int) -> ReceivedEvent | None:
         """What is kept of an event, if anything."""
         kind = event_kind(event)
         if isinstance(event, Heartbeat):
-            return Sample(kind=kind, at_ns=at_ns, counters=event.counters)
+            return ReceivedEvent(kind=kind, at_ns=at_ns, counters=event.counters)
         if not isinstance(event, RegionEvent):
             return None
         request_id = int(getattr(event, "request_id", 0))
@@ -81,7 +81,7 @@ class Keeper:
             self._begun.add(request_id)
         elif kind in TERMINALS:
             self._begun.discard(request_id)
-        seen = Sample(kind=kind, at_ns=at_ns, rid=event.rid, request_id=request_id)
+        seen = ReceivedEvent(kind=kind, at_ns=at_ns, rid=event.rid, request_id=request_id)
         return msgspec.structs.replace(seen, **_more(event))
 
 

@@ -27,7 +27,11 @@ from ureca.errors import SourceError
 from ureca.models.runtime.segmentation.sam2 import Maps, Sam2
 from ureca.node.bench.davis_metrics import score
 from ureca.node.config import SegmenterConfig, TrackerConfig
-from ureca.node.segmentation.keyframe_segmenter import Cutter, KeyWish, Wanted
+from ureca.node.segmentation.keyframe_segmenter import (
+    KeyframeRequest,
+    KeyframeSegmenter,
+    RegionPrompt,
+)
 from ureca.node.sources.video_readers import open_clip
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol.rle import decode, encode
@@ -102,13 +106,15 @@ class StoredSam2(Sam2):
         return found
 
 
-class Follower:
+class ClipTracker:
     """One clip in one mode."""
 
     def __init__(self, mode: str, segmenter: StoredSam2 | None, every: int) -> None:
         self._mode, self._every = mode, every
         self._tracker = Tracker(TrackerConfig(), max_regions=1)
-        self._cutter = Cutter(segmenter, SegmenterConfig()) if segmenter is not None else None
+        self._cutter = (
+            KeyframeSegmenter(segmenter, SegmenterConfig()) if segmenter is not None else None
+        )
         self._answers: list[tuple[int, Any]] = []
         self._held: Mask | None = None
         self.following, self.cutting, self.keyframes = Watch(), Watch(), 0
@@ -144,13 +150,13 @@ class Follower:
         if number % self._every:
             return
         soft = None if self._held is None else self._held.astype(np.float32)
-        wanted = Wanted(soft, is_drawn=number == 0)
+        wanted = RegionPrompt(soft, is_drawn=number == 0)
         taken = frozenset([_RID] if self._held is not None and number > self._every else [])
-        found = self._cut(KeyWish(frame, {_RID: wanted}, taken=taken)).cutouts
+        found = self._cut(KeyframeRequest(frame, {_RID: wanted}, taken=taken)).cutouts
         if number:
             self._held = decode(found[0].mask) if found else None
 
-    def _cut(self, wish: KeyWish) -> Any:
+    def _cut(self, wish: KeyframeRequest) -> Any:
         assert self._cutter is not None
         self.keyframes += 1
         with self.cutting:
@@ -163,7 +169,7 @@ def measured(
     """Follow the mask of one clip and judge it."""
     frames, truths = read(path)
     before, encoding_ms = _spent(segmenter)
-    follower = Follower(mode, None if mode == "flow" else segmenter, every)
+    follower = ClipTracker(mode, None if mode == "flow" else segmenter, every)
     masks = []
     for mask in follower.masks(frames, truths[0]):
         masks.append(mask)

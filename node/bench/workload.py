@@ -12,7 +12,7 @@ import numpy as np
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError
-from ureca.node.bench.run_config import SYNTHETIC, Plan
+from ureca.node.bench.run_config import SYNTHETIC, RunPlan
 from ureca.node.sources.video_readers import open_clip
 from ureca.protocol import rle
 from ureca.protocol.wire import WireRegion, to_wire_rle
@@ -23,7 +23,7 @@ _JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class WorkloadImage:
     """One picture, encoded, and its regions, one per place."""
 
     pixels: bytes
@@ -32,7 +32,7 @@ class Shot:
     regions: tuple[WireRegion, ...]
 
 
-def shots(plan: Plan) -> list[Shot]:
+def shots(plan: RunPlan) -> list[WorkloadImage]:
     """The cycle of a plan. Raises `SourceError` for a clip that cannot be played."""
     if plan.source == SYNTHETIC:
         return [_synthetic(plan, index) for index in range(_CYCLE)]
@@ -44,7 +44,7 @@ def shots(plan: Plan) -> list[Shot]:
     return there + there[-2:0:-1]  # and back: the cycle has no jump
 
 
-def named(shot: Shot, plan: Plan, at_s: float) -> tuple[WireRegion, ...]:
+def named(shot: WorkloadImage, plan: RunPlan, at_s: float) -> tuple[WireRegion, ...]:
     """The regions of a shot under the names that they have at this time."""
     return tuple(
         msgspec.structs.replace(region, rid=plan.rid(slot, at_s))
@@ -52,13 +52,15 @@ def named(shot: Shot, plan: Plan, at_s: float) -> tuple[WireRegion, ...]:
     )
 
 
-def _of_clip(plan: Plan, image: Image) -> Shot:
+def _of_clip(plan: RunPlan, image: Image) -> WorkloadImage:
     height, width = image.shape[:2]
     boxes = _grid(plan.regions, width, height)
-    return Shot(_encoded(image, plan), width, height, tuple(WireRegion(box=box) for box in boxes))
+    return WorkloadImage(
+        _encoded(image, plan), width, height, tuple(WireRegion(box=box) for box in boxes)
+    )
 
 
-def _synthetic(plan: Plan, index: int) -> Shot:
+def _synthetic(plan: RunPlan, index: int) -> WorkloadImage:
     """Coloured ellipses that swing around their places over a textured ground; exact masks."""
     width, height = plan.size_px
     draw = np.random.default_rng(0)
@@ -76,7 +78,7 @@ def _synthetic(plan: Plan, index: int) -> Shot:
         cv2.ellipse(image, centre, axes, 0, 0, 360, colour, -1)
         cv2.ellipse(owner, centre, axes, 0, 0, 360, [slot + 1], -1)
     regions = tuple(_region(owner == slot + 1) for slot in range(plan.regions))
-    return Shot(_encoded(image, plan), width, height, regions)
+    return WorkloadImage(_encoded(image, plan), width, height, regions)
 
 
 def _region(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> WireRegion:
@@ -108,7 +110,7 @@ def _grid(count: int, width: int, height: int) -> list[tuple[float, float, float
     ]
 
 
-def _encoded(image: Image, plan: Plan) -> bytes:
+def _encoded(image: Image, plan: RunPlan) -> bytes:
     if plan.enc == "rgb8":
         return image.tobytes()
     options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if plan.enc == "jpeg" else []

@@ -48,7 +48,7 @@ class Outcome:
         return "abort" if isinstance(self.event, CaptionAbort) else "error"
 
 
-class Captioner(Protocol):
+class BatchCaptioner(Protocol):
     """Takes one job at a time."""
 
     @property

@@ -20,7 +20,7 @@ from ureca.engine import Engine
 from ureca.native_threads import NativeThread
 from ureca.node.captioning.batch import Job, Outcome, Row, Send
 from ureca.node.captioning.caption_events import abort, delta, error, final, start
-from ureca.node.captioning.output_filter import Quarantine, complaint
+from ureca.node.captioning.output_filter import RejectedCaptions, complaint
 from ureca.node.config import CaptionConfig
 from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionTerminal
 
@@ -53,9 +53,9 @@ class CaptionWriter:
         engine: Engine,
         config: CaptionConfig,
         clock: Clock,
-        quarantine: Quarantine | None = None,
+        quarantine: RejectedCaptions | None = None,
     ) -> None:
-        self._quarantine = quarantine or Quarantine()
+        self._quarantine = quarantine or RejectedCaptions()
         self.info = engine.info
         self._engine = engine
         self._config = config

@@ -19,32 +19,32 @@ _REPLACEMENT = "\ufffd"
 _KEPT = 16
 _KEPT_CHARS = 200
 
-Fault = Literal["non_finite", "empty", "length", "charset", "score", "repetition"]
+RejectionReason = Literal["non_finite", "empty", "length", "charset", "score", "repetition"]
 
 
-class Complaint(NamedTuple):
+class Rejection(NamedTuple):
     """Why a text is rejected: the kind of fault, and its description."""
 
-    fault: Fault
+    fault: RejectionReason
     words: str
 
 
-def complaint(done: RowDone, config: CaptionConfig) -> Complaint | None:
+def complaint(done: RowDone, config: CaptionConfig) -> Rejection | None:
     """Why `done` must not be published as a caption; None if it is valid."""
     text = done.text.strip()
     if done.stop == "non_finite":
-        return Complaint("non_finite", "the network's output was not finite")
+        return Rejection("non_finite", "the network's output was not finite")
     if not text:
-        return Complaint("empty", "the caption is empty")
+        return Rejection("empty", "the caption is empty")
     if len(text) > config.max_chars:
         words = f"the caption has {len(text)} characters, at most {config.max_chars} are published"
-        return Complaint("length", words)
+        return Rejection("length", words)
     if (strange := _charset(text)) is not None:
-        return Complaint("charset", strange)
+        return Rejection("charset", strange)
     if not done.score >= config.min_score:  # a score that is no number fails, too
-        return Complaint("score", f"the score {done.score:.2f} is below {config.min_score:.2f}")
+        return Rejection("score", f"the score {done.score:.2f} is below {config.min_score:.2f}")
     repeated = _repetition(text.split(), config.max_repeat)
-    return None if repeated is None else Complaint("repetition", repeated)
+    return None if repeated is None else Rejection("repetition", repeated)
 
 
 def _charset(text: str) -> str | None:
@@ -70,15 +70,15 @@ def _repetition(words: list[str], allowed: int) -> str | None:
     return None
 
 
-class Quarantine:
+class RejectedCaptions:
     """The latest texts that were kept back, and how many of each fault there were. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[Fault] = Counter()
+        self._counts: Counter[RejectionReason] = Counter()
         self._kept: deque[dict[str, Any]] = deque(maxlen=_KEPT)
 
-    def put(self, request: RegionRequest, done: RowDone, why: Complaint) -> None:
+    def put(self, request: RegionRequest, done: RowDone, why: Rejection) -> None:
         """Keep a text back."""
         kept = {
             "stream": request.stream,

@@ -19,8 +19,8 @@ from ureca.datatypes import Image
 from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
-from ureca.node.counters import Books
-from ureca.node.sources.base import FrameSource, Watched
+from ureca.node.counters import NodeCounters
+from ureca.node.sources.base import FrameSource, ReconnectingSource
 from ureca.node.sources.factory import open_source
 from ureca.security.keys import ServerKeys, add_key_options, keys_of
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Send until the source ends or a signal comes; returns 0."""
     options = _parser().parse_args(argv)
     configure("warning" if options.quiet else "info")
-    config, clock, books = _configured(options), MonotonicClock(), Books()
+    config, clock, books = _configured(options), MonotonicClock(), NodeCounters()
     stop = threading.Event()
     source = open_source(config, clock=clock, books=books, wait=stop.wait)
     with contextlib.closing(_sender(options)) as sender, _signals(stop):
@@ -58,14 +58,14 @@ def send_all(
     source: FrameSource,
     sender: FrameSender,
     *,
-    books: Books,
+    books: NodeCounters,
     config: NodeConfig,
     tell: Callable[[], None] = lambda: None,
 ) -> None:
     """Send the frames of `source`. A sent frame counts as processed, one without a credit as
     `busy`.
     """
-    pace = Pace(config.source.fps)
+    pace = FrameRateLimit(config.source.fps)
     for frame in source.frames():
         if pace.is_early(frame.captured_ns) or not sender.send_frame(frame):
             books.frame_dropped("busy")
@@ -75,7 +75,7 @@ def send_all(
 
 
 @dataclass
-class Pace:
+class FrameRateLimit:
     """At most `fps` pictures a second of a live source, by their stamps; 0 lets all through."""
 
     fps: float
@@ -168,10 +168,10 @@ class Progress:
     """One progress line: updated in place in a terminal, printed at intervals elsewhere."""
 
     def __init__(
-        self, books: Books, sender: FrameSender, source: FrameSource, *, is_quiet: bool
+        self, books: NodeCounters, sender: FrameSender, source: FrameSource, *, is_quiet: bool
     ) -> None:
         self._books, self._sender, self._is_quiet = books, sender, is_quiet
-        self._source = source if isinstance(source, Watched) else None
+        self._source = source if isinstance(source, ReconnectingSource) else None
         self._is_terminal = sys.stderr.isatty()
         self._started_s = self._shown_s = time.monotonic()
 

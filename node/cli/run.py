@@ -20,7 +20,7 @@ from ureca.node.cli.viewer_process import viewed
 from ureca.node.config import HttpConfig, NodeConfig
 from ureca.node.monitoring.http_server import StatusServer
 from ureca.node.monitoring.memory_trim import one_arena, settled
-from ureca.node.monitoring.metrics import Metrics
+from ureca.node.monitoring.metrics import PrometheusMetrics
 from ureca.node.monitoring.run_report import EventFile, RunReport, line_printer
 from ureca.node.monitoring.terminal_view import TerminalView
 from ureca.node.node import Node
@@ -64,7 +64,7 @@ def main(
         renderer = _renderer(options, config)
         if renderer is not None:
             sinks.append(stack.enter_context(contextlib.closing(renderer)))
-        metrics = Metrics() if config.http.port else None
+        metrics = PrometheusMetrics() if config.http.port else None
         if metrics is not None:
             sinks.append(metrics)
         node = Node(
@@ -132,7 +132,7 @@ def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> No
 
 
 @contextlib.contextmanager
-def _served(config: HttpConfig, node: Node, metrics: Metrics | None) -> Iterator[None]:
+def _served(config: HttpConfig, node: Node, metrics: PrometheusMetrics | None) -> Iterator[None]:
     """`/metrics` and `/healthz`, where they are wanted."""
     if metrics is None:
         yield

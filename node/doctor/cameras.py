@@ -19,7 +19,7 @@ Query = Callable[[Path], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
+class CameraDevice:
     """A camera device; `trouble` says why it cannot be opened."""
 
     uri: str
@@ -44,7 +44,7 @@ def ask_kernel(device: Path) -> bytes:
     return bytes(answer)
 
 
-def cameras(folder: Path = Path("/dev"), *, query: Query = ask_kernel) -> list[Camera]:
+def cameras(folder: Path = Path("/dev"), *, query: Query = ask_kernel) -> list[CameraDevice]:
     """Cameras in the order of their numbers. One camera often has a second device for metadata,
     which is left out.
     """
@@ -52,15 +52,15 @@ def cameras(folder: Path = Path("/dev"), *, query: Query = ask_kernel) -> list[C
     return [camera for path in devices if (camera := _camera(path, query)) is not None]
 
 
-def _camera(device: Path, query: Query) -> Camera | None:
+def _camera(device: Path, query: Query) -> CameraDevice | None:
     uri = f"v4l2://{device}"
     try:
         _, card, bus, _, all_caps, own_caps = _CAPABILITY.unpack(query(device))
     except OSError as error:
-        return Camera(uri, device.name, trouble=error.strerror or str(error))
+        return CameraDevice(uri, device.name, trouble=error.strerror or str(error))
     if not (own_caps if all_caps & _DEVICE_CAPS else all_caps) & (_CAPTURE | _CAPTURE_MPLANE):
         return None
-    return Camera(uri, _string(card), _string(bus))
+    return CameraDevice(uri, _string(card), _string(bus))
 
 
 def _string(field: bytes) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ureca import __version__
-from ureca.node.doctor.cameras import Camera, cameras
+from ureca.node.doctor.cameras import CameraDevice, cameras
 from ureca.node.doctor.findings import Finding
 
 _FAST = ("amx_int8", "avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp")
@@ -81,7 +81,7 @@ def clock_sync(state: tuple[bool, float] | None = None) -> Finding:
     return Finding("clock", "ok", f"synchronised, at most {error_ms:.1f} ms off")
 
 
-def camera_access(found: list[Camera] | None = None) -> Iterator[Finding]:
+def camera_access(found: list[CameraDevice] | None = None) -> Iterator[Finding]:
     """Cameras of this machine, and whether this user may open them."""
     listed = cameras() if found is None else found
     if not listed:

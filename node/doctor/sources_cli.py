@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ureca.node.doctor.cameras import Camera, cameras
+from ureca.node.doctor.cameras import CameraDevice, cameras
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _demo() -> list[Camera]:
+def _demo() -> list[CameraDevice]:
     """The demo clip of a checkout; nothing where only the client is installed."""
     try:
         from ureca.node.captioning.engine_loader import demo_clip
     except ImportError:
         return []
     demo = demo_clip()
-    return [] if demo is None else [Camera(str(demo[0]), "the demo clip, rendered")]
+    return [] if demo is None else [CameraDevice(str(demo[0]), "the demo clip, rendered")]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ureca.clock import Clock
 from ureca.datatypes import EngineInfo
 from ureca.errors import UrecaError
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.protocol.events import AnyEvent, Heartbeat
 from ureca.protocol.requests import Health
 
@@ -22,7 +22,7 @@ Streams = Callable[[], dict[str, dict[str, int]]]
 class Vitals:
     """Collects counters and health issues of the parts of the node for the socket thread."""
 
-    books: Books
+    books: NodeCounters
     info: EngineInfo
     clock: Clock
     streams: Streams
@@ -78,7 +78,7 @@ def failure_of(part: MayFail) -> Complaints:
     return lambda: [part.failure] if part.failure is not None else []
 
 
-class Facts(Protocol):
+class NodeStatus(Protocol):
     """The node's state for read-only operations; called on the thread that owns the sockets."""
 
     @property
@@ -98,7 +98,7 @@ class Facts(Protocol):
         """The latest captions that the output gate kept back."""
 
 
-def health_of(facts: Facts) -> Health:
+def health_of(facts: NodeStatus) -> Health:
     """The result of `health` and of `/healthz`."""
     beat, reasons = facts.heartbeat(), facts.reasons()
     return Health(

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from ureca.errors import ConfigError
-from ureca.node.monitoring.health import Facts, health_of
-from ureca.node.monitoring.metrics import Metrics
+from ureca.node.monitoring.health import NodeStatus, health_of
+from ureca.node.monitoring.metrics import PrometheusMetrics
 
 MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8192
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class StatusServer:
     """Serves until it is closed; `port` 0 takes any free one. Use it as a context manager."""
 
-    def __init__(self, host: str, port: int, facts: Facts, metrics: Metrics) -> None:
+    def __init__(self, host: str, port: int, facts: NodeStatus, metrics: PrometheusMetrics) -> None:
         handler = partial(_Handler, facts=facts, metrics=metrics)
         try:
             self._server = _Server((host, port), handler)
@@ -127,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "ureca", ""
     timeout = DEADLINE_S
 
-    def __init__(self, *args: Any, facts: Facts, metrics: Metrics) -> None:
+    def __init__(self, *args: Any, facts: NodeStatus, metrics: PrometheusMetrics) -> None:
         self._facts, self._metrics = facts, metrics
         super().__init__(*args)
 

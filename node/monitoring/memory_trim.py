@@ -39,7 +39,7 @@ def one_arena() -> None:
 @contextmanager
 def settled() -> Iterator[None]:
     """For a process that only runs a node: freeze the existing objects, so that collections inside
-    skip them. Full collections then take a millisecond; `Heap` runs them.
+    skip them. Full collections then take a millisecond; `MemoryTrimmer` runs them.
     """
     gc.collect()
     gc.freeze()
@@ -49,7 +49,7 @@ def settled() -> Iterator[None]:
         gc.unfreeze()
 
 
-class Heap:
+class MemoryTrimmer:
     """The process's heap; one thread calls it."""
 
     def __init__(self, clock: Clock, trim: _MallocTrim | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ureca.extras import require
-from ureca.node.monitoring.health import Facts, health_of
+from ureca.node.monitoring.health import NodeStatus, health_of
 from ureca.protocol.events import AnyEvent, CaptionFinal
 
 _LABELS = {
@@ -22,7 +22,7 @@ _HELP = "See docs/protocol.md, Conservation."
 _STREAM_GAUGES = ("regions", "seq")
 
 
-class Metrics:
+class PrometheusMetrics:
     """A sink for published events, and the text of `/metrics`. Raises `MissingExtraError` without
     prometheus-client.
     """
@@ -44,14 +44,14 @@ class Metrics:
         if isinstance(event, CaptionFinal):
             self._age_s.labels(event.trigger).observe(max(0.0, event.age_at_pub_ms / 1e3))
 
-    def text(self, facts: Facts) -> bytes:
+    def text(self, facts: NodeStatus) -> bytes:
         """All metrics in Prometheus's text format."""
         registry = self._lib.CollectorRegistry()
         registry.register(_Collector(lambda: self._families(facts)))
         body: bytes = self._lib.generate_latest(registry) + self._lib.generate_latest(self._ages)
         return body
 
-    def _families(self, facts: Facts) -> Iterable[Any]:
+    def _families(self, facts: NodeStatus) -> Iterable[Any]:
         health, info = health_of(facts), facts.info
         about = {"model": info.model, "bundle_sha": info.bundle_sha, "precision": info.precision}
         yield self._core.InfoMetricFamily("ureca_model", "What writes the captions.", about)

@@ -11,7 +11,7 @@ from ureca.datatypes import Refusal
 _MAX_REGIONS = 256
 
 
-class Refusals:
+class ErrorThrottle:
     """The last reported refusals of one stream; bounded."""
 
     def __init__(self, *, interval_s: float) -> None:

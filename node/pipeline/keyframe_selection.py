@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ureca.clock import Clock
 from ureca.log import RateLimitedLog
 from ureca.node.pipeline.stream import Stream
-from ureca.node.segmentation.worker import Cutters
+from ureca.node.segmentation.worker import SegmentationWorker
 
 _STUCK_NS = 60_000_000_000
 """A keyframe that takes longer than this is named in `health`."""
@@ -20,7 +20,7 @@ class Keyframes:
     """
 
     def __init__(
-        self, cutters: Cutters | None, streams: Mapping[str, Stream], clock: Clock
+        self, cutters: SegmentationWorker | None, streams: Mapping[str, Stream], clock: Clock
     ) -> None:
         self._cutters = cutters
         self._streams = streams

@@ -16,17 +16,17 @@ from ureca.clock import Clock
 from ureca.datatypes import Frame, Refusal, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.log import RateLimitedLog
-from ureca.node.captioning.batch import Captioner, Job, Row
+from ureca.node.captioning.batch import BatchCaptioner, Job, Row
 from ureca.node.captioning.caption_events import refused_region
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books, End
+from ureca.node.counters import End, NodeCounters
 from ureca.node.pipeline.keyframe_selection import Keyframes
 from ureca.node.pipeline.region_commands import Orders
 from ureca.node.pipeline.request_queue import Ask, AskQueue, Key, Order, Waiting
-from ureca.node.pipeline.stall_detection import Hang, troubles
-from ureca.node.pipeline.stream import News, Stream, resolve
+from ureca.node.pipeline.stall_detection import StallDetector, troubles
+from ureca.node.pipeline.stream import StepEvents, Stream, resolve
 from ureca.node.scheduling.stream_arbiter import ASKS, Halt, Turns
-from ureca.node.segmentation.worker import Cutters
+from ureca.node.segmentation.worker import SegmentationWorker
 from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent, CaptionFinal
 
@@ -43,12 +43,12 @@ class Pipeline:
     def __init__(
         self,
         config: NodeConfig,
-        captioner: Captioner,
+        captioner: BatchCaptioner,
         *,
         clock: Clock,
-        books: Books,
+        books: NodeCounters,
         prompts: Prompts | None = None,
-        cutters: Cutters | None = None,
+        cutters: SegmentationWorker | None = None,
         emit: Emit = _nobody,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -64,7 +64,7 @@ class Pipeline:
         self._orders: Waiting[Order] = Waiting(config.limits.max_orders)
         self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel, halt=self._halt)
         self._direct: dict[Key, int] = {}
-        self._hang = Hang(clock)
+        self._hang = StallDetector(clock)
         self._ids = itertools.count(1)
         self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
         self._turns = Turns()
@@ -177,7 +177,7 @@ class Pipeline:
 
     # --- regions ---------------------------------------------------------------------------------
 
-    def _tell(self, news: News) -> None:
+    def _tell(self, news: StepEvents) -> None:
         for event in news.events:
             self._send(event)
         for abort in news.aborts:

@@ -13,7 +13,7 @@ import msgspec
 from ureca.datatypes import Track, TrackState
 from ureca.errors import RequestError, UrecaError
 from ureca.node.pipeline.request_queue import Key, Order
-from ureca.node.pipeline.stream import News, Stream
+from ureca.node.pipeline.stream import StepEvents, Stream
 from ureca.node.scheduling.caption_policy import Policy
 from ureca.node.scheduling.stream_arbiter import Halt
 from ureca.protocol.region_requests import (
@@ -42,7 +42,7 @@ class Orders:
         self,
         streams: Mapping[str, Stream],
         *,
-        tell: Callable[[News], None],
+        tell: Callable[[StepEvents], None],
         cancel: Callable[[Key], bool],
         halt: Callable[[Halt], int],
     ) -> None:

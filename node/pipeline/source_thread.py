@@ -20,7 +20,7 @@ _JOIN_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Feeder:
+class SourceThread:
     """Reads each of `sources` on a thread of its own. The end or failure of one source does not end
     the others; `ended` is set when the last one has ended.
 

@@ -11,7 +11,7 @@ _STUCK_NS = 1_000_000_000
 """A captioner whose requests have all ended is done within this, or hangs."""
 
 
-class Hang:
+class StallDetector:
     """Notices a captioner that stays busy although every request of it has ended."""
 
     def __init__(self, clock: Clock) -> None:

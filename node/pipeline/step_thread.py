@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from ureca.clock import Clock
 from ureca.datatypes import Frame
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.source_thread import Feeder
+from ureca.node.pipeline.source_thread import SourceThread
 from ureca.node.rendering.renderer import Renderer
 from ureca.node.sources.base import SourceStatus
 from ureca.node.sources.frame_mailbox import Mailbox
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Stepper:
+class StepThread:
     """Runs `pipeline` on the thread `ureca-step` until `stop` is set or the sources have ended.
 
     `hurry` ends the grace of captions in flight; `done` is set when everything that was accepted
@@ -31,9 +31,9 @@ class Stepper:
 
     pipeline: Pipeline
     mailbox: Mailbox
-    feeder: Feeder
+    feeder: SourceThread
     sources: SourceStatus
-    books: Books
+    books: NodeCounters
     clock: Clock
     stop: threading.Event
     renderer: Renderer | None = None

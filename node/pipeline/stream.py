@@ -25,12 +25,12 @@ from ureca.node.captioning.caption_events import same
 from ureca.node.config import NodeConfig
 from ureca.node.masks.geometry import box_of
 from ureca.node.masks.prompt_to_mask import seed_mask
-from ureca.node.pipeline.error_throttle import Refusals
+from ureca.node.pipeline.error_throttle import ErrorThrottle
 from ureca.node.pipeline.request_queue import Ask
 from ureca.node.scheduling.caption_policy import Policies, Policy
-from ureca.node.scheduling.change_detection import Look, change, look_at
+from ureca.node.scheduling.change_detection import AppearanceSnapshot, change, look_at
 from ureca.node.scheduling.scheduler import Abort, Changed, Check, Scheduler
-from ureca.node.segmentation.keyframe_segmenter import KeyWish
+from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest
 from ureca.node.tracking.track_events import TrackReporter
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol.events import AnyEvent, CaptionSame
@@ -38,7 +38,7 @@ from ureca.protocol.region_requests import PolicyPatch
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class StepEvents:
     """What one frame brought: events to send, captions in flight to stop, regions refused."""
 
     events: list[AnyEvent]
@@ -56,7 +56,7 @@ class Stream:
         """What following the regions onto `frame` took, told by the caller, who has the clock."""
         self.policies = Policies(Policy.of(config.scheduler, config.caption))
         self.scheduler = Scheduler(config.scheduler, policies=self.policies, ids=ids)
-        self.refusals = Refusals(interval_s=config.scheduler.min_interval_s)
+        self.refusals = ErrorThrottle(interval_s=config.scheduler.min_interval_s)
         self._config = config.scheduler
         self._frozen_ns = int(config.source.frozen_s * 1e9)
         self._seen_ns: int | None = None
@@ -70,7 +70,7 @@ class Stream:
         """Takes a segmenter's answers; the next frame takes them up."""
         self._reporter = TrackReporter(update_hz=config.publish.update_hz)
 
-    def follow(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> News:
+    def follow(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> StepEvents:
         """Follow all regions onto `frame` and begin those of `prompts`."""
         update = self._tracker.update(frame, prompts, now_ns=now_ns)
         if self._seen_ns is None or not _same_picture(frame.image, self.frame.image):
@@ -80,9 +80,9 @@ class Stream:
         if self._since_key is not None:
             self._since_key += 1
         news = self._news(self.tracks, now_ns)
-        return News(news.events, news.aborts, (*frame.refused, *update.refused))
+        return StepEvents(news.events, news.aborts, (*frame.refused, *update.refused))
 
-    def keyframe(self) -> KeyWish | None:
+    def keyframe(self) -> KeyframeRequest | None:
         """The keyframe request for the newest frame; None if it is not due or there is nothing to
         segment. At once when a region has begun, else every n-th frame.
         """
@@ -126,11 +126,11 @@ class Stream:
         rests = check.before is not None and not self._differs(check.before, track, track.mask)
         return Changed(look_at(self.frame.image, track.mask, track.box_xyxy_px), rests)
 
-    def _differs(self, look: Look, track: Track, mask: Mask) -> bool:
+    def _differs(self, look: AppearanceSnapshot, track: Track, mask: Mask) -> bool:
         colours, outline = change(look, self.frame.image, mask, track.box_xyxy_px)
         return colours >= self._config.change_look or outline >= self._config.change_outline
 
-    def close(self, reason: str, *, now_ns: int) -> News:
+    def close(self, reason: str, *, now_ns: int) -> StepEvents:
         """End all regions."""
         ended = self._tracker.close(reason)
         self.tracks = TrackSet(self.frame.stream, self.frame.seq, self.frame.captured_ns, ended)
@@ -138,7 +138,7 @@ class Stream:
 
     # --- orders ----------------------------------------------------------------------------------
 
-    def add(self, seed: RegionSeed, policy: PolicyPatch, *, now_ns: int) -> tuple[str, News]:
+    def add(self, seed: RegionSeed, policy: PolicyPatch, *, now_ns: int) -> tuple[str, StepEvents]:
         """Add a region from the newest frame on; returns its id and its events. Raises
         `RequestError` (LIMIT) and `RegionError`.
         """
@@ -150,22 +150,22 @@ class Stream:
         self.policies.put(track.rid, merged)
         return track.rid, self._changed(track, now_ns)
 
-    def move(self, rid: str, seed: RegionSeed, *, now_ns: int) -> News:
+    def move(self, rid: str, seed: RegionSeed, *, now_ns: int) -> StepEvents:
         """Set where a propagated region is on the newest frame."""
         return self._changed(self._tracker.move(rid, self.frame, seed), now_ns)
 
-    def remove(self, rid: str, *, now_ns: int) -> News:
+    def remove(self, rid: str, *, now_ns: int) -> StepEvents:
         """Follow a carried region no longer."""
         return self._changed(self._tracker.remove(rid), now_ns)
 
-    def set_policy(self, rid: str | None, patch: PolicyPatch, *, now_ns: int) -> News:
+    def set_policy(self, rid: str | None, patch: PolicyPatch, *, now_ns: int) -> StepEvents:
         """Change how a region is captioned, or all that have no value of their own."""
         if rid is not None and all(track.rid != rid for track in self.tracks.tracks):
             raise RequestError(f"no region {rid!r}", code="NOT_FOUND")
         self.policies.set(rid, patch)
-        return News([], self.scheduler.policies_changed(now_ns=now_ns))
+        return StepEvents([], self.scheduler.policies_changed(now_ns=now_ns))
 
-    def _changed(self, track: Track, now_ns: int) -> News:
+    def _changed(self, track: Track, now_ns: int) -> StepEvents:
         """One track was changed between frames: put it in its place and report it alone."""
         others = tuple(one for one in self.tracks.tracks if one.rid != track.rid)
         kept = others if track.state is TrackState.ENDED else (*others, track)
@@ -196,9 +196,9 @@ class Stream:
             "corrected": self.corrections.counts["taken"],
         }
 
-    def _news(self, tracks: TrackSet, now_ns: int) -> News:
+    def _news(self, tracks: TrackSet, now_ns: int) -> StepEvents:
         events = self._reporter.events(tracks, clock=self.frame.clock, now_ns=now_ns)
-        return News(events, self.scheduler.observe(tracks, now_ns=now_ns))
+        return StepEvents(events, self.scheduler.observe(tracks, now_ns=now_ns))
 
 
 _LOOK_EVERY_PX = 4

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 
 from ureca.clock import Clock
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.protocol.event_table import spec_of
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.requests import Reply
@@ -21,12 +21,12 @@ Answer = tuple[bytes, Reply]
 """A reply and the identity of the client that it is for."""
 
 
-class Outbox:
+class EventQueue:
     """A bounded queue with a file descriptor to poll. Beyond the limit, what the streams table lets
     go is dropped and counted; terminals and the life of regions are always kept.
     """
 
-    def __init__(self, limit: int, *, clock: Clock, books: Books) -> None:
+    def __init__(self, limit: int, *, clock: Clock, books: NodeCounters) -> None:
         self._limit = limit
         self._clock = clock
         self._books = books

@@ -24,7 +24,7 @@ from ureca.errors import WireError
 from ureca.log import RateLimitedLog
 from ureca.node.access import Guard, unguarded
 from ureca.node.config import PublishConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.protocol.wire import encode_event, event_topic
 
@@ -48,7 +48,7 @@ class Publisher:
         max_regions: int,
         session_id: bytes,
         clock: Clock,
-        books: Books,
+        books: NodeCounters,
         sinks: Iterable[Sink] = (),
         guard: Guard = unguarded,
     ) -> None:

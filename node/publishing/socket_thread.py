@@ -14,14 +14,14 @@ from ureca.clock import Clock
 from ureca.errors import UrecaError, WireError
 from ureca.node.access import Guard, anybody, asker_of, unguarded
 from ureca.node.config import PublishConfig
-from ureca.node.counters import Books
-from ureca.node.monitoring.memory_trim import Heap, malloc_trim
-from ureca.node.publishing.event_queue import Answer, Outbox
+from ureca.node.counters import NodeCounters
+from ureca.node.monitoring.memory_trim import MemoryTrimmer, malloc_trim
+from ureca.node.publishing.event_queue import Answer, EventQueue
 from ureca.node.publishing.publisher import Publisher, Sink
 from ureca.node.requests.handler import Control
 from ureca.protocol.events import Heartbeat
 from ureca.protocol.wire import encode_reply
-from ureca.security.authenticator import Gate
+from ureca.security.authenticator import CurveAuthenticator
 
 _POLL_MS = 100
 _REQUEST_HWM = 256
@@ -57,13 +57,13 @@ def open_sockets(
     max_regions: int,
     session_id: bytes,
     clock: Clock,
-    books: Books,
+    books: NodeCounters,
     sinks: tuple[Sink, ...],
     guard: Guard,
     control: Control,
-    outbox: Outbox,
+    outbox: EventQueue,
     heartbeat: Callable[[], Heartbeat],
-    gate: Gate | None,
+    gate: CurveAuthenticator | None,
 ) -> tuple[Publisher, IoThread]:
     """Bind events and requests, and the thread that will own them. Raises `WireError` with the
     remedy when an address is taken; then nothing is left open.
@@ -103,12 +103,12 @@ class IoThread:
         publisher: Publisher,
         router: zmq.Socket[bytes],
         control: Control,
-        outbox: Outbox,
+        outbox: EventQueue,
         *,
         heartbeat: Callable[[], Heartbeat],
         heartbeat_s: float,
         clock: Clock,
-        gate: Gate | None = None,
+        gate: CurveAuthenticator | None = None,
     ) -> None:
         self._publisher = publisher
         self._router = router
@@ -118,7 +118,7 @@ class IoThread:
         self._every_ns = int(heartbeat_s * 1e9)
         self._clock = clock
         self._gate = gate
-        self._heap = Heap(clock, malloc_trim())
+        self._heap = MemoryTrimmer(clock, malloc_trim())
         self._wants_keys = router.mechanism == zmq.CURVE
         self._beat_ns = clock.now_ns()
         self._stop = threading.Event()

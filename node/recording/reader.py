@@ -18,7 +18,7 @@ from ureca.extras import require
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.recording import schemas
 from ureca.node.recording.recorder import EXTRA, FORMAT, METADATA
-from ureca.node.recording.step_log import Batch, Turn
+from ureca.node.recording.step_log import RecordedBatch, RecordedStep
 from ureca.protocol.events import AnyEvent
 
 _MAX_RECORD_BYTES = 1 << 29
@@ -47,8 +47,8 @@ class Recording:
 
     path: Path
     head: dict[str, str] = field(default_factory=dict)
-    turns: list[Turn] = field(default_factory=list)
-    batches: list[Batch] = field(default_factory=list)
+    turns: list[RecordedStep] = field(default_factory=list)
+    batches: list[RecordedBatch] = field(default_factory=list)
     events: list[AnyEvent] = field(default_factory=list)
     replies: list[AnyEvent] = field(default_factory=list)
     tracks: dict[int, bytes] = field(default_factory=dict)
@@ -61,9 +61,9 @@ def read(path: Path) -> Recording:
     recording = Recording(path)
     for topic, data, sequence in _raw(path, recording):
         if topic == schemas.TURNS:
-            recording.turns.append(_typed(path, data, Turn))
+            recording.turns.append(_typed(path, data, RecordedStep))
         elif topic == schemas.BATCHES:
-            recording.batches.append(_typed(path, data, Batch))
+            recording.batches.append(_typed(path, data, RecordedBatch))
         elif topic in (schemas.EVENTS, schemas.REPLIES):
             events = recording.events if topic == schemas.EVENTS else recording.replies
             events.append(_typed(path, data, AnyEvent))

@@ -24,7 +24,7 @@ from ureca.extras import require
 from ureca.log import RateLimitedLog
 from ureca.node.recording import schemas
 from ureca.node.recording.lossless_images import to_png
-from ureca.node.recording.step_log import Batch, Turn
+from ureca.node.recording.step_log import RecordedBatch, RecordedStep
 from ureca.protocol.events import AnyEvent, CaptionFinal, RecordingStopped, TrackEnd
 
 EXTRA = "record"
@@ -47,7 +47,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 class Recorder:
-    """A `Tape`, and a sink for published events. Construct, `start`, and `close` after the node.
+    """A `StepLog`, and a sink for published events. Construct, `start`, and `close` after the node.
 
     `head` is the header of the file, texts by name. Raises `ConfigError` if the file cannot be
     created and `MissingExtraError` without the `record` extra.
@@ -126,23 +126,23 @@ class Recorder:
         self._put("event", lambda: self._event(schemas.EVENTS, event), 1024)
 
     def reply(self, event: AnyEvent) -> None:
-        """See `Tape`."""
+        """See `StepLog`."""
         self._put("event", lambda: self._event(schemas.REPLIES, event), 1024)
 
-    def turn(self, turn: Turn) -> None:
-        """See `Tape`."""
+    def turn(self, turn: RecordedStep) -> None:
+        """See `StepLog`."""
         self._put("turn", lambda: self._write(schemas.TURNS, turn, n=turn.n), 1024)
 
-    def batch(self, batch: Batch) -> None:
-        """See `Tape`."""
+    def batch(self, batch: RecordedBatch) -> None:
+        """See `StepLog`."""
         self._put("batch", lambda: self._write(schemas.BATCHES, batch), 256)
 
     def picture(self, turn: int, frame: Frame) -> None:
-        """See `Tape`."""
+        """See `StepLog`."""
         self._put("frame", lambda: self._picture(turn, frame), frame.image.nbytes)
 
     def tracks(self, turn: int, tracks: TrackSet) -> None:
-        """See `Tape`."""
+        """See `StepLog`."""
         size = sum(track.mask.nbytes for track in tracks.tracks if track.mask is not None)
         self._put("tracks", lambda: self._tracks(turn, tracks), size)
 

@@ -11,31 +11,31 @@ from typing import Any
 from ureca.datatypes import EngineInfo, Frame, Image, RegionInput, RowDelta, RowDone, StageTimes
 from ureca.engine import EncodedFrame, Engine, never
 from ureca.errors import RequestError, UrecaError
-from ureca.node.captioning.batch import Captioner, Job, Outcome, Send
+from ureca.node.captioning.batch import BatchCaptioner, Job, Outcome, Send
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording.step_log import (
-    Batch,
     Ended,
-    Notes,
-    Turn,
+    RecordedBatch,
+    RecordedStep,
+    StepRecorder,
     ask_facts,
     facts,
     failure,
     order_facts,
     wishes,
 )
-from ureca.node.segmentation.keyframe_segmenter import Cutting
-from ureca.node.segmentation.worker import Cutters
+from ureca.node.segmentation.keyframe_segmenter import KeyframeResult
+from ureca.node.segmentation.worker import SegmentationWorker
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionTerminal
 
 
-class TapedPipeline(Pipeline):
+class RecordingPipeline(Pipeline):
     """`Pipeline` whose calls are noted. Requests wait for the next turn, so that each is taken at a
     known place.
     """
 
-    def __init__(self, *args: Any, notes: Notes, **options: Any) -> None:
+    def __init__(self, *args: Any, notes: StepRecorder, **options: Any) -> None:
         super().__init__(*args, **options)
         self._notes = notes
         self._later: deque[Ask | Order] = deque()
@@ -94,13 +94,13 @@ class TapedPipeline(Pipeline):
             self._later.append(wish)
         self._wake()
 
-    def _take_later(self, turn: Turn) -> None:
+    def _take_later(self, turn: RecordedStep) -> None:
         with self._lock_later:
             later, self._later = self._later, deque()
         for wish in later:
             self._take(wish, turn)
 
-    def _take(self, wish: Ask | Order, turn: Turn) -> None:
+    def _take(self, wish: Ask | Order, turn: RecordedStep) -> None:
         try:
             if isinstance(wish, Ask):
                 turn.asks.append(ask_facts(wish))
@@ -120,10 +120,10 @@ class TapedPipeline(Pipeline):
         return noted
 
 
-class TapedCaptioner:
-    """A `Captioner` that notes what the pipeline saw of it."""
+class RecordingCaptioner:
+    """A `BatchCaptioner` that notes what the pipeline saw of it."""
 
-    def __init__(self, captioner: Captioner, notes: Notes) -> None:
+    def __init__(self, captioner: BatchCaptioner, notes: StepRecorder) -> None:
         self._captioner = captioner
         self._notes = notes
         self.abort = captioner.abort
@@ -131,53 +131,53 @@ class TapedCaptioner:
 
     @property
     def room(self) -> int:
-        """See `Captioner`."""
+        """See `BatchCaptioner`."""
         room = self._captioner.room
         if self._notes.open is not None:
             self._notes.open.rooms.append(room)
         return room
 
     def bind(self, send: Send, wake: Callable[[], None]) -> None:
-        """See `Captioner`."""
+        """See `BatchCaptioner`."""
         self._captioner.bind(send, wake)
 
     def submit(self, job: Job) -> None:
-        """See `Captioner`."""
+        """See `BatchCaptioner`."""
         self._notes.job = job
         if self._notes.open is not None:
             self._notes.open.jobs.append(wishes(job))
         self._captioner.submit(job)
 
     def outcomes(self) -> list[Outcome]:
-        """See `Captioner`."""
+        """See `BatchCaptioner`."""
         found = self._captioner.outcomes()
         if self._notes.open is not None:
             self._notes.open.ended.append([_ended(outcome) for outcome in found])
         return found
 
 
-class TapedCutters:
-    """`Cutters` whose answers are noted where the pipeline saw them."""
+class RecordingSegmentationWorker:
+    """`SegmentationWorker` whose answers are noted where the pipeline saw them."""
 
-    def __init__(self, cutters: Cutters, notes: Notes) -> None:
+    def __init__(self, cutters: SegmentationWorker, notes: StepRecorder) -> None:
         self._cutters = cutters
         self._notes = notes
         self.start = cutters.start
         self.submit = cutters.submit
         self.close = cutters.close
 
-    def results(self) -> list[Cutting]:
-        """See `Cutters`."""
+    def results(self) -> list[KeyframeResult]:
+        """See `SegmentationWorker`."""
         found = self._cutters.results()
         if self._notes.open is not None:
             self._notes.open.cuts.extend(found)
         return found
 
 
-class TapedEngine:
+class RecordingEngine:
     """An `Engine` whose aborts and failures are noted."""
 
-    def __init__(self, engine: Engine, notes: Notes) -> None:
+    def __init__(self, engine: Engine, notes: StepRecorder) -> None:
         self._engine = engine
         self._notes = notes
 
@@ -196,7 +196,7 @@ class TapedEngine:
         try:
             return self._engine.encode(image)
         except Exception as error:
-            self._notes.tape.batch(Batch(failure=(type(error).__name__, str(error))))
+            self._notes.tape.batch(RecordedBatch(failure=(type(error).__name__, str(error))))
             raise
 
     def caption(
@@ -227,7 +227,7 @@ class TapedEngine:
             failure = (type(error).__name__, str(error))
             raise
         finally:
-            batch = Batch(rows=ids, stopped=stopped, failure=failure, outputs=outputs)
+            batch = RecordedBatch(rows=ids, stopped=stopped, failure=failure, outputs=outputs)
             self._notes.tape.batch(batch)
 
 
@@ -243,7 +243,7 @@ def _ids(job: Job | None, regions: Sequence[RegionInput]) -> tuple[int, ...]:
     return tuple(by_mask.get(id(region.mask), -1) for region in regions)
 
 
-def _answered(order: Order, turn: Turn) -> Order:
+def _answered(order: Order, turn: RecordedStep) -> Order:
     """The order, its answer noted in the turn that carries it out."""
 
     def reply(result: dict[str, Any]) -> None:

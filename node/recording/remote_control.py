@@ -18,7 +18,7 @@ from ureca.datatypes import Frame, TrackSet
 from ureca.errors import RequestError
 from ureca.node.recording.header import MID_RUN
 from ureca.node.recording.recorder import Recorder
-from ureca.node.recording.step_log import Batch, Turn
+from ureca.node.recording.step_log import RecordedBatch, RecordedStep
 from ureca.protocol.events import AnyEvent
 
 Plain = dict[str, Any]
@@ -26,7 +26,7 @@ Emit = Callable[[AnyEvent], None]
 
 
 class RecordSwitch:
-    """A `Tape` and a sink that leads to the recording under way, if there is one.
+    """A `StepLog` and a sink that leads to the recording under way, if there is one.
 
     `first` is a recording from the start on, which can be replayed. Files go to `folder` and are
     never overwritten. `begin` and `end` are called by one thread.
@@ -107,27 +107,27 @@ class RecordSwitch:
         if (now := self._now) is not None:
             now(event)
 
-    def turn(self, turn: Turn) -> None:
-        """See `Tape`."""
+    def turn(self, turn: RecordedStep) -> None:
+        """See `StepLog`."""
         if (now := self._now) is not None:
             now.turn(turn)
 
     def picture(self, turn: int, frame: Frame) -> None:
-        """See `Tape`."""
+        """See `StepLog`."""
         if (now := self._now) is not None:
             now.picture(turn, frame)
 
     def tracks(self, turn: int, tracks: TrackSet) -> None:
-        """See `Tape`."""
+        """See `StepLog`."""
         if (now := self._now) is not None:
             now.tracks(turn, tracks)
 
-    def batch(self, batch: Batch) -> None:
-        """See `Tape`."""
+    def batch(self, batch: RecordedBatch) -> None:
+        """See `StepLog`."""
         if (now := self._now) is not None:
             now.batch(batch)
 
     def reply(self, event: AnyEvent) -> None:
-        """See `Tape`."""
+        """See `StepLog`."""
         if (now := self._now) is not None:
             now.reply(event)

@@ -22,15 +22,15 @@ from ureca.engine import Engine
 from ureca.errors import SourceError, UrecaError
 from ureca.node.captioning.batch import Send
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Balance, Books
+from ureca.node.counters import Balance, NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording import schemas
 from ureca.node.recording.header import config_of, prompts_of
 from ureca.node.recording.reader import Recording, digest
-from ureca.node.recording.replay_fakes import ThenCaptioner, ThenCutters
-from ureca.node.recording.step_log import Turn, Wish, failure
+from ureca.node.recording.replay_fakes import ReplayCaptioner, ReplaySegmentationWorker
+from ureca.node.recording.step_log import RecordedRequest, RecordedStep, failure
 from ureca.protocol.events import AnyEvent, CaptionTerminal, RegionEvent
 from ureca.protocol.operations import OPERATIONS
 
@@ -45,7 +45,7 @@ Story = dict[str, Any]
 class Replayed:
     """The decisions and captions of a replay; equal replays have equal `digest`s."""
 
-    jobs: dict[int, list[list[Wish]]] = field(default_factory=dict)
+    jobs: dict[int, list[list[RecordedRequest]]] = field(default_factory=dict)
     """By turn, the batches that were started."""
     answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     """By turn, what requests that change regions led to."""
@@ -89,18 +89,18 @@ def replay(
     `config` replaces the recorded one, to see what another configuration would have decided. Raises
     `SourceError` for a recording whose head makes no sense.
     """
-    return _Run(recording, engine, config or config_of(recording)).go(iter(pictures), on_turn)
+    return _Replay(recording, engine, config or config_of(recording)).go(iter(pictures), on_turn)
 
 
-class _Run:
+class _Replay:
     def __init__(self, recording: Recording, engine: Engine, config: NodeConfig) -> None:
         self._turns = recording.turns
         self.clock = ManualClock(recording.turns[0].now_ns if recording.turns else 0)
-        self._books = Books()
+        self._books = NodeCounters()
         self._found = Replayed()
         self._max_px = config.limits.max_image_px
-        self._captioner = ThenCaptioner(recording, engine, config, self.clock)
-        self._cutters = ThenCutters()
+        self._captioner = ReplayCaptioner(recording, engine, config, self.clock)
+        self._cutters = ReplaySegmentationWorker()
         self._pipeline = Pipeline(
             config,
             self._captioner,
@@ -129,7 +129,7 @@ class _Run:
         found.balance = self._books.balance()
         return found
 
-    def _call(self, turn: Turn, frame: Frame | None) -> None:
+    def _call(self, turn: RecordedStep, frame: Frame | None) -> None:
         try:
             if frame is not None:
                 self._books.frame_in()
@@ -144,12 +144,12 @@ class _Run:
         except Exception:  # noqa: BLE001  (the node goes on after such a turn, too)
             _log.exception("turn %d failed", turn.n)
 
-    def _look(self, turn: Turn, frame: Frame) -> None:
+    def _look(self, turn: RecordedStep, frame: Frame) -> None:
         tracks = tracks_of(self._pipeline, frame.stream)
         if tracks is not None:
             self._found.tracks[turn.n] = digest(msgspec.json.encode(schemas.tracks(tracks)))
 
-    def _ask(self, turn: Turn) -> None:
+    def _ask(self, turn: RecordedStep) -> None:
         """Asks and orders go into different queues: between them the order does not matter."""
         answers = self._found.answers.setdefault(turn.n, []) if turn.orders else []
         for plain in turn.orders:
@@ -175,7 +175,7 @@ def tracks_of(pipeline: Pipeline, stream: str) -> TrackSet | None:
     return None if known is None else known.tracks
 
 
-def _frame(turn: Turn, pictures: Iterator[tuple[int, Image]]) -> Frame | None:
+def _frame(turn: RecordedStep, pictures: Iterator[tuple[int, Image]]) -> Frame | None:
     if turn.frame is None:
         return None
     for number, image in pictures:

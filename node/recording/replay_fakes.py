@@ -14,30 +14,36 @@ from ureca.node.captioning.batch import Job, Outcome, Send
 from ureca.node.captioning.captioner import CaptionWriter
 from ureca.node.config import NodeConfig
 from ureca.node.recording.reader import Recording
-from ureca.node.recording.step_log import Batch, Ended, Turn, Wish, wishes
-from ureca.node.segmentation.keyframe_segmenter import Cutting, KeyWish
+from ureca.node.recording.step_log import (
+    Ended,
+    RecordedBatch,
+    RecordedRequest,
+    RecordedStep,
+    wishes,
+)
+from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest, KeyframeResult
 from ureca.protocol.events import CaptionAbort
 
 
-class ThenCaptioner:
+class ReplayCaptioner:
     """A `Captioner` that writes at once and lets the pipeline know when it was known then."""
 
     def __init__(
         self, recording: Recording, engine: Engine, config: NodeConfig, clock: ManualClock
     ) -> None:
-        self.jobs: list[list[Wish]] = []
-        self._engine = ThenEngine(engine, recording.batches)
+        self.jobs: list[list[RecordedRequest]] = []
+        self._engine = ReplayEngine(engine, recording.batches)
         self._writer = CaptionWriter(self._engine, config.caption, clock)
         self._engine.stop = self._writer.abort
         self._engine.reasons = _abort_reasons(recording)
         self._known: dict[int, Outcome] = {}
-        self._turn = Turn(n=0, call="tick", now_ns=0)
+        self._turn = RecordedStep(n=0, call="tick", now_ns=0)
         self._ended: deque[list[Ended]] = deque()
         self._rooms: deque[int] = deque()
         self._room = 0
         self._send: Send = lambda _: None
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, turn: RecordedStep) -> None:
         """The next turn begins."""
         self.jobs = []
         self._ended, self._rooms = deque(turn.ended), deque(turn.rooms)
@@ -75,38 +81,40 @@ class ThenCaptioner:
         """Nothing is ever in flight."""
 
 
-class ThenCutters:
-    """`Cutters` that answer what, and when, a segmenter answered then: no weights are needed."""
+class ReplaySegmentationWorker:
+    """`SegmentationWorker` that answer what, and when, a segmenter answered then: no weights are
+    needed.
+    """
 
     def __init__(self) -> None:
-        self._cuts: list[Cutting] = []
+        self._cuts: list[KeyframeResult] = []
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, turn: RecordedStep) -> None:
         """The next turn begins."""
         self._cuts = list(turn.cuts)
 
     def start(self) -> None:
-        """See `Cutters`."""
+        """See `SegmentationWorker`."""
 
-    def submit(self, wish: KeyWish) -> None:
-        """See `Cutters`; what came of it was recorded."""
+    def submit(self, wish: KeyframeRequest) -> None:
+        """See `SegmentationWorker`; what came of it was recorded."""
 
-    def results(self) -> list[Cutting]:
-        """See `Cutters`."""
+    def results(self) -> list[KeyframeResult]:
+        """See `SegmentationWorker`."""
         cuts, self._cuts = self._cuts, []
         return cuts
 
     def close(self) -> None:
-        """See `Cutters`."""
+        """See `SegmentationWorker`."""
 
 
-class ThenEngine:
+class ReplayEngine:
     """An `Engine` that is aborted, and fails, where it was and did then."""
 
-    def __init__(self, engine: Engine, batches: Sequence[Batch]) -> None:
+    def __init__(self, engine: Engine, batches: Sequence[RecordedBatch]) -> None:
         self._engine = engine
         self._batches = deque(batches)
-        self._batch = Batch()
+        self._batch = RecordedBatch()
         self.reasons: dict[int, str] = {}
         self.stop: Callable[[int, str], None] = _nothing
 
@@ -128,7 +136,7 @@ class ThenEngine:
         ids = tuple(row.request.request_id for row in job.rows)
         batch = self._batches[0] if self._batches else None
         if batch is None or (batch.rows and not set(batch.rows) & set(ids)):
-            self._batch = Batch(rows=ids)
+            self._batch = RecordedBatch(rows=ids)
             return []
         self._batch = self._batches.popleft()
         started = batch.rows or ids

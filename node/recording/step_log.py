@@ -18,7 +18,7 @@ from ureca.errors import RequestError, UrecaError
 from ureca.node.captioning.batch import Job
 from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.recording.lossless_images import to_png
-from ureca.node.segmentation.keyframe_segmenter import Cutting
+from ureca.node.segmentation.keyframe_segmenter import KeyframeResult
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.operations import OPERATIONS
 
@@ -33,7 +33,7 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str | None = None
 
 
-class Wish(msgspec.Struct, frozen=True):
+class RecordedRequest(msgspec.Struct, frozen=True):
     """One row of a batch that was decided on."""
 
     request_id: int
@@ -44,7 +44,7 @@ class Wish(msgspec.Struct, frozen=True):
     seq: int
 
 
-class Turn(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RecordedStep(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One call of the pipeline, and what it saw and decided."""
 
     n: int
@@ -58,12 +58,12 @@ class Turn(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What orders led to, in their order."""
     ended: list[list[Ended]] = []
     rooms: list[int] = []
-    jobs: list[list[Wish]] = []
-    cuts: list[Cutting] = []
+    jobs: list[list[RecordedRequest]] = []
+    cuts: list[KeyframeResult] = []
     """What a segmenter had cut out of an earlier frame."""
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RecordedBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One call of the engine. `stopped`: after how many reads of its abort flag a row ended.
 
     `failure` is the error's type and text, `outputs` the number of results before it.
@@ -76,10 +76,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outputs: int = 0
 
 
-class Tape(Protocol):
+class StepLog(Protocol):
     """Where notes go; called from the node's threads and never blocks."""
 
-    def turn(self, turn: Turn) -> None:
+    def turn(self, turn: RecordedStep) -> None:
         """A call of the pipeline has returned."""
 
     def picture(self, turn: int, frame: Frame) -> None:
@@ -88,26 +88,26 @@ class Tape(Protocol):
     def tracks(self, turn: int, tracks: TrackSet) -> None:
         """The regions after a frame."""
 
-    def batch(self, batch: Batch) -> None:
+    def batch(self, batch: RecordedBatch) -> None:
         """The engine has finished a call."""
 
     def reply(self, event: AnyEvent) -> None:
         """A reply that only the client of a direct request got."""
 
 
-class Notes:
+class StepRecorder:
     """The turn that is under way; shared by the three wrappers of one node."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: StepLog) -> None:
         self.tape = tape
-        self.open: Turn | None = None
+        self.open: RecordedStep | None = None
         self.job: Job | None = None
         self._count = 0
 
     @contextmanager
-    def turn(self, call: Call, now_ns: int, *, reason: str = "") -> Iterator[Turn]:
+    def turn(self, call: Call, now_ns: int, *, reason: str = "") -> Iterator[RecordedStep]:
         """Note everything until the end of the block, even when it raises."""
-        self.open = Turn(n=self._count, call=call, now_ns=now_ns, reason=reason)
+        self.open = RecordedStep(n=self._count, call=call, now_ns=now_ns, reason=reason)
         self._count += 1
         try:
             yield self.open
@@ -116,10 +116,13 @@ class Notes:
             self.tape.turn(turn)
 
 
-def wishes(job: Job) -> list[Wish]:
+def wishes(job: Job) -> list[RecordedRequest]:
     """What a job was decided to be."""
     rows = (row.request for row in job.rows)
-    return [Wish(r.request_id, r.stream, r.rid, r.rev, r.trigger.value, r.frame_seq) for r in rows]
+    return [
+        RecordedRequest(r.request_id, r.stream, r.rid, r.rev, r.trigger.value, r.frame_seq)
+        for r in rows
+    ]
 
 
 def facts(data: Any, *without: str) -> dict[str, Any]:  # a dataclass of any kind

@@ -12,7 +12,7 @@ News = CaptionFinal | CaptionSame | TrackEnd
 """The events that change what is drawn."""
 
 
-class Words:
+class OverlayState:
     """The last captions, colours and places of one stream's regions."""
 
     def __init__(self) -> None:

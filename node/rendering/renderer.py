@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ureca.datatypes import Frame, Image, TrackSet
 from ureca.extras import require
-from ureca.node.rendering.overlay_state import News, Words
-from ureca.node.rendering.video_writer import FreeBytes, VideoFile, free_bytes
+from ureca.node.rendering.overlay_state import News, OverlayState
+from ureca.node.rendering.video_writer import FreeBytes, VideoWriter, free_bytes
 from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, TrackEnd
 from ureca.visualization.picture import annotated
 from ureca.visualization.text import EXTRA
@@ -36,12 +36,12 @@ _REST = 2.0
 _NICE = 5
 _log = logging.getLogger(__name__)
 
-Draw = Callable[[Frame, TrackSet, Words], Image]
+Draw = Callable[[Frame, TrackSet, OverlayState], Image]
 _Item = tuple[Frame, TrackSet, float] | News
 """A frame, its regions and its second in the video; or an event."""
 
 
-def drawn(frame: Frame, tracks: TrackSet, words: Words) -> Image:
+def drawn(frame: Frame, tracks: TrackSet, words: OverlayState) -> Image:
     """The picture with its regions."""
     return annotated(frame.image, words.shown(tracks), title=frame.stream, memory=words.memory)
 
@@ -50,8 +50,8 @@ def drawn(frame: Frame, tracks: TrackSet, words: Words) -> Image:
 class _Film:
     """The video of one stream: its file, its words, and where it is in time."""
 
-    file: VideoFile
-    words: Words = field(default_factory=Words)
+    file: VideoWriter
+    words: OverlayState = field(default_factory=OverlayState)
     last: Image | None = None
 
 
@@ -98,7 +98,7 @@ class Renderer:
         self._max_bytes = max_pending_bytes
         self._rest = 0.0 if lossless else rest
         self._rests_until_s = 0.0
-        self._first = VideoFile(path, fps=fps, free=free)
+        self._first = VideoWriter(path, fps=fps, free=free)
         self._films: dict[str, _Film] = {}
         self._times: dict[str, _Time] = {}
         self._changed = threading.Condition()
@@ -244,6 +244,6 @@ class Renderer:
         if stream not in self._films:
             path = self._path.with_stem(f"{self._path.stem}-{stream}")
             first = not self._films
-            file = self._first if first else VideoFile(path, fps=self._fps, free=self._free)
+            file = self._first if first else VideoWriter(path, fps=self._fps, free=self._free)
             self._films[stream] = _Film(file)
         return self._films[stream]

@@ -30,7 +30,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-class VideoFile:
+class VideoWriter:
     """MPEG-4 at a constant rate; all images have the size of the first.
 
     The free space is checked before each image, and the file is opened again at the end. Raises

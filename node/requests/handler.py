@@ -21,7 +21,7 @@ from ureca.errors import RequestError, SourceError, UrecaError, WireError
 from ureca.node.access import MayAsk, anybody
 from ureca.node.config import NodeConfig
 from ureca.node.decoding.decoder_process import Decoder
-from ureca.node.monitoring.health import Facts
+from ureca.node.monitoring.health import NodeStatus
 from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.node.requests.queries import Answers
 from ureca.node.requests.replies import Answer, Asker, Plain, plain, relay
@@ -48,7 +48,7 @@ class Recordings(Protocol):
         """End the recording under way; `reply` gets the result when its file is whole."""
 
 
-class Desk(Facts, Protocol):
+class Desk(NodeStatus, Protocol):
     """The node's functions for the request handler; called on the thread that owns the sockets."""
 
     def ask(self, ask: Ask) -> None:

@@ -34,7 +34,7 @@ _JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _PreviewRequest:
     args: PictureArgs
     asker: Asker
     deadline_ns: int
@@ -46,8 +46,8 @@ class Previews:
     def __init__(self, views: Callable[[], Mapping[str, View]], clock: Clock) -> None:
         self._views = views
         self._clock = clock
-        self._wishes: queue.Queue[_Wish | None] = queue.Queue()
-        self._waiting: list[_Wish] = []
+        self._wishes: queue.Queue[_PreviewRequest | None] = queue.Queue()
+        self._waiting: list[_PreviewRequest] = []
         self._drawn: dict[tuple[str, int], tuple[TrackSet, Picture]] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="ureca-preview")
@@ -70,7 +70,7 @@ class Previews:
             )
         if len(self._waiting) + self._wishes.qsize() >= _MAX_WAITING:
             raise RequestError("too many wait for pictures", code="BUSY", retry_after_ms=200)
-        self._wishes.put(_Wish(args, asker, deadline_ns))
+        self._wishes.put(_PreviewRequest(args, asker, deadline_ns))
 
     def close(self) -> None:
         """Reply `GONE` to waiting clients and end the thread."""
@@ -98,7 +98,7 @@ class Previews:
             return False
         return True
 
-    def _answered(self, wish: _Wish) -> bool:
+    def _answered(self, wish: _PreviewRequest) -> bool:
         try:
             view = self._views().get(wish.args.stream)
             if view is not None and _is_news(view, wish.args):

@@ -12,7 +12,7 @@ from msgspec import Struct
 from ureca.clock import Clock
 from ureca.config import to_plain
 from ureca.node.config import NodeConfig
-from ureca.node.monitoring.health import Facts, health_of
+from ureca.node.monitoring.health import NodeStatus, health_of
 from ureca.node.sources.source_uri import without_secrets
 from ureca.protocol.events import PROTOCOL_VERSION, CaptionFinal
 from ureca.protocol.operations import NoArgs
@@ -29,7 +29,7 @@ class Answers:
     def __init__(
         self,
         config: NodeConfig,
-        facts: Facts,
+        facts: NodeStatus,
         *,
         session_id: bytes,
         clock: Clock,

@@ -1,10 +1,10 @@
 """Measures how much a region has changed since its caption, at a fraction of the cost of a caption.
 
-A `Look` is a snapshot of the region on a small grid: colours of the region and of a rim around it,
-and the outline. `change` compares it with a later frame, at the old and at the new place of the
-region, and uses the smaller difference. So sensor noise, an unsteady outline and a slow camera
-drift are no change, while a thing put into a bowl is one, even if most of the bowl stays the same.
-Pure.
+A `AppearanceSnapshot` is a snapshot of the region on a small grid: colours of the region and of a
+rim around it, and the outline. `change` compares it with a later frame, at the old and at the new
+place of the region, and uses the smaller difference. So sensor noise, an unsteady outline and a
+slow camera drift are no change, while a thing put into a bowl is one, even if most of the bowl
+stays the same. Pure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WORST_SHARE = 0.06
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AppearanceSnapshot:
     """A region at one moment: `lab` f32 [g, g, 3] (OpenCV's 8-bit Lab scale), `inside` f32 [g, g]
     (0..1, how much of each cell is the region), both over `box_xyxy_px` widened by a rim.
     """
@@ -44,15 +44,15 @@ class Look:
     inside: F32
 
 
-def look_at(image: Image, mask: Mask, box: Box) -> Look:
+def look_at(image: Image, mask: Mask, box: Box) -> AppearanceSnapshot:
     """The snapshot of a region: `image` u8
     [H, W, 3] RGB, `mask` bool [H, W], `box` its tight box.
     """
     cells = max(2, min(_CELLS, min(box[2] - box[0], box[3] - box[1]) // _MIN_CELL_PX))
-    return Look(box, *_grids(image, mask, box, cells))
+    return AppearanceSnapshot(box, *_grids(image, mask, box, cells))
 
 
-def change(look: Look, image: Image, mask: Mask, box: Box) -> tuple[float, float]:
+def change(look: AppearanceSnapshot, image: Image, mask: Mask, box: Box) -> tuple[float, float]:
     """The difference between `look` and the region now: in colours (Lab units) and in outline
     (0..1).
     """
@@ -66,7 +66,7 @@ def change(look: Look, image: Image, mask: Mask, box: Box) -> tuple[float, float
     return colours, outline
 
 
-def _distance(look: Look, lab: F32) -> float:
+def _distance(look: AppearanceSnapshot, lab: F32) -> float:
     gained = lab - look.lab
     gained[..., 0] -= np.clip(np.median(gained[..., 0]), -_MAX_LIGHT, _MAX_LIGHT)
     weight = _RIM_WEIGHT + (1 - _RIM_WEIGHT) * look.inside

@@ -8,7 +8,7 @@ import numpy as np
 
 from ureca.datatypes import Track, Trigger
 from ureca.node.scheduling.caption_policy import Policy
-from ureca.node.scheduling.change_detection import Look
+from ureca.node.scheduling.change_detection import AppearanceSnapshot
 
 RANK = {
     Trigger.NEW: 0,
@@ -25,7 +25,7 @@ Urgency = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CaptionedState:
     """A region at the time of the request for caption `rev`; `look` is None if there is no
     snapshot.
     """
@@ -33,25 +33,25 @@ class Seen:
     rev: int
     box_xyxy_px: tuple[int, int, int, int]
     area_px: int
-    look: Look | None = None
+    look: AppearanceSnapshot | None = None
 
 
 @dataclass(slots=True)
-class Memory:
+class RegionState:
     """What is remembered about one region's captions."""
 
     track: Track
     policy: Policy
     rev: int = 0
-    captioned: Seen | None = None
+    captioned: CaptionedState | None = None
     written_ns: int = 0
     """When the caption was asked for, which is when its picture was the newest: one time for the
     whole batch."""
     renewed_ns: int = 0
     """When the caption was last known to hold: written, or found to be the same."""
     checked_ns: int = 0
-    changed: Look | None = None
-    asked: Seen | None = None
+    changed: AppearanceSnapshot | None = None
+    asked: CaptionedState | None = None
     asked_ns: int = 0
     in_flight: int | None = None
     wish: Trigger | None = None

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from ureca.datatypes import RegionRequest, Track, TrackSet, TrackState, Trigger
 from ureca.node.config import SchedulerConfig
 from ureca.node.scheduling.caption_policy import Policies
-from ureca.node.scheduling.change_detection import Look
-from ureca.node.scheduling.region_state import Memory, Seen, Urgency, area_px
+from ureca.node.scheduling.change_detection import AppearanceSnapshot
+from ureca.node.scheduling.region_state import CaptionedState, RegionState, Urgency, area_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Check:
     """A captioned region that is due for a comparison with its snapshot."""
 
     track: Track
-    look: Look
-    before: Look | None
+    look: AppearanceSnapshot
+    before: AppearanceSnapshot | None
     """The snapshot of the last check, if the region had changed by then."""
 
 
@@ -47,7 +47,7 @@ class Check:
 class Changed:
     """A region that differs from its caption: its snapshot now, and whether it rests."""
 
-    look: Look
+    look: AppearanceSnapshot
     rests: bool
 
 
@@ -69,7 +69,7 @@ class Scheduler:
         self._config = config
         self._policies = policies
         self._ids = ids
-        self._regions: dict[str, Memory] = {}
+        self._regions: dict[str, RegionState] = {}
 
     def observe(self, tracks: TrackSet, *, now_ns: int) -> tuple[Abort, ...]:
         """Take note of where the regions are now; returns the requests in flight to abort."""
@@ -77,7 +77,7 @@ class Scheduler:
         for track in tracks.tracks:
             memory = self._regions.get(track.rid)
             if memory is None:
-                memory = Memory(track, self._policies.of(track.rid))
+                memory = RegionState(track, self._policies.of(track.rid))
                 self._regions[track.rid] = memory
             memory.track = track
             if track.mask is None:
@@ -121,7 +121,7 @@ class Scheduler:
         waiting = sorted(self._waiting(now_ns), key=lambda memory: memory.urgency(now_ns))
         return tuple(self._request(memory, tracks, now_ns) for memory in waiting[: max(0, room)])
 
-    def remember(self, request: RegionRequest, look: Look) -> None:
+    def remember(self, request: RegionRequest, look: AppearanceSnapshot) -> None:
         """Store the snapshot of a requested region on the frame of its caption."""
         memory = self._regions[request.rid]
         if memory.asked is not None:
@@ -167,14 +167,14 @@ class Scheduler:
             memory.wants(Trigger.REFRESH, now_ns)
         return None
 
-    def _renewal(self, memory: Memory, now_ns: int) -> Renewal:
+    def _renewal(self, memory: RegionState, now_ns: int) -> Renewal:
         assert memory.captioned is not None  # `due` yields only those
         memory.renewed_ns = now_ns
         memory.rev += 1
         same_rev, ttl_ms = memory.captioned.rev, memory.policy.ttl_ms
         return Renewal(next(self._ids), memory.track.rid, memory.rev, same_rev, ttl_ms)
 
-    def _is_due(self, memory: Memory, now_ns: int) -> bool:
+    def _is_due(self, memory: RegionState, now_ns: int) -> bool:
         if memory.track.mask is None or memory.in_flight is not None or memory.wish is not None:
             return False
         is_next = memory.may_look(now_ns) or memory.is_old(now_ns)
@@ -198,18 +198,18 @@ class Scheduler:
             for m in self._regions.values()
         )
 
-    def _waiting(self, now_ns: int) -> Iterator[Memory]:
+    def _waiting(self, now_ns: int) -> Iterator[RegionState]:
         for memory in self._regions.values():
             if memory.wish and memory.in_flight is None and now_ns >= memory.not_before_ns:
                 yield memory
 
     # --- wishes ----------------------------------------------------------------------------------
 
-    def _trigger(self, memory: Memory, now_ns: int) -> Trigger | None:
+    def _trigger(self, memory: RegionState, now_ns: int) -> Trigger | None:
         found = self._reason(memory, now_ns)
         return found if found in memory.policy.triggers else None
 
-    def _reason(self, memory: Memory, now_ns: int) -> Trigger | None:
+    def _reason(self, memory: RegionState, now_ns: int) -> Trigger | None:
         """Why the region should be captioned, as far as tracks alone can tell."""
         if memory.captioned is None:
             return Trigger.NEW
@@ -221,7 +221,7 @@ class Scheduler:
             return Trigger.CHANGE
         return Trigger.REFRESH if memory.is_old(now_ns) else None
 
-    def _moved(self, then: Seen, track: Track) -> bool:
+    def _moved(self, then: CaptionedState, track: Track) -> bool:
         x0, y0, x1, y1 = then.box_xyxy_px
         u0, v0, u1, v1 = track.box_xyxy_px
         shift_px = math.hypot(u0 + u1 - x0 - x1, v0 + v1 - y0 - y1) / 2
@@ -230,7 +230,7 @@ class Scheduler:
         ratio = area_px(track) / max(1, then.area_px)
         return max(ratio, 1 / max(ratio, 1e-9)) > self._config.change_area_ratio
 
-    def _request(self, memory: Memory, tracks: TrackSet, now_ns: int) -> RegionRequest:
+    def _request(self, memory: RegionState, tracks: TrackSet, now_ns: int) -> RegionRequest:
         track, policy = memory.track, memory.policy
         assert memory.wish is not None  # `_waiting` yields only those
         assert track.mask is not None
@@ -251,5 +251,5 @@ class Scheduler:
             max_new_tokens=policy.max_new_tokens,
         )
         memory.in_flight, memory.asked_ns, memory.wish = request.request_id, now_ns, None
-        memory.asked = Seen(memory.rev, track.box_xyxy_px, area_px(track))
+        memory.asked = CaptionedState(memory.rev, track.box_xyxy_px, area_px(track))
         return request

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ureca.datatypes import Mask
-from ureca.models.runtime.segmentation.base import Cut, EncodedImage, Prompt, Segmenter
+from ureca.models.runtime.segmentation.base import (
+    EncodedImage,
+    MaskPrediction,
+    Segmenter,
+    SegmenterPrompt,
+)
 from ureca.node.config import SegmenterConfig
 from ureca.node.masks.geometry import iou
 
@@ -19,7 +24,7 @@ def everything(
     config: SegmenterConfig,
     *,
     known: Sequence[Mask] = (),
-) -> list[tuple[Cut, Mask]]:
+) -> list[tuple[MaskPrediction, Mask]]:
     """The things of an image of `size` (height, width) on a grid of points that are not in `known`,
     best score first, with their masks bool of that size.
     """
@@ -27,7 +32,7 @@ def everything(
     cuts = [cut for row in answers for cut in row if _is_sure(cut, config)]
     cuts.sort(key=lambda cut: cut.score, reverse=True)
     pixels = size[0] * size[1]
-    kept: list[tuple[Cut, Mask]] = []
+    kept: list[tuple[MaskPrediction, Mask]] = []
     for cut in cuts:
         mask = cut.mask(size)
         share = np.count_nonzero(mask) / pixels
@@ -38,12 +43,12 @@ def everything(
     return kept
 
 
-def grid(size: tuple[int, int], points: int) -> list[Prompt]:
+def grid(size: tuple[int, int], points: int) -> list[SegmenterPrompt]:
     """`points` x `points` prompts in the middles of equal cells of a picture."""
     height, width = size
     ys, xs = ((np.arange(points) + 0.5) * side / points for side in (height, width))
-    return [Prompt(points_xy_px=((float(x), float(y)),)) for y in ys for x in xs]
+    return [SegmenterPrompt(points_xy_px=((float(x), float(y)),)) for y in ys for x in xs]
 
 
-def _is_sure(cut: Cut, config: SegmenterConfig) -> bool:
+def _is_sure(cut: MaskPrediction, config: SegmenterConfig) -> bool:
     return cut.score >= config.min_thing_score and cut.stability >= config.min_stability

@@ -8,18 +8,18 @@ from ureca.models.runtime.segmentation.base import Segmenter
 from ureca.models.runtime.segmentation.sam2 import Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.config import SegmenterConfig
-from ureca.node.segmentation.keyframe_segmenter import Cutter
-from ureca.node.segmentation.worker import Cutters, ThreadCutters
+from ureca.node.segmentation.keyframe_segmenter import KeyframeSegmenter
+from ureca.node.segmentation.worker import SegmentationWorker, ThreadSegmentationWorker
 from ureca.weights import cached
 
 
-def open_cutters(config: SegmenterConfig) -> Cutters | None:
+def open_cutters(config: SegmenterConfig) -> SegmentationWorker | None:
     """Opened and not yet started; None when no model is named. Raises `WeightsError` when its files
     are missing.
     """
     if not config.model:
         return None
-    return ThreadCutters(Cutter(open_segmenter(config), config))
+    return ThreadSegmentationWorker(KeyframeSegmenter(open_segmenter(config), config))
 
 
 def open_segmenter(config: SegmenterConfig) -> Segmenter:

@@ -27,7 +27,7 @@ _MAX_ANCHORS = 3
 
 
 @dataclass(slots=True)
-class Look:
+class RememberedFeatures:
     """A picture remembered: unit features f32 [C, n], and per region the share 0..1 of each of the
     n cells that it covers, f32 [n].
     """
@@ -36,12 +36,12 @@ class Look:
     covers: dict[str, F32] = field(default_factory=dict)
 
 
-class Memory:
+class FeatureMemory:
     """The stored features of the regions of one stream."""
 
     def __init__(self) -> None:
-        self._anchors: list[Look] = []
-        self._newest: Look | None = None
+        self._anchors: list[RememberedFeatures] = []
+        self._newest: RememberedFeatures | None = None
 
     def remember(self, features: F32, covers: Mapping[str, F32]) -> None:
         """The regions `covers`, soft masks f32 [h, w] of any size, are confirmed on the picture of
@@ -56,7 +56,7 @@ class Memory:
         }
         if not cells:
             return
-        look = Look(unit(features), cells)
+        look = RememberedFeatures(unit(features), cells)
         known = {rid for anchor in self._anchors for rid in anchor.covers}
         if not cells.keys() <= known and len(self._anchors) < _MAX_ANCHORS:
             self._anchors.append(look)
@@ -83,7 +83,7 @@ class Memory:
         size = features.shape[1:]
         return {rid: np.mean(maps, axis=0).reshape(size) for rid, maps in found.items()}
 
-    def _looks(self) -> list[Look]:
+    def _looks(self) -> list[RememberedFeatures]:
         newest = self._newest
         is_extra = newest is not None and all(newest is not anchor for anchor in self._anchors)
         return [*self._anchors, *([newest] if is_extra and newest is not None else [])]

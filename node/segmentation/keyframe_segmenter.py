@@ -1,7 +1,7 @@
 """Keyframes: what the tracker requests from one, and how segmenter and memory answer.
 
-`Cutter.cut` is called for one keyframe after the other of all streams, from one thread; `worker`
-selects them. It does not depend on time.
+`KeyframeSegmenter.cut` is called for one keyframe after the other of all streams, from one thread;
+`worker` selects them. It does not depend on time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Frame, Mask, RegionSeed, Rle
-from ureca.models.runtime.segmentation.base import Cut, EncodedImage, Prompt, Segmenter
+from ureca.models.runtime.segmentation.base import (
+    EncodedImage,
+    MaskPrediction,
+    Segmenter,
+    SegmenterPrompt,
+)
 from ureca.node.config import SegmenterConfig
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.geometry import box_of, iou
 from ureca.node.segmentation.automatic_masks import everything
-from ureca.node.segmentation.feature_memory import Memory
+from ureca.node.segmentation.feature_memory import FeatureMemory
 from ureca.protocol.rle import encode
 
 _CHOICE_SIDE_PX = 256
@@ -26,7 +31,7 @@ _CHOICE_SIDE_PX = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RegionPrompt:
     """One region to segment on a keyframe.
 
     `soft` f32 [h, w] is the propagated mask, None when the region is lost. `seed` is the point or
@@ -39,7 +44,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyWish:
+class KeyframeRequest:
     """What to segment on `frame`: regions by id, and at most `room` further things.
 
     `taken` are the regions whose masks of the stream's previous keyframe were used: only those are
@@ -47,13 +52,13 @@ class KeyWish:
     """
 
     frame: Frame
-    regions: Mapping[str, Wanted]
+    regions: Mapping[str, RegionPrompt]
     room: int = 0
     taken: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Cutout:
+class RegionMask:
     """One segmented thing of a keyframe.
 
     `mask` has the frame's size. `presence` 0..1 is the confidence of segmenter and memory that it
@@ -68,15 +73,15 @@ class Cutout:
 
 
 @dataclass(frozen=True, slots=True)
-class Cutting:
-    """The answer to a `KeyWish`: regions that were not found are missing.
+class KeyframeResult:
+    """The answer to a `KeyframeRequest`: regions that were not found are missing.
 
     `failure` is the reason if there is no answer.
     """
 
     stream: str
     seq: int
-    cutouts: tuple[Cutout, ...] = field(default=())
+    cutouts: tuple[RegionMask, ...] = field(default=())
     failure: str | None = None
 
 
@@ -85,12 +90,12 @@ class _Past:
     """One stream's memory, and the cuts that nobody has believed yet."""
 
     session_id: bytes
-    memory: Memory = field(default_factory=Memory)
+    memory: FeatureMemory = field(default_factory=FeatureMemory)
     features: F32 | None = None
     covers: dict[str, F32] = field(default_factory=dict)
 
 
-class Cutter:
+class KeyframeSegmenter:
     """A segmenter with a memory for each stream."""
 
     def __init__(self, segmenter: Segmenter, config: SegmenterConfig) -> None:
@@ -98,7 +103,7 @@ class Cutter:
         self._config = config
         self._pasts: dict[str, _Past] = {}
 
-    def cut(self, wish: KeyWish) -> Cutting:
+    def cut(self, wish: KeyframeRequest) -> KeyframeResult:
         """Segment all requested regions on one frame. May raise any error of the segmenter."""
         frame = wish.frame
         past = self._past(wish)
@@ -115,13 +120,15 @@ class Cutter:
         cutouts = [self._cutout(frame, rid, cut, seen.get(rid)) for rid, (cut, _) in found.items()]
         if wish.room > 0:
             cutouts += self._others(encoded, wish, [cut for cut, _ in found.values()])
-        return Cutting(frame.stream, frame.seq, tuple(one for one in cutouts if one is not None))
+        return KeyframeResult(
+            frame.stream, frame.seq, tuple(one for one in cutouts if one is not None)
+        )
 
     def stop(self) -> None:
         """End the segmenter's work, also that under way; any thread may call it."""
         self._segmenter.stop()
 
-    def _past(self, wish: KeyWish) -> _Past:
+    def _past(self, wish: KeyframeRequest) -> _Past:
         """The stream's past, with what was believed of the last keyframe."""
         frame = wish.frame
         past = self._pasts.get(frame.stream)
@@ -134,13 +141,13 @@ class Cutter:
         return past
 
     def _regions(
-        self, encoded: EncodedImage, wish: KeyWish, seen: Mapping[str, F32]
-    ) -> dict[str, tuple[Cut, float]]:
+        self, encoded: EncodedImage, wish: KeyframeRequest, seen: Mapping[str, F32]
+    ) -> dict[str, tuple[MaskPrediction, float]]:
         size = wish.frame.height, wish.frame.width
         asked = {rid: _prompts(wanted, seen.get(rid), size) for rid, wanted in wish.regions.items()}
         flat = [(rid, prompt) for rid, prompts in asked.items() for prompt in prompts]
         answers = self._segmenter.cut(encoded, [prompt for _, prompt in flat]) if flat else []
-        cuts: dict[str, list[Cut]] = {}
+        cuts: dict[str, list[MaskPrediction]] = {}
         for (rid, _), answer in zip(flat, answers, strict=True):
             cuts.setdefault(rid, []).extend(answer)
         return {
@@ -148,25 +155,31 @@ class Cutter:
             for rid, found in cuts.items()
         }
 
-    def _cutout(self, frame: Frame, rid: str, cut: Cut, seen: F32 | None) -> Cutout | None:
+    def _cutout(
+        self, frame: Frame, rid: str, cut: MaskPrediction, seen: F32 | None
+    ) -> RegionMask | None:
         mask = cut.mask((frame.height, frame.width))
         if not mask.any():
             return None
         if seen is None:
-            return Cutout(encode(mask), round(cut.score, 6), None, rid)
+            return RegionMask(encode(mask), round(cut.score, 6), None, rid)
         size = _choice_size(frame)
         agreement = iou(cut.mask(size), _resized(seen, size) > 0.5)
         presence = cut.score * float(seen.max())
-        return Cutout(encode(mask), round(presence, 6), round(agreement, 6), rid)
+        return RegionMask(encode(mask), round(presence, 6), round(agreement, 6), rid)
 
-    def _others(self, encoded: EncodedImage, wish: KeyWish, known: Sequence[Cut]) -> list[Cutout]:
+    def _others(
+        self, encoded: EncodedImage, wish: KeyframeRequest, known: Sequence[MaskPrediction]
+    ) -> list[RegionMask]:
         size = wish.frame.height, wish.frame.width
         masks = [cut.mask(size) for cut in known]
         things = everything(self._segmenter, encoded, size, self._config, known=masks)
-        return [Cutout(encode(mask), round(cut.score, 6)) for cut, mask in things[: wish.room]]
+        return [RegionMask(encode(mask), round(cut.score, 6)) for cut, mask in things[: wish.room]]
 
 
-def best(cuts: Sequence[Cut], expected: Mask | None, size: tuple[int, int]) -> tuple[Cut, float]:
+def best(
+    cuts: Sequence[MaskPrediction], expected: Mask | None, size: tuple[int, int]
+) -> tuple[MaskPrediction, float]:
     """The best of some answers, and its worth: by its score, and by its overlap with what was
     expected, bool of any size, since a part or a whole of a thing may score as well as the thing.
     """
@@ -177,7 +190,9 @@ def best(cuts: Sequence[Cut], expected: Mask | None, size: tuple[int, int]) -> t
     return max(worth, key=lambda pair: pair[1])
 
 
-def _prompts(wanted: Wanted, seen: F32 | None, size: tuple[int, int]) -> list[Prompt]:
+def _prompts(
+    wanted: RegionPrompt, seen: F32 | None, size: tuple[int, int]
+) -> list[SegmenterPrompt]:
     """What to ask the segmenter about one region; nothing when it is nowhere to be seen."""
     if wanted.seed is not None:
         return [_pointed(wanted.seed)]
@@ -188,17 +203,20 @@ def _prompts(wanted: Wanted, seen: F32 | None, size: tuple[int, int]) -> list[Pr
         smooth = _resized(seen, _choice_size_of(size))
         if (smooth > 0.5).any():
             around = _around(smooth, size)
-            prompts += [around, Prompt(around.points_xy_px, (), around.box_xyxy_px, smooth)]
+            prompts += [
+                around,
+                SegmenterPrompt(around.points_xy_px, (), around.box_xyxy_px, smooth),
+            ]
     return prompts
 
 
-def _pointed(seed: RegionSeed) -> Prompt:
+def _pointed(seed: RegionSeed) -> SegmenterPrompt:
     if seed.point_xy_px is not None:
-        return Prompt(points_xy_px=(seed.point_xy_px,))
-    return Prompt(box_xyxy_px=seed.box_xyxy_px)
+        return SegmenterPrompt(points_xy_px=(seed.point_xy_px,))
+    return SegmenterPrompt(box_xyxy_px=seed.box_xyxy_px)
 
 
-def _around(soft: F32, size: tuple[int, int]) -> Prompt:
+def _around(soft: F32, size: tuple[int, int]) -> SegmenterPrompt:
     """The box of a soft mask with a pixel inside, and its innermost point, on a picture of `size`.
 
     Not the mask itself: the decoder would hand back its mistakes.
@@ -207,13 +225,13 @@ def _around(soft: F32, size: tuple[int, int]) -> Prompt:
     down, right = size[0] / soft.shape[0], size[1] / soft.shape[1]
     x0, y0, x1, y1 = box_of(inside)
     x, y = middle(inside)
-    return Prompt(
+    return SegmenterPrompt(
         points_xy_px=((x * right, y * down),),
         box_xyxy_px=(x0 * right, y0 * down, x1 * right, y1 * down),
     )
 
 
-def _expected(wanted: Wanted, seen: F32 | None) -> Mask | None:
+def _expected(wanted: RegionPrompt, seen: F32 | None) -> Mask | None:
     """Where the region should be: where the memory sees it, which does not drift, or else where it
     was carried.
     """

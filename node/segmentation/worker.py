@@ -14,75 +14,81 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ureca.native_threads import NativeThread
-from ureca.node.segmentation.keyframe_segmenter import Cutter, Cutting, KeyWish
+from ureca.node.segmentation.keyframe_segmenter import (
+    KeyframeRequest,
+    KeyframeResult,
+    KeyframeSegmenter,
+)
 
 _JOIN_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-class Cutters(Protocol):
+class SegmentationWorker(Protocol):
     """One keyframe is in flight at most; every `submit` leads to one result, unless it hangs."""
 
     def start(self) -> None:
         """Called once, before all other methods."""
 
-    def submit(self, wish: KeyWish) -> None:
+    def submit(self, wish: KeyframeRequest) -> None:
         """Cut this keyframe."""
 
-    def results(self) -> list[Cutting]:
+    def results(self) -> list[KeyframeResult]:
         """What has been cut since the last call."""
 
     def close(self) -> None:
         """Cut no more."""
 
 
-class InlineCutters:
+class InlineSegmentationWorker:
     """Segments in the caller; the result is available at the next poll."""
 
-    def __init__(self, cutter: Cutter) -> None:
+    def __init__(self, cutter: KeyframeSegmenter) -> None:
         self._cutter = cutter
-        self._done: list[Cutting] = []
+        self._done: list[KeyframeResult] = []
 
     def start(self) -> None:
-        """See `Cutters`."""
+        """See `SegmentationWorker`."""
 
-    def submit(self, wish: KeyWish) -> None:
-        """See `Cutters`."""
+    def submit(self, wish: KeyframeRequest) -> None:
+        """See `SegmentationWorker`."""
         self._done.append(answered(self._cutter, wish))
 
-    def results(self) -> list[Cutting]:
-        """See `Cutters`."""
+    def results(self) -> list[KeyframeResult]:
+        """See `SegmentationWorker`."""
         done, self._done = self._done, []
         return done
 
     def close(self) -> None:
-        """See `Cutters`."""
+        """See `SegmentationWorker`."""
 
 
-class ThreadCutters:
+class ThreadSegmentationWorker:
     """Cuts on the thread `ureca-segment`."""
 
-    def __init__(self, cutter: Cutter) -> None:
+    def __init__(self, cutter: KeyframeSegmenter) -> None:
         self._cutter = cutter
-        self._wishes: queue.Queue[KeyWish | None] = queue.Queue(maxsize=2)
-        self._done: deque[Cutting] = deque()
+        self._wishes: queue.Queue[KeyframeRequest | None] = queue.Queue(maxsize=2)
+        self._done: deque[KeyframeResult] = deque()
         self._stopping = threading.Event()
         self._thread = NativeThread(target=self._loop, name="ureca-segment")
 
     def start(self) -> None:
-        """See `Cutters`; starts the thread."""
+        """See `SegmentationWorker`; starts the thread."""
         self._thread.start()
 
-    def submit(self, wish: KeyWish) -> None:
-        """See `Cutters`."""
+    def submit(self, wish: KeyframeRequest) -> None:
+        """See `SegmentationWorker`."""
         self._wishes.put_nowait(wish)
 
-    def results(self) -> list[Cutting]:
-        """See `Cutters`."""
+    def results(self) -> list[KeyframeResult]:
+        """See `SegmentationWorker`."""
         return [self._done.popleft() for _ in range(len(self._done))]
 
     def close(self) -> None:
-        """See `Cutters`: stops the model, and leaves behind one that does not stop in time."""
+        """See `SegmentationWorker`: stops the model, and leaves behind one that does not stop in
+        time.
+        """
         if self._stopping.is_set():
             return
         self._stopping.set()
@@ -97,8 +103,11 @@ class ThreadCutters:
 
 
 def answered(
-    cutter: Cutter, wish: KeyWish, *, is_stopped: Callable[[], bool] = lambda: False
-) -> Cutting:
+    cutter: KeyframeSegmenter,
+    wish: KeyframeRequest,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> KeyframeResult:
     """The result, or the reason of a failure: a model may fail in any way; the node continues with
     flow.
     """
@@ -109,4 +118,4 @@ def answered(
         if not is_stopped():  # a model that was stopped does fail
             _log.exception("the segmenter failed on frame %d of %s", frame.seq, frame.stream)
         failure = f"{type(error).__name__}: {error!s:.200}"
-        return Cutting(frame.stream, frame.seq, failure=failure)
+        return KeyframeResult(frame.stream, frame.seq, failure=failure)

@@ -24,7 +24,7 @@ class FrameSource(Protocol):
 
 
 @runtime_checkable
-class Watched(Protocol):
+class ReconnectingSource(Protocol):
     """A source that reconnects; its methods may be called from any thread."""
 
     def reasons(self) -> tuple[str, ...]:
@@ -38,23 +38,23 @@ class Watched(Protocol):
 
 
 class SourceStatus:
-    """The status of all of a node's sources that can go away; see `Watched`."""
+    """The status of all of a node's sources that can go away; see `ReconnectingSource`."""
 
     def __init__(self, sources: Iterable[FrameSource]) -> None:
-        self._watched = [source for source in sources if isinstance(source, Watched)]
+        self._watched = [source for source in sources if isinstance(source, ReconnectingSource)]
 
     def reasons(self) -> tuple[str, ...]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         return tuple(why for source in self._watched for why in source.reasons())
 
     def counters(self) -> dict[str, int]:
-        """See `Watched`; sources that count the same are added up."""
+        """See `ReconnectingSource`; sources that count the same are added up."""
         total: Counter[str] = Counter()
         for source in self._watched:
             total.update(source.counters())
         return dict(total)
 
     def taken(self, frame: Frame) -> None:
-        """See `Watched`; each source knows its own frames."""
+        """See `ReconnectingSource`; each source knows its own frames."""
         for source in self._watched:
             source.taken(frame)

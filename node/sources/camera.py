@@ -20,10 +20,16 @@ from ureca.errors import SourceError, WireError
 from ureca.log import RateLimitedLog
 from ureca.native_threads import NativeThread
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books, DropReason
+from ureca.node.counters import DropReason, NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture, rgb_of
-from ureca.node.sources.camera_capture import Capture, OpenCapture, Shot, check_uri, open_capture
-from ureca.node.sources.camera_status import Line
+from ureca.node.sources.camera_capture import (
+    Capture,
+    OpenCapture,
+    RawImage,
+    check_uri,
+    open_capture,
+)
+from ureca.node.sources.camera_status import ConnectionStatus
 from ureca.node.sources.frame_gaps import StampGaps
 from ureca.node.sources.source_uri import Address, shown
 from ureca.protocol.image_header import picture_size
@@ -36,11 +42,11 @@ _JOIN_S = 2.0
 @dataclass(frozen=True, slots=True)
 class _Numbered:
     seq: int
-    shot: Shot
+    shot: RawImage
 
 
 class LiveSource:
-    """One camera or stream; see `FrameSource` and `Watched`."""
+    """One camera or stream; see `FrameSource` and `ReconnectingSource`."""
 
     is_lossless = False
 
@@ -50,7 +56,7 @@ class LiveSource:
         config: NodeConfig,
         *,
         clock: Clock,
-        books: Books,
+        books: NodeCounters,
         wait: Callable[[float], bool],
         open_capture: OpenCapture = open_capture,
     ) -> None:
@@ -66,7 +72,7 @@ class LiveSource:
         self._newest = _Newest()
         self._stopping = threading.Event()
         name = f"{address.stream}: {shown(address.uri)}"
-        self._line = Line(name, config.source, clock)
+        self._line = ConnectionStatus(name, config.source, clock)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
 
     def frames(self) -> Iterator[Frame]:
@@ -88,15 +94,15 @@ class LiveSource:
                 self._books.frame_dropped("shutdown")
 
     def reasons(self) -> tuple[str, ...]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         return self._line.reasons()
 
     def counters(self) -> dict[str, int]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         return {"source_outages": self._line.outages, "sources_down": len(self.reasons())}
 
     def taken(self, frame: Frame) -> None:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
 
     # --- the reading thread ----------------------------------------------------------------------
 
@@ -137,7 +143,7 @@ class LiveSource:
     def _opened(self) -> Capture:
         return self._open(self._address.uri, self._config, self._clock)
 
-    def _count(self, shot: Shot, gaps: StampGaps) -> None:
+    def _count(self, shot: RawImage, gaps: StampGaps) -> None:
         missing = 0 if shot.stamp_ns is None else gaps.missing(shot.stamp_ns)
         if missing:
             self._books.frame_in(missing)

@@ -40,7 +40,7 @@ _SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class RawImage:
     """One raw image: BGR u8 [H, W, 3], the bytes of a JPEG that is not decoded yet, or the reason
     why there is none. `read_ns` is the time of the read; `stamp_ns` is the driver's stamp on the
     same clock, None without one.
@@ -54,7 +54,7 @@ class Shot:
 class Capture(Protocol):
     """An open camera or stream; used from one thread."""
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawImage | None:
         """Wait for the next image; None at the end or after the timeout."""
 
     def close(self) -> None:
@@ -80,13 +80,13 @@ class OpenCvCapture:
         raw = (cv2.CAP_PROP_CONVERT_RGB, 0) if is_device else (cv2.CAP_PROP_FORMAT, -1)
         self._is_packed = fourcc == _MJPEG and bool(video.set(*raw))
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawImage | None:
         """See `Capture`."""
         if not self._video.grab():
             return None
         read_ns = self._clock.now_ns()
         stamp_ns = self._stamp_ns(read_ns) if self._is_device else None
-        return Shot(self._picture(), read_ns, stamp_ns)
+        return RawImage(self._picture(), read_ns, stamp_ns)
 
     def close(self) -> None:
         """See `Capture`."""

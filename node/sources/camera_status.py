@@ -13,7 +13,7 @@ _SLACK = 1.25
 _log = logging.getLogger(__name__)
 
 
-class Line:
+class ConnectionStatus:
     """The status of the camera or stream `name`; its methods may be called from any thread."""
 
     def __init__(self, name: str, source: SourceConfig, clock: Clock) -> None:

@@ -20,7 +20,7 @@ _MAX_SENDERS = 64
 
 
 @dataclass(slots=True)
-class _Sender:
+class _SenderClock:
     """The smallest differences of the present and the last span, ns."""
 
     session_id: bytes
@@ -37,7 +37,7 @@ class Clocks:
     def __init__(self, clock: Clock, *, is_local: bool) -> None:
         self._clock = clock
         self._is_local = is_local
-        self._senders: dict[str, _Sender] = {}
+        self._senders: dict[str, _SenderClock] = {}
 
     def ours(self, frame: Frame) -> Frame:
         """The frame with its stamp on our clock."""
@@ -62,7 +62,7 @@ class Clocks:
         if sender is None or sender.session_id != frame.session_id:
             if len(self._senders) >= _MAX_SENDERS:
                 self._senders.clear()  # made-up names must not grow without bound
-            sender = _Sender(frame.session_id, now_ns + _SPAN_NS, least_ns, least_ns)
+            sender = _SenderClock(frame.session_id, now_ns + _SPAN_NS, least_ns, least_ns)
             self._senders[frame.stream] = sender
         elif now_ns >= sender.until_ns:
             sender.until_ns, sender.before_ns = now_ns + _SPAN_NS, sender.least_ns

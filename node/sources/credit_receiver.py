@@ -23,10 +23,10 @@ from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError, WireError
 from ureca.node.access import open_gate
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
-from ureca.node.sources.frame_receiver import Intake, Silence
+from ureca.node.counters import NodeCounters
+from ureca.node.sources.frame_receiver import FrameReceiver, IdleLink
 from ureca.protocol.flow_control import CreditGrant, decode_ask, encode_credit
-from ureca.security.authenticator import Gate
+from ureca.security.authenticator import CurveAuthenticator
 
 SCHEME = "credit+"
 _POLL_MS = 100
@@ -60,7 +60,7 @@ class _Peer:
 
 
 class CreditFrames:
-    """Binds one endpoint for any number of cameras; see `FrameSource` and `Watched`."""
+    """Binds one endpoint for any number of cameras; see `FrameSource` and `ReconnectingSource`."""
 
     is_lossless = False
 
@@ -70,7 +70,7 @@ class CreditFrames:
         config: NodeConfig,
         *,
         clock: Clock,
-        books: Books,
+        books: NodeCounters,
         wait: Callable[[float], bool],
     ) -> None:
         self._endpoint = uri.removeprefix(SCHEME)
@@ -81,12 +81,14 @@ class CreditFrames:
         self._config = config
         self._clock = clock
         self._wait = wait
-        self._intake = Intake(config, clock=clock, books=books, is_local=is_local(self._endpoint))
-        self._silence = Silence(self._endpoint, clock, after_s=config.source.silent_s)
+        self._intake = FrameReceiver(
+            config, clock=clock, books=books, is_local=is_local(self._endpoint)
+        )
+        self._silence = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
         self._peers: dict[bytes, _Peer] = {}
         self._taken: deque[_Key] = deque(maxlen=_MAX_PEERS)
         self._wakers: list[sockets.socket] = []
-        self._gate: Gate | None = None
+        self._gate: CurveAuthenticator | None = None
 
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
@@ -105,16 +107,16 @@ class CreditFrames:
                 _empty(woken)
 
     def reasons(self) -> tuple[str, ...]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         return self._silence.reasons()
 
     def counters(self) -> dict[str, int]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         refused = self._gate.counters() if self._gate is not None else {}
         return {"cameras": len(self._peers), **refused}
 
     def taken(self, frame: Frame) -> None:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         self._taken.append((frame.stream, frame.session_id, frame.seq))
         for waker in self._wakers:
             with contextlib.suppress(OSError):  # full of wake-ups, or closed

@@ -1,7 +1,7 @@
 """Opens the sources that a configuration names.
 
-A source counts each frame (`Books.frame_in`) and each one that it cannot deliver; the caller counts
-yielded frames.
+A source counts each frame (`NodeCounters.frame_in`) and each one that it cannot deliver; the caller
+counts yielded frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from ureca.clock import Clock
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.base import FrameSource, Wait
 from ureca.node.sources.camera import LiveSource
 from ureca.node.sources.camera_capture import DEVICE
@@ -28,7 +28,7 @@ LIVE_SCHEMES = NETWORK | {DEVICE}
 
 
 def open_sources(
-    config: NodeConfig, *, clock: Clock, books: Books, wait: Wait
+    config: NodeConfig, *, clock: Clock, books: NodeCounters, wait: Wait
 ) -> tuple[FrameSource, ...]:
     """The sources that `config.source` names, in that order. Raises `SourceError` with the remedy
     if one cannot be opened; a camera may be absent and come later.
@@ -42,13 +42,15 @@ def open_sources(
     return tuple(_open(address, config, clock, books, wait) for address in addresses)
 
 
-def open_source(config: NodeConfig, *, clock: Clock, books: Books, wait: Wait) -> FrameSource:
+def open_source(
+    config: NodeConfig, *, clock: Clock, books: NodeCounters, wait: Wait
+) -> FrameSource:
     """The first source that `config.source` names; see `open_sources`."""
     return open_sources(config, clock=clock, books=books, wait=wait)[0]
 
 
 def _open(
-    address: Address, config: NodeConfig, clock: Clock, books: Books, wait: Wait
+    address: Address, config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
 ) -> FrameSource:
     uri = address.uri
     if not uri:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from ureca.datatypes import Frame
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 
 
 class Mailbox:
@@ -13,7 +13,7 @@ class Mailbox:
     `superseded`.
     """
 
-    def __init__(self, books: Books, *, max_streams: int = 1) -> None:
+    def __init__(self, books: NodeCounters, *, max_streams: int = 1) -> None:
         self._books = books
         self._max_streams = max_streams
         self._frames: dict[str, tuple[Frame, bool]] = {}

@@ -13,7 +13,7 @@ from ureca.datatypes import Frame, Image
 from ureca.errors import SourceError, WireError
 from ureca.log import RateLimitedLog
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books, DropReason
+from ureca.node.counters import DropReason, NodeCounters
 from ureca.node.decoding.decoder_process import Decoder
 from ureca.node.decoding.image_decoder import decode_nv12
 from ureca.node.sources.clock_sync import Clocks
@@ -32,7 +32,7 @@ _REASONS: dict[str, DropReason] = {
 
 
 @dataclass(slots=True)
-class _Sender:
+class _SenderSequence:
     """The numbering of one topic: to tell frames lost on the link from those drained here."""
 
     session_id: bytes = b""
@@ -40,12 +40,14 @@ class _Sender:
     received: int = 0
 
 
-class Intake:
+class FrameReceiver:
     """Decodes the messages of one link and counts them; for one thread. `is_local` links may pass
     pixels through shared memory.
     """
 
-    def __init__(self, config: NodeConfig, *, clock: Clock, books: Books, is_local: bool) -> None:
+    def __init__(
+        self, config: NodeConfig, *, clock: Clock, books: NodeCounters, is_local: bool
+    ) -> None:
         self._config = config
         self._clock = clock
         self._books = books
@@ -53,7 +55,7 @@ class Intake:
         self._decode = Decoder(config, is_local=is_local)
         self._clocks = Clocks(clock, is_local=is_local)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
-        self._senders: dict[bytes, _Sender] = {}
+        self._senders: dict[bytes, _SenderSequence] = {}
 
     def came(self, topic: bytes) -> None:
         """Count a received message of `topic`."""
@@ -122,7 +124,7 @@ class Intake:
             return decode_nv12(data, width=header.w, height=header.h, stride=header.stride)
         return self._decode(bytes(data), max_px=self._config.limits.max_image_px)
 
-    def _count_gap(self, sender: _Sender, frame: Frame) -> None:
+    def _count_gap(self, sender: _SenderSequence, frame: Frame) -> None:
         if sender.session_id == frame.session_id:
             missing = frame.seq - sender.seq - sender.received
             if 0 < missing <= _MAX_GAP:
@@ -135,13 +137,13 @@ class Intake:
         age_ns = self._clock.now_ns() - frame.captured_ns
         return abs(age_ns) > self._config.source.max_age_ms * 1_000_000
 
-    def _sender(self, topic: bytes) -> _Sender:
+    def _sender(self, topic: bytes) -> _SenderSequence:
         if len(self._senders) >= _MAX_TOPICS and topic not in self._senders:
             self._senders.clear()  # made-up topics must not grow without bound
-        return self._senders.setdefault(topic, _Sender())
+        return self._senders.setdefault(topic, _SenderSequence())
 
 
-class Silence:
+class IdleLink:
     """Detects a link that had frames and has none any more; may be called from any thread."""
 
     def __init__(self, what: str, clock: Clock, *, after_s: float) -> None:

@@ -15,9 +15,9 @@ from ureca.datatypes import Frame
 from ureca.errors import SourceError
 from ureca.log import RateLimitedLog
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.base import Wait
-from ureca.node.sources.video_readers import Clip
+from ureca.node.sources.video_readers import ClipReader
 
 
 class ClipPlayer:
@@ -26,7 +26,7 @@ class ClipPlayer:
     """
 
     def __init__(
-        self, clip: Clip, config: NodeConfig, *, clock: Clock, books: Books, wait: Wait
+        self, clip: ClipReader, config: NodeConfig, *, clock: Clock, books: NodeCounters, wait: Wait
     ) -> None:
         self._clip = clip
         self._source = config.source

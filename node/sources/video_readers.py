@@ -24,7 +24,7 @@ Shot = tuple[int, Image | SourceError]
 """Nanoseconds since the clip began, and the picture or what is wrong with it."""
 
 
-class Clip(Protocol):
+class ClipReader(Protocol):
     """Something recorded that can be played from the beginning, any number of times."""
 
     def shots(self) -> Iterator[Shot]:
@@ -40,7 +40,7 @@ class VideoFile:
         self._open().release()
 
     def shots(self) -> Iterator[Shot]:
-        """See `Clip`. Raises `SourceError` also when no picture at the beginning can be used."""
+        """See `ClipReader`. Raises `SourceError` also when none of the first pictures is usable."""
         video = self._open()
         with contextlib.closing(self._read(video)) as read:
             begun = _up_to_the_first_picture(read)
@@ -110,7 +110,7 @@ class PictureFolder:
             raise SourceError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))})")
 
     def shots(self) -> Iterator[Shot]:
-        """See `Clip`. An unreadable picture keeps its place in time."""
+        """See `ClipReader`. An unreadable picture keeps its place in time."""
         for index, path in enumerate(self._paths):
             yield round(index / self._fps * 1e9), self._read(path)
 
@@ -139,7 +139,7 @@ class PictureTar:
             raise SourceError(f"{path} contains no pictures ({', '.join(sorted(SUFFIXES))})")
 
     def shots(self) -> Iterator[Shot]:
-        """See `Clip`. An unreadable picture keeps its place in time."""
+        """See `ClipReader`. An unreadable picture keeps its place in time."""
         with tarfile.open(self._path) as archive:
             for index, member in enumerate(self._members):
                 yield round(index / self._fps * 1e9), self._read(archive, member)
@@ -161,7 +161,7 @@ def _is_picture(member: tarfile.TarInfo) -> bool:
     )
 
 
-def open_clip(path: Path, *, fps: float, max_px: int) -> Clip:
+def open_clip(path: Path, *, fps: float, max_px: int) -> ClipReader:
     """The clip at `path`. Raises `SourceError` when there is nothing that can be played."""
     if path.is_dir():
         return PictureFolder(path, fps=fps, max_px=max_px)

@@ -18,8 +18,8 @@ from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError
 from ureca.node.access import camera_keys
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
-from ureca.node.sources.frame_receiver import Intake, Silence
+from ureca.node.counters import NodeCounters
+from ureca.node.sources.frame_receiver import FrameReceiver, IdleLink
 
 SCHEME = "zmq+"
 _POLL_MS = 100
@@ -52,7 +52,7 @@ class ZmqFrames:
         config: NodeConfig,
         *,
         clock: Clock,
-        books: Books,
+        books: NodeCounters,
         wait: Callable[[float], bool],
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
     ) -> None:
@@ -63,8 +63,10 @@ class ZmqFrames:
         self._config = config
         self._wait = wait
         self._context = context
-        self._intake = Intake(config, clock=clock, books=books, is_local=is_local(self._endpoint))
-        self._silence = Silence(self._endpoint, clock, after_s=config.source.silent_s)
+        self._intake = FrameReceiver(
+            config, clock=clock, books=books, is_local=is_local(self._endpoint)
+        )
+        self._silence = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
 
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
@@ -87,15 +89,15 @@ class ZmqFrames:
                     yield from self._decode_newest(self._drain(socket))
 
     def reasons(self) -> tuple[str, ...]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         return self._silence.reasons()
 
     def counters(self) -> dict[str, int]:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
         return {}
 
     def taken(self, frame: Frame) -> None:
-        """See `Watched`."""
+        """See `ReconnectingSource`."""
 
     def _connect(self, socket: zmq.Socket[bytes]) -> None:
         if (keys := camera_keys(self._config.security)) is not None:

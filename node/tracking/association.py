@@ -28,7 +28,7 @@ _OUT_OF_REACH = -1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class DetectionFeatures:
     """The features of one detection on a small image.
 
     `cover` f32 [h, w] is the share of each small pixel that the mask covers; `centre_yx` and
@@ -47,13 +47,15 @@ class Sight:
         """Of the disc of the same area."""
         return max(1.0, 2 * math.sqrt(self.area_px / math.pi))
 
-    def after(self, earlier: Sight) -> Sight:
+    def after(self, earlier: DetectionFeatures) -> DetectionFeatures:
         """These features with the motion since earlier ones of the same region."""
         (y, x), (y0, x0) = self.centre_yx, earlier.centre_yx
-        return Sight(self.cover, self.centre_yx, self.area_px, self.look, (y - y0, x - x0))
+        return DetectionFeatures(
+            self.cover, self.centre_yx, self.area_px, self.look, (y - y0, x - x0)
+        )
 
 
-def sight_of(mask: Mask, bins: I32) -> Sight:
+def sight_of(mask: Mask, bins: I32) -> DetectionFeatures:
     """The look at `mask` bool [H, W], not empty, on a picture of colour bins i32 [h, w]."""
     size = (bins.shape[1], bins.shape[0])
     cover = np.asarray(
@@ -63,10 +65,10 @@ def sight_of(mask: Mask, bins: I32) -> Sight:
     ys, xs = np.arange(size[1]), np.arange(size[0])
     centre = float(cover.sum(axis=1) @ ys) / area, float(cover.sum(axis=0) @ xs) / area
     inside = cover > min(0.5, 0.5 * float(cover.max()))
-    return Sight(cover, centre, area, histogram(bins, inside))
+    return DetectionFeatures(cover, centre, area, histogram(bins, inside))
 
 
-def affinity(known: Sight, seen: Sight, *, missed: int = 0) -> float:
+def affinity(known: DetectionFeatures, seen: DetectionFeatures, *, missed: int = 0) -> float:
     """How well a detection fits a known region, 0..1, or -1 if it is too far away.
 
     A region that was `missed` for some frames may be as many steps further. It has no outline to
@@ -84,7 +86,9 @@ def affinity(known: Sight, seen: Sight, *, missed: int = 0) -> float:
     return _OVERLAP * overlap + _NEAR * near + _LOOK * look
 
 
-def _overlap(known: Sight, seen: Sight, step_yx: tuple[float, float]) -> float:
+def _overlap(
+    known: DetectionFeatures, seen: DetectionFeatures, step_yx: tuple[float, float]
+) -> float:
     """IoU of two covers, the first shifted by whole pixels."""
     dy, dx = round(step_yx[0]), round(step_yx[1])
     height, width = seen.cover.shape

@@ -17,16 +17,16 @@ from ureca.errors import RegionError
 from ureca.node.config import ID_PATTERN, TrackerConfig
 from ureca.node.masks.color_histogram import I32, similarity
 from ureca.node.masks.prompt_to_mask import seed_mask
-from ureca.node.tracking.association import Sight, affinity, match, sight_of
-from ureca.node.tracking.track_registry import Region, Regions
+from ureca.node.tracking.association import DetectionFeatures, affinity, match, sight_of
+from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 
 T = TypeVar("T")
 
 
-class Given:
+class DetectionTracker:
     """Takes a frame's regions into the stream's."""
 
-    def __init__(self, config: TrackerConfig, regions: Regions) -> None:
+    def __init__(self, config: TrackerConfig, regions: TrackRegistry) -> None:
         self._config = config
         self._regions = regions
 
@@ -85,7 +85,9 @@ class Given:
                 _pass(region, mask)
             seen.add(region.track.rid)
 
-    def _matched(self, known: list[Region], sights: list[Sight]) -> dict[int, Region]:
+    def _matched(
+        self, known: list[TrackedRegion], sights: list[DetectionFeatures]
+    ) -> dict[int, TrackedRegion]:
         """Regions by the number of the sight that continues them."""
         table = np.array(
             [[self._affinity(region, sight) for sight in sights] for region in known], np.float64
@@ -93,14 +95,14 @@ class Given:
         pairs = match(table, least=self._config.same_region)
         return {column: known[row] for row, column in pairs}
 
-    def _affinity(self, region: Region, sight: Sight) -> float:
+    def _affinity(self, region: TrackedRegion, sight: DetectionFeatures) -> float:
         assert region.sight is not None
         missed = region.track.missed_frames
         if missed and similarity(region.sight.look, sight.look) < self._config.recover_appearance:
             return -1.0
         return affinity(region.sight, sight, missed=missed)
 
-    def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> Region:
+    def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> TrackedRegion:
         region = self._regions.start(seed, mask)
         region.is_given = True
         return region
@@ -119,7 +121,7 @@ class Given:
                 region.lose("bad_region" if is_bad else "absent", now_ns)
 
 
-def _pass(region: Region, mask: Mask) -> None:
+def _pass(region: TrackedRegion, mask: Mask) -> None:
     region.see(mask)
     region.carrier = region.view = None
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.optical_flow import FlowField, sample
-from ureca.node.tracking.mask_propagation import Picture
+from ureca.node.tracking.mask_propagation import WorkImage
 
 _FAR = 3
 
 
-class KeyView:
+class KeyframeWarp:
     """A keyframe's picture, and the map that leads back to it."""
 
-    def __init__(self, seq: int, picture: Picture) -> None:
+    def __init__(self, seq: int, picture: WorkImage) -> None:
         self.seq = seq
         self.picture = picture
         self._back: F32 | None = None

@@ -1,9 +1,9 @@
 """Updates the regions with a segmenter's masks, after the checks that every mask must pass.
 
-A keyframe's result may come late: `KeyView` warps its masks to the newest image. A mask is used if
-the segmenter's score is high, if it agrees with the propagated mask, and if its size and colours
-are those of the region. (A segmenter that lost its object returns the whole image or a neighbour.)
-A rejected mask is counted and changes nothing.
+A keyframe's result may come late: `KeyframeWarp` warps its masks to the newest image. A mask is
+used if the segmenter's score is high, if it agrees with the propagated mask, and if its size and
+colours are those of the region. (A segmenter that lost its object returns the whole image or a
+neighbour.) A rejected mask is counted and changes nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from ureca.node.config import TrackerConfig
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.geometry import full_size, iou, shrunk
 from ureca.node.masks.optical_flow import FlowField
-from ureca.node.segmentation.keyframe_segmenter import Cutout, Cutting, KeyWish, Wanted
-from ureca.node.tracking.keyframe_warp import KeyView
-from ureca.node.tracking.mask_propagation import Carrier, Picture
+from ureca.node.segmentation.keyframe_segmenter import (
+    KeyframeRequest,
+    KeyframeResult,
+    RegionMask,
+    RegionPrompt,
+)
+from ureca.node.tracking.keyframe_warp import KeyframeWarp
+from ureca.node.tracking.mask_propagation import MaskPropagator, WorkImage
 from ureca.node.tracking.redetection import view_of
-from ureca.node.tracking.track_registry import Region, Regions
+from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 from ureca.protocol.rle import decode
 
 
@@ -30,24 +35,24 @@ from ureca.protocol.rle import decode
 class _Held:
     """A region as it was on the keyframe: the very carrier, and where it had the region."""
 
-    carrier: Carrier
+    carrier: MaskPropagator
     soft: F32
-    wanted: Wanted
+    wanted: RegionPrompt
 
     @property
     def is_lost(self) -> bool:
         return self.wanted.soft is None
 
 
-class Corrections:
+class MaskCorrections:
     """The keyframe of one stream and its result."""
 
-    def __init__(self, config: TrackerConfig, regions: Regions) -> None:
+    def __init__(self, config: TrackerConfig, regions: TrackRegistry) -> None:
         self._config = config
         self._regions = regions
-        self._view: KeyView | None = None
+        self._view: KeyframeWarp | None = None
         self._held: dict[str, _Held] = {}
-        self._answer: Cutting | None = None
+        self._answer: KeyframeResult | None = None
         self._taken: set[str] = set()
         self.counts: Counter[str] = Counter()
         """Masks `taken`, and those refused by the gate that refused them."""
@@ -61,7 +66,7 @@ class Corrections:
         """The keyframe is no longer of this stream's pictures."""
         self._view = self._answer = None
 
-    def open(self, frame: Frame, picture: Picture, *, everything: bool) -> KeyWish | None:
+    def open(self, frame: Frame, picture: WorkImage, *, everything: bool) -> KeyframeRequest | None:
         """Make `frame`, whose small picture is `picture`, the keyframe."""
         self._held = {
             region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region, frame.seq))
@@ -72,23 +77,23 @@ class Corrections:
         room = self._regions.room if everything else 0
         if not self._held and room < 1:
             return None
-        self._view, self._answer = KeyView(frame.seq, picture), None
+        self._view, self._answer = KeyframeWarp(frame.seq, picture), None
         wanted = {rid: held.wanted for rid, held in self._held.items()}
-        return KeyWish(frame, wanted, room, taken)
+        return KeyframeRequest(frame, wanted, room, taken)
 
     def follow(self, flow: FlowField) -> None:
         """One more frame has come."""
         if self._view is not None:
             self._view.follow(flow)
 
-    def offer(self, cutting: Cutting) -> None:
+    def offer(self, cutting: KeyframeResult) -> None:
         """A segmenter's answer: taken up by the next `apply`, and forgotten if it is of another
         keyframe than the last.
         """
         if self._view is not None and cutting.seq == self._view.seq:
             self._answer = cutting
 
-    def apply(self, frame: Frame, picture: Picture, *, now_ns: int) -> None:
+    def apply(self, frame: Frame, picture: WorkImage, *, now_ns: int) -> None:
         """Take the answer up, if there is one, on the newest frame."""
         view, answer = self._view, self._answer
         if view is None or answer is None:
@@ -107,7 +112,12 @@ class Corrections:
     # --- one region ------------------------------------------------------------------------------
 
     def _correct(
-        self, region: Region, cutout: Cutout, view: KeyView, frame: Frame, picture: Picture
+        self,
+        region: TrackedRegion,
+        cutout: RegionMask,
+        view: KeyframeWarp,
+        frame: Frame,
+        picture: WorkImage,
     ) -> str:
         """Correct the region; `taken`, or the gate that refused."""
         held = self._held[region.track.rid]
@@ -133,7 +143,7 @@ class Corrections:
         region.view = view_of(picture, now) or region.view
         return "taken"
 
-    def _count(self, region: Region, outcome: str, now_ns: int) -> None:
+    def _count(self, region: TrackedRegion, outcome: str, now_ns: int) -> None:
         """What is carried where the segmenter sees nothing, time and again, has drifted away."""
         if outcome != "presence" or region.is_lost:
             region.absences = 0
@@ -143,13 +153,13 @@ class Corrections:
             region.absences = 0
             region.lose("drift", now_ns)
 
-    def _anew(self, held: _Held, cut: F32, view: KeyView) -> Carrier:
+    def _anew(self, held: _Held, cut: F32, view: KeyframeWarp) -> MaskPropagator:
         """A carrier of what the segmenter cut out where somebody had pointed."""
-        carrier = Carrier(self._config, view.picture, cut)
+        carrier = MaskPropagator(self._config, view.picture, cut)
         carrier.is_part = held.carrier.is_part
         return carrier
 
-    def _refusal(self, held: _Held, cutout: Cutout, cut: F32, view: KeyView) -> str | None:
+    def _refusal(self, held: _Held, cutout: RegionMask, cut: F32, view: KeyframeWarp) -> str | None:
         """The first gate that the cut does not pass; None when it passes all."""
         config, inside = self._config, np.asarray(cut > 0.5, np.bool_)
         passes = {
@@ -181,13 +191,15 @@ class Corrections:
         is_near = 1 / config.max_area_jump <= jump <= config.max_area_jump
         return is_remembered or (is_near and share >= 1 / config.max_area_growth)
 
-    def _is_back(self, carrier: Carrier, now: F32, picture: Picture) -> bool:
+    def _is_back(self, carrier: MaskPropagator, now: F32, picture: WorkImage) -> bool:
         """Whether a region that is lost is seen there after all."""
         return carrier.looks_like(picture, now > 0.5) >= self._config.min_appearance
 
     # --- things nobody pointed at ----------------------------------------------------------------
 
-    def _begin(self, cutout: Cutout, view: KeyView, frame: Frame, picture: Picture) -> None:
+    def _begin(
+        self, cutout: RegionMask, view: KeyframeWarp, frame: Frame, picture: WorkImage
+    ) -> None:
         """Start a region, unless there is no room, or something is already there."""
         cut = shrunk(decode(cutout.mask), view.picture.size)
         now = view.forward(cut)
@@ -196,7 +208,7 @@ class Corrections:
             self.counts["known"] += 1
             return
         region = self._regions.start(RegionSeed(mask=cutout.mask), mask)
-        region.carrier = Carrier(self._config, view.picture, cut)
+        region.carrier = MaskPropagator(self._config, view.picture, cut)
         region.carrier.place(now)
         region.view = view_of(picture, now)
 
@@ -207,11 +219,11 @@ class Corrections:
         )
 
 
-def _wanted(region: Region, seq: int) -> Wanted:
+def _wanted(region: TrackedRegion, seq: int) -> RegionPrompt:
     assert region.carrier is not None
     soft, is_here = region.carrier.soft, region.drawn_seq == seq
     if region.is_lost or not (soft > 0.5).any():
-        return Wanted()
-    return Wanted(
+        return RegionPrompt()
+    return RegionPrompt(
         soft, seed=region.seed if is_here else None, is_drawn=is_here and region.seed is None
     )

@@ -44,7 +44,7 @@ _REFERENCE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class WorkImage:
     """One work-sized picture: RGB u8 [h, w, 3], grey u8 [h, w] and colour bins i32 [h, w]."""
 
     rgb: U8
@@ -57,10 +57,10 @@ class Picture:
         return int(self.gray.shape[0]), int(self.gray.shape[1])
 
 
-class Carrier:
+class MaskPropagator:
     """The memory of one followed region: its soft mask, its colours and its usual size."""
 
-    def __init__(self, config: TrackerConfig, picture: Picture, soft: F32) -> None:
+    def __init__(self, config: TrackerConfig, picture: WorkImage, soft: F32) -> None:
         self._config = config
         self._around = histogram(picture.bins, surround(soft > 0.5, radius_px=_RING_PX))
         self._first_look = histogram(picture.bins, soft > 0.5)
@@ -77,7 +77,7 @@ class Carrier:
         self.soft = soft
         self.usual_area_px = max(1.0, float(_count(soft > 0.5)))
 
-    def move(self, picture: Picture, flow: FlowField) -> LostReason | None:
+    def move(self, picture: WorkImage, flow: FlowField) -> LostReason | None:
         """Carry the mask onto `picture`. A reason means that the region is lost as of this
         picture.
         """
@@ -106,7 +106,7 @@ class Carrier:
         self.soft = self._shape = soft
         self._doubts = 0
 
-    def correct(self, then: Picture, there: F32, here: F32, now: Picture | None = None) -> None:
+    def correct(self, then: WorkImage, there: F32, here: F32, now: WorkImage | None = None) -> None:
         """Take up the region at `here` on the newest picture, since it was `there` on an earlier
         one: its colours and size are learnt anew from that look. When `here` is rough, the colours
         of `now`, the newest picture, mend its outline.
@@ -121,7 +121,7 @@ class Carrier:
         if now is not None and not self.is_part and window is not None:
             self.soft = self._shape = self._coloured(here[window], now.bins, window)
 
-    def looks_like(self, picture: Picture, where: Mask) -> float:
+    def looks_like(self, picture: WorkImage, where: Mask) -> float:
         """Colour similarity 0..1 between the pixels `where` and the stored colours."""
         return similarity(histogram(picture.bins, where), self._mixed_look())
 
@@ -176,7 +176,7 @@ class Carrier:
         )
 
     def _doubt(
-        self, picture: Picture, flow: FlowField, inside: Mask, growth: float
+        self, picture: WorkImage, flow: FlowField, inside: Mask, growth: float
     ) -> LostReason | None:
         config = self._config
         area_px = _count(inside)
@@ -190,7 +190,7 @@ class Carrier:
             return "appearance"
         return None
 
-    def _learn(self, picture: Picture, inside: Mask, area_px: int) -> None:
+    def _learn(self, picture: WorkImage, inside: Mask, area_px: int) -> None:
         rate = self._config.adapt_rate
         window = _reach(self.soft, margin=_RING_PX) or (slice(None), slice(None))
         bins, near = picture.bins[window], inside[window]

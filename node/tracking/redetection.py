@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ureca.node.masks.color_histogram import F32, U8
-from ureca.node.tracking.mask_propagation import Picture
+from ureca.node.tracking.mask_propagation import WorkImage
 
 _SCALES = (1.0, 0.92, 1.09, 0.85, 1.19)
 _MARGIN_PX = 2
@@ -24,7 +24,7 @@ _MIN_CONTRAST = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class RegionTemplate:
     """A template of a region: its crop u8 [h, w, 3] and soft mask f32 [h, w]."""
 
     rgb: U8
@@ -32,14 +32,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Find:
+class Redetection:
     """Where a view was found: correlation score and soft mask f32 of the whole work picture."""
 
     score: float
     soft: F32
 
 
-def view_of(picture: Picture, soft: F32) -> View | None:
+def view_of(picture: WorkImage, soft: F32) -> RegionTemplate | None:
     """The view of the region `soft` on `picture`; None when it is too small or too flat to find
     again.
     """
@@ -51,12 +51,12 @@ def view_of(picture: Picture, soft: F32) -> View | None:
     crop = picture.rgb[rows, cols]
     if min(crop.shape[:2]) < _MIN_SIDE_PX or float(picture.gray[rows, cols].std()) < _MIN_CONTRAST:
         return None
-    return View(rgb=crop.copy(), soft=soft[rows, cols].copy())
+    return RegionTemplate(rgb=crop.copy(), soft=soft[rows, cols].copy())
 
 
-def find(picture: Picture, view: View) -> Find | None:
+def find(picture: WorkImage, view: RegionTemplate) -> Redetection | None:
     """The best place of `view` on `picture` over all scales; None when it fits nowhere."""
-    best: Find | None = None
+    best: Redetection | None = None
     for scale in _SCALES:
         rgb, soft = _scaled(view, scale)
         if rgb.shape[0] > picture.size[0] or rgb.shape[1] > picture.size[1]:
@@ -65,11 +65,11 @@ def find(picture: Picture, view: View) -> Find | None:
         if best is None or score > best.score:
             placed = np.zeros(picture.size, np.float32)
             placed[y : y + soft.shape[0], x : x + soft.shape[1]] = soft
-            best = Find(score=float(score), soft=placed)
+            best = Redetection(score=float(score), soft=placed)
     return best
 
 
-def _match(picture: Picture, rgb: U8, soft: F32) -> tuple[float, int, int]:
+def _match(picture: WorkImage, rgb: U8, soft: F32) -> tuple[float, int, int]:
     """The best correlation of `rgb` with the picture, and where.
 
     Tried with what lay around the region, by which plain things are found, and without it, since
@@ -89,7 +89,7 @@ def _peak(scores: cv2.typing.MatLike) -> tuple[float, int, int]:
     return float(score), int(x), int(y)
 
 
-def _scaled(view: View, scale: float) -> tuple[U8, F32]:
+def _scaled(view: RegionTemplate, scale: float) -> tuple[U8, F32]:
     if scale == 1.0:
         return view.rgb, view.soft
     size = (

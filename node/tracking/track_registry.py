@@ -10,9 +10,9 @@ from ureca.datatypes import Mask, RegionSeed, Track, TrackState
 from ureca.errors import RegionError
 from ureca.node.config import ID_PATTERN
 from ureca.node.masks.geometry import box_of
-from ureca.node.tracking.association import Sight
-from ureca.node.tracking.mask_propagation import Carrier
-from ureca.node.tracking.redetection import View
+from ureca.node.tracking.association import DetectionFeatures
+from ureca.node.tracking.mask_propagation import MaskPropagator
+from ureca.node.tracking.redetection import RegionTemplate
 
 _MAX_STEM = 56
 MAX_NAMES = 65_536
@@ -20,7 +20,7 @@ MAX_NAMES = 65_536
 _NUMBERED = re.compile(r"r([1-9][0-9]*)")
 
 
-class Names:
+class RegionNames:
     """Gives unique ids in bounded memory: names of senders are stored, numbers only counted.
     After `MAX_NAMES` names every further region gets a number.
     """
@@ -60,16 +60,16 @@ class Names:
 
 
 @dataclass(slots=True)
-class Region:
+class TrackedRegion:
     """What the tracker remembers about one region."""
 
     track: Track
     is_given: bool = False
     sender_rid: str | None = None
-    sight: Sight | None = None
+    sight: DetectionFeatures | None = None
     """The last features of a detection without an id, for matching."""
-    carrier: Carrier | None = None
-    view: View | None = None
+    carrier: MaskPropagator | None = None
+    view: RegionTemplate | None = None
     seed: RegionSeed | None = None
     """The point or box of a client, until a segmenter has made a mask of it."""
     drawn_seq: int = -1
@@ -117,18 +117,18 @@ class Region:
         return replace(self.track, state=TrackState.ENDED, mask=None, reason=reason)
 
 
-class Regions:
+class TrackRegistry:
     """The regions of one stream by id, at most `max_regions`."""
 
     def __init__(self, max_regions: int) -> None:
         self._max = max_regions
-        self._by_rid: dict[str, Region] = {}
-        self._names = Names()
+        self._by_rid: dict[str, TrackedRegion] = {}
+        self._names = RegionNames()
 
-    def __iter__(self) -> Iterator[Region]:
+    def __iter__(self) -> Iterator[TrackedRegion]:
         return iter(self._by_rid.values())
 
-    def get(self, rid: str) -> Region | None:
+    def get(self, rid: str) -> TrackedRegion | None:
         """The region of that id, if it lives."""
         return self._by_rid.get(rid)
 
@@ -142,7 +142,7 @@ class Regions:
         if self.room < 1:
             raise RegionError(f"the limit of {self._max} regions per stream is reached")
 
-    def start(self, seed: RegionSeed, mask: Mask) -> Region:
+    def start(self, seed: RegionSeed, mask: Mask) -> TrackedRegion:
         """Start a region at `mask`; raises `RegionError` if the limit is reached or the id is
         invalid.
         """
@@ -157,7 +157,7 @@ class Regions:
             label=seed.label,
             parent=seed.parent,
         )
-        region = Region(track, sender_rid=seed.rid)
+        region = TrackedRegion(track, sender_rid=seed.rid)
         self._by_rid[track.rid] = region
         return region
 

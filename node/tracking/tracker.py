@@ -2,7 +2,7 @@
 
 There are two kinds of region. *Given* regions come with every frame from a sender that has its own
 masks (`detection_tracking`). *Carried* regions are given once (a prompt, or a describe-and-follow)
-and propagated by `mask_propagation.Carrier`; a segmenter may correct them on
+and propagated by `mask_propagation.MaskPropagator`; a segmenter may correct them on
 keyframes (`mask_correction`).
 
 Reasons for `lost`: `drift` (flow contradicts itself, or a segmenter sees nothing there), `occluded`
@@ -31,12 +31,12 @@ from ureca.node.masks.color_histogram import colour_bins
 from ureca.node.masks.geometry import full_size, iou, shrunk
 from ureca.node.masks.optical_flow import FlowEstimator, FlowField, shrink, work_size
 from ureca.node.masks.prompt_to_mask import seed_mask
-from ureca.node.segmentation.keyframe_segmenter import KeyWish
-from ureca.node.tracking.detection_tracking import Given, attempt
-from ureca.node.tracking.mask_correction import Corrections
-from ureca.node.tracking.mask_propagation import Carrier, Picture
+from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest
+from ureca.node.tracking.detection_tracking import DetectionTracker, attempt
+from ureca.node.tracking.mask_correction import MaskCorrections
+from ureca.node.tracking.mask_propagation import MaskPropagator, WorkImage
 from ureca.node.tracking.redetection import find, view_of
-from ureca.node.tracking.track_registry import Region, Regions
+from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 
 _PART_SHARE = 0.8
 _MAX_BACKOFF = 6
@@ -56,11 +56,11 @@ class Tracker:
     def __init__(self, config: TrackerConfig, *, max_regions: int) -> None:
         self._config = config
         self._flow = FlowEstimator(config.flow_preset)
-        self._regions = Regions(max_regions)
-        self._given = Given(config, self._regions)
-        self.corrections = Corrections(config, self._regions)
+        self._regions = TrackRegistry(max_regions)
+        self._given = DetectionTracker(config, self._regions)
+        self.corrections = MaskCorrections(config, self._regions)
         """Takes a segmenter's answers, and counts what became of their masks."""
-        self._picture: Picture | None = None
+        self._picture: WorkImage | None = None
         self._epoch: tuple[bytes, int, int] | None = None
         self._frames = 0
 
@@ -106,7 +106,7 @@ class Tracker:
         self._carried(rid)
         return self._regions.end(rid, "removed")
 
-    def _carried(self, rid: str) -> Region:
+    def _carried(self, rid: str) -> TrackedRegion:
         region = self._regions.get(rid)
         if region is None:
             raise RequestError(f"no region {rid!r}", code="NOT_FOUND")
@@ -120,7 +120,7 @@ class Tracker:
 
     # --- keyframes -------------------------------------------------------------------------------
 
-    def keyframe(self, frame: Frame, *, everything: bool = False) -> KeyWish | None:
+    def keyframe(self, frame: Frame, *, everything: bool = False) -> KeyframeRequest | None:
         """What a segmenter should cut out of `frame`, the newest that `update` saw; None when there
         is nothing. Until `corrections` has the answer, every frame leads on from here.
         """
@@ -139,7 +139,7 @@ class Tracker:
         self.corrections.forget()
         return self.close("restart")
 
-    def _carry(self, frame: Frame, now_ns: int) -> Picture:
+    def _carry(self, frame: Frame, now_ns: int) -> WorkImage:
         before, picture = self._picture, self._look_at(frame)
         self._picture = picture
         if frame.regions is None and before is not None:
@@ -157,26 +157,26 @@ class Tracker:
                 self._search(region, frame)
         return picture
 
-    def _look_at(self, frame: Frame) -> Picture:
+    def _look_at(self, frame: Frame) -> WorkImage:
         size = work_size(frame.height, frame.width, work_width_px=self._config.work_width_px)
         rgb = shrink(frame.image, size)
         gray = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-        return Picture(rgb=rgb, gray=gray, bins=colour_bins(rgb))
+        return WorkImage(rgb=rgb, gray=gray, bins=colour_bins(rgb))
 
     # --- carried regions -------------------------------------------------------------------------
 
-    def _adopt(self, before: Picture) -> None:
+    def _adopt(self, before: WorkImage) -> None:
         """Carry on the given regions of a sender that stopped sending masks."""
         for region in self._regions:
             if region.carrier is None and region.track.mask is not None:
                 self._carry_from(region, before, region.track.mask)
 
-    def _carry_from(self, region: Region, picture: Picture, mask: Mask) -> None:
+    def _carry_from(self, region: TrackedRegion, picture: WorkImage, mask: Mask) -> None:
         small = shrunk(mask, picture.size)
-        region.carrier = Carrier(self._config, picture, small)
+        region.carrier = MaskPropagator(self._config, picture, small)
         region.view = view_of(picture, small)
 
-    def _move(self, region: Region, frame: Frame, flow: FlowField, now_ns: int) -> None:
+    def _move(self, region: TrackedRegion, frame: Frame, flow: FlowField, now_ns: int) -> None:
         assert region.carrier is not None
         assert self._picture is not None
         reason = region.carrier.move(self._picture, flow)
@@ -190,7 +190,7 @@ class Tracker:
             region.view = view_of(self._picture, region.carrier.soft) or region.view
         region.see(mask)
 
-    def _search(self, region: Region, frame: Frame) -> None:
+    def _search(self, region: TrackedRegion, frame: Frame) -> None:
         region.miss()
         if region.view is None or region.carrier is None or self._picture is None:
             return
@@ -206,7 +206,7 @@ class Tracker:
             region.finds = min(region.finds + 1, _MAX_BACKOFF)
             region.see(mask)
 
-    def _taken(self, mask: Mask, seeker: Region) -> bool:
+    def _taken(self, mask: Mask, seeker: TrackedRegion) -> bool:
         """True when a region other than the seeker's parent or part is already there: twins are not
         swapped.
         """
@@ -236,7 +236,7 @@ class Tracker:
         return region.track
 
 
-def _drawn(region: Region, seed: RegionSeed, frame: Frame) -> None:
+def _drawn(region: TrackedRegion, seed: RegionSeed, frame: Frame) -> None:
     region.seed = seed if seed.mask is None else None
     region.drawn_seq = frame.seq
 

@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ureca.errors import RequestError, UrecaError
-from ureca.node.viewer.frame_feed import Shot
+from ureca.node.viewer.frame_feed import PageImage
 from ureca.node.viewer.node_connection import Link
-from ureca.node.viewer.send_queue import Outbox
+from ureca.node.viewer.send_queue import SendQueue
 from ureca.protocol.operations import OPERATIONS
 
 ASKABLE = {name: op.page_s for name, op in OPERATIONS.items() if op.page_s is not None}
@@ -34,7 +34,7 @@ class Socket(Protocol):
         """The next message."""
 
 
-class Look(Struct, frozen=True, tag="look", tag_field="t"):
+class ShowStream(Struct, frozen=True, tag="look", tag_field="t"):
     """Show this stream from now on; None for no pictures."""
 
     stream: Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,64}$")] | None
@@ -44,7 +44,7 @@ class Ready(Struct, frozen=True, tag="ready", tag_field="t"):
     """The last image was drawn; send the next one."""
 
 
-class Ask(Struct, frozen=True, tag="ask", tag_field="t"):
+class NodeRequest(Struct, frozen=True, tag="ask", tag_field="t"):
     """A question to the node; the answer carries its `id`."""
 
     id: Annotated[int, Meta(ge=0)]
@@ -52,7 +52,7 @@ class Ask(Struct, frozen=True, tag="ask", tag_field="t"):
     args: dict[str, Any] = {}
 
 
-_said = msgspec.json.Decoder(Look | Ready | Ask)
+_said = msgspec.json.Decoder(ShowStream | Ready | NodeRequest)
 
 
 class Session:
@@ -61,10 +61,10 @@ class Session:
     def __init__(self, socket: Socket, link: Link) -> None:
         self._socket = socket
         self._link = link
-        self._outbox = Outbox()
+        self._outbox = SendQueue()
         self._stream: str | None = None
         self._seen: int | None = None
-        self._coming: asyncio.Task[Shot] | None = None
+        self._coming: asyncio.Task[PageImage] | None = None
         self._ready = asyncio.Event()
         self._open: set[asyncio.Task[None]] = set()
 
@@ -94,7 +94,7 @@ class Session:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 self._say({"t": "refused", "why": "not a message of this page"})
                 continue
-            if isinstance(said, Look):
+            if isinstance(said, ShowStream):
                 self._look(said.stream)
             elif isinstance(said, Ready):
                 self._ready.set()
@@ -143,7 +143,7 @@ class Session:
 
     # --- questions -------------------------------------------------------------------------------
 
-    def _start(self, ask: Ask) -> None:
+    def _start(self, ask: NodeRequest) -> None:
         if ask.op not in ASKABLE:
             self._answer(ask, error=RequestError("not for pages", code="FORBIDDEN"))
         elif len(self._open) >= MAX_OPEN:
@@ -153,7 +153,7 @@ class Session:
             self._open.add(task)
             task.add_done_callback(self._open.discard)
 
-    async def _carry(self, ask: Ask) -> None:
+    async def _carry(self, ask: NodeRequest) -> None:
         try:
             result = await self._link.ask(ask.op, ask.args, ASKABLE[ask.op])
         except UrecaError as error:
@@ -162,7 +162,11 @@ class Session:
             self._answer(ask, result=result)
 
     def _answer(
-        self, ask: Ask, *, result: dict[str, Any] | None = None, error: Exception | None = None
+        self,
+        ask: NodeRequest,
+        *,
+        result: dict[str, Any] | None = None,
+        error: Exception | None = None,
     ) -> None:
         body = {"result": result} if error is None else {"error": str(error)}
         self._say({"t": "answer", "id": ask.id, **body})

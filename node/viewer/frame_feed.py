@@ -14,19 +14,19 @@ Fetch = Callable[[str, "int | None"], Awaitable[Picture]]
 """Fetches a stream's picture whose number is not the given one."""
 
 
-class Shot(msgspec.Struct, frozen=True):
+class PageImage(msgspec.Struct, frozen=True):
     """A picture as the page gets it: `[length of the JSON, u32 little endian][JSON][JPEG]`."""
 
     seq: int
     message: bytes
 
 
-def shot_of(picture: Picture) -> Shot:
+def shot_of(picture: Picture) -> PageImage:
     """A picture and its regions as one binary message."""
     facts = msgspec.to_builtins(picture, builtin_types=(bytes,))
     jpeg = facts.pop("jpeg")
     head = msgspec.json.encode(facts)
-    return Shot(picture.seq, len(head).to_bytes(4, "little") + head + jpeg)
+    return PageImage(picture.seq, len(head).to_bytes(4, "little") + head + jpeg)
 
 
 class Feed:
@@ -36,11 +36,11 @@ class Feed:
         self._stream = stream
         self._fetch = fetch
         self._interval_s = 1 / max_hz
-        self._latest: Shot | None = None
+        self._latest: PageImage | None = None
         self._fetched_s = 0.0
-        self._fetching: asyncio.Task[Shot] | None = None
+        self._fetching: asyncio.Task[PageImage] | None = None
 
-    async def next(self, after: int | None) -> Shot:
+    async def next(self, after: int | None) -> PageImage:
         """The newest image whose number is not `after`; concurrent callers get the same one."""
         latest = self._latest
         is_fresh = after is None or time.monotonic() - self._fetched_s < self._interval_s
@@ -56,13 +56,13 @@ class Feed:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
 
-    async def _joined(self) -> Shot:
+    async def _joined(self) -> PageImage:
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._get())
             self._fetching.add_done_callback(_noted)
         return await asyncio.shield(self._fetching)
 
-    async def _get(self) -> Shot:
+    async def _get(self) -> PageImage:
         await asyncio.sleep(max(0.0, self._fetched_s + self._interval_s - time.monotonic()))
         after = None if self._latest is None else self._latest.seq
         picture = await self._fetch(self._stream, after)
@@ -71,7 +71,7 @@ class Feed:
         return self._latest
 
 
-def _noted(task: asyncio.Task[Shot]) -> None:
+def _noted(task: asyncio.Task[PageImage]) -> None:
     """A failure is every waiter's; without one it is nobody's, and not worth a log."""
     if not task.cancelled():
         task.exception()

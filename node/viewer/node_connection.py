@@ -18,7 +18,7 @@ from ureca.client.region_cache import RegionCache
 from ureca.client.shared import snapshot_events
 from ureca.errors import RequestError, UrecaError, VersionError
 from ureca.node.viewer.frame_feed import Feed
-from ureca.node.viewer.send_queue import Outbox
+from ureca.node.viewer.send_queue import SendQueue
 from ureca.protocol.events import AnyEvent, Heartbeat, TrackUpdate
 from ureca.protocol.preview import Picture
 
@@ -39,7 +39,7 @@ class Link:
 
     def __init__(self, client: AsyncClient, *, max_hz: float = 12.0, width_px: int = 640) -> None:
         self.client = client
-        self.outboxes: set[Outbox] = set()
+        self.outboxes: set[SendQueue] = set()
         self.lost = True
         self._regions = RegionCache(_MAX_REGIONS)
         self._heartbeat: Heartbeat | None = None

@@ -9,7 +9,7 @@ MAX_WAITING = 2_000
 """Messages for one browser. One that falls behind further is shown the state afresh."""
 
 
-class Outbox:
+class SendQueue:
     """Texts in order, and room for one picture. One event loop uses it."""
 
     def __init__(self, limit: int = MAX_WAITING) -> None:

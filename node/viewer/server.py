@@ -16,7 +16,7 @@ from ureca.errors import UrecaError
 from ureca.node.viewer.access import HEADERS, LIVE, Guard, Refused
 from ureca.node.viewer.browser_session import Session
 from ureca.node.viewer.node_connection import Link
-from ureca.node.viewer.static_files import File, files
+from ureca.node.viewer.static_files import StaticFile, files
 
 MAX_MESSAGE_BYTES = 16_384
 """From a browser; a longer message ends its connection."""
@@ -68,7 +68,7 @@ class Viewer:
             self._pages -= 1
 
 
-def _show(file: File) -> Response:
+def _show(file: StaticFile) -> Response:
     return _response(HTTPStatus.OK, file.kind, file.body)
 
 

@@ -16,17 +16,17 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class StaticFile:
     """A file and its media type."""
 
     kind: str
     body: bytes
 
 
-def files(folder: Path = _FOLDER) -> Mapping[str, File]:
+def files(folder: Path = _FOLDER) -> Mapping[str, StaticFile]:
     """The page's files by URL path; `/` is `index.html`."""
     found = {
-        f"/{path.name}": File(_TYPES[path.suffix], path.read_bytes())
+        f"/{path.name}": StaticFile(_TYPES[path.suffix], path.read_bytes())
         for path in sorted(folder.iterdir())
         if path.suffix in _TYPES
     }

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ureca.bridges.node_follower import Follower
+from ureca.bridges.node_follower import NodeFollower
 from ureca.client.async_client import AsyncClient
 from ureca.node.captioning.engine_loader import demo_clip
 from ureca.protocol.events import CaptionFinal
@@ -36,7 +36,7 @@ def test_another_life_of_the_node_is_followed_from_its_beginning(processes):
 
     async def story():
         async with AsyncClient.connect(processes.events, processes.requests) as client:
-            follower = Follower(client, on_sight=sights.append, on_event=event, max_width_px=64)
+            follower = NodeFollower(client, on_sight=sights.append, on_event=event, max_width_px=64)
             following = asyncio.create_task(follower.run())
             await asyncio.sleep(0.3)  # there is no node yet
             first = processes.node("--loop")
@@ -69,7 +69,7 @@ def test_what_a_callback_raises_ends_the_following(processes):
             raise ZeroDivisionError
 
         async with AsyncClient.connect(processes.events, processes.requests) as client:
-            await asyncio.wait_for(Follower(client, on_sight=broken).run(), 60)
+            await asyncio.wait_for(NodeFollower(client, on_sight=broken).run(), 60)
 
     if demo_clip() is None:
         pytest.skip("no demo clip in configs/demo")

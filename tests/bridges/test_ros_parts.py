@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ureca.bridges.node_follower import Sight
+from ureca.bridges.node_follower import FollowedFrame
 from ureca.bridges.ros.bridge import BridgeOptions, Forwarded, Incoming, Outgoing, topic_part
 from ureca.bridges.ros.cli import main
 from ureca.bridges.ros.convert import MaskPainter, detections, labels, nanoseconds, sidecar, stamp
@@ -61,7 +61,7 @@ def sight(*rows, width=16, height=12, seq=7, shift_ns=0, clk="mono", stream="cam
         jpeg=b"",
         regions=tuple(r for r, _ in rows),
     )
-    return Sight(picture, rows, shift_ns)
+    return FollowedFrame(picture, rows, shift_ns)
 
 
 @given(st.integers(0, (1 << 31) * 10**9 - 1))

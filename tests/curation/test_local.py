@@ -13,7 +13,7 @@ import pytest
 from tests.curation.conftest import SIZE, box
 from ureca.errors import WeightsError
 from ureca.models.curation.cli import main
-from ureca.models.curation.prompts import Question
+from ureca.models.curation.prompts import AnnotatorQuestion
 
 pytest.importorskip("torch", reason="a local model needs the extra `train`")
 transformers = pytest.importorskip("transformers", reason="--local needs the extra `curation`")
@@ -105,7 +105,7 @@ def _picture_rules(folder):
 
 def question(seed=0, prompt="Name this region."):
     image = np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), np.uint8)
-    return Question(
+    return AnnotatorQuestion(
         kind="short",
         region_id="r",
         image=image,

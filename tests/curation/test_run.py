@@ -16,11 +16,11 @@ import pytest
 from tests.curation.conftest import Scripted, flat_features
 from ureca.errors import ConfigError, SourceError
 from ureca.models.curation import output
-from ureca.models.curation.annotators.server import Pace, ServerAnnotator, ServerConfig
+from ureca.models.curation.annotators.server import RateLimiter, ServerAnnotator, ServerConfig
 from ureca.models.curation.answer_cache import Ledger
 from ureca.models.curation.cli import main
 from ureca.models.curation.errors import AnnotatorError
-from ureca.models.curation.pipeline import Settings, Worker, claim, curate
+from ureca.models.curation.pipeline import CurationWorker, Settings, claim, curate
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig
@@ -36,7 +36,7 @@ def settings(sa1b, tmp_path):
 
 def go(settings, annotator, **options):
     def worker(given):
-        return Worker(given, annotator=annotator, features=flat_features)
+        return CurationWorker(given, annotator=annotator, features=flat_features)
 
     return curate(read_pictures(settings.roots), settings, worker=worker, **options)
 
@@ -109,7 +109,7 @@ def test_why_pictures_were_not_done_is_told_and_a_dead_annotator_is_left_alone(s
     dead = Scripted({("short", "1"): AnnotatorError("no route to host")})
     report = go(settings, dead)
     assert report["failed_because"] == {"annotator": "no route to host"}
-    worker = Worker(settings, annotator=dead, features=flat_features)
+    worker = CurationWorker(settings, annotator=dead, features=flat_features)
     picture = read_pictures(settings.roots)[0]
     ends = [worker.attempt(picture) for _ in range(13)]
     assert [word for word, _ in ends] == 10 * ["annotator"] + 3 * ["not_tried"]
@@ -120,7 +120,7 @@ def test_why_pictures_were_not_done_is_told_and_a_dead_annotator_is_left_alone(s
 
 
 def test_pictures_that_fail_now_and_then_do_not_end_a_run(settings):
-    worker = Worker(settings, annotator=Scripted(), features=flat_features)
+    worker = CurationWorker(settings, annotator=Scripted(), features=flat_features)
     good = read_pictures(settings.roots)[0]
     missing = replace_key(good, "nowhere")
     ends = [worker.attempt(picture) for picture in [good, *[missing] * 12, good]]
@@ -180,7 +180,7 @@ def test_a_line_cut_by_a_kill_is_asked_again(settings, tmp_path):
 def test_answers_are_on_the_disk_before_they_are_used(settings):
     ledger = Ledger(settings.out / "answers", Scripted())
     picture = read_pictures(settings.roots)[0]
-    worker = Worker(settings, annotator=ledger, features=flat_features)
+    worker = CurationWorker(settings, annotator=ledger, features=flat_features)
     worker(picture)
     (path, *_) = sorted((settings.out / "answers").iterdir())
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -281,7 +281,7 @@ def test_what_cannot_be_mended_by_asking_again_is_an_error(serve, asked_of, sa1b
     server = serve([trouble] * 20)
     worker_picture = read_pictures([sa1b])[0]
     settings = Settings(roots=(sa1b,), out=sa1b / "out", config=WIDE)
-    worker = Worker(settings, annotator=asked_of(server), features=flat_features)
+    worker = CurationWorker(settings, annotator=asked_of(server), features=flat_features)
     with pytest.raises(AnnotatorError, match=r"127\.0\.0\.1"):
         worker(worker_picture)
     worker.ledger.close()
@@ -292,7 +292,7 @@ def test_requests_keep_their_distance(monkeypatch):
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
-    pace = Pace(60)
+    pace = RateLimiter(60)
     for _ in range(3):
         pace.wait()
     assert slept == [0.0, 1.0, 2.0]

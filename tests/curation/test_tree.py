@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.curation.conftest import MASKS, SIZE, box
-from ureca.models.curation.records import Picture, Region
+from ureca.models.curation.records import CuratedPicture, CuratedRegion
 from ureca.models.curation.tree import TreeConfig, grown, parents_of
 from ureca.protocol import rle
 
 
 def picture_of(masks, size=SIZE):
     regions = tuple(
-        Region(region_id=name, counts=rle.encode(mask).counts) for name, mask in masks.items()
+        CuratedRegion(region_id=name, counts=rle.encode(mask).counts)
+        for name, mask in masks.items()
     )
-    return Picture(image_key="p", height=size[0], width=size[1], regions=regions)
+    return CuratedPicture(image_key="p", height=size[0], width=size[1], regions=regions)
 
 
 def test_parts_hang_below_the_smallest_thing_that_holds_them():
@@ -47,10 +48,10 @@ def test_without_the_whole_picture_its_things_are_main_ones():
 
 def test_a_mask_that_is_none_costs_itself():
     picture = picture_of({"1": MASKS["1"]})
-    bad = Region(region_id="bad", counts="not a code")
-    empty = Region(region_id="empty", counts=rle.encode(np.zeros(SIZE, bool)).counts)
+    bad = CuratedRegion(region_id="bad", counts="not a code")
+    empty = CuratedRegion(region_id="empty", counts=rle.encode(np.zeros(SIZE, bool)).counts)
     picture = grown(
-        Picture(image_key="p", height=96, width=128, regions=(bad, *picture.regions, empty)),
+        CuratedPicture(image_key="p", height=96, width=128, regions=(bad, *picture.regions, empty)),
         TreeConfig(),
     )
     assert {r.region_id: r.left_out for r in picture.regions} == {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ureca.errors import ConfigError
 from ureca.visualization.files import check_name, regions, save
-from ureca.visualization.label_placement import Wish, place
+from ureca.visualization.label_placement import LabelRequest, place
 from ureca.visualization.palette import COLOURS, STALE, Palette
 from ureca.visualization.picture import Shown, annotated
 from ureca.visualization.text import clean, sprite
@@ -43,7 +43,7 @@ def test_captions_never_overlap_nor_leave_the_picture(data):
         )
         size = (data.draw(st.integers(10, 200)), data.draw(st.integers(10, 40)))
         before = data.draw(st.none() | st.tuples(st.integers(-300, 300), st.integers(-300, 300)))
-        wishes.append(Wish(box, size, before))
+        wishes.append(LabelRequest(box, size, before))
     reserved = [(0, height - 20, 60, height)]
     spots = place(wishes, (width, height), reserved)
     placed = [
@@ -57,17 +57,17 @@ def test_captions_never_overlap_nor_leave_the_picture(data):
 
 
 def test_a_caption_stands_beside_its_region_and_stays_there():
-    wish = Wish((200, 100, 260, 150), (80, 20))
+    wish = LabelRequest((200, 100, 260, 150), (80, 20))
     [(x, y)] = place([wish], (640, 360))
     assert abs(x - 200) < 10
     assert abs(y + 20 - 100) < 10, "right above"
-    moved = Wish((210, 104, 270, 154), (80, 20), (x - 200, y - 100))
+    moved = LabelRequest((210, 104, 270, 154), (80, 20), (x - 200, y - 100))
     [(nx, ny)] = place([moved], (640, 360))
     assert (nx - x, ny - y) == (10, 4), "it moves with its region"
 
 
 def test_there_is_no_place_for_what_is_larger_than_the_picture():
-    assert place([Wish((0, 0, 5, 5), (300, 20))], (200, 100)) == [None]
+    assert place([LabelRequest((0, 0, 5, 5), (300, 20))], (200, 100)) == [None]
 
 
 def test_masks_are_tinted_and_captions_are_drawn(rng):

@@ -19,7 +19,7 @@ from ureca.datatypes import Frame, Track, TrackSet, TrackState
 from ureca.errors import ConfigError
 from ureca.node.cli.run import main
 from ureca.node.rendering.renderer import Renderer
-from ureca.node.rendering.video_writer import VideoFile, pictures_in
+from ureca.node.rendering.video_writer import VideoWriter, pictures_in
 from ureca.protocol.events import CaptionFinal
 from ureca.testing import ScriptedEngine
 from ureca.visualization.palette import COLOURS
@@ -219,9 +219,9 @@ def test_a_disk_that_is_full_in_truth(tmp_path):
 def test_a_file_that_may_not_grow_is_told(tmp_path):
     script = (
         "import resource, numpy as np; from pathlib import Path\n"
-        "from ureca.node.rendering.video_writer import VideoFile\n"
+        "from ureca.node.rendering.video_writer import VideoWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
-        "video = VideoFile(Path('out.mp4'), fps=24)\n"
+        "video = VideoWriter(Path('out.mp4'), fps=24)\n"
         "noise = np.random.default_rng(0).integers(0, 256, (240, 480, 3), np.uint8)\n"
         "for n in range(60): video.write(np.roll(noise, n, 1))\n"
         "video.close()\n"
@@ -252,7 +252,7 @@ def test_a_pencil_that_breaks_is_told(tmp_path):
 )
 def test_a_name_that_cannot_be_written_is_refused_at_once(tmp_path, name, message):
     with pytest.raises(ConfigError, match=message):
-        VideoFile(tmp_path / name, fps=24)
+        VideoWriter(tmp_path / name, fps=24)
 
 
 def test_without_frames_there_is_no_file(tmp_path):

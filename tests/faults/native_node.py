@@ -22,7 +22,7 @@ from ureca.node.config import NodeConfig
 from ureca.node.node import Node
 from ureca.node.segmentation import factory
 from ureca.node.sources.camera import LiveSource
-from ureca.node.sources.camera_capture import Shot
+from ureca.node.sources.camera_capture import RawImage
 from ureca.testing import ScriptedEngine, Step
 
 GRAPH, PLACE, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
@@ -52,7 +52,7 @@ class Camera:
     def read(self):
         """See `Capture`."""
         compute()
-        return Shot(np.zeros((48, 64, 3), np.uint8), time.monotonic_ns())
+        return RawImage(np.zeros((48, 64, 3), np.uint8), time.monotonic_ns())
 
     def close(self):
         """See `Capture`."""

@@ -23,10 +23,10 @@ from ureca.models.runtime.ort import open_session, run_options
 from ureca.native_threads import NativeThread, running
 from ureca.node.captioning.engine_loader import demo_clip
 from ureca.node.cli.signals import Signals
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.monitoring.health import Vitals
 from ureca.node.pipeline import source_thread
-from ureca.node.pipeline.source_thread import Feeder
+from ureca.node.pipeline.source_thread import SourceThread
 from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.testing import ScriptedEngine
 
@@ -191,9 +191,9 @@ def test_a_source_that_does_not_return_does_not_hold_up_the_end(
             release.wait(30)
             return iter(())
 
-    books = Books()
+    books = NodeCounters()
     vitals = Vitals(books, ScriptedEngine().info, MonotonicClock(), dict)
-    fed = Feeder([Hanging()], Mailbox(books, max_streams=1), {}, vitals, threading.Event())
+    fed = SourceThread([Hanging()], Mailbox(books, max_streams=1), {}, vitals, threading.Event())
     fed.start()
     began_s = time.monotonic()
     fed.join()

@@ -13,7 +13,7 @@ from ureca.native_threads import running
 from ureca.node.captioning import captioner as captioner_module
 from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.request_queue import Ask
 from ureca.protocol.event_table import event_kind
@@ -65,7 +65,7 @@ def test_an_engine_that_hangs_costs_its_batch_and_is_named() -> None:
             assert go.wait(20)
         return "ok"
 
-    config, clock, books = NodeConfig(), ManualClock(S), Books()
+    config, clock, books = NodeConfig(), ManualClock(S), NodeCounters()
     captioner = ThreadCaptioner(CaptionWriter(ScriptedEngine(hook=hook), config.caption, clock))
     pipeline = Pipeline(config, captioner, clock=clock, books=books)
     source = SyntheticSource(frames=9)
@@ -109,7 +109,7 @@ def test_an_engine_that_hangs_at_the_end_has_its_rows_aborted(
         assert go.wait(20)
         return "ok"
 
-    config, clock, books = NodeConfig(), ManualClock(S), Books()
+    config, clock, books = NodeConfig(), ManualClock(S), NodeCounters()
     captioner = ThreadCaptioner(CaptionWriter(ScriptedEngine(hook=hook), config.caption, clock))
     pipeline = Pipeline(config, captioner, clock=clock, books=books)
     books.frame_in()

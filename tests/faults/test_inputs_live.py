@@ -22,7 +22,7 @@ from tests.node.inputs_rig import (
 )
 from ureca.clock import MonotonicClock
 from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.protocol.events import CaptionFinal, CaptionSame, Heartbeat
 
 DEVICE = "v4l2:///dev/video7"
@@ -92,7 +92,7 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
 
 @pytest.mark.timing
 def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> None:
-    camera, books, stop = FakeCamera(fps=100), Books(), threading.Event()
+    camera, books, stop = FakeCamera(fps=100), NodeCounters(), threading.Event()
     config = replace(NodeConfig(), source=SourceConfig(uri=DEVICE))
     (source,) = fake_source(camera)(config, MonotonicClock(), books, stop.wait)
     frames = source.frames()

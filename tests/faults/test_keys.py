@@ -14,7 +14,7 @@ from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
 from ureca.errors import ConfigError
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.base import FrameSource
 from ureca.node.sources.factory import open_source
 from ureca.security.keys import ClientKeys, parse_allow_list, read_pair
@@ -108,7 +108,9 @@ def test_pictures_of_another_host_are_not_read_in_the_clear() -> None:
 
     def opened(security: SecurityConfig) -> FrameSource:
         config = NodeConfig(source=source, security=security)
-        return open_source(config, clock=MonotonicClock(), books=Books(), wait=lambda _: True)
+        return open_source(
+            config, clock=MonotonicClock(), books=NodeCounters(), wait=lambda _: True
+        )
 
     with pytest.raises(ConfigError, match=r"security\.camera=keys/camera\.key"):
         opened(SecurityConfig())

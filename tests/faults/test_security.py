@@ -22,7 +22,7 @@ from ureca.errors import ConfigError, RequestError
 from ureca.invariants import imbalances
 from ureca.node.access import _COVERED, check
 from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.node import Node
 from ureca.node.sources.base import FrameSource, Wait
 from ureca.protocol.operations import OPERATIONS
@@ -61,7 +61,9 @@ class Guarded:
             security=SecurityConfig(key=str(self.file("node")), allow=str(folder / "allow.txt")),
         )
 
-        def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+        def opened(
+            config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        ) -> list[FrameSource]:
             return [Steady(SyntheticSource(frames=100_000, things=3), clock, books, wait)]
 
         self.node = Node(

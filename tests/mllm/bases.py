@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worlds import scaled, words_json
 
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.prompt import TextTokenizer
 
 PREFIXED = (
     *("end_of_utterance", "fake_token_around_image", "global-img", "row_1_col_1"),
@@ -33,7 +33,7 @@ def other_base(kind, folder):
         "image_size": 28,
         "patch_size": 7,
     }
-    words = Words.load(_written(folder))
+    words = TextTokenizer.load(_written(folder))
     words.add_special([f"<{name}>" for name in PREFIXED])
     words.save(folder / "tokenizer.json")
     if kind.startswith("qwen"):

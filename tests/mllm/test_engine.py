@@ -26,7 +26,7 @@ from ureca.models.mllm.config import MaskConfig, PromptConfig
 from ureca.models.mllm.engine import checkpoint_engine
 from ureca.models.mllm.network.captioner import placed
 from ureca.models.mllm.network.families import FAMILIES, NANO_LM, family_of
-from ureca.models.mllm.prompt import Prompt, Words
+from ureca.models.mllm.prompt import CaptionPrompt, TextTokenizer
 from ureca.models.preprocess import Grid
 
 
@@ -163,8 +163,8 @@ def test_another_base_is_found_by_its_sum(tiny_checkpoint, tmp_path):
 
 
 def test_placeholders_are_counted_and_a_mismatch_is_raised(tiny_checkpoint):
-    words = Words.load(tiny_checkpoint / "tokenizer.json")
-    prompt = Prompt(words, PromptConfig(), layout="plain", tokens_per_tile=4)
+    words = TextTokenizer.load(tiny_checkpoint / "tokenizer.json")
+    prompt = CaptionPrompt(words, PromptConfig(), layout="plain", tokens_per_tile=4)
     before, own = prompt.prefix(Grid(2, 1)), prompt.suffix("long", mask_tokens=6)
     assert (before == prompt.image_id).sum() == 12
     assert (own == prompt.mask_id).sum() == 6
@@ -172,14 +172,14 @@ def test_placeholders_are_counted_and_a_mismatch_is_raised(tiny_checkpoint):
     assert words.encode(text) == [*before, *own], "cutting at the mask block changes no token"
     bad = PromptConfig(short="Name <MASK_CONTEXT> this.")
     with pytest.raises(ConfigError, match="expected 6 mask placeholders, found 7"):
-        Prompt(words, bad, layout="plain", tokens_per_tile=4).suffix("short", mask_tokens=6)
+        CaptionPrompt(words, bad, layout="plain", tokens_per_tile=4).suffix("short", mask_tokens=6)
     with pytest.raises(ConfigError, match="in a caption"):
         prompt.answer("a red <IMG_CONTEXT> cup")
     ids = torch.from_numpy(own)
     with pytest.raises(EngineError, match=r"expected 5 placeholders .*found 6"):
         placed(torch.zeros(len(own), 8), ids, prompt.mask_id, torch.zeros(5, 8))
     with pytest.raises(WeightsError, match="no token '<nobody>'"):
-        Prompt(words, PromptConfig(stop=("<nobody>",)), layout="plain", tokens_per_tile=4)
+        CaptionPrompt(words, PromptConfig(stop=("<nobody>",)), layout="plain", tokens_per_tile=4)
 
 
 def test_mask_tokens_are_the_channels_in_order(tiny_checkpoint):
@@ -339,5 +339,5 @@ def test_an_untouched_base_says_what_it_said(tiny_base, tiny_checkpoint):
         before = base(input_ids=ids).logits
         model = load_checkpoint(tiny_checkpoint)
         after = model.logits(model(model.embed(ids), torch.ones_like(ids)))
-    known = Words.load(tiny_base / "tokenizer.json").size
+    known = TextTokenizer.load(tiny_base / "tokenizer.json").size
     torch.testing.assert_close(after[..., :known], before[..., :known])

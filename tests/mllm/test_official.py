@@ -17,8 +17,8 @@ from ureca.models.mllm.backend import prefix_input, suffix_input
 from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
 from ureca.models.mllm.checkpoints.convert import Compatibility, convert
 from ureca.models.mllm.engine import prompt_of
-from ureca.models.mllm.image_tiles import Cutter
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.image_tiles import ImageTiler
+from ureca.models.mllm.prompt import TextTokenizer
 
 
 def tokens_of_the_release() -> str:
@@ -44,8 +44,8 @@ def both(kind, state, converted, **options):
     """Logits [L, V] of one prompt: the reference's from the official tensors, and ours."""
     reference = official.Reference(kind, state, **options)
     model = load_checkpoint(converted)
-    prompt = prompt_of(model, Words.load(converted / TOKENIZER))
-    cutter = Cutter.of(model.config)
+    prompt = prompt_of(model, TextTokenizer.load(converted / TOKENIZER))
+    cutter = ImageTiler.of(model.config)
     image, mask = picture(60, 120), masks(2, 60, 120)[1]
     grid = cutter.grid(image.shape[1], image.shape[0])
     tiles = torch.from_numpy(cutter.picture(image, grid))
@@ -106,7 +106,7 @@ def test_the_thumbnail_is_smooth_only_in_compatibility_mode(tmp_path):
     image = pytest.importorskip("PIL.Image")
     release(tmp_path / "release", "qwen2")
     converted = load_checkpoint(convert(tmp_path / "release", tmp_path / "converted"))
-    cutter = Cutter.of(converted.config)
+    cutter = ImageTiler.of(converted.config)
     mask = masks(3, 60, 120)[2]
     cells = cutter.masks([mask], cutter.grid(120, 60))[0]
     assert set(np.unique(cells[:-1])) == {0.0, 1.0}

@@ -27,7 +27,7 @@ from ureca.models.mllm.config import LoraConfig, MaskConfig, MllmConfig, Picture
 from ureca.models.mllm.engine import checkpoint_engine
 from ureca.models.mllm.network.families import FAMILIES, NANO_LM
 from ureca.models.mllm.network.lora import LoraLinear
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.step import answers_loss
 from ureca.models.mllm.training.train import build, train
@@ -99,7 +99,7 @@ def test_the_base_is_the_two_models_it_was_made_of(base, tmp_path):
     folder = base.parent
     made = load_checkpoint(wrap(base, tmp_path / "c"))
     own = AutoModelForCausalLM.from_pretrained(folder / "llama")
-    ids, known = torch.arange(12)[None], Words.load(base / "tokenizer.json").size
+    ids, known = torch.arange(12)[None], TextTokenizer.load(base / "tokenizer.json").size
     with torch.inference_mode():
         theirs = own(input_ids=ids).logits[..., :known]
         hidden = made.base.model.language_model(input_ids=ids).last_hidden_state

@@ -21,7 +21,7 @@ from ureca.models.evaluation.cli import main
 from ureca.models.evaluation.dlc import cli as command
 from ureca.models.evaluation.dlc.questions import (
     PROMPT,
-    Question,
+    DlcQuestion,
     figures,
     picked,
     prompt_of,
@@ -87,7 +87,7 @@ def test_any_answer_is_one_of_the_choices_or_none(answer):
 
 
 def asked(*rows):
-    return (recognition("pot"), *(Question(q, tuple(c), t) for q, c, t in rows))
+    return (recognition("pot"), *(DlcQuestion(q, tuple(c), t) for q, c, t in rows))
 
 
 def test_the_rule():

@@ -14,7 +14,7 @@ from ureca.models.evaluation.measures import failure_rates, scores
 from ureca.models.evaluation.measures.meteor import Meteor, java_path
 from ureca.models.evaluation.measures.retrieval import find_own, of_same_type
 from ureca.models.evaluation.measures.similarity import MiniLM, model_path, vocab_path
-from ureca.models.evaluation.test_set import Case, Training
+from ureca.models.evaluation.test_set import EvaluationCase, Training
 from ureca.models.evaluation.text import ngrams
 
 CAPTIONS = {
@@ -154,7 +154,7 @@ def case(key, category, *short, image="one", **fields):
         short=short,
         **fields,
     )
-    return Case(record)
+    return EvaluationCase(record)
 
 
 DOG = case("dog", "dog", "a brown dog", "a puppy", types=("animals",))

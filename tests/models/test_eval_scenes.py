@@ -13,14 +13,14 @@ from ureca.errors import SourceError
 from ureca.models.data.regions import RegionRecord
 from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
 from ureca.models.evaluation.measures.flicker import (
-    Clip,
+    AnnotatedClip,
     caption_clip,
     clip_paths,
     flicker_figures,
     masks_from,
 )
 from ureca.models.evaluation.measures.scenes import judge_all, read_views, scene_files, slot_figures
-from ureca.models.evaluation.test_set import Case
+from ureca.models.evaluation.test_set import EvaluationCase
 from ureca.protocol import rle
 from ureca.testing import ScriptedEngine, SyntheticSource
 
@@ -32,7 +32,7 @@ def thing(node, kind, colour, **fields):
 
 
 def world_case(key):
-    return Case(
+    return EvaluationCase(
         RegionRecord(
             region_id=f"view_{key}",
             image_key="view",
@@ -97,7 +97,7 @@ def write_clip(path, source):
 @pytest.fixture
 def clip(tmp_path):
     write_clip(tmp_path / "box.tar", SyntheticSource(frames=7, things=1))
-    return Clip(clip_paths(tmp_path)[0])
+    return AnnotatedClip(clip_paths(tmp_path)[0])
 
 
 def test_a_steady_thing_does_not_flicker(clip):
@@ -133,4 +133,4 @@ def test_clips_and_masks_that_are_wrong_are_named(clip, tmp_path):
         clip.image(99)
     (tmp_path / "broken.tar").write_bytes(b"no tar")
     with pytest.raises(SourceError, match="cannot read the clip"):
-        Clip(tmp_path / "broken.tar")
+        AnnotatedClip(tmp_path / "broken.tar")

@@ -13,7 +13,7 @@ from ureca.datatypes import Frame, Image
 from ureca.invariants import imbalances
 from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent
@@ -36,7 +36,7 @@ class Replay:
         self.config = config or NodeConfig()
         self.engine = engine or ScriptedEngine()
         self.clock = ManualClock(1_000_000_000)
-        self.books = Books()
+        self.books = NodeCounters()
         self.events = EventCapture()
         self.published = EventCapture()
         writer = CaptionWriter(self.engine, self.config.caption, self.clock)

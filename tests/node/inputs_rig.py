@@ -19,11 +19,11 @@ from ureca.datatypes import Image, RegionSeed
 from ureca.errors import SourceError
 from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig, SchedulerConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.node import Node
 from ureca.node.sources.base import FrameSource, Wait
 from ureca.node.sources.camera import LiveSource
-from ureca.node.sources.camera_capture import Shot
+from ureca.node.sources.camera_capture import RawImage
 from ureca.node.sources.source_uri import Address
 from ureca.testing import EventCapture, ScriptedEngine
 
@@ -76,7 +76,7 @@ class FakeCamera:
         self._next_ns = clock.now_ns()
         return self
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawImage | None:
         step_ns = round(1e9 / self.fps)
         late = max(0, self._clock.now_ns() - self._next_ns) // step_ns
         self.skipped += late
@@ -89,7 +89,7 @@ class FakeCamera:
             return None
         self.read_count += 1
         bgr = np.ascontiguousarray(picture(self.read_count)[..., ::-1])
-        return Shot(bgr, self._clock.now_ns(), stamp_ns if self.stamped else None)
+        return RawImage(bgr, self._clock.now_ns(), stamp_ns if self.stamped else None)
 
     def close(self) -> None:
         pass
@@ -102,7 +102,8 @@ class Rig:
         self,
         folder: Path,
         uri: str,
-        open_frames: Callable[[NodeConfig, Clock, Books, Wait], list[FrameSource]] | None = None,
+        open_frames: Callable[[NodeConfig, Clock, NodeCounters, Wait], list[FrameSource]]
+        | None = None,
         **source: object,
     ) -> None:
         self.events = EventCapture()
@@ -165,8 +166,10 @@ def rig(folder: Path, uri: str, **more: object) -> Iterator[Rig]:
 
 def fake_source(
     camera: FakeCamera,
-) -> Callable[[NodeConfig, Clock, Books, Wait], list[FrameSource]]:
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+) -> Callable[[NodeConfig, Clock, NodeCounters, Wait], list[FrameSource]]:
+    def opened(
+        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+    ) -> list[FrameSource]:
         address = Address(config.source.stream, config.source.uri)
         source = LiveSource(
             address, config, clock=clock, books=books, wait=wait, open_capture=camera.open

@@ -10,32 +10,34 @@ import numpy as np
 import pytest
 
 from ureca.errors import ConfigError
-from ureca.node.bench.aggregate import Row, captions, row, stages
+from ureca.node.bench.aggregate import BenchRow, captions, row, stages
 from ureca.node.bench.caption_age import ages, first_captions
 from ureca.node.bench.compare import compare, load_report
 from ureca.node.bench.intervals import ratio_interval, slope, summary
 from ureca.node.bench.report import chart, table
 from ureca.node.bench.resource_usage import Usage, energy_uj, packages
 from ureca.node.bench.run import Heard, Raw
-from ureca.node.bench.run_config import Plan
+from ureca.node.bench.run_config import RunPlan
 from ureca.node.bench.sender import Sent, send
-from ureca.node.bench.subscriber import Keeper, Sample
+from ureca.node.bench.subscriber import Keeper, ReceivedEvent
 from ureca.node.bench.workload import named, shots
 from ureca.protocol.events import CaptionDelta, CaptionFinal, Heartbeat, TrackNew
 
 MS = 1_000_000
-PLAN = Plan(frames="ipc://nowhere", regions=2, fps=10, warm_up_s=1, duration_s=4, size="128x96")
+PLAN = RunPlan(frames="ipc://nowhere", regions=2, fps=10, warm_up_s=1, duration_s=4, size="128x96")
 
 
-def life(rid: str, *, at_ms: int = 0) -> list[Sample]:
+def life(rid: str, *, at_ms: int = 0) -> list[ReceivedEvent]:
     """A region that is captioned every half second, each time 100 ms after capture."""
-    found = [Sample(kind="track.new", at_ns=(at_ms + 5) * MS, rid=rid, captured_ns=at_ms * MS)]
+    found = [
+        ReceivedEvent(kind="track.new", at_ns=(at_ms + 5) * MS, rid=rid, captured_ns=at_ms * MS)
+    ]
     for number in range(10):
         capture, request = at_ms + 500 * number, ord(rid) * 100 + number
         common = {"rid": rid, "request_id": request, "captured_ns": capture * MS}
         found += [
-            Sample(kind="caption.delta", at_ns=(capture + 60) * MS, **common),
-            Sample(
+            ReceivedEvent(kind="caption.delta", at_ns=(capture + 60) * MS, **common),
+            ReceivedEvent(
                 kind="caption.final",
                 at_ns=(capture + 100) * MS,
                 trigger="new" if number == 0 else "refresh",
@@ -47,9 +49,9 @@ def life(rid: str, *, at_ms: int = 0) -> list[Sample]:
     return found
 
 
-def beats() -> list[Sample]:
+def beats() -> list[ReceivedEvent]:
     return [
-        Sample(
+        ReceivedEvent(
             kind="heartbeat",
             at_ns=second * 1000 * MS,
             counters={
@@ -109,9 +111,9 @@ def test_the_age_of_information_rises_between_captions_and_counts_what_has_none(
     points, without = ages(life("a"), start_ns=0, begin_s=0.0, end_s=2.0)
     assert without == pytest.approx(0.0)
     assert (points[0], points[-1]) == (pytest.approx((0.1, 100.0)), pytest.approx((1.9, 400.0)))
-    lonely = [Sample(kind="track.new", at_ns=0, rid="x", captured_ns=0)]
+    lonely = [ReceivedEvent(kind="track.new", at_ns=0, rid="x", captured_ns=0)]
     assert ages(lonely, start_ns=0, begin_s=0, end_s=1)[1] == 1.0
-    gone = [*lonely, Sample(kind="track.end", at_ns=1, rid="x")]
+    gone = [*lonely, ReceivedEvent(kind="track.end", at_ns=1, rid="x")]
     assert ages(gone, start_ns=0, begin_s=0.5, end_s=1)[1] == 0.0
 
 
@@ -140,7 +142,7 @@ def test_a_report_equals_itself_and_is_worse_than_a_faster_one(tmp_path: Path) -
 
 
 def test_the_report_can_be_read_and_drawn(tmp_path: Path) -> None:
-    rows: list[Row] = [row(observed())]
+    rows: list[BenchRow] = [row(observed())]
     text = table(rows)
     assert "superseded" in text
     assert "counters add up" in text
@@ -213,13 +215,15 @@ def test_regions_change_hands_one_after_the_other() -> None:
 )
 def test_impossible_plans_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="--"):
-        Plan(frames="", **wrong)
+        RunPlan(frames="", **wrong)
 
 
 def test_of_the_deltas_only_the_first_is_kept() -> None:
     keeper = Keeper()
     delta = CaptionDelta(rid="a", request_id=1, offset=0, text="a")
-    assert keeper.sample(delta, 7) == Sample(kind="caption.delta", at_ns=7, rid="a", request_id=1)
+    assert keeper.sample(delta, 7) == ReceivedEvent(
+        kind="caption.delta", at_ns=7, rid="a", request_id=1
+    )
     assert keeper.sample(delta, 8) is None
     beat = Heartbeat(uptime_ms=1, state="running", counters={"frames_in": 3}, streams={})
     assert keeper.sample(beat, 9).counters == {"frames_in": 3}

@@ -9,7 +9,7 @@ from tests.node.conftest import Scene
 from ureca.datatypes import RegionSeed, Track, TrackState
 from ureca.node.config import TrackerConfig
 from ureca.node.masks.geometry import iou
-from ureca.node.segmentation.keyframe_segmenter import Cutout, Cutting
+from ureca.node.segmentation.keyframe_segmenter import KeyframeResult, RegionMask
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol import rle
 
@@ -38,9 +38,9 @@ class Film:
         return iou(track.mask, self.scene.mask(self.seq))
 
 
-def cutting(mask: np.ndarray, seq: int, *, presence: float = 0.9, **more: float) -> Cutting:
-    cutout = Cutout(rle.encode(mask), presence, rid="disc", **more)  # type: ignore[arg-type]
-    return Cutting("cam0", seq, (cutout,))
+def cutting(mask: np.ndarray, seq: int, *, presence: float = 0.9, **more: float) -> KeyframeResult:
+    cutout = RegionMask(rle.encode(mask), presence, rid="disc", **more)  # type: ignore[arg-type]
+    return KeyframeResult("cam0", seq, (cutout,))
 
 
 @pytest.mark.parametrize("late", [0, 1, 6])
@@ -184,8 +184,8 @@ def test_things_nobody_pointed_at_become_regions_within_the_budget_once() -> Non
     for left in (10, 60, 100, 120):
         spot = np.zeros((120, 160), np.bool_)
         spot[90:110, left : left + 16] = True
-        spots.append(Cutout(rle.encode(spot), 0.9))
-    known = Cutout(rle.encode(film.scene.mask(0)), 0.9)
-    film.tracker.corrections.offer(Cutting("cam0", 0, (known, *spots)))
+        spots.append(RegionMask(rle.encode(spot), 0.9))
+    known = RegionMask(rle.encode(film.scene.mask(0)), 0.9)
+    film.tracker.corrections.offer(KeyframeResult("cam0", 0, (known, *spots)))
     film.next()
     assert [t.rid for t in film.tracks] == ["disc", "r1", "r2", "r3"]

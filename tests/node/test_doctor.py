@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from ureca.node.doctor import check_machine, check_software, sources_cli
-from ureca.node.doctor.cameras import Camera, cameras
+from ureca.node.doctor.cameras import CameraDevice, cameras
 from ureca.node.doctor.cli import main
 from ureca.node.doctor.findings import Finding, examine, plain
 
@@ -134,7 +134,7 @@ def test_the_command_ends_with_one_when_something_is_bad(tmp_path, capsys):
 
 
 def test_sources_lists_cameras_and_the_demo_clip(monkeypatch, capsys):
-    found = [Camera("v4l2:///dev/video0", "HD Camera", "usb-1")]
+    found = [CameraDevice("v4l2:///dev/video0", "HD Camera", "usb-1")]
     monkeypatch.setattr(sources_cli, "cameras", lambda: found)
     assert sources_cli.main(["--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

@@ -17,7 +17,7 @@ from ureca import cli
 from ureca.datatypes import EngineInfo
 from ureca.node.monitoring.health import health_of
 from ureca.node.monitoring.http_server import StatusServer
-from ureca.node.monitoring.metrics import Metrics
+from ureca.node.monitoring.metrics import PrometheusMetrics
 from ureca.protocol.events import Heartbeat
 from ureca.protocol.requests import Health, Reply, Request
 from ureca.testing import ScriptedEngine
@@ -35,7 +35,7 @@ def expected(state: str, reasons: tuple[str, ...]) -> bool:
 
 @dataclass
 class Said:
-    """A node's `Facts` in a state that somebody chose."""
+    """A node's `NodeStatus` in a state that somebody chose."""
 
     state: str
     why: tuple[str, ...]
@@ -75,7 +75,7 @@ def test_a_node_that_runs_or_is_paused_without_a_reason_is_healthy(
 
 @pytest.mark.parametrize(("state", "reasons"), EVERY)
 def test_healthz_and_metrics_go_by_the_rule(state: str, reasons: tuple[str, ...]) -> None:
-    with StatusServer("127.0.0.1", 0, Said(state, reasons), Metrics()) as server:
+    with StatusServer("127.0.0.1", 0, Said(state, reasons), PrometheusMetrics()) as server:
         url = f"http://127.0.0.1:{server.port}"
         try:
             with urllib.request.urlopen(f"{url}/healthz", timeout=20) as reply:

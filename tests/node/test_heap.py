@@ -9,12 +9,12 @@ from contextlib import nullcontext
 import pytest
 
 from ureca.clock import ManualClock
-from ureca.node.monitoring.memory_trim import EVERY_NS, Heap, malloc_trim, settled
+from ureca.node.monitoring.memory_trim import EVERY_NS, MemoryTrimmer, malloc_trim, settled
 
 PEAK = """
 from pathlib import Path
 from ureca.clock import ManualClock
-from ureca.node.monitoring.memory_trim import EVERY_NS, Heap, malloc_trim
+from ureca.node.monitoring.memory_trim import EVERY_NS, MemoryTrimmer, malloc_trim
 
 def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) / 256
@@ -25,7 +25,7 @@ last = pieces.pop()  # at the heap's end: what lies before it cannot be given ba
 pieces.clear()
 kept = resident_mib()
 clock = ManualClock()
-heap = Heap(clock, malloc_trim())
+heap = MemoryTrimmer(clock, malloc_trim())
 clock.advance(ns=EVERY_NS)
 heap.tidy()
 print(kept - start, resident_mib() - start)
@@ -49,7 +49,7 @@ libc.malloc_stats()
 
 def test_the_heap_is_tidied_now_and_then() -> None:
     clock, calls = ManualClock(), list[int]()
-    heap = Heap(clock, calls.append)
+    heap = MemoryTrimmer(clock, calls.append)
     for _ in range(25):
         heap.tidy()
         clock.advance(ns=EVERY_NS // 10)
@@ -74,7 +74,7 @@ def test_all_threads_share_one_arena() -> None:
 
 def test_a_library_without_the_call_is_left_alone() -> None:
     clock = ManualClock()
-    heap = Heap(clock, None)
+    heap = MemoryTrimmer(clock, None)
     clock.advance(ns=2 * EVERY_NS)
     heap.tidy()
 
@@ -89,7 +89,7 @@ class Ring:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_garbage_in_cycles_goes_where_collections_are_cheap(frozen: bool) -> None:
     clock = ManualClock()
-    heap = Heap(clock, None)
+    heap = MemoryTrimmer(clock, None)
     clock.advance(ns=EVERY_NS)
     gc.disable()
     try:

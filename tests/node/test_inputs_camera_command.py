@@ -18,9 +18,9 @@ from tests.node.inputs_rig import MjpegServer, Rig, picture, rig
 from ureca import cli
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame
-from ureca.node.cli.camera import Pace, jpeg_encoder, main
+from ureca.node.cli.camera import FrameRateLimit, jpeg_encoder, main
 from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.factory import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,10 +128,10 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_live_source_is_thinned_to_a_rate() -> None:
-    pace = Pace(10.0)
+    pace = FrameRateLimit(10.0)
     kept = [n for n in range(90) if not pace.is_early(n * 1_000_000_000 // 30)]
     assert kept == list(range(0, 90, 3))
-    assert not any(Pace(0.0).is_early(n) for n in range(3))
+    assert not any(FrameRateLimit(0.0).is_early(n) for n in range(3))
 
 
 def test_jpeg_quality_is_what_was_asked_for() -> None:
@@ -144,7 +144,7 @@ def test_jpeg_quality_is_what_was_asked_for() -> None:
 def test_stamps_and_numbers_of_the_source_are_kept(folder: Path) -> None:
     """What is sent is the source's own frame: its stamp, its number, how honest they are."""
     config = replace(NodeConfig(), source=SourceConfig(uri=str(folder), fps=200))
-    source = open_source(config, clock=MonotonicClock(), books=Books(), wait=lambda _: False)
+    source = open_source(config, clock=MonotonicClock(), books=NodeCounters(), wait=lambda _: False)
     frames: list[Frame] = list(source.frames())
     assert [frame.seq for frame in frames] == list(range(20))
     assert {frame.capture_source for frame in frames} == {"decoder"}

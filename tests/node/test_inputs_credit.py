@@ -18,7 +18,7 @@ from ureca.clock import ManualClock
 from ureca.datatypes import Frame, Image
 from ureca.errors import WireError
 from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.credit_receiver import CreditFrames
 from ureca.protocol.flow_control import (
     CreditAsk,
@@ -35,7 +35,7 @@ class Taker:
     """
 
     def __init__(self, address: str, count: int = 1) -> None:
-        self.books, self.stop = Books(), threading.Event()
+        self.books, self.stop = NodeCounters(), threading.Event()
         self.frames: list[Frame] = []
         self.clock = ManualClock(time.monotonic_ns())  # however busy the machine is
         config = replace(NodeConfig(), source=SourceConfig(credits=count, max_age_ms=600_000))

@@ -17,8 +17,8 @@ from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame
 from ureca.errors import WireError
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
-from ureca.node.sources.frame_receiver import Intake
+from ureca.node.counters import NodeCounters
+from ureca.node.sources.frame_receiver import FrameReceiver
 from ureca.protocol import wire
 from ureca.protocol.frames import FrameHeader, decode_frame, encode_frame
 from ureca.protocol.shared_memory import (
@@ -216,7 +216,9 @@ def test_shared_memory_that_cannot_be_the_picture_is_refused(
 
 
 def test_another_host_cannot_point_into_our_memory(ring: Pair) -> None:
-    intake = Intake(NodeConfig(), clock=MonotonicClock(), books=Books(), is_local=False)
+    intake = FrameReceiver(
+        NodeConfig(), clock=MonotonicClock(), books=NodeCounters(), is_local=False
+    )
     parts = message(ring[0])
     intake.came(parts[0])
     assert intake.frame(parts) is None
@@ -226,8 +228,8 @@ def test_another_host_cannot_point_into_our_memory(ring: Pair) -> None:
 
 
 def test_a_slot_that_was_used_again_counts_as_superseded() -> None:
-    books = Books()
-    intake = Intake(NodeConfig(), clock=MonotonicClock(), books=books, is_local=True)
+    books = NodeCounters()
+    intake = FrameReceiver(NodeConfig(), clock=MonotonicClock(), books=books, is_local=True)
     writer = RingWriter(slots=2)
     parts = [message(writer) for _ in range(3)]
     for each in parts:

@@ -24,10 +24,10 @@ from ureca.datatypes import EngineInfo, Frame
 from ureca.errors import ConfigError, SourceError
 from ureca.native_threads import running
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_nv12
 from ureca.node.monitoring.health import Vitals
-from ureca.node.pipeline.source_thread import Feeder
+from ureca.node.pipeline.source_thread import SourceThread
 from ureca.node.recording.header import head_of
 from ureca.node.sources.base import FrameSource, SourceStatus
 from ureca.node.sources.camera_capture import _trimmed
@@ -43,7 +43,7 @@ SECRET = "hunter2"
 def opened(*uris: str, **limits: int) -> tuple[FrameSource, ...]:
     source = sources_of(uris, SourceConfig())
     config = replace(NodeConfig(), source=source, limits=LimitsConfig(**limits))
-    return open_sources(config, clock=MonotonicClock(), books=Books(), wait=lambda _: True)
+    return open_sources(config, clock=MonotonicClock(), books=NodeCounters(), wait=lambda _: True)
 
 
 def test_names_and_places_of_several_sources() -> None:
@@ -159,11 +159,13 @@ def clip(path: Path, frames: int) -> Path:
 class Fed:
     """Sources that are read into a mailbox, and who takes their frames."""
 
-    def __init__(self, sources: Sequence[FrameSource], books: Books, stop: threading.Event) -> None:
+    def __init__(
+        self, sources: Sequence[FrameSource], books: NodeCounters, stop: threading.Event
+    ) -> None:
         self.books, self.stop = books, stop
         self.vitals = Vitals(books, ScriptedEngine().info, MonotonicClock(), dict)
         self.mailbox = Mailbox(books, max_streams=4)
-        self.feeder = Feeder(sources, self.mailbox, {}, self.vitals, stop)
+        self.feeder = SourceThread(sources, self.mailbox, {}, self.vitals, stop)
         self.seen: dict[str, list[int]] = {}
         self.feeder.start()
 
@@ -205,7 +207,7 @@ def feed() -> Iterator[Callable[..., tuple[Fed, SourceStatus]]]:
     with contextlib.ExitStack() as stack:
 
         def begin(config: NodeConfig, *more: FrameSource) -> tuple[Fed, SourceStatus]:
-            books, stop = Books(), threading.Event()
+            books, stop = NodeCounters(), threading.Event()
             sources = open_sources(config, clock=MonotonicClock(), books=books, wait=stop.wait)
             fed = Fed((*sources, *more), books, stop)
             stack.callback(fed.close)

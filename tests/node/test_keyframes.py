@@ -17,7 +17,7 @@ from ureca.invariants import imbalances
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.masks.geometry import iou
 from ureca.node.node import Node
 from ureca.node.pipeline.pipeline import Pipeline
@@ -26,8 +26,8 @@ from ureca.node.recording.reader import pictures, read
 from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.replay import replay, said
 from ureca.node.recording.replay_diff import differences
-from ureca.node.segmentation.keyframe_segmenter import Cutter
-from ureca.node.segmentation.worker import InlineCutters
+from ureca.node.segmentation.keyframe_segmenter import KeyframeSegmenter
+from ureca.node.segmentation.worker import InlineSegmentationWorker
 from ureca.node.sources.base import Wait
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
@@ -49,13 +49,13 @@ class Played:
 
     def __init__(self, segmenter: ScriptedSegmenter, **more: object) -> None:
         config = from_plain(NodeConfig, {"segmenter": {**SEGMENTER, **more}})
-        clock, self.books, self.events = ManualClock(1), Books(), EventCapture()
+        clock, self.books, self.events = ManualClock(1), NodeCounters(), EventCapture()
         self.pipeline = Pipeline(
             config,
             InlineCaptioner(CaptionWriter(ScriptedEngine(), config.caption, clock)),
             clock=clock,
             books=self.books,
-            cutters=InlineCutters(Cutter(segmenter, config.segmenter)),
+            cutters=InlineSegmentationWorker(KeyframeSegmenter(segmenter, config.segmenter)),
             emit=self.events,
         )
         self.clock, self.segmenter = clock, segmenter
@@ -148,7 +148,9 @@ def test_a_node_with_a_segmenter_replays_without_it(tmp_path: Path) -> None:
     class Camera:
         is_lossless = True
 
-        def __init__(self, config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> None:
+        def __init__(
+            self, config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        ) -> None:
             self.books, self.wait = books, wait
 
         def frames(self) -> Iterator[Frame]:

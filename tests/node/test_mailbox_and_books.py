@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.testing import SyntheticSource
 
@@ -12,7 +12,7 @@ SOURCE = SyntheticSource(frames=9)
 
 
 def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
-    books = Books()
+    books = NodeCounters()
     mailbox = Mailbox(books)
     for frame in SOURCE:
         books.frame_in()
@@ -25,7 +25,7 @@ def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
 
 
 def test_a_frame_with_prompts_is_never_replaced() -> None:
-    mailbox = Mailbox(Books())
+    mailbox = Mailbox(NodeCounters())
     mailbox.put(SOURCE.frame(0), keep=True)
     putter = threading.Thread(target=mailbox.put, args=(SOURCE.frame(1),), name="putter")
     putter.start()
@@ -35,7 +35,7 @@ def test_a_frame_with_prompts_is_never_replaced() -> None:
 
 
 def test_closing_lets_a_waiting_source_go_and_counts_what_is_left() -> None:
-    books = Books()
+    books = NodeCounters()
     mailbox = Mailbox(books)
     books.frame_in(2)
     mailbox.put(SOURCE.frame(0))
@@ -52,7 +52,7 @@ def test_closing_lets_a_waiting_source_go_and_counts_what_is_left() -> None:
 
 
 def test_more_streams_than_allowed_are_turned_away() -> None:
-    books = Books()
+    books = NodeCounters()
     mailbox = Mailbox(books, max_streams=1)
     mailbox.put(SOURCE.frame(0))
     mailbox.put(SyntheticSource(stream="cam1").frame(0))
@@ -61,11 +61,11 @@ def test_more_streams_than_allowed_are_turned_away() -> None:
 
 def test_the_books_know_only_the_reasons_of_the_closed_list() -> None:
     with pytest.raises(ValueError, match="drop reason"):
-        Books().frame_dropped("boredom")  # type: ignore[arg-type]
+        NodeCounters().frame_dropped("boredom")  # type: ignore[arg-type]
 
 
 def test_open_books_say_what_is_open() -> None:
-    books = Books()
+    books = NodeCounters()
     books.frame_in(3)
     books.frame_processed()
     books.frame_dropped("expired")

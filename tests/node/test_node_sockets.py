@@ -18,7 +18,7 @@ from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import RequestError, WireError
 from ureca.invariants import imbalances
 from ureca.node.config import LimitsConfig, NodeConfig, PublishConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.node import Node
 from ureca.node.sources.base import FrameSource, Wait
 from ureca.protocol.event_table import event_kind
@@ -31,7 +31,9 @@ class Steady:
 
     is_lossless = False
 
-    def __init__(self, source: SyntheticSource, clock: Clock, books: Books, wait: Wait) -> None:
+    def __init__(
+        self, source: SyntheticSource, clock: Clock, books: NodeCounters, wait: Wait
+    ) -> None:
         self.source, self.clock, self.books, self.wait = source, clock, books, wait
 
     def frames(self) -> Iterator[Frame]:
@@ -60,7 +62,9 @@ class Running:
         )
         source = SyntheticSource(frames=frames, things=3)
 
-        def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+        def opened(
+            config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        ) -> list[FrameSource]:
             return [Steady(source, clock, books, wait)]
 
         self.node = Node(
@@ -301,7 +305,9 @@ def test_a_taken_address_names_the_remedy(start: Callable[..., Running]) -> None
         publish=PublishConfig(events=f"tcp://127.0.0.1:{port}", requests="tcp://127.0.0.1:*"),
     )
 
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+    def opened(
+        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+    ) -> list[FrameSource]:
         return [Steady(SyntheticSource(), clock, books, wait)]
 
     with pytest.raises(WireError, match=r"publish\.events"):

@@ -16,7 +16,7 @@ from ureca.errors import RequestError, UrecaError
 from ureca.invariants import imbalances
 from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import LimitsConfig, NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.pipeline.request_queue import Ask, Order
 from ureca.protocol import rle
@@ -214,7 +214,7 @@ class Held:
 
     def __init__(self) -> None:
         self.reached, self.go = threading.Event(), threading.Event()
-        self.clock, self.books = ManualClock(S), Books()
+        self.clock, self.books = ManualClock(S), NodeCounters()
         self.engine = ScriptedEngine(hook=self._hook)
         config = NodeConfig()
         writer = CaptionWriter(self.engine, config.caption, self.clock)

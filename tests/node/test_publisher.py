@@ -10,7 +10,7 @@ import zmq
 
 from ureca.clock import ManualClock
 from ureca.node.config import PublishConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.publishing.publisher import Publisher
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, Heartbeat, TrackNew
@@ -35,7 +35,7 @@ class Hall:
             max_regions=32,
             session_id=bytes(16),
             clock=self.clock,
-            books=Books(),
+            books=NodeCounters(),
         )
         self.joined: list[zmq.Socket[bytes]] = []
 

@@ -20,7 +20,7 @@ from ureca.config import from_plain
 from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import ConfigError, RequestError, SourceError
 from ureca.node.config import NodeConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.node import Node
 from ureca.node.recording.cli import main
@@ -45,7 +45,13 @@ class Camera:
     """Frames as they come from a list, every 20 ms."""
 
     def __init__(
-        self, frames: list[Frame], clock: Clock, books: Books, wait: Wait, *, is_lossless: bool
+        self,
+        frames: list[Frame],
+        clock: Clock,
+        books: NodeCounters,
+        wait: Wait,
+        *,
+        is_lossless: bool,
     ) -> None:
         self.is_lossless = is_lossless
         self.list, self.clock, self.books, self.wait = frames, clock, books, wait
@@ -86,7 +92,9 @@ def record(
         **options,
     )
 
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+    def opened(
+        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+    ) -> list[FrameSource]:
         return [Camera(frames, clock, books, wait, is_lossless=is_lossless)]
 
     node = Node(

@@ -15,7 +15,7 @@ from ureca.clock import Clock, MonotonicClock
 from ureca.errors import RequestError, SourceError, WireError
 from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.node import Node
 from ureca.node.recording.cli import main as replay
 from ureca.node.recording.header import head_of
@@ -37,7 +37,9 @@ def recorded(tmp: Path, *, first: Path | None = None) -> Iterator[Client]:
     begun = None if first is None else Recorder(first, clock=clock, head=head)
     switch = RecordSwitch(tmp, clock=clock, head=head, first=begun)
 
-    def opened(config: NodeConfig, clock: Clock, books: Books, wait: Wait) -> list[FrameSource]:
+    def opened(
+        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+    ) -> list[FrameSource]:
         return [Steady(SyntheticSource(frames=10**6), clock, books, wait)]
 
     node = Node(

@@ -7,12 +7,12 @@ import pytest
 from ureca.errors import RegionError, SourceError
 from ureca.node.cli.region_options import seed_of
 from ureca.node.cli.run_options import build_parser, resolve_config
-from ureca.node.counters import Balance, Books
+from ureca.node.counters import Balance, NodeCounters
 from ureca.node.monitoring.run_report import RunReport
 
 
 def balance() -> Balance:
-    return Books().balance()
+    return NodeCounters().balance()
 
 
 def test_boxes_and_points_are_prompts_of_the_first_picture(tmp_path):

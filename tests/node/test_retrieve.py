@@ -27,14 +27,14 @@ from ureca.datatypes import Frame, Image, RegionSeed
 from ureca.errors import RequestError, SourceError
 from ureca.node.cli.camera import main as camera
 from ureca.node.config import NodeConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.decoding.opencv_retrieve import check_opencv, retrieve
 from ureca.node.node import Node
 from ureca.node.recording.header import head_of
 from ureca.node.recording.reader import pictures
 from ureca.node.recording.recorder import Recorder
-from ureca.node.sources.camera_status import Line
+from ureca.node.sources.camera_status import ConnectionStatus
 from ureca.node.sources.factory import open_source
 from ureca.node.sources.video_readers import MAX_LEADING_ERRORS, VideoFile
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
@@ -89,9 +89,9 @@ def _magenta(tmp_path: Path) -> Path:
     return path
 
 
-def source_of(path: Path, **source: object) -> tuple[Iterator[Frame], Books]:
+def source_of(path: Path, **source: object) -> tuple[Iterator[Frame], NodeCounters]:
     """The frames of a file, as fast as they are taken."""
-    books = Books()
+    books = NodeCounters()
     uri = SourceConfig(uri=str(path), realtime=False, **source)  # type: ignore[arg-type]
     config = replace(NodeConfig(), source=uri)
     opened = open_source(config, clock=ManualClock(), books=books, wait=lambda _: False)
@@ -286,7 +286,7 @@ def test_a_live_mixed_stream_shows_its_own_pictures_only(tmp_path: Path, magenta
 
 def test_a_bad_picture_is_forgotten_after_a_good_one() -> None:
     clock = ManualClock(1)
-    line = Line("cam0", SourceConfig(read_timeout_s=1.0), clock)
+    line = ConnectionStatus("cam0", SourceConfig(read_timeout_s=1.0), clock)
     line.came()
     line.bad("set it to progressive")
     clock.advance(ns=2_000_000_000)

@@ -12,15 +12,20 @@ import pytest
 
 from ureca.datatypes import RegionSeed
 from ureca.errors import EngineError
-from ureca.models.runtime.segmentation.base import Cut, Prompt
+from ureca.models.runtime.segmentation.base import MaskPrediction, SegmenterPrompt
 from ureca.models.runtime.segmentation.sam2 import DECODER, ENCODER, Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.config import SegmenterConfig
 from ureca.node.masks.geometry import iou
 from ureca.node.segmentation.automatic_masks import everything
-from ureca.node.segmentation.feature_memory import Memory
-from ureca.node.segmentation.keyframe_segmenter import Cutter, KeyWish, Wanted, best
-from ureca.node.segmentation.worker import InlineCutters, ThreadCutters
+from ureca.node.segmentation.feature_memory import FeatureMemory
+from ureca.node.segmentation.keyframe_segmenter import (
+    KeyframeRequest,
+    KeyframeSegmenter,
+    RegionPrompt,
+    best,
+)
+from ureca.node.segmentation.worker import InlineSegmentationWorker, ThreadSegmentationWorker
 from ureca.protocol.rle import decode
 from ureca.testing import SyntheticSource
 from ureca.weights import cached
@@ -29,8 +34,8 @@ SOURCE = SyntheticSource(frames=12, things=3, seed=4)
 SIZE = 120, 160
 
 
-def wish(seq: int = 0, **more: object) -> KeyWish:
-    return KeyWish(SOURCE.frame(seq), **{"regions": {}, **more})  # type: ignore[arg-type]
+def wish(seq: int = 0, **more: object) -> KeyframeRequest:
+    return KeyframeRequest(SOURCE.frame(seq), **{"regions": {}, **more})  # type: ignore[arg-type]
 
 
 def test_everything_finds_each_thing_once_and_not_what_is_known() -> None:
@@ -47,23 +52,23 @@ def test_everything_finds_each_thing_once_and_not_what_is_known() -> None:
 
 def test_everything_keeps_to_the_room_that_is_left() -> None:
     config = SegmenterConfig(grid=16, max_share=0.5)
-    cutter = Cutter(ScriptedSegmenter(), config)
+    cutter = KeyframeSegmenter(ScriptedSegmenter(), config)
     assert len(cutter.cut(wish(room=2)).cutouts) == 2
     assert cutter.cut(wish(room=0)).cutouts == ()
 
 
 def test_unsure_cuts_are_no_things() -> None:
     ramp = np.tile(np.linspace(-3, 3, 160, dtype=np.float32), (120, 1))
-    assert Cut(ramp, 0.99).stability < 0.6
+    assert MaskPrediction(ramp, 0.99).stability < 0.6
     sharp = np.where(ramp > 0, 9.0, -9.0).astype(np.float32)
-    assert Cut(sharp, 0.99).stability == 1.0
+    assert MaskPrediction(sharp, 0.99).stability == 1.0
 
 
 def test_the_best_cut_is_sure_and_where_it_is_expected() -> None:
     whole, part = np.zeros(SIZE, np.bool_), np.zeros(SIZE, np.bool_)
     whole[20:100, 20:140], part[20:40, 20:40] = True, True
     cuts = [
-        Cut(np.where(mask, 5.0, -5.0).astype(np.float32), s)
+        MaskPrediction(np.where(mask, 5.0, -5.0).astype(np.float32), s)
         for mask, s in ((whole, 0.8), (part, 0.9))
     ]
     assert best(cuts, None, SIZE)[0] is cuts[1]
@@ -71,7 +76,7 @@ def test_the_best_cut_is_sure_and_where_it_is_expected() -> None:
 
 
 def test_the_memory_finds_a_thing_where_it_has_gone_and_only_there() -> None:
-    segmenter, memory = ScriptedSegmenter(), Memory()
+    segmenter, memory = ScriptedSegmenter(), FeatureMemory()
     first = segmenter.features(SOURCE.image(0))
     memory.remember(first, {"red": SOURCE.masks(0)["red"].astype(np.float32)})
     later = memory.recall(segmenter.features(SOURCE.image(11)))["red"]
@@ -85,10 +90,10 @@ def test_the_memory_finds_a_thing_where_it_has_gone_and_only_there() -> None:
 
 
 def test_only_what_was_believed_is_remembered() -> None:
-    cutter = Cutter(ScriptedSegmenter(), SegmenterConfig())
+    cutter = KeyframeSegmenter(ScriptedSegmenter(), SegmenterConfig())
     seed = RegionSeed(box_xyxy_px=tuple(map(float, SOURCE.boxes_xyxy_px(0)["green"])))
-    pointed = {"green": Wanted(SOURCE.masks(0)["green"].astype(np.float32), seed=seed)}
-    lost = {"green": Wanted()}
+    pointed = {"green": RegionPrompt(SOURCE.masks(0)["green"].astype(np.float32), seed=seed)}
+    lost = {"green": RegionPrompt()}
     cutter.cut(wish(0, regions=pointed))
     assert cutter.cut(wish(3, regions=lost)).cutouts == ()
     cutter.cut(wish(0, regions=pointed))
@@ -97,11 +102,13 @@ def test_only_what_was_believed_is_remembered() -> None:
     assert found[0].agreement is not None
     # Another session is another world.
     other = replace(SOURCE.frame(3), session_id=b"another-session!")
-    assert cutter.cut(KeyWish(other, lost, taken=frozenset({"green"}))).cutouts == ()
+    assert cutter.cut(KeyframeRequest(other, lost, taken=frozenset({"green"}))).cutouts == ()
 
 
 def test_a_segmenter_that_fails_costs_its_keyframe() -> None:
-    cutters = InlineCutters(Cutter(ScriptedSegmenter(failing=1), SegmenterConfig(grid=16)))
+    cutters = InlineSegmentationWorker(
+        KeyframeSegmenter(ScriptedSegmenter(failing=1), SegmenterConfig(grid=16))
+    )
     cutters.submit(wish(room=3))
     cutters.submit(wish(1, room=3))
     first, second = cutters.results()
@@ -119,7 +126,7 @@ def test_the_thread_never_makes_its_caller_wait() -> None:
             assert release.wait(30)
             return super().encode(image)
 
-    cutters = ThreadCutters(Cutter(Slow(), SegmenterConfig()))
+    cutters = ThreadSegmentationWorker(KeyframeSegmenter(Slow(), SegmenterConfig()))
     cutters.start()
     try:
         cutters.submit(wish())
@@ -150,7 +157,7 @@ def test_a_segmenter_is_stopped_at_the_end_and_its_failure_is_no_news(
         def stop(self):
             stopped.set()
 
-    cutters = ThreadCutters(Cutter(Stoppable(), SegmenterConfig()))
+    cutters = ThreadSegmentationWorker(KeyframeSegmenter(Stoppable(), SegmenterConfig()))
     cutters.start()
     cutters.submit(wish())
     assert begun.wait(30)
@@ -168,9 +175,9 @@ def test_sam2_cuts_out_what_a_box_a_point_and_a_mask_say() -> None:
     box = tuple(map(float, SOURCE.boxes_xyxy_px(0)["green"]))
     point = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     prompts = [
-        Prompt(box_xyxy_px=box),  # type: ignore[arg-type]
-        Prompt(soft=truth.astype(np.float32)),
-        Prompt(points_xy_px=(point,)),
+        SegmenterPrompt(box_xyxy_px=box),  # type: ignore[arg-type]
+        SegmenterPrompt(soft=truth.astype(np.float32)),
+        SegmenterPrompt(points_xy_px=(point,)),
     ]
     answers = sam.cut(encoded, prompts)
     overlaps = [max(iou(cut.mask(SIZE), truth) for cut in cuts) for cuts in answers]

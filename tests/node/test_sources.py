@@ -18,7 +18,7 @@ from ureca.clock import ManualClock, MonotonicClock
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError
 from ureca.node.config import NodeConfig, PublishConfig, SourceConfig
-from ureca.node.counters import Books
+from ureca.node.counters import NodeCounters
 from ureca.node.sources.factory import open_source
 from ureca.node.sources.prompt_file import first_frame_mask, load_prompts
 from ureca.node.sources.zmq_subscriber import ZmqFrames
@@ -34,8 +34,8 @@ def encoded(suffix: str) -> bytes:
     return bytes(cv2.imencode(suffix, PICTURE[..., ::-1])[1])
 
 
-def play(uri: Path | str, **source: object) -> tuple[list[Frame], Books, ManualClock]:
-    clock, books = ManualClock(5_000_000_000), Books()
+def play(uri: Path | str, **source: object) -> tuple[list[Frame], NodeCounters, ManualClock]:
+    clock, books = ManualClock(5_000_000_000), NodeCounters()
 
     def wait(seconds: float) -> bool:
         clock.advance(ns=round(seconds * 1e9))
@@ -99,7 +99,7 @@ def test_a_video_plays_with_the_containers_times_and_loops_with_a_new_boot(tmp_p
         150,
     ]
     config = replace(NodeConfig(), source=SourceConfig(uri=str(path), loop=True, realtime=False))
-    clock, books = ManualClock(), Books()
+    clock, books = ManualClock(), NodeCounters()
     source = open_source(config, clock=clock, books=books, wait=lambda s: False)
     looped = source.frames()
     sessions = [next(looped).session_id for _ in range(8)]
@@ -153,7 +153,7 @@ class Camera:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(zmq.PUB)
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
-        self.books = Books()
+        self.books = NodeCounters()
         self.stopped = False
         clock = MonotonicClock()
         self.source = ZmqFrames(

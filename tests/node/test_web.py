@@ -18,7 +18,7 @@ from ureca.errors import ConfigError
 from ureca.node.config import HttpConfig
 from ureca.node.monitoring import http_server
 from ureca.node.monitoring.http_server import MAX_CONNECTIONS, StatusServer
-from ureca.node.monitoring.metrics import Metrics
+from ureca.node.monitoring.metrics import PrometheusMetrics
 from ureca.node.monitoring.run_report import RunReport
 from ureca.testing import ScriptedEngine
 
@@ -28,7 +28,7 @@ Start = Callable[..., Running]
 
 @contextmanager
 def served(running: Running) -> Iterator[StatusServer]:
-    with StatusServer("127.0.0.1", 0, running.node, Metrics()) as server:
+    with StatusServer("127.0.0.1", 0, running.node, PrometheusMetrics()) as server:
         yield server
 
 

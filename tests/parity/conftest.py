@@ -91,10 +91,10 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_export(tiny_bundle):
     """(bundle folder, parity report) of the float32 export."""
-    from ureca.export.report import Report
+    from ureca.export.report import ParityReport
 
     written = json.loads((tiny_bundle / "parity.json").read_text())
-    return tiny_bundle, msgspec.convert(written, Report)
+    return tiny_bundle, msgspec.convert(written, ParityReport)
 
 
 def build_once(tmp_path_factory, name, build):

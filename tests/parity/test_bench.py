@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="the eager arm needs the extra `train`")
 pytest.importorskip("transformers", reason="needs the extra `bench`")
 
 from ureca.errors import ConfigError
-from ureca.models.bench.arms import AGAINST, Said, open_arms, same_texts
+from ureca.models.bench.arms import AGAINST, ArmOutput, open_arms, same_texts
 from ureca.models.bench.engine import main
 from ureca.models.bench.roofline import Peaks, Work, work
 from ureca.models.bench.scenes import scenes
@@ -85,7 +85,7 @@ def test_later_arms_take_turns(tiny_bundle, tiny_checkpoint):
 
 
 def test_texts_are_compared_row_by_row():
-    ours, theirs = Said(("a cup", "a dog"), (2, 2)), Said(("a cup", "a cat"), (2, 2))
+    ours, theirs = ArmOutput(("a cup", "a dog"), (2, 2)), ArmOutput(("a cup", "a cat"), (2, 2))
     assert same_texts(ours, theirs) == 0.5
 
 

@@ -27,7 +27,7 @@ from ureca.export.graphs.quantise import int8_products, stored_as_f16
 from ureca.export.parity.comparison import agreement, listen
 from ureca.export.parity.parity_checks import Proof, choose_int8, embedding_table, open_graphs
 from ureca.export.parity.parity_inputs import prepared, synthetic_cases
-from ureca.export.report import Report
+from ureca.export.report import ParityReport
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import save_checkpoint
 from ureca.models.runtime.eager import TorchBackend
@@ -180,7 +180,7 @@ def _report(proof, **changes):
         "bundle": same,
         "alone_exact": 1.0,
     }
-    return Report(**{**fields, **changes})
+    return ParityReport(**{**fields, **changes})
 
 
 def test_a_failed_proof_leaves_the_old_bundle_and_says_why(

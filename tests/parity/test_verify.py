@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", reason="verifying needs the extra `export`")
 from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.errors import BundleError, ConfigError
 from ureca.export.config import Tolerances
-from ureca.export.parity.caption_quality import Words, compare_words
+from ureca.export.parity.caption_quality import CaptionScores, compare_words
 from ureca.export.parity.parity_inputs import synthetic_cases
 from ureca.export.verify import main, verify
 from ureca.models.nano.captioner import Captioner
@@ -137,7 +137,7 @@ def test_lost_words_fail(tiny_bundle, tiny_checkpoint):
     )
     words = {"meteor_checkpoint": 0.2, "cider_checkpoint": 1.0, "cider_bundle": 1.0, "regions": 9}
     for meteor, failures in ((0.198, 0), (0.196, 1), (float("nan"), 1)):
-        told = Words(meteor_bundle=meteor, **words)
+        told = CaptionScores(meteor_bundle=meteor, **words)
         changed = type(report)(**{**vars(report), "words": told})
         assert len(changed.failures()) == failures
     assert set(asdict(report)) >= {"versions", "tolerances", "not_proven"}

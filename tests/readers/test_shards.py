@@ -20,7 +20,7 @@ from ureca.models.data.cli import main
 from ureca.models.data.folders import read_folders
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import ImageStore, RegionRecord
-from ureca.models.data.shards import FolderWriter, Sample, read_samples
+from ureca.models.data.shards import FolderWriter, ShardSample, read_samples
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_equal_content_is_equal_bytes_in_shards_of_the_wanted_size(tmp_path, coc
         assert path.read_bytes() == (again / path.relative_to(big)).read_bytes(), path
     with FolderWriter(tmp_path / "c", name="x", shard_bytes=1) as writer:
         for record in read_folders([big]).images:
-            writer.add(Sample(record, b"\xff\xd8" + b"0" * 9, ()))
+            writer.add(ShardSample(record, b"\xff\xd8" + b"0" * 9, ()))
     assert len(list((tmp_path / "c" / "images").iterdir())) == 7
 
 

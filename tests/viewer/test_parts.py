@@ -15,13 +15,13 @@ from ureca.errors import ConfigError, RequestError
 from ureca.node.viewer.browser_session import MAX_OPEN, Session
 from ureca.node.viewer.cli import addresses
 from ureca.node.viewer.frame_feed import Feed
-from ureca.node.viewer.send_queue import Outbox
+from ureca.node.viewer.send_queue import SendQueue
 from ureca.protocol.preview import Picture
 
 
 def test_an_outbox_keeps_one_picture_and_loses_rather_than_grows():
     async def main():
-        outbox = Outbox(limit=5)
+        outbox = SendQueue(limit=5)
         for number in range(3):
             outbox.put(b"%d" % number)
             outbox.show(b"picture %d" % number)
@@ -105,7 +105,7 @@ class FakeLink:
     """A node that answers at will."""
 
     def __init__(self) -> None:
-        self.outboxes: set[Outbox] = set()
+        self.outboxes: set[SendQueue] = set()
         self.asked: list[tuple[str, dict]] = []
         self.answer = asyncio.Event()
         self.camera = Camera()

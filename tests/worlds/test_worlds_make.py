@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ureca.models.data.synthetic import cli, store
-from ureca.models.data.synthetic.cli import Job, main, make_worlds, render_scene
+from ureca.models.data.synthetic.cli import SceneJob, main, make_worlds, render_scene
 from ureca.models.data.synthetic.language import facts
 from ureca.models.data.synthetic.language.captions import MAX_WORDS
 from ureca.models.data.synthetic.language.truth import read_truth
@@ -39,11 +39,11 @@ def _decode(row: dict[str, Any]) -> NDArray[np.bool_]:
 
 
 def test_the_same_job_gives_the_same_scene(gl: None) -> None:
-    job = Job(4, 1, 1, "train", "worlds-000")
+    job = SceneJob(4, 1, 1, "train", "worlds-000")
     first, second = render_scene(job), render_scene(job)
     assert first.pictures == second.pictures
     assert first.regions == second.regions
-    other = render_scene(Job(4, 2, 1, "train", "worlds-000"))
+    other = render_scene(SceneJob(4, 2, 1, "train", "worlds-000"))
     assert other.pictures[0][1] != first.pictures[0][1]
 
 
@@ -118,7 +118,7 @@ def test_the_projects_reader_takes_the_records(small_run: Path) -> None:
 def _count_scenes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
 
-    def counting(job: Job) -> store.Rendered:
+    def counting(job: SceneJob) -> store.Rendered:
         made.append(job.scene)
         return store.Rendered(
             job.scene, [(f"{job.key(0)}.webp", b"x")], [{"image_key": job.key(0)}], []

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class FollowedFrame:
     """One frame with its regions and their last captions.
 
     `shift_ns` converts stamps of `clk` `mono` to Unix time; it is measured once per run of the
@@ -44,19 +44,19 @@ class Sight:
         return said is not None and said.holds(self.picture.captured_ns)
 
 
-class Follower:
+class NodeFollower:
     """Requests the next image of each stream in turn, and receives events.
 
     `streams` None means all, also later ones. It waits for a node that has ended; a restarted node
     begins with an empty cache. `on_event` gets the events and `shift_ns`
-    of `Sight`.
+    of `FollowedFrame`.
     """
 
     def __init__(
         self,
         client: AsyncClient,
         *,
-        on_sight: Callable[[Sight], None],
+        on_sight: Callable[[FollowedFrame], None],
         on_event: Callable[[AnyEvent, int], None] = lambda *_: None,
         streams: Collection[str] | None = None,
         max_width_px: int = 640,
@@ -142,6 +142,6 @@ class Follower:
         picture: Picture = await self._client.call("picture", deadline_s=_ASK_S, **args)
         return picture
 
-    def _sight(self, picture: Picture) -> Sight:
+    def _sight(self, picture: Picture) -> FollowedFrame:
         regions = tuple((r, self._captions.get(picture.stream, r.rid)) for r in picture.regions)
-        return Sight(picture, regions, self._shift_ns)
+        return FollowedFrame(picture, regions, self._shift_ns)

@@ -42,7 +42,7 @@ from ureca.protocol.flow_control import (
 from ureca.protocol.frames import Encoding, FrameHeader, encode_frame
 from ureca.protocol.messagepack import LIMITS, WireLimits
 from ureca.protocol.shared_memory import RingWriter
-from ureca.security.authenticator import Gate
+from ureca.security.authenticator import CurveAuthenticator
 from ureca.security.keys import ClientKeys, ServerKeys
 
 _Sender = TypeVar("_Sender", bound="FrameSender")
@@ -169,7 +169,7 @@ class FramePublisher(FrameSender):
     ) -> None:
         require_keys(address, keys)
         super().__init__(stream=stream, node=node, encoder=encoder, enc=enc, shm=shm, limits=limits)
-        self._gate = Gate(self._context, keys) if keys is not None else None
+        self._gate = CurveAuthenticator(self._context, keys) if keys is not None else None
         try:
             self._socket = self._open(address)
         except WireError:

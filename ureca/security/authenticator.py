@@ -48,7 +48,7 @@ _WATCHED = (
 )
 
 
-class Gate:
+class CurveAuthenticator:
     """Admits the keys of the allow-list. `refused` counts failed handshakes by endpoint."""
 
     def __init__(self, context: zmq.Context[Any], keys: ServerKeys) -> None:

@@ -21,7 +21,7 @@ _STAYS = 40.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LabelRequest:
     """A caption to place: its region's box, its own (width, height), and where it stood on the
     picture before, as (x, y) from the box's upper left corner.
     """
@@ -32,7 +32,7 @@ class Wish:
 
 
 def place(
-    wishes: Sequence[Wish], picture: Place, reserved: Sequence[Box] = ()
+    wishes: Sequence[LabelRequest], picture: Place, reserved: Sequence[Box] = ()
 ) -> list[Place | None]:
     """The upper left corner of every caption, None for one without a free place.
 
@@ -54,7 +54,9 @@ def _area(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _best(wish: Wish, picture: Place, taken: Sequence[Box], others: Sequence[Box]) -> Place | None:
+def _best(
+    wish: LabelRequest, picture: Place, taken: Sequence[Box], others: Sequence[Box]
+) -> Place | None:
     box, size = wish.box_xyxy_px, wish.size_px
     if size[0] > picture[0] or size[1] > picture[1]:
         return None
@@ -71,7 +73,7 @@ def _best(wish: Wish, picture: Place, taken: Sequence[Box], others: Sequence[Box
     return int(x), int(y)
 
 
-def _spots(wish: Wish, picture: Place) -> Iterator[Place]:
+def _spots(wish: LabelRequest, picture: Place) -> Iterator[Place]:
     """Where it stood; above, below, inside and beside the box; a grid over the whole picture."""
     (x0, y0, x1, y1), (width, height) = wish.box_xyxy_px, wish.size_px
     if wish.before_px is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask
 from ureca.extras import require
-from ureca.visualization.label_placement import Box, Place, Wish, place
+from ureca.visualization.label_placement import Box, LabelRequest, Place, place
 from ureca.visualization.palette import STALE, Rgb
 from ureca.visualization.text import EXTRA, Sprite, sprite
 
@@ -119,7 +119,7 @@ def _draw_words(
     sprites = [sprite(region.text, size_px=size_px, width_px=width_px) for region in regions]
     sizes = [(s.size[0] + 3 * _PAD_PX, s.size[1] + 2 * _PAD_PX) for s in sprites]
     wishes = [
-        Wish(region.box_xyxy_px, size, memory.get(region.name))
+        LabelRequest(region.box_xyxy_px, size, memory.get(region.name))
         for region, size in zip(regions, sizes, strict=True)
     ]
     places = place(wishes, (width, height), reserved)

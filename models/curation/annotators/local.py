@@ -7,7 +7,7 @@ from typing import Any
 
 from ureca.errors import WeightsError
 from ureca.extras import require
-from ureca.models.curation.prompts import Answer, Question
+from ureca.models.curation.prompts import AnnotatorQuestion, Answer
 
 
 class LocalAnnotator:
@@ -44,7 +44,7 @@ class LocalAnnotator:
         """Folder and length."""
         return f"{self._name} n={self._max_tokens}"
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: AnnotatorQuestion) -> Answer:
         """Greedy, so that a run can be repeated."""
         shown = [self._pillow.fromarray(view) for view in question.views]
         content = [{"type": "image", "image": view} for view in shown]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask, RegionInput, RowDone, Style
 from ureca.engine import Engine
-from ureca.models.curation.prompts import Answer, Question
+from ureca.models.curation.prompts import AnnotatorQuestion, Answer
 from ureca.models.curation.views import box_with_margin
 
 _LOOK_MARGIN = 1.0
@@ -38,7 +38,7 @@ class OwnAnnotator:
         info = self._engine.info
         return f"{info.model}@{info.bundle_sha[:16]}"
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: AnnotatorQuestion) -> Answer:
         """A caption, or `True` or `False` for `verify`."""
         with self._lock:
             if question.kind == "verify":
@@ -46,7 +46,7 @@ class OwnAnnotator:
             style: Style = "short" if question.kind == "short" else "long"
             return Answer(self._caption(question.image, question.mask, style))
 
-    def _holds(self, question: Question) -> bool:
+    def _holds(self, question: AnnotatorQuestion) -> bool:
         part = box_with_margin(question.mask, _LOOK_MARGIN)
         image = np.ascontiguousarray(question.image[part])
         again = self._caption(image, np.ascontiguousarray(question.mask[part]), "short")

@@ -16,7 +16,7 @@ from typing import Any
 from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.models.curation.errors import AnnotatorError
-from ureca.models.curation.prompts import Answer, Question
+from ureca.models.curation.prompts import AnnotatorQuestion, Answer
 from ureca.models.curation.views import png
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -59,14 +59,14 @@ class ServerAnnotator:
             max_retries=config.retries,
             timeout=config.timeout_s,
         )
-        self._pace = Pace(config.per_minute)
+        self._pace = RateLimiter(config.per_minute)
 
     @property
     def model(self) -> str:
         """Model and sampling: other settings are other answers."""
         return f"{self._config.model} t={self._config.temperature} n={self._config.max_tokens}"
 
-    def answer(self, question: Question) -> Answer:
+    def answer(self, question: AnnotatorQuestion) -> Answer:
         """The server's words. Raises `AnnotatorError` when it gave none in all attempts."""
         self._pace.wait()
         try:
@@ -87,7 +87,7 @@ class ServerAnnotator:
         self._client.close()
 
 
-class Pace:
+class RateLimiter:
     """Lets so many callers a minute go on, evenly."""
 
     def __init__(self, per_minute: float) -> None:
@@ -103,7 +103,7 @@ class Pace:
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
-def _content(question: Question) -> list[dict[str, Any]]:
+def _content(question: AnnotatorQuestion) -> list[dict[str, Any]]:
     pictures = [
         {
             "type": "image_url",

@@ -15,14 +15,14 @@ from tqdm import tqdm
 from ureca.errors import ConfigError
 from ureca.models.data.folders import read_folders
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.readers.core import Job
+from ureca.models.data.readers.core import ImportJob
 from ureca.models.data.readers.formats import FORMATS
 from ureca.models.data.regions import ImageStore
 from ureca.models.data.shards import (
     NAME,
     SHARD_BYTES,
     FolderWriter,
-    Sample,
+    ShardSample,
     records_by_picture,
 )
 
@@ -122,7 +122,7 @@ def run_import(options: argparse.Namespace) -> int:
     for option, value in (("--name", options.name), ("--split", options.split)):
         if value and not NAME.fullmatch(value):
             raise ConfigError(f"{option}: expected letters, digits, '_', '-', '+', got {value!r}")
-    job = Job(
+    job = ImportJob(
         name=options.name or options.format,
         pictures=tuple(options.pictures),
         split=options.split,
@@ -135,13 +135,13 @@ def run_import(options: argparse.Namespace) -> int:
 
 def run_shards(options: argparse.Namespace) -> int:
     """0 when regions were written."""
-    job = Job(name=options.root.resolve().name)
+    job = ImportJob(name=options.root.resolve().name)
     writer = _writer(options, job.name, webdataset=True)
     scenes = sorted(options.root.glob("scenes-*.jsonl.gz"))
     return _write(writer, folder_samples(options.root, job), options, job, copied=scenes)
 
 
-def folder_samples(root: Path, job: Job) -> Iterator[Sample]:
+def folder_samples(root: Path, job: ImportJob) -> Iterator[ShardSample]:
     """Everything in a data folder, picture by picture; unreadable lines are counted."""
     data = read_folders([root])
     job.reject("malformed", len(data.unreadable))
@@ -155,7 +155,7 @@ def folder_samples(root: Path, job: Job) -> Iterator[Sample]:
         image = images.get(key) or ImageRecord(
             key, head.shard, head.source, head.width, head.height, split=head.split
         )
-        yield Sample(image, store.encoded(key), tuple(records))
+        yield ShardSample(image, store.encoded(key), tuple(records))
 
 
 def _writer(options: argparse.Namespace, name: str, *, webdataset: bool) -> FolderWriter:
@@ -171,9 +171,9 @@ def _say_leftovers(out: Path) -> None:
 
 def _write(
     writer: FolderWriter,
-    found: Iterable[Sample],
+    found: Iterable[ShardSample],
     options: argparse.Namespace,
-    job: Job,
+    job: ImportJob,
     *,
     made: Mapping[str, Any] | None = None,
     copied: Iterable[Path] = (),

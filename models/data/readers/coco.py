@@ -17,7 +17,7 @@ import msgspec
 
 from ureca.datatypes import Rle
 from ureca.errors import RegionError
-from ureca.models.data.readers.core import Found, Job, Picture, load, picture_key
+from ureca.models.data.readers.core import ImportJob, SourcePicture, SourceRegion, load, picture_key
 from ureca.models.data.readers.masks import boxes_mask, coco_mask
 
 _CC = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)")
@@ -40,7 +40,7 @@ class Category(msgspec.Struct):
     isthing: int = 1
 
 
-class Image(msgspec.Struct):
+class CocoImage(msgspec.Struct):
     """One of `images`."""
 
     id: int
@@ -52,7 +52,7 @@ class Image(msgspec.Struct):
     caption: str | None = None
 
 
-class Annotation(msgspec.Struct):
+class CocoAnnotation(msgspec.Struct):
     """One of `annotations`: a region, or a caption of the picture."""
 
     id: int
@@ -71,7 +71,7 @@ class Annotation(msgspec.Struct):
         return bytes(self.segmentation) not in {b"null", b"[]", b""}
 
 
-class File(msgspec.Struct):
+class CocoFile(msgspec.Struct):
     """A file; of its rows each is read by itself, so that a bad one costs no other."""
 
     images: list[msgspec.Raw] = []
@@ -80,20 +80,20 @@ class File(msgspec.Struct):
     licenses: list[License] = []
 
 
-def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures of all files together, in the order of the first one that has them."""
-    images: dict[int, Image] = {}
-    regions: dict[int, list[Annotation]] = {}
+    images: dict[int, CocoImage] = {}
+    regions: dict[int, list[CocoAnnotation]] = {}
     captions: dict[int, list[str]] = {}
     names: dict[int, str] = {}
     licenses: dict[int, str] = {}
     for path in paths:
-        file = load(path, File)
+        file = load(path, CocoFile)
         names |= {category.id: category.name for category in file.categories}
         licenses |= {entry.id: license_name(entry) for entry in file.licenses}
-        for image in job.each(file.images, Image):
+        for image in job.each(file.images, CocoImage):
             images.setdefault(image.id, image)
-        for annotation in job.each(file.annotations, Annotation):
+        for annotation in job.each(file.annotations, CocoAnnotation):
             if not annotation.outlined and annotation.bbox is None:
                 captions.setdefault(annotation.image_id, []).append(annotation.caption or "")
             else:
@@ -102,7 +102,7 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
     for group in _by_file(images.values()).values():
         head = group[0]
         expressions = [(image, row) for image in group for row in regions.get(image.id, ())]
-        yield Picture(
+        yield SourcePicture(
             key=picture_key(job.name, head.file_name),
             file=head.file_name,
             size=(head.width, head.height),
@@ -113,19 +113,19 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
         )
 
 
-def _by_file(images: Iterator[Image] | Any) -> dict[str, list[Image]]:
+def _by_file(images: Iterator[CocoImage] | Any) -> dict[str, list[CocoImage]]:
     """MDETR lists a picture once for every expression."""
-    files: dict[str, list[Image]] = {}
+    files: dict[str, list[CocoImage]] = {}
     for image in images:
         files.setdefault(image.file_name, []).append(image)
     return files
 
 
 def _regions(
-    found: Sequence[tuple[Image, Annotation]], names: dict[int, str], job: Job
-) -> Iterator[Found]:
+    found: Sequence[tuple[CocoImage, CocoAnnotation]], names: dict[int, str], job: ImportJob
+) -> Iterator[SourceRegion]:
     texts: dict[int, list[str]] = {}
-    first: dict[int, Annotation] = {}
+    first: dict[int, CocoAnnotation] = {}
     for image, row in found:
         if row.iscrowd:
             job.reject("crowd")
@@ -140,14 +140,16 @@ def _regions(
         yield region(row, region_id=str(number), texts=texts[number], category=category)
 
 
-def region(row: Annotation, *, region_id: str, texts: Sequence[str], category: str) -> Found:
+def region(
+    row: CocoAnnotation, *, region_id: str, texts: Sequence[str], category: str
+) -> SourceRegion:
     """A region from an annotation: its outline where there is one, else its box."""
     if row.outlined:
         draw = partial(_outline, row.segmentation)
     else:
         x, y, width, height = row.bbox or (0.0, 0.0, 0.0, 0.0)
         draw = partial(boxes_mask, [(x, y, x + width, y + height)])
-    return Found(
+    return SourceRegion(
         region_id=region_id,
         draw=draw,
         mask_source="gt:coco" if row.outlined else "box",

@@ -21,7 +21,7 @@ from ureca.errors import ConfigError, RegionError, SourceError, WireError
 from ureca.models.data.check import tight_box
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import RegionRecord
-from ureca.models.data.shards import NAME, Sample, suffix_of
+from ureca.models.data.shards import NAME, ShardSample, suffix_of
 from ureca.protocol import rle
 from ureca.protocol.image_header import any_picture_size
 
@@ -41,7 +41,7 @@ class Rejected(Exception):  # noqa: N818  (it is counted, not raised to the user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SourceRegion:
     """One region as a format has it."""
 
     region_id: str
@@ -60,12 +60,12 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class SourcePicture:
     """One picture as a format has it; `size` is width, height where the format says it."""
 
     key: str
     file: str
-    regions: Sequence[Found]
+    regions: Sequence[SourceRegion]
     folder: Path | None = None
     """Where the file lies, if that is not in the folders that were given."""
     size: tuple[int, int] | None = None
@@ -76,7 +76,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ImportJob:
     """One import: what was asked for, and what was left out so far."""
 
     name: str
@@ -149,7 +149,7 @@ def picture_key(name: str, file: str) -> str:
     return re.sub(r"[^\w+-]", "_", f"{name}_{PurePosixPath(file).stem}", flags=re.ASCII)
 
 
-def samples(found: Iterable[Picture], job: Job) -> Iterator[Sample]:
+def samples(found: Iterable[SourcePicture], job: ImportJob) -> Iterator[ShardSample]:
     """Every picture that can be used, with those of its regions that can. Raises `ConfigError`
     when `job.split` is none that the files name.
     """
@@ -174,7 +174,7 @@ def samples(found: Iterable[Picture], job: Job) -> Iterator[Sample]:
         raise ConfigError(f"no picture of split {job.split!r}: the files have {sorted(others)}")
 
 
-def _sample(picture: Picture, split: str, job: Job) -> Sample:
+def _sample(picture: SourcePicture, split: str, job: ImportJob) -> ShardSample:
     if not NAME.fullmatch(split) or not NAME.fullmatch(picture.key):
         raise Rejected("bad picture name")
     encoded = _encoded(picture.file, (picture.folder,) if picture.folder else job.pictures)
@@ -193,7 +193,7 @@ def _sample(picture: Picture, split: str, job: Job) -> Sample:
         split=split,
         license=license_,
     )
-    return Sample(image, encoded, tuple(_records(picture.regions, image, job)))
+    return ShardSample(image, encoded, tuple(_records(picture.regions, image, job)))
 
 
 def _encoded(name: str, folders: Sequence[Path]) -> bytes:
@@ -222,7 +222,9 @@ def picture_pixels(encoded: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _records(found: Iterable[Found], image: ImageRecord, job: Job) -> Iterator[RegionRecord]:
+def _records(
+    found: Iterable[SourceRegion], image: ImageRecord, job: ImportJob
+) -> Iterator[RegionRecord]:
     ids: set[str] = set()
     for region in found:
         try:
@@ -237,7 +239,7 @@ def _records(found: Iterable[Found], image: ImageRecord, job: Job) -> Iterator[R
             yield record
 
 
-def _record(region: Found, image: ImageRecord, job: Job) -> RegionRecord:
+def _record(region: SourceRegion, image: ImageRecord, job: ImportJob) -> RegionRecord:
     texts = list(filter(None, map(clean, region.texts)))
     long = list(filter(None, map(clean, region.long)))
     if not (texts or long or region.category):

@@ -13,7 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from ureca.errors import SourceError
-from ureca.models.data.readers.core import Found, Job, Picture, Rejected, file_bytes
+from ureca.models.data.readers.core import (
+    ImportJob,
+    Rejected,
+    SourcePicture,
+    SourceRegion,
+    file_bytes,
+)
 from ureca.models.data.readers.masks import Box, boxes_mask
 
 _MAX_BYTES = 4 << 20
@@ -30,7 +36,7 @@ _PRONOUNS = frozenset(
 )
 
 
-def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with their entities. Raises `SourceError` for a folder without Annotations."""
     for root in paths:
         files = sorted((root / "Annotations").glob("*.xml"))
@@ -44,7 +50,7 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
             except (Rejected, SourceError):
                 job.reject("malformed")
                 continue
-            yield Picture(
+            yield SourcePicture(
                 key=f"{job.name}_{path.stem}",
                 file=f"{path.stem}.jpg",
                 size=size,
@@ -64,13 +70,13 @@ def _splits(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _regions(
-    stem: str, boxes: dict[str, list[Box]], words: dict[str, _Entity], job: Job
-) -> Iterator[Found]:
+    stem: str, boxes: dict[str, list[Box]], words: dict[str, _Entity], job: ImportJob
+) -> Iterator[SourceRegion]:
     for number, entity in words.items():
         if number not in boxes:
             job.reject("no box")
             continue
-        yield Found(
+        yield SourceRegion(
             region_id=f"{stem}_{number}",
             draw=partial(boxes_mask, boxes[number]),
             mask_source="box",

@@ -16,9 +16,9 @@ from ureca.models.data.readers import (
     visual_genome,
     webdataset,
 )
-from ureca.models.data.shards import Sample
+from ureca.models.data.shards import ShardSample
 
-Samples = Callable[[Sequence[Path], core.Job], Iterator[Sample]]
+Samples = Callable[[Sequence[Path], core.ImportJob], Iterator[ShardSample]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Format:
     """The pictures lie among its files: no --pictures."""
 
 
-def _of(read: Callable[[Sequence[Path], core.Job], Iterator[core.Picture]]) -> Samples:
+def _of(read: Callable[[Sequence[Path], core.ImportJob], Iterator[core.SourcePicture]]) -> Samples:
     return lambda paths, job: core.samples(read(paths, job), job)
 
 

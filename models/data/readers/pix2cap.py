@@ -16,10 +16,10 @@ from ureca.errors import RegionError, SourceError, WireError
 from ureca.models.data.readers import coco
 from ureca.models.data.readers.core import (
     MAX_PICTURE_BYTES,
-    Found,
-    Job,
-    Picture,
+    ImportJob,
     Rejected,
+    SourcePicture,
+    SourceRegion,
     file_bytes,
     inside,
     load,
@@ -41,7 +41,7 @@ class Segment(msgspec.Struct):
     description: str = ""
 
 
-class Annotation(msgspec.Struct):
+class Pix2CapAnnotation(msgspec.Struct):
     """The segments of a picture."""
 
     image_id: int
@@ -49,7 +49,7 @@ class Annotation(msgspec.Struct):
     segments_info: list[msgspec.Raw]
 
 
-class File(msgspec.Struct):
+class Pix2CapFile(msgspec.Struct):
     """A file; `images` may be missing, then pictures are named like their PNGs."""
 
     annotations: list[msgspec.Raw]
@@ -58,20 +58,20 @@ class File(msgspec.Struct):
     licenses: list[coco.License] = []
 
 
-def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with their segments. Raises `SourceError` unless there are a JSON and a folder."""
     files, folders = [p for p in paths if p.is_file()], [p for p in paths if p.is_dir()]
     if not files or not folders:
         raise SourceError("expected pix2cap_coco_*.json and the folder of its panoptic PNGs")
     for path in files:
-        file = load(path, File)
+        file = load(path, Pix2CapFile)
         names = {category.id: category for category in file.categories}
         licenses = {entry.id: coco.license_name(entry) for entry in file.licenses}
-        images = {image.id: image for image in job.each(file.images, coco.Image)}
-        for row in job.each(file.annotations, Annotation):
+        images = {image.id: image for image in job.each(file.images, coco.CocoImage)}
+        for row in job.each(file.annotations, Pix2CapAnnotation):
             image = images.get(row.image_id)
             name = image.file_name if image else f"{Path(row.file_name).stem}.jpg"
-            yield Picture(
+            yield SourcePicture(
                 key=picture_key(job.name, name),
                 file=name,
                 size=(image.width, image.height) if image else None,
@@ -82,8 +82,8 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
 
 
 def _regions(
-    row: Annotation, folders: Sequence[Path], names: dict[int, coco.Category], job: Job
-) -> Iterator[Found]:
+    row: Pix2CapAnnotation, folders: Sequence[Path], names: dict[int, coco.Category], job: ImportJob
+) -> Iterator[SourceRegion]:
     try:
         png = next(p for folder in folders if (p := inside(folder, row.file_name)).is_file())
     except (StopIteration, Rejected):
@@ -95,7 +95,7 @@ def _regions(
             continue
         category = names.get(segment.category_id)
         text = segment.description if len(segment.description.strip()) >= _LEAST_CHARS else ""
-        yield Found(
+        yield SourceRegion(
             region_id=f"{row.image_id}_{segment.id}",
             draw=partial(_segment_mask, png, segment.id),
             mask_source="gt:coco-panoptic",

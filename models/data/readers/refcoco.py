@@ -14,9 +14,9 @@ import msgspec
 from ureca.errors import SourceError
 from ureca.models.data.readers import coco
 from ureca.models.data.readers.core import (
-    Found,
-    Job,
-    Picture,
+    ImportJob,
+    SourcePicture,
+    SourceRegion,
     is_list,
     load,
     parsed,
@@ -46,13 +46,13 @@ class Refs(msgspec.Struct):
     refs: list[msgspec.Raw]
 
 
-def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with the objects that people referred to. Raises `SourceError` unless one file has
     refs and one has instances.
     """
     refs, instances = _told_apart(paths)
-    images = {image.id: image for image in job.each(instances.images, coco.Image)}
-    rows = {row.id: row for row in job.each(instances.annotations, coco.Annotation)}
+    images = {image.id: image for image in job.each(instances.images, coco.CocoImage)}
+    rows = {row.id: row for row in job.each(instances.annotations, coco.CocoAnnotation)}
     names = {category.id: category.name for category in instances.categories}
     licenses = {entry.id: coco.license_name(entry) for entry in instances.licenses}
     groups: dict[tuple[int, str], list[Ref]] = {}
@@ -63,7 +63,7 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
         groups.setdefault((ref.image_id, ref.split), []).append(ref)
     for (image_id, split), group in groups.items():
         image = images[image_id]
-        yield Picture(
+        yield SourcePicture(
             key=picture_key(job.name, image.file_name),
             file=image.file_name,
             size=(image.width, image.height),
@@ -75,8 +75,8 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
 
 
 def _regions(
-    group: Sequence[Ref], rows: dict[int, coco.Annotation], names: dict[int, str]
-) -> Iterator[Found]:
+    group: Sequence[Ref], rows: dict[int, coco.CocoAnnotation], names: dict[int, str]
+) -> Iterator[SourceRegion]:
     texts: dict[int, list[str]] = {}
     for ref in group:
         texts.setdefault(ref.ann_id, []).extend(s.sent or s.raw for s in ref.sentences)
@@ -86,9 +86,9 @@ def _regions(
         yield coco.region(row, region_id=str(number), texts=said, category=category)
 
 
-def _told_apart(paths: Sequence[Path]) -> tuple[Refs, coco.File]:
+def _told_apart(paths: Sequence[Path]) -> tuple[Refs, coco.CocoFile]:
     refs: Refs | None = None
-    instances: coco.File | None = None
+    instances: coco.CocoFile | None = None
     for path in paths:
         content = load(path, msgspec.Raw)
         if is_list(content):
@@ -96,7 +96,7 @@ def _told_apart(paths: Sequence[Path]) -> tuple[Refs, coco.File]:
         elif "refs" in parsed(path, content, dict[str, msgspec.Raw]):
             refs = parsed(path, content, Refs)
         else:
-            instances = parsed(path, content, coco.File)
+            instances = parsed(path, content, coco.CocoFile)
     if refs is None or instances is None:
         raise SourceError(
             f"expected a list of refs and instances.json, got {', '.join(map(str, paths))}; "

@@ -12,28 +12,28 @@ import msgspec
 from ureca.errors import SourceError
 from ureca.models.data.readers.core import (
     MAX_FILE_BYTES,
-    Found,
-    Job,
-    Picture,
+    ImportJob,
+    SourcePicture,
+    SourceRegion,
     file_bytes,
     load,
 )
 from ureca.models.data.readers.masks import coco_mask
 
 
-class Turn(msgspec.Struct):
+class ConversationTurn(msgspec.Struct):
     """What one side says."""
 
     speaker: str = msgspec.field(name="from")
     value: str
 
 
-class Row(msgspec.Struct):
+class Sa1bCaption(msgspec.Struct):
     """One caption of one mask."""
 
     image: str
     mask_id: str | int
-    conversations: list[Turn]
+    conversations: list[ConversationTurn]
 
 
 class Size(msgspec.Struct):
@@ -44,7 +44,7 @@ class Size(msgspec.Struct):
     file_name: str = ""
 
 
-class Annotation(msgspec.Struct):
+class Sa1bAnnotation(msgspec.Struct):
     """One of SA-1B's masks."""
 
     id: int | str
@@ -58,7 +58,7 @@ class Masks(msgspec.Struct):
     annotations: list[msgspec.Raw]
 
 
-def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with their captioned masks; captions of one mask in several rows are joined.
 
     A JSON lines file with "test" in its name is the split `test`, as in the official loader.
@@ -79,33 +79,35 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
             yield from _picture(places[stem], captions, split, job)
 
 
-def _captions(path: Path, job: Job) -> dict[str, dict[str, list[str]]]:
+def _captions(path: Path, job: ImportJob) -> dict[str, dict[str, list[str]]]:
     """Captions by picture and mask."""
     found: dict[str, dict[str, list[str]]] = {}
     lines = file_bytes(path, MAX_FILE_BYTES).splitlines()
-    for row in job.each((msgspec.Raw(line) for line in lines if line.strip()), Row):
+    for row in job.each((msgspec.Raw(line) for line in lines if line.strip()), Sa1bCaption):
         said = [turn.value for turn in row.conversations if turn.speaker == "gpt"]
         masks = found.setdefault(row.image, {})
         masks.setdefault(str(row.mask_id), []).extend(said[-1:])
     return found
 
 
-def _picture(path: Path, captions: dict[str, list[str]], split: str, job: Job) -> Iterator[Picture]:
+def _picture(
+    path: Path, captions: dict[str, list[str]], split: str, job: ImportJob
+) -> Iterator[SourcePicture]:
     try:
         file = load(path, Masks)
     except SourceError:
         job.reject("malformed", len(captions))
         return
-    masks = {str(row.id): row.segmentation for row in job.each(file.annotations, Annotation)}
+    masks = {str(row.id): row.segmentation for row in job.each(file.annotations, Sa1bAnnotation)}
     job.reject("no such mask", sum(number not in masks for number in captions))
-    yield Picture(
+    yield SourcePicture(
         key=path.stem,
         file=file.image.file_name or f"{path.stem}.jpg",
         folder=path.parent,
         size=(file.image.width, file.image.height),
         split=split,
         regions=tuple(
-            Found(
+            SourceRegion(
                 region_id=f"{path.stem.removeprefix('sa_')}_{number}",
                 draw=partial(coco_mask, masks[number]),
                 mask_source="pseudo:sa1b",

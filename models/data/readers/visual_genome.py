@@ -12,7 +12,14 @@ from pathlib import Path
 import msgspec
 
 from ureca.errors import SourceError
-from ureca.models.data.readers.core import Found, Job, Picture, is_list, load, parsed
+from ureca.models.data.readers.core import (
+    ImportJob,
+    SourcePicture,
+    SourceRegion,
+    is_list,
+    load,
+    parsed,
+)
 from ureca.models.data.readers.masks import boxes_mask
 
 
@@ -27,14 +34,14 @@ class Described(msgspec.Struct):
     height: float
 
 
-class Regions(msgspec.Struct):
+class VisualGenomeRegions(msgspec.Struct):
     """All regions of a picture."""
 
     id: int
     regions: list[msgspec.Raw]
 
 
-class Image(msgspec.Struct):
+class VisualGenomeImage(msgspec.Struct):
     """One picture."""
 
     image_id: int
@@ -43,7 +50,7 @@ class Image(msgspec.Struct):
     flickr_id: int | None = None
 
 
-def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
+def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with their described boxes."""
     described, images, splits = _told_apart(paths, job)
     for row in described:
@@ -51,7 +58,7 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
         if image is None:
             job.reject("no such picture", len(row.regions))
             continue
-        yield Picture(
+        yield SourcePicture(
             key=f"{job.name}_{row.id}",
             file=f"{row.id}.jpg",
             size=(image.width, image.height),
@@ -61,9 +68,9 @@ def read(paths: Sequence[Path], job: Job) -> Iterator[Picture]:
         )
 
 
-def _region(row: Described) -> Found:
+def _region(row: Described) -> SourceRegion:
     box = (row.x, row.y, row.x + row.width, row.y + row.height)
-    return Found(
+    return SourceRegion(
         region_id=str(row.region_id),
         draw=partial(boxes_mask, [box]),
         mask_source="box",
@@ -72,10 +79,10 @@ def _region(row: Described) -> Found:
 
 
 def _told_apart(
-    paths: Sequence[Path], job: Job
-) -> tuple[Iterator[Regions], dict[int, Image], dict[int, str]]:
+    paths: Sequence[Path], job: ImportJob
+) -> tuple[Iterator[VisualGenomeRegions], dict[int, VisualGenomeImage], dict[int, str]]:
     described: list[msgspec.Raw] = []
-    images: dict[int, Image] = {}
+    images: dict[int, VisualGenomeImage] = {}
     splits: dict[int, str] = {}
     for path in paths:
         content = load(path, msgspec.Raw)
@@ -87,10 +94,10 @@ def _told_apart(
         if rows and "regions" in parsed(path, rows[0], dict[str, msgspec.Raw]):
             described = rows
         else:
-            images |= {image.image_id: image for image in job.each(rows, Image)}
+            images |= {image.image_id: image for image in job.each(rows, VisualGenomeImage)}
     if not described or not images:
         raise SourceError(
             "expected region_descriptions.json and image_data.json, got "
             f"{', '.join(map(str, paths))}"
         )
-    return job.each(described, Regions), images, splits
+    return job.each(described, VisualGenomeRegions), images, splits

@@ -9,12 +9,12 @@ from pathlib import Path
 from ureca.errors import SourceError
 from ureca.models.data.check import check_record
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.readers.core import MAX_PICTURE_BYTES, Job, Rejected, picture_pixels
+from ureca.models.data.readers.core import MAX_PICTURE_BYTES, ImportJob, Rejected, picture_pixels
 from ureca.models.data.regions import RegionRecord
-from ureca.models.data.shards import NAME, Sample, read_samples
+from ureca.models.data.shards import NAME, ShardSample, read_samples
 
 
-def samples(paths: Sequence[Path], job: Job) -> Iterator[Sample]:
+def samples(paths: Sequence[Path], job: ImportJob) -> Iterator[ShardSample]:
     """The samples of shards, or of all shards in folders. Raises `SourceError` where there is none.
 
     Records come back as they were packed; regions with a fault (`ureca data check`) are left out.
@@ -35,7 +35,7 @@ def samples(paths: Sequence[Path], job: Job) -> Iterator[Sample]:
                 yield sample
 
 
-def _sample(encoded: bytes, text: bytes, job: Job) -> Sample:
+def _sample(encoded: bytes, text: bytes, job: ImportJob) -> ShardSample:
     if not encoded or not text:
         raise Rejected("sample without picture or json")
     size = picture_pixels(encoded)
@@ -49,10 +49,10 @@ def _sample(encoded: bytes, text: bytes, job: Job) -> Sample:
         raise Rejected("bad picture name")
     if (image.width, image.height) != size:
         raise Rejected("wrong picture size")
-    return Sample(image, encoded, tuple(_regions(rows, image, job)))
+    return ShardSample(image, encoded, tuple(_regions(rows, image, job)))
 
 
-def _regions(rows: Sequence[object], image: ImageRecord, job: Job) -> Iterator[RegionRecord]:
+def _regions(rows: Sequence[object], image: ImageRecord, job: ImportJob) -> Iterator[RegionRecord]:
     for row in rows:
         try:
             record = RegionRecord.from_json(row)

@@ -17,8 +17,14 @@ from tqdm import tqdm
 from ureca.models.data.synthetic import store
 from ureca.models.data.synthetic.objects.shapes import FloatArray
 from ureca.models.data.synthetic.rendering.path_tracer import trace_views
-from ureca.models.data.synthetic.rendering.render import Camera, Rgb8, paint_views
-from ureca.models.data.synthetic.rendering.views import LICENSE, SOURCE, View, describe, region_row
+from ureca.models.data.synthetic.rendering.render import Rgb8, SceneCamera, paint_views
+from ureca.models.data.synthetic.rendering.views import (
+    LICENSE,
+    SOURCE,
+    RenderedView,
+    describe,
+    region_row,
+)
 from ureca.models.data.synthetic.scenes.scene import draw_scene
 from ureca.models.data.synthetic.scenes.world import World, build_world, settle
 from ureca.models.data.synthetic.store import Rendered, Row, Totals
@@ -38,7 +44,7 @@ _PREFIX: Final[dict[Split, str]] = {
 
 
 @dataclass(frozen=True)
-class Job:
+class SceneJob:
     """One scene to make: its number, the run's seed, views per scene, split, shard and look."""
 
     scene: int
@@ -66,14 +72,14 @@ _CLEARANCE: Final = 0.13
 """Least distance (m) of a camera from anything on the table."""
 
 
-def _camera(rng: np.random.Generator, place: FloatArray, *, close: bool) -> Camera:
+def _camera(rng: np.random.Generator, place: FloatArray, *, close: bool) -> SceneCamera:
     x, y = (float(place[k]) + float(rng.uniform(-0.04, 0.04)) for k in (0, 1))
     distance = float(rng.uniform(0.3, 0.48) if close else rng.uniform(0.5, 0.8))
     azimuth, elevation = 90.0 + float(rng.uniform(-55, 55)), -float(rng.uniform(14, 55))
-    return Camera((x, y, 0.05), distance, azimuth, elevation, float(rng.uniform(40, 48)))
+    return SceneCamera((x, y, 0.05), distance, azimuth, elevation, float(rng.uniform(40, 48)))
 
 
-def draw_camera(rng: np.random.Generator, world: World, *, close: bool) -> Camera:
+def draw_camera(rng: np.random.Generator, world: World, *, close: bool) -> SceneCamera:
     """A camera on the room's open side; close ones look at one item from a hand's reach."""
     standing = [i for i in range(len(world.bodies)) if world.on_table(i)]
     places = [world.pose(i)[0] for i in standing]
@@ -92,7 +98,7 @@ def _encode(picture: Rgb8) -> bytes:
     return bytes(cv2.imencode(".webp", picture[..., ::-1], flags)[1])
 
 
-def _image_row(job: Job, view: View, number: int) -> Row:
+def _image_row(job: SceneJob, view: RenderedView, number: int) -> Row:
     height, width = view.size
     return {
         "image_key": view.key,
@@ -113,7 +119,7 @@ def _image_row(job: Job, view: View, number: int) -> Row:
     }
 
 
-def render_scene(job: Job) -> Rendered:
+def render_scene(job: SceneJob) -> Rendered:
     """Draw, settle, paint and describe one scene; the same job always gives the same result."""
     scene = draw_scene(job.scene_seed, held_back=job.split == "test")
     world = build_world(scene, shadow=_SHADOW_MAP, samples=_SAMPLES)
@@ -127,7 +133,7 @@ def render_scene(job: Job) -> Rendered:
         # The ids stay MuJoCo's: the two renderers agree to the pixel.
         pictures = trace_views(world, cameras, PICTURE_SIZE)
     for number, (camera, (_, ids)) in enumerate(zip(cameras, painted, strict=True)):
-        view = View(job.key(number), f"{job.shard}.tar", job.split, ids, camera)
+        view = RenderedView(job.key(number), f"{job.shard}.tar", job.split, ids, camera)
         rendered.pictures.append((f"{view.key}.webp", _encode(pictures[number])))
         rendered.images.append(_image_row(job, view, number))
         truth, regions = describe(world, view)
@@ -138,14 +144,14 @@ def render_scene(job: Job) -> Rendered:
 
 def _batches(
     scenes: int, *, views: int, seed: int, split: Split, look: Paint
-) -> Iterator[list[Job]]:
+) -> Iterator[list[SceneJob]]:
     for first in range(0, scenes, SCENES_PER_SHARD):
         shard = f"{_PREFIX[split]}-{first // SCENES_PER_SHARD:03d}"
         numbers = range(first, min(first + SCENES_PER_SHARD, scenes))
-        yield [Job(number, seed, views, split, shard, look) for number in numbers]
+        yield [SceneJob(number, seed, views, split, shard, look) for number in numbers]
 
 
-def _render_all(jobs: Sequence[Job], workers: int) -> Iterable[Rendered]:
+def _render_all(jobs: Sequence[SceneJob], workers: int) -> Iterable[Rendered]:
     if workers <= 1:
         yield from map(render_scene, jobs)
         return

@@ -21,18 +21,18 @@ from ureca.models.evaluation.caption import Captioned, Failed
 from ureca.models.evaluation.captioners.mask_variants import MaskEdit
 from ureca.models.evaluation.measures.similarity import F32
 from ureca.models.evaluation.options import BaselineName
-from ureca.models.evaluation.test_set import Case, DataSet, by_picture
+from ureca.models.evaluation.test_set import EvaluationCase, TestSet, by_picture
 from ureca.models.evaluation.text.ngrams import EXTRA
 from ureca.models.evaluation.text.phrase_parsing import normal
 from ureca.protocol import rle
 
 NEIGHBOURS = 15
 
-Captioner = Callable[[Sequence[Case], Style], Iterator[Captioned | Failed]]
+Captioner = Callable[[Sequence[EvaluationCase], Style], Iterator[Captioned | Failed]]
 
 
 def baseline(
-    name: BaselineName, data: DataSet, store: ImageStore, edit: MaskEdit, *, pictures: int
+    name: BaselineName, data: TestSet, store: ImageStore, edit: MaskEdit, *, pictures: int
 ) -> Captioner:
     """A baseline that has learnt from `pictures` training pictures of `data` where it learns.
 
@@ -47,7 +47,7 @@ def baseline(
     return neighbours(data.training.rows, store, edit, pictures=pictures)
 
 
-def frequent(training: Iterable[Case]) -> Captioner:
+def frequent(training: Iterable[EvaluationCase]) -> Captioner:
     """The commonest phrase of a region's first type, of all where its type has none."""
     counted: dict[str, Counter[str]] = {}
     for case in training:
@@ -56,7 +56,7 @@ def frequent(training: Iterable[Case]) -> Captioner:
                 counted.setdefault(kind, Counter())[text] += 1
     best = {kind: texts.most_common(1)[0][0] for kind, texts in counted.items()}
 
-    def caption(cases: Sequence[Case], _: Style) -> Iterator[Captioned | Failed]:
+    def caption(cases: Sequence[EvaluationCase], _: Style) -> Iterator[Captioned | Failed]:
         for case in cases:
             text = best.get(_first_type(case), best.get("", ""))
             yield Captioned(case.region_id, text, 1.0)
@@ -80,7 +80,7 @@ def imagenet(store: ImageStore, edit: MaskEdit) -> Captioner:
 
 
 def neighbours(
-    training: Sequence[Case], store: ImageStore, edit: MaskEdit, *, pictures: int
+    training: Sequence[EvaluationCase], store: ImageStore, edit: MaskEdit, *, pictures: int
 ) -> Captioner:
     """A vote of the nearest training regions by cosine of trunk features. Imports torch."""
     from ureca.models.evaluation.captioners.trunk_features import ImageNetTrunk
@@ -119,7 +119,7 @@ def region_mask(record: RegionRecord) -> Mask:
 
 
 def _per_picture(
-    cases: Sequence[Case],
+    cases: Sequence[EvaluationCase],
     store: ImageStore,
     edit: MaskEdit,
     say: Callable[[Image, Sequence[Mask]], list[str]],
@@ -135,10 +135,12 @@ def _per_picture(
             yield Captioned(case.region_id, text, 1.0)
 
 
-def _sampled(cases: Iterable[Case], pictures: int) -> list[tuple[str, list[Case]]]:
+def _sampled(
+    cases: Iterable[EvaluationCase], pictures: int
+) -> list[tuple[str, list[EvaluationCase]]]:
     groups = sorted(by_picture(cases).items(), key=lambda item: image_hash(item[0]))
     return groups[:pictures]
 
 
-def _first_type(case: Case) -> str:
+def _first_type(case: EvaluationCase) -> str:
     return next(iter(case.record.types), "")

@@ -14,10 +14,10 @@ from ureca.models.evaluation.caption import Captioned, Failed, caption_crops, ca
 from ureca.models.evaluation.captioners.baselines import Captioner, baseline
 from ureca.models.evaluation.captioners.mask_variants import mask_edit
 from ureca.models.evaluation.options import Options
-from ureca.models.evaluation.test_set import Case, DataSet
+from ureca.models.evaluation.test_set import EvaluationCase, TestSet
 
 
-def captioner_of(data: DataSet, options: Options, engine: Engine | None) -> Captioner:
+def captioner_of(data: TestSet, options: Options, engine: Engine | None) -> Captioner:
     """What the options ask for. Raises `UrecaError`s of pictures, packages and files."""
     if options.captions is not None:
         return from_file(options.captions)
@@ -26,7 +26,7 @@ def captioner_of(data: DataSet, options: Options, engine: Engine | None) -> Capt
         return baseline(options.baseline, data, store, edit, pictures=options.train_pictures)
     assert engine is not None
 
-    def caption(cases: Sequence[Case], style: Style) -> Iterator[Captioned | Failed]:
+    def caption(cases: Sequence[EvaluationCase], style: Style) -> Iterator[Captioned | Failed]:
         records = [case.record for case in cases]
         if options.masks == "crop":
             return caption_crops(engine, store, records, style=style)
@@ -39,7 +39,7 @@ def from_file(path: Path) -> Captioner:
     """Captions that were made before; regions that the file leaves out are left out."""
     said = read_captions(path)
 
-    def caption(cases: Sequence[Case], _: Style) -> Iterator[Captioned | Failed]:
+    def caption(cases: Sequence[EvaluationCase], _: Style) -> Iterator[Captioned | Failed]:
         for case in cases:
             if case.region_id in said:
                 yield said[case.region_id]

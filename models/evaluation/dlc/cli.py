@@ -27,7 +27,7 @@ from ureca.models.evaluation.captioners.captioners import read_captions
 from ureca.models.evaluation.captioners.engines import open_engine
 from ureca.models.evaluation.dlc.questions import (
     PROMPT,
-    Question,
+    DlcQuestion,
     figures,
     prompt_of,
     read_questions,
@@ -78,11 +78,11 @@ def _prompt(path: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class JudgedRun:
     """A finished run."""
 
     judge: str
-    asked: Mapping[str, tuple[Question, ...]]
+    asked: Mapping[str, tuple[DlcQuestion, ...]]
     captions: Mapping[str, str]
     answers: Mapping[str, list[str]]
     counts: Mapping[str, int]
@@ -130,10 +130,10 @@ def _setting(options: argparse.Namespace, template: str) -> dict[str, Any]:  # J
 
 def _judge(
     options: argparse.Namespace,
-    asked: Mapping[str, tuple[Question, ...]],
+    asked: Mapping[str, tuple[DlcQuestion, ...]],
     captions: Mapping[str, str],
     template: str,
-) -> Judged:
+) -> JudgedRun:
     options.out.mkdir(parents=True, exist_ok=True)
     config = ServerConfig(
         url=options.judge,
@@ -154,13 +154,13 @@ def _judge(
     finally:
         ledger.close()
         server.close()
-    return Judged(
+    return JudgedRun(
         judge=server.model, asked=asked, captions=captions, answers=answers, counts=ledger.counts
     )
 
 
 def _captions(
-    options: argparse.Namespace, asked: Mapping[str, tuple[Question, ...]]
+    options: argparse.Namespace, asked: Mapping[str, tuple[DlcQuestion, ...]]
 ) -> dict[str, str]:
     """A caption for every region that is asked about; empty where the model gave none."""
     said = dict(_from_file(options.captions) if options.captions else _from_model(options, asked))
@@ -182,7 +182,7 @@ def _from_file(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _from_model(
-    options: argparse.Namespace, asked: Mapping[str, tuple[Question, ...]]
+    options: argparse.Namespace, asked: Mapping[str, tuple[DlcQuestion, ...]]
 ) -> Iterator[tuple[str, str]]:
     if options.data is None:
         raise ConfigError("--data is needed: the folder that `ureca data import coco` made")

@@ -36,7 +36,7 @@ _PLACES = re.compile(r"(\{caption\}|\{question\})")
 _LABEL = re.compile(r"\(?([a-z])(?:[.):]|\s|$)")
 
 
-class Question(msgspec.Struct, frozen=True):
+class DlcQuestion(msgspec.Struct, frozen=True):
     """One of `qa.json`: choices with their scores in -1..1."""
 
     question: str
@@ -55,9 +55,9 @@ class RegionScore:
     """Answers in which no choice could be found; they count 0."""
 
 
-def read_questions(qa: Path, names: Path) -> dict[str, tuple[Question, ...]]:
+def read_questions(qa: Path, names: Path) -> dict[str, tuple[DlcQuestion, ...]]:
     """Questions by annotation id, the one about the kind of thing first. Raises `SourceError`."""
-    asked = load(qa, dict[str, list[Question]])
+    asked = load(qa, dict[str, list[DlcQuestion]])
     kinds = load(names, dict[str, str])
     missing = sorted(asked.keys() - kinds.keys())
     if missing or not asked:
@@ -69,16 +69,16 @@ def read_questions(qa: Path, names: Path) -> dict[str, tuple[Question, ...]]:
     return found
 
 
-def recognition(kind: str) -> Question:
+def recognition(kind: str) -> DlcQuestion:
     """Whether a description is of this kind of thing."""
     text = (
         f'Could what is described be this: "{kind}", or something of a similar kind? It need not '
         "be exactly that."
     )
-    return Question(text, (("Yes", 1.0), ("No", 0.0)), "recognition")
+    return DlcQuestion(text, (("Yes", 1.0), ("No", 0.0)), "recognition")
 
 
-def prompt_of(template: str, caption: str, question: Question) -> str:
+def prompt_of(template: str, caption: str, question: DlcQuestion) -> str:
     """What the judge reads. Raises `ConfigError` for a template without its two places."""
     if "{caption}" not in template or "{question}" not in template:
         raise ConfigError("a prompt needs the places {caption} and {question}")
@@ -111,7 +111,7 @@ def picked(answer: str, choices: Sequence[str]) -> int | None:
     return max(around)[1] if around else None
 
 
-def score_region(questions: Sequence[Question], answers: Sequence[str]) -> RegionScore:
+def score_region(questions: Sequence[DlcQuestion], answers: Sequence[str]) -> RegionScore:
     """The score of a region from the judge's answers, in the order of its questions."""
     picks = [
         picked(answer, [text for text, _ in question.choices])

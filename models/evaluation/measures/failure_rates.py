@@ -9,7 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from ureca.models.evaluation.measures.scores import Figures, Scored
-from ureca.models.evaluation.test_set import Case, References, Training, by_picture, category_name
+from ureca.models.evaluation.test_set import (
+    EvaluationCase,
+    References,
+    Training,
+    by_picture,
+    category_name,
+)
 from ureca.models.evaluation.text import lexicon
 from ureca.models.evaluation.text.phrase_parsing import (
     head_nouns,
@@ -27,7 +33,11 @@ Reading = Callable[[str], frozenset[str]]
 
 
 def short_faults(
-    scored: Sequence[Scored], pool: Sequence[Case], training: Training, *, references: References
+    scored: Sequence[Scored],
+    pool: Sequence[EvaluationCase],
+    training: Training,
+    *,
+    references: References,
 ) -> Figures:
     """Neighbours, gender and age, rare nouns, colour, number: of short captions."""
     single = [item for item in scored if item.case.people and not item.case.record.group]
@@ -110,7 +120,9 @@ def _sorts(text: str, kinds: dict[str, frozenset[str]]) -> frozenset[str]:
     return frozenset(name for name, words in kinds.items() if heads & words)
 
 
-def _neighbour(scored: Sequence[Scored], pool: Sequence[Case], references: References) -> Figures:
+def _neighbour(
+    scored: Sequence[Scored], pool: Sequence[EvaluationCase], references: References
+) -> Figures:
     """Wrong for its own region, but headed by a name of another region of the picture."""
     names = {case.region_id: case.accepted(references) for case in pool}
     pictures = by_picture(case for case in pool if names[case.region_id])
@@ -190,7 +202,7 @@ def _rare(scored: Sequence[Scored], training: Training) -> Figures:
     return {**_share("rare_head", sum(rare), len(rare)), **share}
 
 
-def _rarely(case: Case, common: frozenset[str]) -> bool:
+def _rarely(case: EvaluationCase, common: frozenset[str]) -> bool:
     return bool(case.record.category) and category_name(case.record.category) not in common
 
 

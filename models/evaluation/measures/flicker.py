@@ -36,7 +36,7 @@ class ClipCaptions:
     captions: tuple[str, ...]
 
 
-class Clip:
+class AnnotatedClip:
     """One clip's frames and true masks, read from its tar on demand."""
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Clip:
 
 
 def caption_clip(
-    engine: Engine, clip: Clip, masks: MaskSource, *, every: int, style: Style = "short"
+    engine: Engine, clip: AnnotatedClip, masks: MaskSource, *, every: int, style: Style = "short"
 ) -> ClipCaptions:
     """Caption the thing of a clip in every `every`-th frame in which it has a mask."""
     pairs = list(_said(engine, clip, masks, every=every, style=style))
@@ -83,7 +83,7 @@ def caption_clip(
 
 
 def _said(
-    engine: Engine, clip: Clip, masks: MaskSource, *, every: int, style: Style
+    engine: Engine, clip: AnnotatedClip, masks: MaskSource, *, every: int, style: Style
 ) -> Iterator[tuple[int, str]]:
     for frame in clip.frames()[::every]:
         mask = masks(frame)

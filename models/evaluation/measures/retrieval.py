@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ureca.models.evaluation.measures.similarity import F32
-from ureca.models.evaluation.test_set import Case
+from ureca.models.evaluation.test_set import EvaluationCase
 
 _TIE = 1e-6
 _VAGUE = frozenset({"object", "other"})
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RetrievalResult:
     """Whether the own region was found (1, 0, or the share of a tie), and what guessing gives."""
 
     hit: float
@@ -34,17 +34,17 @@ def similarities(caption: F32, references: F32) -> tuple[float, float]:
 
 def find_own(
     caption: F32, own: str, candidates: Sequence[str], references: Mapping[str, F32]
-) -> Found | None:
+) -> RetrievalResult | None:
     """Retrieval among `candidates` (region ids, the own one included); None when it is alone."""
     if len(candidates) < 2:
         return None
     best = {key: float((references[key] @ caption).max()) for key in candidates}
     top = max(best.values())
     winners = [key for key, value in best.items() if value >= top - _TIE]
-    return Found(1 / len(winners) if own in winners else 0.0, 1 / len(candidates))
+    return RetrievalResult(1 / len(winners) if own in winners else 0.0, 1 / len(candidates))
 
 
-def of_same_type(case: Case, others: Sequence[Case]) -> list[str]:
+def of_same_type(case: EvaluationCase, others: Sequence[EvaluationCase]) -> list[str]:
     """Ids of the own region and of those that share a type or the category with it."""
     kind = _kind(case)
     return [
@@ -54,7 +54,7 @@ def of_same_type(case: Case, others: Sequence[Case]) -> list[str]:
     ]
 
 
-def _kind(case: Case) -> set[str | None]:
+def _kind(case: EvaluationCase) -> set[str | None]:
     # No category at all is a kind of its own, as in the project's scorer.
     return {*case.record.types, case.record.category or None}
 

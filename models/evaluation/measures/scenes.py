@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ureca.extras import CHECKOUT_ONLY, checkout_error
 from ureca.models.evaluation.measures.scores import Figures, mean
-from ureca.models.evaluation.test_set import Case
+from ureca.models.evaluation.test_set import EvaluationCase
 
 if TYPE_CHECKING:
     from ureca.models.data.synthetic.language.judge import Judgement
@@ -32,7 +32,7 @@ SLOTS: Final[dict[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedCaption:
     """A caption's region and what the judge says."""
 
     region_id: str
@@ -59,8 +59,8 @@ def read_views(paths: Iterable[Path], wanted: Iterable[str]) -> dict[str, ViewTr
 
 
 def judge_all(
-    cases: Sequence[Case], captions: Mapping[str, str], views: Mapping[str, ViewTruth]
-) -> list[Judged]:
+    cases: Sequence[EvaluationCase], captions: Mapping[str, str], views: Mapping[str, ViewTruth]
+) -> list[JudgedCaption]:
     """Every captioned region whose view and node are known."""
     from ureca.models.data.synthetic.language.judge import judge
 
@@ -70,13 +70,13 @@ def judge_all(
         name = case.region_id.removeprefix(f"{case.image_key}_")
         if view is not None and caption is not None and name in view.nodes:
             found = judge(view, name, caption)
-            judged.append(Judged(case.region_id, view.nodes[name], found))
+            judged.append(JudgedCaption(case.region_id, view.nodes[name], found))
     return judged
 
 
-def slot_figures(judged: Sequence[Judged]) -> dict[str, Figures]:
+def slot_figures(judged: Sequence[JudgedCaption]) -> dict[str, Figures]:
     """Slot accuracies of all regions, by node type, and of looks that training never showed."""
-    groups: dict[str, list[Judged]] = {"all": list(judged)}
+    groups: dict[str, list[JudgedCaption]] = {"all": list(judged)}
     for item in judged:
         look = "held-back look" if item.node.held_back else "known look"
         for name in (item.node.type, look):
@@ -84,7 +84,7 @@ def slot_figures(judged: Sequence[Judged]) -> dict[str, Figures]:
     return {name: _figures(items) for name, items in groups.items()}
 
 
-def _figures(items: Sequence[Judged]) -> Figures:
+def _figures(items: Sequence[JudgedCaption]) -> Figures:
     figures: Figures = {"n": len(items)}
     for slot, name in SLOTS.items():
         said = (getattr(item.judgement, name) for item in items)

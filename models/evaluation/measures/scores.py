@@ -17,7 +17,7 @@ from ureca.errors import MissingExtraError
 from ureca.models.evaluation.measures.meteor import Meteor
 from ureca.models.evaluation.measures.retrieval import find_own, of_same_type, similarities, stack
 from ureca.models.evaluation.measures.similarity import Embedder
-from ureca.models.evaluation.test_set import Case, References, by_picture, groups_of
+from ureca.models.evaluation.test_set import EvaluationCase, References, by_picture, groups_of
 from ureca.models.evaluation.text import ngrams
 from ureca.models.evaluation.text.phrase_parsing import is_headed_by, names_it, normal
 
@@ -38,7 +38,7 @@ WITH_ERROR = ("meteor_mean", "cider", "head", "unique")
 class Scored:
     """One captioned region: its normalised caption and references, and its own figures."""
 
-    case: Case
+    case: EvaluationCase
     caption: str
     references: tuple[str, ...]
     figures: dict[str, float] = field(default_factory=dict)
@@ -84,11 +84,11 @@ def _ngram_packages() -> None:
 
 
 def score(
-    cases: Sequence[Case],
+    cases: Sequence[EvaluationCase],
     captions: Mapping[str, str],
     tools: Tools,
     *,
-    pool: Sequence[Case],
+    pool: Sequence[EvaluationCase],
     references: References,
 ) -> list[Scored]:
     """Every captioned case with its figures.
@@ -140,7 +140,10 @@ def _score_meteor(told: Sequence[Scored], meteor: Meteor) -> None:
 
 
 def _score_meaning(
-    told: Sequence[Scored], pool: Sequence[Case], embedder: Embedder, references: References
+    told: Sequence[Scored],
+    pool: Sequence[EvaluationCase],
+    embedder: Embedder,
+    references: References,
 ) -> None:
     pictures = {item.case.image_key for item in told}
     shown = [case for case in pool if case.image_key in pictures]

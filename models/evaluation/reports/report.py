@@ -15,7 +15,7 @@ from ureca.extras import require
 from ureca.models.data.regions import ImageStore
 from ureca.models.evaluation.captioners.baselines import region_mask
 from ureca.models.evaluation.captioners.mask_variants import MaskEdit
-from ureca.models.evaluation.evaluate import Part
+from ureca.models.evaluation.evaluate import EvaluationPart
 from ureca.models.evaluation.measures.scores import Scored
 from ureca.models.evaluation.reports import charts
 from ureca.models.evaluation.reports.drawing import data_uri, outlined, sampled
@@ -49,7 +49,13 @@ class Card:
 
 
 def write_report(
-    out: Path, parts: Sequence[Part], metrics: Json, edit: MaskEdit, *, samples: int, seed: int
+    out: Path,
+    parts: Sequence[EvaluationPart],
+    metrics: Json,
+    edit: MaskEdit,
+    *,
+    samples: int,
+    seed: int,
 ) -> None:
     """Write `report.html` into `out`. `edit` gives the masks as they were shown to the model.
 
@@ -76,7 +82,7 @@ def write_report(
 
 
 def _samples(
-    parts: Sequence[Part], edit: MaskEdit, *, count: int, seed: int
+    parts: Sequence[EvaluationPart], edit: MaskEdit, *, count: int, seed: int
 ) -> Iterator[tuple[str, list[Card]]]:
     """Drawn regions of every part and sort, each under its heading."""
     for part in parts:

@@ -17,7 +17,7 @@ from ureca.extras import require
 from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER
 from ureca.models.mllm.checkpoints.wrap import base_words, widen
 from ureca.models.mllm.network.families import family_of
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.nano.checkpoint import load_checkpoint as load_nano
 from ureca.models.runtime.pretrained import CHECKOUT_BUNDLE
 from ureca.weights import WEIGHTS, cached
@@ -76,7 +76,7 @@ def assemble(language: Any, nano: Path) -> Any:
     return base
 
 
-def read_language(folder: Path) -> tuple[Any, Words]:
+def read_language(folder: Path) -> tuple[Any, TextTokenizer]:
     """A causal language model and its words, from one GGUF file or a folder of `save_pretrained`.
 
     Raises `WeightsError` for a folder that holds neither or another kind of model.
@@ -91,7 +91,7 @@ def read_language(folder: Path) -> tuple[Any, Words]:
     unpacked = package.GgufConfig(dequantize=True)
     model = _read(package, folder, **options, quantization_config=unpacked)
     tokenizer = package.AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
-    return model, Words(tokenizer.backend_tokenizer)
+    return model, TextTokenizer(tokenizer.backend_tokenizer)
 
 
 def _read(package: Any, folder: Path, **options: Any) -> Any:

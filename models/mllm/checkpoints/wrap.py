@@ -30,7 +30,7 @@ from ureca.models.mllm.checkpoints.checkpoint import (
 from ureca.models.mllm.config import MllmConfig
 from ureca.models.mllm.network.captioner import Mllm
 from ureca.models.mllm.network.families import family_of, make_known, tile_px, tile_side
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.prompt import TextTokenizer
 
 EXTRA = "mllm"
 
@@ -104,7 +104,7 @@ def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
 def save_whole(
     out: Path,
     base: Any,
-    words: Words,
+    words: TextTokenizer,
     config: MllmConfig,
     *,
     mask: dict[str, Tensor] | None = None,
@@ -136,16 +136,16 @@ def widen(base: Any, *, known: int, wanted: int) -> None:
         table[known:wanted] = table[:known].float().mean(0).to(table.dtype)
 
 
-def base_words(folder: Path) -> Words:
+def base_words(folder: Path) -> TextTokenizer:
     """The base's tokenizer: `tokenizer.json`, or whatever `transformers` can turn into one."""
     if (folder / TOKENIZER).is_file():
-        return Words.load(folder / TOKENIZER)
+        return TextTokenizer.load(folder / TOKENIZER)
     package = require("transformers", extra=EXTRA)
     try:
         slow = package.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        return Words(slow.backend_tokenizer)
+        return TextTokenizer(slow.backend_tokenizer)
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise WeightsError(
             f"{folder} has no {TOKENIZER} and its tokenizer cannot be converted: {error}"

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from ureca.errors import EngineError
 from ureca.models.mllm.config import MllmConfig
 from ureca.models.mllm.network.families import family_of, language_of, tile_px, tile_side
-from ureca.models.mllm.network.mask_encoder import FeatureToken, MaskEncoder, RegionTokens
+from ureca.models.mllm.network.mask_encoder import FeatureToken, MllmMaskEncoder, RegionTokens
 from ureca.models.mllm.network.positions import Opening, opening
 from ureca.models.mllm.network.prefix_attention import NAME, Prefix, register
 
 
-class Look(NamedTuple):
+class PictureFeatures(NamedTuple):
     """What is seen of one picture."""
 
     tokens: Tensor
@@ -43,7 +43,7 @@ class Mllm(nn.Module):
         self._cache_argument = _cache_argument(language)
         self.base = base
         self.width = int(base.config.get_text_config().hidden_size)
-        self.masks = MaskEncoder(config.mask, width=self.width)
+        self.masks = MllmMaskEncoder(config.mask, width=self.width)
         self.marks = nn.Parameter(torch.zeros(2, self.width))
         """Added to the embeddings of the two tokens around the mask block: these are new words, and
         the base's embeddings are frozen."""
@@ -89,14 +89,16 @@ class Mllm(nn.Module):
         """Where the weights are."""
         return self.marks.device
 
-    def look(self, tiles: Tensor) -> Look:
+    def look(self, tiles: Tensor) -> PictureFeatures:
         """Tiles f32 [T, 3, S, S] of ONE picture, seen once for all of its regions."""
         tower = self.family.tower
         tiles = tiles.to(self.device)
         if self.region_tokens is None or tower is None:
-            return Look(self.family.see(self.base, tiles.to(self.dtype)).flatten(0, 1), None)
+            return PictureFeatures(
+                self.family.see(self.base, tiles.to(self.dtype)).flatten(0, 1), None
+            )
         tokens, maps = tower.look(self.base, tiles)
-        return Look(self.project(tokens), maps)
+        return PictureFeatures(self.project(tokens), maps)
 
     def project(self, tokens: Tensor) -> Tensor:
         """What a `Tower` says of a picture [T, p, c] -> image tokens [T * p, d]."""

@@ -17,7 +17,7 @@ _AT_ONCE = 32
 """Tiles that the convolutions see together: 16 channels of 224 x 224 are 3 MB a tile."""
 
 
-class MaskEncoder(nn.Module):
+class MllmMaskEncoder(nn.Module):
     """Tensors are named as in the published weights: `mask_encoder.{0,2}`, `mask_linear`."""
 
     def __init__(self, config: MaskConfig, *, width: int) -> None:

@@ -44,7 +44,7 @@ class TowerConfig(PreTrainedConfig):
     hidden_size: int = 256
 
 
-class Seen(NamedTuple):
+class TowerFeatures(NamedTuple):
     """What the tower sees of the tiles of ONE picture."""
 
     tokens: Tensor
@@ -73,11 +73,11 @@ class NanoTower(PreTrainedModel):
         """Parts bring their own start."""
 
     @torch.no_grad()
-    def forward(self, pixel_values: Tensor) -> Seen:
+    def forward(self, pixel_values: Tensor) -> TowerFeatures:
         """Tiles f32 [T, 3, S, S] of one picture."""
         pixels = pixel_values.float()
         raw = Captioner.see(self, pixels)  # type: ignore[arg-type]  # the same parts by name
-        return Seen(_even(self.projector(raw[2])), self.pyramid(raw))
+        return TowerFeatures(_even(self.projector(raw[2])), self.pyramid(raw))
 
     @torch.no_grad()
     def regions(self, masks: Tensor, maps: Maps) -> Tensor:

@@ -17,7 +17,7 @@ from ureca.datatypes import Image, Mask, Rle, Style
 from ureca.errors import ConfigError, SourceError
 from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
 from ureca.models.data.text_augmentation import class_phrase
-from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.image_tiles import ImageTiler
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig
 from ureca.models.training.dataset import clean
 from ureca.models.training.loop import Plan
@@ -56,7 +56,7 @@ class MllmPlan(Plan[Group]):
         records: Sequence[tuple[RegionRecord, float]],
         config: MllmTrainConfig,
         *,
-        cutter: Cutter,
+        cutter: ImageTiler,
         tokens_per_tile: int,
     ) -> None:
         self._config, self._per_tile = config, tokens_per_tile

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore
 from ureca.models.mllm.backend import prefix_tokens, suffix_input
-from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.image_tiles import ImageTiler
 from ureca.models.mllm.network.captioner import Mllm
-from ureca.models.mllm.prompt import Prompt
+from ureca.models.mllm.prompt import CaptionPrompt
 from ureca.models.mllm.training.batch_sampler import Group, Row, read_group
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.packing import Packed, pack, padded
@@ -69,10 +69,10 @@ class Reader:
     """Rows to examples."""
 
     def __init__(
-        self, model: Mllm, prompt: Prompt, images: ImageStore, config: MllmTrainConfig
+        self, model: Mllm, prompt: CaptionPrompt, images: ImageStore, config: MllmTrainConfig
     ) -> None:
         self._mask, self._prompt, self._images = model.config.mask, prompt, images
-        self._cutter = Cutter.of(model.config)
+        self._cutter = ImageTiler.of(model.config)
         self._max_length = config.max_length
 
     def read(self, group: Group) -> Example:
@@ -99,7 +99,7 @@ class Reader:
         return Asked(torch.from_numpy(suffix), tuple(answers))
 
 
-def packed_input(model: Mllm, prompt: Prompt, example: Example) -> Packed:
+def packed_input(model: Mllm, prompt: CaptionPrompt, example: Example) -> Packed:
     """Prompts and answers of one picture, image and mask tokens in place."""
     with torch.set_grad_enabled(torch.is_grad_enabled() and _sees(model)):
         image, maps = model.look(example.tiles)
@@ -115,7 +115,7 @@ def packed_input(model: Mllm, prompt: Prompt, example: Example) -> Packed:
     return pack(before, asked)
 
 
-def answers_loss(model: Mllm, prompt: Prompt, examples: Sequence[Example]) -> Tensor:
+def answers_loss(model: Mllm, prompt: CaptionPrompt, examples: Sequence[Example]) -> Tensor:
     """Sum of the cross-entropy over the answers' tokens, in nats; rows are padded on the right."""
     rows = [packed_input(model, prompt, example) for example in examples]
     x, positions, mask = padded(rows)
@@ -137,7 +137,7 @@ class MllmLearner(Learner[Group]):
     def __init__(
         self,
         model: Mllm,
-        prompt: Prompt,
+        prompt: CaptionPrompt,
         reader: Reader,
         config: MllmTrainConfig,
         *,

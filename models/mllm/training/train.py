@@ -27,9 +27,9 @@ from ureca.models.mllm.checkpoints.checkpoint import (
     save_parts,
 )
 from ureca.models.mllm.engine import prompt_of
-from ureca.models.mllm.image_tiles import Cutter
+from ureca.models.mllm.image_tiles import ImageTiler
 from ureca.models.mllm.network.lora import lora_tensors
-from ureca.models.mllm.prompt import Words
+from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.batch_sampler import Group, MllmPlan, load_records
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.freeze import freeze
@@ -68,7 +68,7 @@ def build(
         _enable_checkpointing(model.base)
     if config.shard:
         split(model, config, worker, device)
-    prompt = prompt_of(model, Words.load(start / TOKENIZER))
+    prompt = prompt_of(model, TextTokenizer.load(start / TOKENIZER))
     images = ImageStore(Path(source.root) / "images" for source in config.data)
     learner = MllmLearner(
         model, prompt, Reader(model, prompt, images, config), config, worker=worker
@@ -76,7 +76,7 @@ def build(
     plan = MllmPlan(
         load_records(config),
         config,
-        cutter=Cutter.of(model.config),
+        cutter=ImageTiler.of(model.config),
         tokens_per_tile=picture.tokens_per_tile,
     )
     if worker.leads:

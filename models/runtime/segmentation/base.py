@@ -25,7 +25,7 @@ PointXy = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class SegmenterPrompt:
     """What to cut out, by any of three hints together; at least one.
 
     `points_xy_px` lie on the thing and `not_points_xy_px` do not, in pixels of the picture;
@@ -44,7 +44,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class MaskPrediction:
     """One answer to a prompt.
 
     `logits` f32 [h, w], stretched over the picture, are positive inside. `score` 0..1 is the
@@ -84,7 +84,9 @@ class Segmenter(Protocol):
     def features(self, encoded: EncodedImage) -> F32:
         """What it saw, f32 [C, h, w] stretched over the picture: alike where things are alike."""
 
-    def cut(self, encoded: EncodedImage, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
+    def cut(
+        self, encoded: EncodedImage, prompts: Sequence[SegmenterPrompt]
+    ) -> list[tuple[MaskPrediction, ...]]:
         """For each prompt one or more answers: where a prompt is ambiguous, parts and wholes."""
 
     def stop(self) -> None:

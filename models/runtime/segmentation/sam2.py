@@ -17,7 +17,7 @@ import numpy as np
 from ureca.datatypes import Image
 from ureca.errors import BundleError, EngineError, WeightsError
 from ureca.models.runtime.ort import open_session, run_options
-from ureca.models.runtime.segmentation.base import F32, Cut, Prompt
+from ureca.models.runtime.segmentation.base import F32, MaskPrediction, SegmenterPrompt
 
 ENCODER = "sam2_hiera_tiny_encoder.with_runtime_opt.ort"
 DECODER = "sam2_hiera_tiny_decoder_pr1.onnx"
@@ -62,11 +62,13 @@ class Sam2:
         """See `Segmenter`: f32 [256, 64, 64]."""
         return np.asarray(encoded.maps["image_embed"][0], np.float32)
 
-    def cut(self, encoded: Maps, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
+    def cut(
+        self, encoded: Maps, prompts: Sequence[SegmenterPrompt]
+    ) -> list[tuple[MaskPrediction, ...]]:
         """See `Segmenter`; three answers to each prompt. Raises `EngineError` when the graph does
         not answer in numbers.
         """
-        found: dict[int, tuple[Cut, ...]] = {}
+        found: dict[int, tuple[MaskPrediction, ...]] = {}
         for has_soft in (False, True):  # one flag tells the graph whether the whole batch has masks
             alike = [n for n, prompt in enumerate(prompts) if (prompt.soft is not None) == has_soft]
             for begin in range(0, len(alike), _BATCH):
@@ -79,7 +81,9 @@ class Sam2:
         """See `Segmenter`: ONNX Runtime ends a run at its next operator."""
         self._run.terminate = True
 
-    def _decode(self, encoded: Maps, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
+    def _decode(
+        self, encoded: Maps, prompts: Sequence[SegmenterPrompt]
+    ) -> list[tuple[MaskPrediction, ...]]:
         rows = [_points(prompt, encoded.size) for prompt in prompts]
         longest = max(len(row) for row in rows)
         padded = np.array([row + [(0.0, 0.0, _PAD)] * (longest - len(row)) for row in rows])
@@ -94,12 +98,15 @@ class Sam2:
         if not np.isfinite(logits).all() or not np.isfinite(scores).all():
             raise EngineError(f"{self.name} answered with values that are not finite")
         return [
-            tuple(Cut(one, float(np.clip(score, 0, 1))) for one, score in zip(*row, strict=True))
+            tuple(
+                MaskPrediction(one, float(np.clip(score, 0, 1)))
+                for one, score in zip(*row, strict=True)
+            )
             for row in zip(logits, scores, strict=True)
         ]
 
 
-def _points(prompt: Prompt, size: tuple[int, int]) -> list[tuple[float, float, int]]:
+def _points(prompt: SegmenterPrompt, size: tuple[int, int]) -> list[tuple[float, float, int]]:
     """The prompt's points and box corners in the square's pixels, each with its label."""
     labelled = [(point, _ON) for point in prompt.points_xy_px]
     labelled += [(point, _OFF) for point in prompt.not_points_xy_px]

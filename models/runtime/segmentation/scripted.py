@@ -14,7 +14,7 @@ import numpy as np
 
 from ureca.datatypes import Image, Mask
 from ureca.errors import EngineError
-from ureca.models.runtime.segmentation.base import F32, Cut, Prompt
+from ureca.models.runtime.segmentation.base import F32, MaskPrediction, SegmenterPrompt
 
 _CELLS_PX = 4
 _TOLERANCE = 12
@@ -44,7 +44,9 @@ class ScriptedSegmenter:
         small = cv2.resize(encoded, size, interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(np.asarray(small, np.float32).transpose(2, 0, 1))
 
-    def cut(self, encoded: Image, prompts: Sequence[Prompt]) -> list[tuple[Cut, ...]]:
+    def cut(
+        self, encoded: Image, prompts: Sequence[SegmenterPrompt]
+    ) -> list[tuple[MaskPrediction, ...]]:
         """See `Segmenter`; one answer to each prompt."""
         return [(_cut(_of_one_colour(encoded, _start(prompt, encoded))),) for prompt in prompts]
 
@@ -52,7 +54,7 @@ class ScriptedSegmenter:
         """See `Segmenter`: its calls are short."""
 
 
-def _start(prompt: Prompt, image: Image) -> tuple[int, int]:
+def _start(prompt: SegmenterPrompt, image: Image) -> tuple[int, int]:
     height, width = image.shape[:2]
     if prompt.points_xy_px:
         x, y = prompt.points_xy_px[0]
@@ -80,5 +82,5 @@ def _of_one_colour(image: Image, start: tuple[int, int]) -> Mask:
     return np.asarray(parts == parts[y, x], np.bool_)
 
 
-def _cut(mask: Mask) -> Cut:
-    return Cut(np.where(mask, 8.0, -8.0).astype(np.float32), 0.95)
+def _cut(mask: Mask) -> MaskPrediction:
+    return MaskPrediction(np.where(mask, 8.0, -8.0).astype(np.float32), 0.95)

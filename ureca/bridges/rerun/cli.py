@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ureca.bridges.node_follower import Follower
+from ureca.bridges.node_follower import NodeFollower
 from ureca.bridges.rerun.log import EXTRA, RerunLog
 from ureca.client.async_client import AsyncClient
 from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
@@ -67,7 +67,7 @@ async def _run(options: argparse.Namespace, log: RerunLog) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     keys = keys_of(options)
     async with AsyncClient.connect(options.events, options.requests, keys=keys) as client:
-        follower = Follower(
+        follower = NodeFollower(
             client,
             on_sight=log.sight,
             on_event=log.event,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ureca.bridges.node_follower import Sight
+from ureca.bridges.node_follower import FollowedFrame
 from ureca.client.region_cache import CaptionRecord
 from ureca.datatypes import Rle
 from ureca.extras import require
@@ -37,7 +37,7 @@ class RerunLog:
         self._next = 0
         self._names: dict[str, dict[int, tuple[str, Rgb]]] = {}
 
-    def sight(self, sight: Sight) -> None:
+    def sight(self, sight: FollowedFrame) -> None:
         """Log one frame with its regions."""
         picture, stream = sight.picture, sight.picture.stream
         if stream not in self._names:
@@ -83,7 +83,7 @@ class RerunLog:
             self._numbers[stream, rid] = self._next
         return self._numbers[stream, rid]
 
-    def _name(self, sight: Sight) -> None:
+    def _name(self, sight: FollowedFrame) -> None:
         """Tell what the values of the masks mean, when that has changed."""
         stream = sight.picture.stream
         names = {
@@ -96,14 +96,14 @@ class RerunLog:
             self._to.log(stream, self._rr.AnnotationContext([(0, "", (0, 0, 0, 0)), *rows]))
 
     def _look(
-        self, sight: Sight, region: PictureRegion, said: CaptionRecord | None
+        self, sight: FollowedFrame, region: PictureRegion, said: CaptionRecord | None
     ) -> tuple[str, Rgb]:
         number = self._number(sight.picture.stream, region.rid)
         text = region.rid if said is None else said.text
         stale = region.mask is None or (said is not None and not sight.holds(said))
         return text, STALE if stale else COLOURS[number % len(COLOURS)]
 
-    def _masks(self, sight: Sight) -> npt.NDArray[np.uint16]:
+    def _masks(self, sight: FollowedFrame) -> npt.NDArray[np.uint16]:
         picture = sight.picture
         values = np.zeros((picture.h, picture.w), np.uint16)
         masks = [
@@ -115,7 +115,7 @@ class RerunLog:
             values[mask] = number
         return values
 
-    def _boxes(self, sight: Sight) -> Any:
+    def _boxes(self, sight: FollowedFrame) -> Any:
         picture = sight.picture
         scale = np.array([picture.w / picture.width, picture.h / picture.height] * 2)
         boxes = [np.array(region.box) * scale for region, _ in sight.regions]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from ureca.bridges.node_follower import Sight
+from ureca.bridges.node_follower import FollowedFrame
 from ureca.bridges.ros.convert import (
     ClassId,
     MaskEncoding,
@@ -88,10 +88,10 @@ class Outgoing:
         self.counts: Counter[str] = Counter()
         """Messages published by kind, and `unsent`."""
         self._transport, self._options, self._forwarded = transport, options, forwarded
-        self._topics: dict[str, Callable[[Sight, Header], None]] = {}
+        self._topics: dict[str, Callable[[FollowedFrame, Header], None]] = {}
         self._warn = RateLimitedLog(_log, MonotonicClock())
 
-    def __call__(self, sight: Sight) -> None:
+    def __call__(self, sight: FollowedFrame) -> None:
         """Publish what is known of one frame."""
         picture = sight.picture
         try:
@@ -104,13 +104,13 @@ class Outgoing:
             self._topics[picture.stream] = self._open(picture.stream)
         self._topics[picture.stream](sight, header)
 
-    def _header(self, sight: Sight) -> Header:
+    def _header(self, sight: FollowedFrame) -> Header:
         picture = sight.picture
         came = self._forwarded.get(picture.stream, picture.seq)
         header = came or Header(stamp(sight.unix_ns), picture.stream)
         return replace(header, frame_id=self._options.frame_id or header.frame_id)
 
-    def _open(self, stream: str) -> Callable[[Sight, Header], None]:
+    def _open(self, stream: str) -> Callable[[FollowedFrame, Header], None]:
         options, base = self._options, f"{self._options.prefix}/{topic_part(stream)}"
         painter = MaskPainter(options.masks or "mono16")
         publish = partial(self._transport.publisher, quality="reliable")
@@ -119,7 +119,7 @@ class Outgoing:
         masks = publish(f"{base}/masks", Image) if options.masks else None
         names = publish(f"{base}/labels", LabelInfo) if options.masks else None
 
-        def send(sight: Sight, header: Header) -> None:
+        def send(sight: FollowedFrame, header: Header) -> None:
             values = painter.values(sight) if options.masks else {}
             self._count("detections", boxes(detections(sight, header, options.class_id)))
             self._count("captions", words(sidecar(sight, header, values)))

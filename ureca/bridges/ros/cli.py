@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from ureca.bridges.node_follower import Follower
+from ureca.bridges.node_follower import NodeFollower
 from ureca.bridges.ros.bridge import BridgeOptions, Forwarded, Incoming, Outgoing
 from ureca.bridges.ros.dds import DdsTransport, domain_of
 from ureca.bridges.ros.rclpy_node import RclpyTransport
@@ -67,7 +67,7 @@ async def _run(options: argparse.Namespace, outgoing: Outgoing) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     keys = keys_of(options)
     async with AsyncClient.connect(options.events, options.requests, keys=keys) as client:
-        follower = Follower(
+        follower = NodeFollower(
             client,
             on_sight=outgoing,
             streams=options.stream or None,

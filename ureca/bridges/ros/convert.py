@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ureca.bridges.node_follower import Sight
+from ureca.bridges.node_follower import FollowedFrame
 from ureca.bridges.ros.messages import (
     BoundingBox2D,
     Detection2D,
@@ -52,7 +52,7 @@ def nanoseconds(time: Time) -> int:
     return time.sec * 1_000_000_000 + time.nanosec
 
 
-def detections(sight: Sight, header: Header, class_id: ClassId) -> Detection2DArray:
+def detections(sight: FollowedFrame, header: Header, class_id: ClassId) -> Detection2DArray:
     """Every region that is visible on the frame; `id` is the region's, boxes are in its pixels.
 
     A caption that did not hold any more when the frame was captured is left out: such a detection
@@ -67,7 +67,7 @@ def detections(sight: Sight, header: Header, class_id: ClassId) -> Detection2DAr
 
 
 def _hypotheses(
-    sight: Sight, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
+    sight: FollowedFrame, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
 ) -> tuple[ObjectHypothesisWithPose, ...]:
     name = name_of(sight, region, said, class_id)
     if not name:
@@ -77,7 +77,7 @@ def _hypotheses(
 
 
 def name_of(
-    sight: Sight, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
+    sight: FollowedFrame, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
 ) -> str:
     """What a region is called: its caption while it holds, its id, or its sender's label."""
     if class_id == "caption":
@@ -91,7 +91,7 @@ def _bbox(region: PictureRegion) -> BoundingBox2D:
     return BoundingBox2D(Pose2D(middle), float(x1 - x0), float(y1 - y0))
 
 
-def sidecar(sight: Sight, header: Header, values: dict[str, int]) -> String:
+def sidecar(sight: FollowedFrame, header: Header, values: dict[str, int]) -> String:
     """All that is known of the same regions, as JSON; `stamp` is that of the detections."""
     picture = sight.picture
     facts = {
@@ -112,7 +112,7 @@ def sidecar(sight: Sight, header: Header, values: dict[str, int]) -> String:
 
 
 def _facts(
-    sight: Sight,
+    sight: FollowedFrame,
     region: PictureRegion,
     said: CaptionRecord | None,
     *,
@@ -150,7 +150,7 @@ class MaskPainter:
     encoding: MaskEncoding = "mono16"
     _values: dict[str, int] = field(default_factory=dict)
 
-    def values(self, sight: Sight) -> dict[str, int]:
+    def values(self, sight: FollowedFrame) -> dict[str, int]:
         """The pixel value of each region, from 1; those beyond the encoding have none."""
         rids = [region.rid for region, _ in sight.regions]
         self._values = {rid: value for rid, value in self._values.items() if rid in rids}
@@ -161,7 +161,7 @@ class MaskPainter:
                 self._values[rid] = value
         return dict(self._values)
 
-    def image(self, sight: Sight, header: Header, values: dict[str, int]) -> Image:
+    def image(self, sight: FollowedFrame, header: Header, values: dict[str, int]) -> Image:
         """The masks in the size of the frame, 0 where there is none; small regions on top."""
         picture = sight.picture
         kind: Any = np.uint8 if self.encoding == "mono8" else np.dtype("<u2")
@@ -193,7 +193,9 @@ def _enlarged(pixels: npt.NDArray[Any], height_px: int, width_px: int) -> npt.ND
     return np.ascontiguousarray(pixels[rows[:, None], columns[None, :]])
 
 
-def labels(sight: Sight, header: Header, values: dict[str, int], class_id: ClassId) -> LabelInfo:
+def labels(
+    sight: FollowedFrame, header: Header, values: dict[str, int], class_id: ClassId
+) -> LabelInfo:
     """The name of each value of the mask image of the same stamp: the region's id where it has no
     other.
     """

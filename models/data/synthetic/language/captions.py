@@ -12,7 +12,7 @@ from ureca.models.data.synthetic.language import vocabulary
 from ureca.models.data.synthetic.language.facts import Sighting
 from ureca.models.data.synthetic.language.judge import CLEAR_MARGIN, certain
 from ureca.models.data.synthetic.language.truth import NodeTruth, Relation, ViewTruth
-from ureca.models.data.synthetic.objects.parts import Item, Part
+from ureca.models.data.synthetic.objects.parts import Item, ObjectPart
 
 MAX_WORDS: Final = 14
 
@@ -27,7 +27,7 @@ def with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def indefinite_part(part: Part) -> str:
+def indefinite_part(part: ObjectPart) -> str:
     """A part as in "with ...": "a white handle", "black handles"."""
     phrase = f"{part.look.word} {part.name}"
     return phrase if part.name in _PLURAL else with_article(phrase)
@@ -42,7 +42,7 @@ def title(item: Item) -> str:
     return with_article(f"{item.look.word} {item.kind}")
 
 
-def part_names(item: Item, part: Part) -> list[str]:
+def part_names(item: Item, part: ObjectPart) -> list[str]:
     """Short names of a part, the canonical one first."""
     # "the handle of a hammer with a red handle" says it twice; the bare kind is plainer.
     by_part = item.titled_by_part and part is item.parts[item.title_part]

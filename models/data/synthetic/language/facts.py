@@ -13,7 +13,7 @@ from ureca.models.data.synthetic.language.truth import GroupType, NodeTruth, Rel
 from ureca.models.data.synthetic.language.vocabulary import PART_NAMES
 from ureca.models.data.synthetic.objects.kinds import TELLING, UPRIGHT
 from ureca.models.data.synthetic.objects.palette import HELD_BACK_PAIRS
-from ureca.models.data.synthetic.objects.parts import Item, Look
+from ureca.models.data.synthetic.objects.parts import Item, SurfaceAppearance
 from ureca.models.data.synthetic.scenes.scene import Backdrop
 
 SIDE_MARGIN: Final = 0.08
@@ -81,7 +81,7 @@ def nameable(seen: Sighting) -> bool:
     return item.fixed or seen.shown >= MIN_SHOWN
 
 
-def _held_back(item: Item, looks: Sequence[Look]) -> bool:
+def _held_back(item: Item, looks: Sequence[SurfaceAppearance]) -> bool:
     pair = (item.look.colour, item.kind) in HELD_BACK_PAIRS
     return pair or any(look.held_back for look in looks)
 

@@ -108,7 +108,7 @@ _PART_NOUNS: Final = frozenset(n for part in PART_NAMES for n in vocabulary.part
 
 
 @dataclass
-class _Builder:
+class _PhraseBuilder:
     """A phrase whose tails are still being read."""
 
     noun: str
@@ -190,7 +190,7 @@ class _Reader:
         self.at = ahead if joins or more else start
         return found if joins or more else None
 
-    def _head(self) -> _Builder:
+    def _head(self) -> _PhraseBuilder:
         """Article or number, adjectives and noun."""
         number = self.words[self.at] if self.at < len(self.words) else ""
         if number not in _COUNTS:
@@ -205,7 +205,7 @@ class _Reader:
         count = _COUNTS[number]
         if number != "the" and (count >= 2) != (least == 2):
             raise self._fail("a noun that agrees with its number")
-        return _Builder(noun, max(count, least), adjectives)
+        return _PhraseBuilder(noun, max(count, least), adjectives)
 
     def _feature(self) -> Phrase:
         """A part in "with ...": "a white handle", "black handles"."""
@@ -225,7 +225,7 @@ class _Reader:
             head.features.append(feature)
         return head.done()
 
-    def _with(self, head: _Builder) -> None:
+    def _with(self, head: _PhraseBuilder) -> None:
         """Parts, or contents if "in it" or "on it" follows."""
         things = [self._feature()]
         while self._peek("and"):
@@ -238,7 +238,7 @@ class _Reader:
                 return
         head.features += things
 
-    def _tail(self, head: _Builder) -> bool:
+    def _tail(self, head: _PhraseBuilder) -> bool:
         """Read one more tail; False at the end of the phrase."""
         if self._word("of"):
             head.owner = self._thing()
@@ -254,7 +254,7 @@ class _Reader:
             return self._place(head)
         return True
 
-    def _place(self, head: _Builder) -> bool:
+    def _place(self, head: _PhraseBuilder) -> bool:
         """A relation to another thing, or a side of the picture."""
         start = self.at
         relation = self._take(_TAILS["relation"])

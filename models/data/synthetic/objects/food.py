@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ureca.models.data.synthetic.objects import shapes
-from ureca.models.data.synthetic.objects.parts import Collider, Dice, Item, Look, Part, block
+from ureca.models.data.synthetic.objects.parts import (
+    Collider,
+    Dice,
+    Item,
+    ObjectPart,
+    SurfaceAppearance,
+    block,
+)
 from ureca.models.data.synthetic.objects.shapes import FloatArray, Point3
 
 
@@ -19,18 +26,24 @@ def _bumps(dice: Dice, strength: float) -> shapes.Bumps:
     return scale
 
 
-def _skin(dice: Dice, kind: str, options: tuple[str, ...]) -> Look:
+def _skin(dice: Dice, kind: str, options: tuple[str, ...]) -> SurfaceAppearance:
     return dice.rough(dice.colour_for(kind, options))
 
 
 def _round_fruit(
-    dice: Dice, kind: str, *, look: Look, radii: tuple[float, float], taper: float, stem: bool
+    dice: Dice,
+    kind: str,
+    *,
+    look: SurfaceAppearance,
+    radii: tuple[float, float],
+    taper: float,
+    stem: bool,
 ) -> Item:
     """A fruit standing on the table, with a stem where it has one; radii are (across, up)."""
     size = dice.between(0.95, 1.2)
     across, up = radii[0] * size, radii[1] * size
     body = shapes.ellipsoid((across, across, up), taper=taper, bumps=_bumps(dice, 0.02)).moved(z=up)
-    parts = [Part("body", body, look)]
+    parts = [ObjectPart("body", body, look)]
     if stem:
         path: list[Point3] = [
             (0.0, 0.0, up * 1.9),
@@ -38,7 +51,9 @@ def _round_fruit(
             (0.005, 0.001, up * 2.4),
         ]
         parts.append(
-            Part("stem", shapes.tube(path, 0.003 * size, sides=8), dice.paint("brown", gloss=0.0))
+            ObjectPart(
+                "stem", shapes.tube(path, 0.003 * size, sides=8), dice.paint("brown", gloss=0.0)
+            )
         )
     collider = Collider("ellipsoid", (across, across, up), (0.0, 0.0, up))
     return Item(kind, tuple(parts), (collider,), across, 2 * up, small=True)
@@ -71,7 +86,7 @@ def lemon(dice: Dice) -> Item:
     profile += [(radius * float(np.cos(a)), half * float(np.sin(a))) for a in angles]
     profile += [(radius * 0.18, half * 1.1), (0.0, half * 1.15)]
     body = shapes.lathe(profile, crease=80).turned("y", 90).moved(z=radius)
-    part = Part("body", body, _skin(dice, "lemon", ("yellow",)))
+    part = ObjectPart("body", body, _skin(dice, "lemon", ("yellow",)))
     collider = Collider("ellipsoid", (half, radius, radius), (0.0, 0.0, radius))
     return Item("lemon", (part,), (collider,), half, 2 * radius, small=True)
 
@@ -91,7 +106,10 @@ def banana(dice: Dice) -> Item:
     ]
     stem = shapes.tube(tip, 0.0065 * size, sides=8)
     look = _skin(dice, "banana", ("yellow", "yellow", "green"))
-    parts = (Part("body", body, look), Part("stem", stem, dice.paint("brown", gloss=0.0)))
+    parts = (
+        ObjectPart("body", body, look),
+        ObjectPart("stem", stem, dice.paint("brown", gloss=0.0)),
+    )
     colliders = (
         block((0.06 * size, 0.028, 2 * thick), at=(0.0, 0.004 * size, thick)),
         Collider("box", (0.03 * size, 0.014, thick), (0.055 * size, 0.025 * size, thick), 0.6),

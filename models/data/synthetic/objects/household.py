@@ -6,7 +6,15 @@ import numpy as np
 
 from ureca.models.data.synthetic.objects import shapes
 from ureca.models.data.synthetic.objects.palette import COLOURS
-from ureca.models.data.synthetic.objects.parts import Collider, Dice, Item, Look, Part, block, disc
+from ureca.models.data.synthetic.objects.parts import (
+    Collider,
+    Dice,
+    Item,
+    ObjectPart,
+    SurfaceAppearance,
+    block,
+    disc,
+)
 from ureca.models.data.synthetic.objects.shapes import Mesh, Point3
 
 _NEUTRAL = ("white", "gray", "black", "light blue", "blue", "green", "red")
@@ -57,7 +65,7 @@ def drawer_cabinet(dice: Dice) -> Item:
     )
     front_look = look if dice.chance(0.6) else dice.paint(dice.other_colour(look.word, _NEUTRAL))
     boards = [wall / 2 + step * i for i in range(len(names) + 1)]
-    parts = [Part("frame", _cabinet_frame(x, y, z, boards=boards, wall=wall), look)]
+    parts = [ObjectPart("frame", _cabinet_frame(x, y, z, boards=boards, wall=wall), look)]
     colliders: list[Collider] = [block((x, y, z))]
     for index, name in enumerate(names):
         pulled = dice.between(0.04, 0.08) * size if dice.chance(0.35) else 0.0
@@ -66,8 +74,8 @@ def drawer_cabinet(dice: Dice) -> Item:
         drawer = _drawer(width, y, tall, front=front, centre=centre)
         handle = _drawer_handle(dice.between(0.02, 0.035) * size, front, centre)
         parts += [
-            Part(f"{name} drawer", drawer, front_look, ("open" if pulled else "closed",)),
-            Part(f"{name} drawer handle", handle, handle_look),
+            ObjectPart(f"{name} drawer", drawer, front_look, ("open" if pulled else "closed",)),
+            ObjectPart(f"{name} drawer handle", handle, handle_look),
         ]
         if pulled:
             colliders.append(block((width, pulled, tall), at=(0.0, -(y + pulled) / 2, centre)))
@@ -89,9 +97,9 @@ def lamp(dice: Dice) -> Item:
     ]
     pole = shapes.cylinder(0.0075 * size, height * 0.85)
     parts = (
-        Part("base", shapes.cylinder(0.055 * size, 0.016 * size, bevel=0.004), base_look),
-        Part("pole", pole.moved(z=0.01), dice.metal() if dice.chance(0.5) else base_look),
-        Part("shade", shapes.lathe(outline, sides=56), shade_look),
+        ObjectPart("base", shapes.cylinder(0.055 * size, 0.016 * size, bevel=0.004), base_look),
+        ObjectPart("pole", pole.moved(z=0.01), dice.metal() if dice.chance(0.5) else base_look),
+        ObjectPart("shade", shapes.lathe(outline, sides=56), shade_look),
     )
     colliders = (
         disc(0.055 * size, 0.016),
@@ -114,8 +122,8 @@ def book(dice: Dice) -> Item:
     spine = shapes.box((0.003, y, z), radius=0.001, centre=(-x / 2 + 0.0015, 0.0, z / 2))
     pages = shapes.box((x - 0.008, y - 0.008, z - 0.006), radius=0.0005, centre=(0.0, 0.0, z / 2))
     parts = (
-        Part("cover", shapes.joined([*boards, spine]), look),
-        Part("pages", pages, dice.paint("white", gloss=0.0)),
+        ObjectPart("cover", shapes.joined([*boards, spine]), look),
+        ObjectPart("pages", pages, dice.paint("white", gloss=0.0)),
     )
     reach = float(np.hypot(x, y)) / 2
     return Item("book", parts, (block((x, y, z)),), reach, z, inner=x * 0.45, contents="on")
@@ -132,7 +140,7 @@ def carton(dice: Dice) -> Item:
     )
     name = dice.colour_for("box")
     look = dice.label(name) if dice.chance(0.5) else dice.rough(name)
-    part = Part("body", shapes.box((x, y, z), radius=0.002, centre=(0.0, 0.0, z / 2)), look)
+    part = ObjectPart("body", shapes.box((x, y, z), radius=0.002, centre=(0.0, 0.0, z / 2)), look)
     inner = min(x, y) * 0.45 if z < 0.11 else 0.0
     return Item(
         "box",
@@ -145,7 +153,7 @@ def carton(dice: Dice) -> Item:
     )
 
 
-def _solid_look(dice: Dice, kind: str, *, wooden: float) -> Look:
+def _solid_look(dice: Dice, kind: str, *, wooden: float) -> SurfaceAppearance:
     if kind not in dice.forced and dice.chance(wooden):
         return dice.wood()
     return dice.glazed(kind, pattern=0.15)
@@ -155,7 +163,7 @@ def cube(dice: Dice) -> Item:
     """A toy cube, painted or of wood."""
     edge = dice.choose((0.04, 0.05, 0.065))
     mesh = shapes.box((edge, edge, edge), radius=edge * 0.06, centre=(0.0, 0.0, edge / 2))
-    part = Part("body", mesh, _solid_look(dice, "cube", wooden=0.15))
+    part = ObjectPart("body", mesh, _solid_look(dice, "cube", wooden=0.15))
     return Item("cube", (part,), (block((edge, edge, edge)),), edge * 0.72, edge, small=True)
 
 
@@ -165,7 +173,7 @@ def ball(dice: Dice) -> Item:
     mesh = shapes.ellipsoid((radius, radius, radius)).moved(z=radius)
     # An orange ball and the fruit are hard to tell apart.
     colours = tuple(name for name in COLOURS if name != "orange")
-    part = Part("body", mesh, dice.glazed("ball", pattern=0.25, options=colours))
+    part = ObjectPart("body", mesh, dice.glazed("ball", pattern=0.25, options=colours))
     collider = Collider("ellipsoid", (radius, radius, radius), (0.0, 0.0, radius))
     return Item("ball", (part,), (collider,), radius, 2 * radius, small=True)
 
@@ -175,7 +183,7 @@ def cylinder(dice: Dice) -> Item:
     radius = dice.choose((0.022, 0.03, 0.038))
     height = radius * dice.between(1.2, 2.6)
     mesh = shapes.cylinder(radius, height, bevel=radius * 0.08)
-    part = Part("body", mesh, _solid_look(dice, "cylinder", wooden=0.2))
+    part = ObjectPart("body", mesh, _solid_look(dice, "cylinder", wooden=0.2))
     return Item("cylinder", (part,), (disc(radius, height),), radius, height, small=True)
 
 
@@ -201,9 +209,9 @@ def gripper(dice: Dice) -> Item:
     ]
     arm = shapes.tube(path, 0.034, sides=20)
     parts = (
-        Part("palm", shapes.joined([palm, wrist]), look),
-        Part("fingers", shapes.joined(fingers), finger_look),
-        Part("arm", arm, look),
+        ObjectPart("palm", shapes.joined([palm, wrist]), look),
+        ObjectPart("fingers", shapes.joined(fingers), finger_look),
+        ObjectPart("arm", arm, look),
     )
     body = block((0.05, 0.1, 0.14), at=(0.0, 0.0, 0.08))
     return Item("robot gripper", parts, (body,), 0.07, 0.2, fixed=True)

@@ -11,8 +11,8 @@ from ureca.models.data.synthetic.objects.parts import (
     Collider,
     Dice,
     Item,
-    Look,
-    Part,
+    ObjectPart,
+    SurfaceAppearance,
     block,
     disc,
     ring,
@@ -46,10 +46,12 @@ def mug(dice: Dice) -> Item:
         reach=dice.between(0.024, 0.034) * size,
         thick=dice.between(0.0055, 0.008) * size,
     )
-    body = Part("body", shapes.lathe(profile), look)
+    body = ObjectPart("body", shapes.lathe(profile), look)
     grip = block((0.03 * size, 0.012, height * 0.6), at=(radius * 1.35, 0.0, height * 0.5))
     colliders = (*ring(radius, height), disc(radius * 0.9, 0.006), grip)
-    return Item("mug", (body, Part("handle", handle, handle_look)), colliders, radius * 1.6, height)
+    return Item(
+        "mug", (body, ObjectPart("handle", handle, handle_look)), colliders, radius * 1.6, height
+    )
 
 
 def bowl(dice: Dice) -> Item:
@@ -64,7 +66,7 @@ def bowl(dice: Dice) -> Item:
         *ring(radius * 0.75, height * 0.5, wall=0.012),
         disc(radius * 0.5, 0.008),
     )
-    part = Part("body", shapes.lathe(profile, sides=56), look)
+    part = ObjectPart("body", shapes.lathe(profile, sides=56), look)
     return Item("bowl", (part,), colliders, radius, height, inner=radius * 0.75)
 
 
@@ -80,9 +82,9 @@ def plate(dice: Dice) -> Item:
     rim_look = dice.paint(dice.other_colour(look.word)) if dice.chance(0.4) else look
     pieces = [shapes.lathe(centre + inside, sides=56), shapes.lathe(border, sides=56)]
     if rim_look is look:
-        parts: tuple[Part, ...] = (Part("body", shapes.joined(pieces), look),)
+        parts: tuple[ObjectPart, ...] = (ObjectPart("body", shapes.joined(pieces), look),)
     else:
-        parts = (Part("center", pieces[0], look), Part("rim", pieces[1], rim_look))
+        parts = (ObjectPart("center", pieces[0], look), ObjectPart("rim", pieces[1], rim_look))
     colliders = (disc(radius * 0.6, 0.007), *ring(radius, 0.012, wall=radius * 0.3, base=0.008))
     return Item("plate", parts, colliders, radius, rise, inner=radius * 0.7, contents="on")
 
@@ -101,12 +103,14 @@ def bottle(dice: Dice) -> Item:
     profile += [(neck, height * 0.91), (0.0, height * 0.91)]
     cap = shapes.cylinder(neck * 1.3, height * 0.11).moved(z=height * 0.89)
     parts = [
-        Part("body", shapes.lathe(profile), look),
-        Part("cap", cap, dice.paint(dice.other_colour(look.word))),
+        ObjectPart("body", shapes.lathe(profile), look),
+        ObjectPart("cap", cap, dice.paint(dice.other_colour(look.word))),
     ]
     if dice.chance(0.6):
         band = [(radius * 1.015, height * 0.18), (radius * 1.015, height * shoulder * 0.85)]
-        parts.append(Part("label", shapes.lathe(band), dice.label(dice.other_colour(look.word))))
+        parts.append(
+            ObjectPart("label", shapes.lathe(band), dice.label(dice.other_colour(look.word)))
+        )
     colliders = (disc(radius, height * shoulder), disc(neck * 1.3, height * 0.4, base=height * 0.6))
     return Item("bottle", tuple(parts), colliders, radius, height, lies_down=0.2)
 
@@ -122,11 +126,11 @@ def can(dice: Dice) -> Item:
     )
     top = [(radius, height - bevel), (radius * 0.9, height), (radius * 0.87, height - 0.003)]
     lid = shapes.lathe([*top, (0.0, height - 0.003)])
-    parts = (Part("body", body, look), Part("top", lid, dice.metal()))
+    parts = (ObjectPart("body", body, look), ObjectPart("top", lid, dice.metal()))
     return Item("can", parts, (disc(radius, height),), radius, height, lies_down=0.2)
 
 
-def _enamel(dice: Dice, kind: str, options: tuple[str, ...]) -> Look:
+def _enamel(dice: Dice, kind: str, options: tuple[str, ...]) -> SurfaceAppearance:
     """Bare metal or coloured enamel; gray enamel is left out since it would look like metal."""
     if kind not in dice.forced and dice.chance(0.3):
         return dice.metal()
@@ -151,8 +155,8 @@ def pot(dice: Dice) -> Item:
         shapes.cup_profile(radius * 0.95, radius, height=height, wall=0.004), sides=56
     )
     parts = [
-        Part("body", body, look),
-        Part("handles", shapes.joined([grip, grip.turned("z", 180)]), dark),
+        ObjectPart("body", body, look),
+        ObjectPart("handles", shapes.joined([grip, grip.turned("z", 180)]), dark),
     ]
     bars = block((radius * 2.5, 0.05 * size, 0.014), at=(0.0, 0.0, height * 0.8))
     if not dice.chance(0.65):
@@ -163,7 +167,10 @@ def pot(dice: Dice) -> Item:
     knob = shapes.ellipsoid((0.014 * size, 0.014 * size, 0.011 * size)).moved(
         z=height + 0.03 * size
     )
-    parts += [Part("lid", shapes.lathe(cover, sides=56), look), Part("knob", knob, dark)]
+    parts += [
+        ObjectPart("lid", shapes.lathe(cover, sides=56), look),
+        ObjectPart("knob", knob, dark),
+    ]
     return Item(
         "pot", tuple(parts), (disc(radius, height + 0.02), bars), radius * 1.3, height * 1.4
     )
@@ -186,7 +193,10 @@ def pan(dice: Dice) -> Item:
     ]
     grip = shapes.tube(path, np.linspace(0.009, 0.013, 8) * size, flat=0.7)
     vessel = shapes.cup_profile(radius * 0.85, radius, height=depth, wall=0.004)
-    parts = (Part("body", shapes.lathe(vessel, sides=56), look), Part("handle", grip, grip_look))
+    parts = (
+        ObjectPart("body", shapes.lathe(vessel, sides=56), look),
+        ObjectPart("handle", grip, grip_look),
+    )
     bar = block((0.16 * size, 0.02, 0.016), at=(radius + 0.08 * size, 0.0, depth))
     colliders = (*ring(radius, depth, wall=0.008), disc(radius * 0.9, 0.006), bar)
     return Item("pan", parts, colliders, radius * 1.6, depth, inner=radius * 0.75)
@@ -224,10 +234,10 @@ def teapot(dice: Dice) -> Item:
     plain = look.texture is None and dice.chance(0.6)
     lid_look = look if plain else dice.paint(dice.other_colour(look.colour))
     parts = (
-        Part("body", shapes.lathe([*profile, (0.0, height)]), look),
-        Part("spout", spout, look if look.texture is None else lid_look),
-        Part("handle", handle.turned("z", 180), look if look.texture is None else lid_look),
-        Part("lid", shapes.joined([shapes.lathe(cover), knob]), lid_look),
+        ObjectPart("body", shapes.lathe([*profile, (0.0, height)]), look),
+        ObjectPart("spout", spout, look if look.texture is None else lid_look),
+        ObjectPart("handle", handle.turned("z", 180), look if look.texture is None else lid_look),
+        ObjectPart("lid", shapes.joined([shapes.lathe(cover), knob]), lid_look),
     )
     bar = block((radius * 3.0, 0.02, height * 0.5), at=(0.0, 0.0, height * 0.55))
     return Item("teapot", parts, (disc(radius * 0.95, height), bar), radius * 1.6, height * 1.3)
@@ -243,7 +253,7 @@ def vase(dice: Dice) -> Item:
     outside = [(float(r), float(z)) for r, z in zip(radii, levels * height, strict=True)]
     inside = [(r - 0.004, z) for r, z in outside[:0:-1]]
     body = shapes.lathe([(0.0, 0.0), *outside, *inside, (0.0, 0.008)], sides=56)
-    part = Part("body", body, dice.glazed("vase", pattern=0.2))
+    part = ObjectPart("body", body, dice.glazed("vase", pattern=0.2))
     widest = float(radii.max())
     return Item("vase", (part,), (disc(widest, height),), widest, height)
 
@@ -256,8 +266,8 @@ def tray(dice: Dice) -> Item:
     sides = [shapes.box((x, wall, z), centre=(0, s * (y - wall) / 2, z / 2)) for s in (-1, 1)]
     sides += [shapes.box((wall, y, z), centre=(s * (x - wall) / 2, 0, z / 2)) for s in (-1, 1)]
     parts = (
-        Part("base", shapes.box((x, y, 0.006), centre=(0, 0, 0.003)), look),
-        Part("rim", shapes.joined(sides), look),
+        ObjectPart("base", shapes.box((x, y, 0.006), centre=(0, 0, 0.003)), look),
+        ObjectPart("rim", shapes.joined(sides), look),
     )
     walls = [block((x, wall, z), at=(0, s * (y - wall) / 2, z / 2)) for s in (-1, 1)]
     walls += [block((wall, y, z), at=(s * (x - wall) / 2, 0, z / 2)) for s in (-1, 1)]

@@ -20,7 +20,7 @@ _STEEL: Final = textures.steel()
 
 
 @dataclass(frozen=True)
-class Look:
+class SurfaceAppearance:
     """How a surface looks and the word people would use for it ("red", "wooden", "metal").
 
     held_back marks textures that no training view shows.
@@ -40,12 +40,12 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Part:
+class ObjectPart:
     """A named piece of an item; states are words such as "open" that this draw shows."""
 
     name: str
     mesh: Mesh
-    look: Look
+    look: SurfaceAppearance
     states: tuple[str, ...] = ()
 
 
@@ -69,7 +69,7 @@ class Item:
     """
 
     kind: str
-    parts: tuple[Part, ...]
+    parts: tuple[ObjectPart, ...]
     colliders: tuple[Collider, ...]
     radius: float
     height: float
@@ -83,7 +83,7 @@ class Item:
     fixed: bool = False
 
     @property
-    def look(self) -> Look:
+    def look(self) -> SurfaceAppearance:
         """The look that gives the item its adjective."""
         return self.parts[self.title_part].look
 
@@ -122,34 +122,36 @@ class Dice:
         near |= {"gray": "white", "orange": "yellow", "yellow": "orange", "white": "gray"}
         return self.choose([option for option in options if option not in (name, near.get(name))])
 
-    def paint(self, name: str, *, gloss: float | None = None) -> Look:
+    def paint(self, name: str, *, gloss: float | None = None) -> SurfaceAppearance:
         """A plain look in a named colour."""
         rgb = draw_colour(name, self.rng)
-        return Look(name, rgb, gloss=self.between(0.2, 0.8) if gloss is None else gloss)
+        return SurfaceAppearance(
+            name, rgb, gloss=self.between(0.2, 0.8) if gloss is None else gloss
+        )
 
-    def rough(self, name: str) -> Look:
+    def rough(self, name: str) -> SurfaceAppearance:
         """A matt, faintly mottled look in a named colour."""
         rgb = draw_colour(name, self.rng)
-        return Look(name, rgb, textures.mottled(self.rng, rgb), gloss=0.1)
+        return SurfaceAppearance(name, rgb, textures.mottled(self.rng, rgb), gloss=0.1)
 
-    def metal(self) -> Look:
+    def metal(self) -> SurfaceAppearance:
         """Bare metal: light gray with reflections, which plain gray or white paint has not."""
-        return Look("metal", METAL_RGB, _STEEL, gloss=1.0)
+        return SurfaceAppearance("metal", METAL_RGB, _STEEL, gloss=1.0)
 
-    def wood(self, tone: str | None = None) -> Look:
+    def wood(self, tone: str | None = None) -> SurfaceAppearance:
         """Wood with visible grain; the held-back tone only where it is asked for."""
         tone = tone or self.choose(("oak", "beech", "teak", "mahogany"))
         texture = textures.wood(self.rng, tone, n=160)
         rgb = tuple(float(channel) / 255.0 for channel in texture.mean(axis=(0, 1)))
-        return Look("wooden", (rgb[0], rgb[1], rgb[2]), texture, gloss=0.25)
+        return SurfaceAppearance("wooden", (rgb[0], rgb[1], rgb[2]), texture, gloss=0.25)
 
-    def label(self, name: str) -> Look:
+    def label(self, name: str) -> SurfaceAppearance:
         """Printed paper in a named colour with contrasting ink."""
         rgb = draw_colour(name, self.rng)
         ink = (0.95, 0.95, 0.93) if sum(rgb) < 1.2 else (0.12, 0.12, 0.14)
-        return Look(name, rgb, textures.printed_label(self.rng, rgb, ink), gloss=0.1)
+        return SurfaceAppearance(name, rgb, textures.printed_label(self.rng, rgb, ink), gloss=0.1)
 
-    def patterned(self, name: str) -> Look:
+    def patterned(self, name: str) -> SurfaceAppearance:
         """Stripes, polka dots or checks of a colour with white (or black, beside pale colours)."""
         other = "black" if name in ("white", "yellow") else "white"
         base, second = draw_colour(name, self.rng), draw_colour(other, self.rng)
@@ -157,18 +159,22 @@ class Dice:
         if self.held_back and self.chance(0.4):
             # Zigzag bands: no training view has them, but people would call them stripes too.
             bands = textures.zigzag(base, second, count=count)
-            return Look(f"{name} and {other} striped", base, bands, held_back=True)
+            return SurfaceAppearance(f"{name} and {other} striped", base, bands, held_back=True)
         pattern = self.choose(("striped", "dotted", "checkered"))
         if pattern == "dotted":
-            return Look(f"{name} polka dot", base, textures.dots(base, second, count=count + 1))
+            return SurfaceAppearance(
+                f"{name} polka dot", base, textures.dots(base, second, count=count + 1)
+            )
         if pattern == "checkered":
             texture = textures.checks(base, second, count=count)
         else:
             upright = self.chance(0.3)
             texture = textures.stripes(base, second, count=count, upright=upright)
-        return Look(f"{name} and {other} {pattern}", base, texture)
+        return SurfaceAppearance(f"{name} and {other} {pattern}", base, texture)
 
-    def glazed(self, kind: str, *, pattern: float = 0.12, options: Sequence[str] = COLOURS) -> Look:
+    def glazed(
+        self, kind: str, *, pattern: float = 0.12, options: Sequence[str] = COLOURS
+    ) -> SurfaceAppearance:
         """The usual look of a smooth item: plain paint, now and then with a pattern."""
         name = self.colour_for(kind, options)
         plain = (

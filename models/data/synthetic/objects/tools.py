@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from ureca.models.data.synthetic.objects import shapes
-from ureca.models.data.synthetic.objects.parts import Collider, Dice, Item, Look, Part, block
+from ureca.models.data.synthetic.objects.parts import (
+    Collider,
+    Dice,
+    Item,
+    ObjectPart,
+    SurfaceAppearance,
+    block,
+)
 from ureca.models.data.synthetic.objects.shapes import Mesh, Point3
 
 _STRONG = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "black", "white")
@@ -41,7 +48,7 @@ def _blade(start: float, size: float) -> Mesh:
     return shapes.tube(path, 0.014 * size * np.sqrt(np.maximum(1 - steps**2.2, 0.01)), flat=0.12)
 
 
-def _cutlery_looks(dice: Dice, kind: str) -> tuple[Look, Look]:
+def _cutlery_looks(dice: Dice, kind: str) -> tuple[SurfaceAppearance, SurfaceAppearance]:
     """Looks of handle and head: all metal, all wood (spoons) or a coloured handle."""
     metal = dice.metal()
     if dice.chance(0.4):
@@ -63,7 +70,7 @@ def _cutlery(dice: Dice, kind: str) -> Item:
     handle = shapes.tube(path, 0.0085 * size * np.linspace(1.0, 0.55, 10), flat=0.5)
     head = {"spoon": _spoon_head, "fork": _fork_head, "knife": _blade}[kind](neck, size)
     name = {"spoon": "bowl", "fork": "tines", "knife": "blade"}[kind]
-    parts = (Part("handle", handle, handle_look), Part(name, head, head_look))
+    parts = (ObjectPart("handle", handle, handle_look), ObjectPart(name, head, head_look))
     bar = block((length, 0.024, 0.012), at=(0.005, 0.0, 0.006))
     by_part = handle_look.word != head_look.word
     return Item(kind, parts, (bar,), length * 0.52, 0.012, titled_by_part=by_part)
@@ -108,7 +115,7 @@ def screwdriver(dice: Dice) -> Item:
     ]
     shaft = shapes.tube(tip, [0.0045 * size, 0.0045 * size, 0.0025], sides=10)
     look = dice.paint(dice.colour_for("screwdriver", _STRONG))
-    parts = (Part("handle", handle, look), Part("shaft", shaft, dice.metal()))
+    parts = (ObjectPart("handle", handle, look), ObjectPart("shaft", shaft, dice.metal()))
     colliders = (
         block((0.096 * size, 2 * radius, 2 * radius), at=(-0.052 * size, 0.0, radius)),
         block((0.1 * size, 0.008, 0.008), at=(0.045 * size, 0.0, radius)),
@@ -133,7 +140,10 @@ def hammer(dice: Dice) -> Item:
         (float(x) * size, 0.0, 0.016 * size) for x in np.linspace(-0.12, 0.09, 10)
     ]
     handle = shapes.tube(path, 0.014 * size * np.linspace(1.1, 0.85, 10), flat=0.8)
-    parts = (Part("handle", handle, look), Part("head", _hammer_head(size), dice.metal()))
+    parts = (
+        ObjectPart("handle", handle, look),
+        ObjectPart("head", _hammer_head(size), dice.metal()),
+    )
     thick = 0.028 * size
     colliders: tuple[Collider, ...] = (
         block((0.21 * size, thick, thick), at=(-0.015 * size, 0.0, 0.016 * size)),
@@ -161,7 +171,7 @@ def wrench(dice: Dice) -> Item:
         )
         path.append((x, y, 0.006))
     jaw = shapes.tube(path, 0.0085 * size, flat=0.65)
-    parts = (Part("handle", handle, look), Part("jaw", jaw, metal))
+    parts = (ObjectPart("handle", handle, look), ObjectPart("jaw", jaw, metal))
     bar = block((0.17 * size, 0.03 * size, 0.011), at=(0.01, 0.0, 0.0055))
     return Item("wrench", parts, (bar,), 0.095 * size, 0.012, titled_by_part=look.word != "metal")
 
@@ -179,7 +189,7 @@ def marker(dice: Dice) -> Item:
         .turned("y", 90)
         .moved(x=length * 0.16, z=radius)
     )
-    parts = (Part("body", body, body_look), Part("cap", cap, look))
+    parts = (ObjectPart("body", body, body_look), ObjectPart("cap", cap, look))
     bar = block((length, 2 * radius, 2 * radius), at=(0.0, 0.0, radius))
     by_cap = body_look is not look
     return Item(
@@ -201,7 +211,7 @@ def sponge(dice: Dice) -> Item:
     pad_look = dice.rough(dice.choose([n for n in ("green", "gray", "black") if n != look.word]))
     body = shapes.box((0.1 * size, 0.065 * size, 0.024), radius=0.005, centre=(0.0, 0.0, 0.012))
     pad = shapes.box((0.1 * size, 0.065 * size, 0.009), radius=0.002, centre=(0.0, 0.0, 0.0285))
-    parts = (Part("body", body, look), Part("scouring pad", pad, pad_look))
+    parts = (ObjectPart("body", body, look), ObjectPart("scouring pad", pad, pad_look))
     collider = block((0.1 * size, 0.065 * size, 0.033))
     return Item("sponge", parts, (collider,), 0.06 * size, 0.033)
 
@@ -218,10 +228,10 @@ def remote(dice: Dice) -> Item:
         ]
     power = shapes.cylinder(0.007, 0.005).moved(x=0.065, z=0.0165)
     parts = (
-        Part(
+        ObjectPart(
             "body", shapes.box((0.17, 0.052, 0.018), radius=0.006, centre=(0.0, 0.0, 0.009)), look
         ),
-        Part("buttons", shapes.joined(keys), keys_look),
-        Part("power button", power, dice.paint("red", gloss=0.1)),
+        ObjectPart("buttons", shapes.joined(keys), keys_look),
+        ObjectPart("power button", power, dice.paint("red", gloss=0.1)),
     )
     return Item("remote control", parts, (block((0.17, 0.052, 0.018)),), 0.088, 0.022)

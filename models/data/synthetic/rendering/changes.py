@@ -17,15 +17,15 @@ from ureca.models.data.synthetic.objects.shapes import FloatArray
 from ureca.models.data.synthetic.rendering.clip import (
     FRAME_SIZE,
     FRAMES_PER_SECOND,
-    Frame,
-    Prompt,
+    ClipFrame,
+    ClipPrompt,
     pieces_of,
     write_clip,
 )
-from ureca.models.data.synthetic.rendering.render import Camera, Ids, Painter
-from ureca.models.data.synthetic.rendering.views import Region, View, describe
+from ureca.models.data.synthetic.rendering.render import Ids, Painter, SceneCamera
+from ureca.models.data.synthetic.rendering.views import RenderedRegion, RenderedView, describe
 from ureca.models.data.synthetic.scenes.engine import mujoco
-from ureca.models.data.synthetic.scenes.staging import Change, Plan, prepare
+from ureca.models.data.synthetic.scenes.staging import Change, ScenePlan, prepare
 from ureca.models.data.synthetic.scenes.world import World
 
 BEGIN_S: Final = 2.0
@@ -51,13 +51,13 @@ def _joint(world: World, item: int) -> slice:
     return slice(first, first + 7)
 
 
-def start_of(world: World, plan: Plan) -> Start:
+def start_of(world: World, plan: ScenePlan) -> Start:
     """Note how things stand now."""
     poses = tuple(world.data.qpos[_joint(world, item)].copy() for item in plan.items)
     return Start(poses, world.model.geom_pos.copy())
 
 
-def _carry(world: World, plan: Plan, start: Start, share: float) -> None:
+def _carry(world: World, plan: ScenePlan, start: Start, share: float) -> None:
     for item, goal, pose, lift in zip(plan.items, plan.goals, start.poses, _LIFTS, strict=False):
         at = pose.copy()
         at[:2] += share * (np.array(goal) - pose[:2])
@@ -65,7 +65,7 @@ def _carry(world: World, plan: Plan, start: Start, share: float) -> None:
         world.data.qpos[_joint(world, item)] = at
 
 
-def _tip(world: World, plan: Plan, start: Start, share: float) -> None:
+def _tip(world: World, plan: ScenePlan, start: Start, share: float) -> None:
     """Turn over the edge of the foot on which the item stands."""
     item, pose = plan.items[0], start.poses[0]
     way = np.array([*plan.direction, 0.0])
@@ -77,14 +77,14 @@ def _tip(world: World, plan: Plan, start: Start, share: float) -> None:
     world.data.qpos[_joint(world, item)] = [*(pose[:3] + radius * way + arm), *both]
 
 
-def _pull(world: World, plan: Plan, start: Start, share: float) -> None:
+def _pull(world: World, plan: ScenePlan, start: Start, share: float) -> None:
     pieces = [piece for part in plan.parts for piece in pieces_of(world, plan.items[0], part)]
     for piece in pieces:
         geom = world.model.geom(f"piece{piece}").id
         world.model.geom_pos[geom] = start.geoms[geom] - [0.0, plan.pull * share, 0.0]
 
 
-def apply(world: World, plan: Plan, start: Start, share: float) -> None:
+def apply(world: World, plan: ScenePlan, start: Start, share: float) -> None:
     """Put everything where it is when a share (0..1) of the change is done."""
     step = {"swap": _carry, "move": _carry, "tip": _tip, "open": _pull}[plan.change]
     step(world, plan, start, share)
@@ -96,14 +96,16 @@ def _share(time: float) -> float:
     return share * share * (3.0 - 2.0 * share)
 
 
-def _camera(time: float, seed: int) -> Camera:
+def _camera(time: float, seed: int) -> SceneCamera:
     """A camera that swings gently to and fro."""
     side = 1.0 if seed % 2 else -1.0
     azimuth = 90.0 + side * (12.0 * float(np.cos(time * np.pi / SECONDS)))
-    return Camera((0.0, 0.0, 0.05), 0.85, azimuth, -32.0, 42.0)
+    return SceneCamera((0.0, 0.0, 0.05), 0.85, azimuth, -32.0, 42.0)
 
 
-def _frames(world: World, plan: Plan, start: Start, seed: int, count: int) -> Iterator[Frame]:
+def _frames(
+    world: World, plan: ScenePlan, start: Start, seed: int, count: int
+) -> Iterator[ClipFrame]:
     with (
         Painter(world, FRAME_SIZE, ids=False) as colour,
         Painter(world, FRAME_SIZE, ids=True) as masks,
@@ -112,33 +114,33 @@ def _frames(world: World, plan: Plan, start: Start, seed: int, count: int) -> It
             time = SECONDS * number / count
             apply(world, plan, start, _share(time))
             camera = _camera(time, seed)
-            yield Frame(number, colour.picture(camera), masks.ids(camera))
+            yield ClipFrame(number, colour.picture(camera), masks.ids(camera))
 
 
-def _look(world: World, camera: Camera) -> Ids:
+def _look(world: World, camera: SceneCamera) -> Ids:
     with Painter(world, FRAME_SIZE, ids=True) as masks:
         return masks.ids(camera)
 
 
-def _regions(world: World, time: float, seed: int) -> dict[str, Region]:
+def _regions(world: World, time: float, seed: int) -> dict[str, RenderedRegion]:
     """What is to be said of the scene as it stands now, by node."""
     camera = _camera(time, seed)
-    view = View("clip", "", "train", _look(world, camera), camera)
+    view = RenderedView("clip", "", "train", _look(world, camera), camera)
     return {region.node.node: region for region in describe(world, view)[1]}
 
 
-def _nodes(plan: Plan) -> list[str]:
+def _nodes(plan: ScenePlan) -> list[str]:
     if plan.change == "open":
         return [f"o{plan.items[0]}p{plan.parts[0]}"]
     return [f"o{item}" for item in plan.items]
 
 
-def _captions(regions: dict[str, Region], plan: Plan) -> dict[str, str | None]:
+def _captions(regions: dict[str, RenderedRegion], plan: ScenePlan) -> dict[str, str | None]:
     found = {node: regions.get(node) for node in _nodes(plan)}
     return {node: None if one is None else one.long or one.short for node, one in found.items()}
 
 
-def _prompts(world: World, regions: dict[str, Region]) -> list[Prompt]:
+def _prompts(world: World, regions: dict[str, RenderedRegion]) -> list[ClipPrompt]:
     prompts = []
     for node, region in regions.items():
         if region.node.type in ("object", "part"):
@@ -146,11 +148,11 @@ def _prompts(world: World, regions: dict[str, Region]) -> list[Prompt]:
             pieces = pieces_of(world, int(item), int(part) if part else None)
             words = region.node.part_nouns or region.node.nouns
             name = region.node.part or None
-            prompts.append(Prompt(node, region.node.kind, name, region.short, words, pieces))
+            prompts.append(ClipPrompt(node, region.node.kind, name, region.short, words, pieces))
     return prompts
 
 
-def _mark_open(world: World, plan: Plan) -> None:
+def _mark_open(world: World, plan: ScenePlan) -> None:
     """Say in the scene that the drawer is open now."""
     placements = list(world.scene.placements)
     index = plan.items[0]

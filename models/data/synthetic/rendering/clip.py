@@ -23,7 +23,7 @@ MASK_EVERY: Final = 15
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ClipPrompt:
     """A region to follow: the ids (indices into world.pieces) that make up its mask."""
 
     rid: str
@@ -35,7 +35,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Frame:
+class ClipFrame:
     """One frame of the clip: picture (h, w, 3) and ids (h, w)."""
 
     number: int
@@ -52,11 +52,11 @@ def pieces_of(world: World, item: int, part: int | None = None) -> tuple[int, ..
     )
 
 
-def _mask(prompt: Prompt, frame: Frame) -> NDArray[np.bool_]:
+def _mask(prompt: ClipPrompt, frame: ClipFrame) -> NDArray[np.bool_]:
     return np.isin(frame.ids, prompt.pieces)
 
 
-def _prompt_rows(prompts: list[Prompt], frame: Frame) -> list[dict[str, Any]]:
+def _prompt_rows(prompts: list[ClipPrompt], frame: ClipFrame) -> list[dict[str, Any]]:
     return [
         {
             "frame": frame.number,
@@ -71,13 +71,13 @@ def _prompt_rows(prompts: list[Prompt], frame: Frame) -> list[dict[str, Any]]:
 class Truth:
     """Collects, frame by frame, what is to be seen of every region."""
 
-    def __init__(self, prompts: list[Prompt]) -> None:
+    def __init__(self, prompts: list[ClipPrompt]) -> None:
         self.prompts = prompts
         self.pixels: dict[str, list[int]] = {one.rid: [] for one in prompts}
         self.boxes: dict[str, list[list[int] | None]] = {one.rid: [] for one in prompts}
         self.masks: dict[str, dict[str, str]] = {one.rid: {} for one in prompts}
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: ClipFrame) -> None:
         """Note counts and boxes of a frame, and whole masks of some."""
         for one in self.prompts:
             mask = _mask(one, frame)
@@ -109,9 +109,9 @@ class Truth:
 def write_clip(
     out: Path,
     name: str,
-    frames: Iterable[Frame],
+    frames: Iterable[ClipFrame],
     *,
-    prompts: list[Prompt],
+    prompts: list[ClipPrompt],
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the three files of a clip into a folder; more is added to `truth.json`."""

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ureca.errors import MissingExtraError
-from ureca.models.data.synthetic.objects.parts import METAL_RGB, Look
+from ureca.models.data.synthetic.objects.parts import METAL_RGB, SurfaceAppearance
 from ureca.models.data.synthetic.objects.shapes import FloatArray
-from ureca.models.data.synthetic.rendering.render import Camera, Rgb8
+from ureca.models.data.synthetic.rendering.render import Rgb8, SceneCamera
 from ureca.models.data.synthetic.scenes.scene import Lighting
 from ureca.models.data.synthetic.scenes.world import World, part_of
 
@@ -74,7 +74,7 @@ def _display(values: Pixels) -> Rgb8:
     return (np.where(soft <= 0.0031308, soft * 12.92, high) * 255 + 0.5).astype(np.uint8)
 
 
-def _surface(look: Look) -> Properties:
+def _surface(look: SurfaceAppearance) -> Properties:
     """The material of a look."""
     mi = mitsuba()
     metal = look.rgb == METAL_RGB
@@ -105,7 +105,7 @@ def _corners(world: World, geom: int) -> tuple[FloatArray, FloatArray, FloatArra
     return vertices @ turn + data.geom_xpos[geom], normals @ turn, places
 
 
-def _mesh(world: World, piece: int, look: Look) -> Any:  # a mitsuba.Mesh
+def _mesh(world: World, piece: int, look: SurfaceAppearance) -> Any:  # a mitsuba.Mesh
     mi = mitsuba()
     vertices, normals, places = _corners(world, world.model.geom(f"piece{piece}").id)
     properties = mi.Properties()
@@ -150,7 +150,7 @@ def _lights(lighting: Lighting) -> Properties:
     }
 
 
-def _sensor(camera: Camera, size: tuple[int, int]) -> Any:  # a mitsuba.Sensor
+def _sensor(camera: SceneCamera, size: tuple[int, int]) -> Any:  # a mitsuba.Sensor
     mi = mitsuba()
     where = mi.ScalarTransform4f().look_at(
         origin=camera.position.tolist(), target=list(camera.target), up=[0, 0, 1]
@@ -201,7 +201,7 @@ class TracedPainter:
     def _render(self, sensor: Any, **options: Any) -> Pixels:
         return np.array(self._mi.render(self._scene, sensor=sensor, **options), dtype=np.float32)
 
-    def picture(self, camera: Camera, *, seed: int = 0) -> Rgb8:
+    def picture(self, camera: SceneCamera, *, seed: int = 0) -> Rgb8:
         """RGB of shape (h, w, 3)."""
         sensor = _sensor(camera, self._size)
         noisy = _mended(self._render(sensor, spp=self._samples, seed=seed)[..., :3])
@@ -214,7 +214,7 @@ class TracedPainter:
         return _display(np.asarray(clean, np.float32) * np.float32(_gain(noisy, albedo)))
 
 
-def trace_views(world: World, cameras: Sequence[Camera], size: tuple[int, int]) -> list[Rgb8]:
+def trace_views(world: World, cameras: Sequence[SceneCamera], size: tuple[int, int]) -> list[Rgb8]:
     """Path-traced pictures of a world from several cameras; size is (h, w)."""
     painter = TracedPainter(world, size)
     return [painter.picture(camera, seed=2 * number) for number, camera in enumerate(cameras)]

@@ -18,7 +18,7 @@ Ids = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
-class Camera:
+class SceneCamera:
     """A camera that looks at a point (m) from a distance (m); angles in degrees.
 
     azimuth 90 looks along +y (towards the wall), elevation is negative when looking down.
@@ -98,7 +98,7 @@ class Painter:
     def __exit__(self, *_: object) -> None:
         self._buffers.free()
 
-    def picture(self, camera: Camera) -> Rgb8:
+    def picture(self, camera: SceneCamera) -> Rgb8:
         """RGB of shape (h, w, 3)."""
         self.world.model.vis.global_.fovy = camera.field
         mujoco.mjv_updateScene(
@@ -118,7 +118,7 @@ class Painter:
         # OpenGL counts rows from the bottom.
         return np.ascontiguousarray(pixels[::-1])
 
-    def ids(self, camera: Camera) -> Ids:
+    def ids(self, camera: SceneCamera) -> Ids:
         """Index into world.pieces for every pixel (h, w); NOTHING where there is none."""
         colours = self.picture(camera).astype(np.int64)
         # An id colour is one more than the drawn thing's number in the scene; 0 is nothing.
@@ -146,7 +146,7 @@ def _buffers(model: mujoco.MjModel, size: tuple[int, int], *, smooth: bool) -> m
 
 
 def paint_views(
-    world: World, cameras: Sequence[Camera], size: tuple[int, int]
+    world: World, cameras: Sequence[SceneCamera], size: tuple[int, int]
 ) -> list[tuple[Rgb8, Ids]]:
     """Picture and ids of a world from several cameras; size is (h, w)."""
     with Painter(world, size, ids=False) as painter:

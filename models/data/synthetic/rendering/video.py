@@ -18,18 +18,18 @@ from ureca.models.data.synthetic.language import captions
 from ureca.models.data.synthetic.objects import textures
 from ureca.models.data.synthetic.objects.kinds import draw_item
 from ureca.models.data.synthetic.objects.palette import draw_colour
-from ureca.models.data.synthetic.objects.parts import Dice, Item, Look
+from ureca.models.data.synthetic.objects.parts import Dice, Item, SurfaceAppearance
 from ureca.models.data.synthetic.rendering.clip import (
     FRAME_SIZE,
     FRAMES_PER_SECOND,
-    Frame,
-    Prompt,
+    ClipFrame,
+    ClipPrompt,
     pieces_of,
     write_clip,
 )
-from ureca.models.data.synthetic.rendering.render import Camera, Painter
+from ureca.models.data.synthetic.rendering.render import Painter, SceneCamera
 from ureca.models.data.synthetic.scenes.engine import mujoco
-from ureca.models.data.synthetic.scenes.scene import Backdrop, Lighting, Placement, Scene
+from ureca.models.data.synthetic.scenes.scene import Backdrop, ItemPlacement, Lighting, Scene
 from ureca.models.data.synthetic.scenes.world import World, build_world, settle
 
 SECONDS: Final = 12.0
@@ -79,9 +79,9 @@ def _actor_item(actor: Actor, seed: int) -> Item:
     return draw_item(actor.kind, dice)
 
 
-def _placement(actor: Actor, seed: int) -> Placement:
+def _placement(actor: Actor, seed: int) -> ItemPlacement:
     x, y = actor.place
-    return Placement(_actor_item(actor, seed), (x, y, 0.003), float(np.radians(actor.yaw)))
+    return ItemPlacement(_actor_item(actor, seed), (x, y, 0.003), float(np.radians(actor.yaw)))
 
 
 def demo_scene(seed: int = 0) -> Scene:
@@ -89,15 +89,15 @@ def demo_scene(seed: int = 0) -> Scene:
     rng = np.random.default_rng([seed, 99])
     wall = draw_colour("light blue", rng)
     wood = textures.wood(rng, "walnut", n=512, planks=4)
-    table = Look("wooden", (0.4, 0.28, 0.18), wood, 0.35, (1.2, 1.2))
+    table = SurfaceAppearance("wooden", (0.4, 0.28, 0.18), wood, 0.35, (1.2, 1.2))
     # Blotches without rhythm: evenly spaced wall panels made dense optical flow lose its way.
     blotched = textures.mottled(rng, wall, n=384, strength=0.09)
-    paint = Look("light blue", wall, blotched, 0.1, (4.0, 3.0))
+    paint = SurfaceAppearance("light blue", wall, blotched, 0.1, (4.0, 3.0))
     floor = draw_colour("gray", rng)
     return Scene(
         tuple(_placement(actor, seed) for actor in CAST),
         Backdrop("table", table, "a wooden table"),
-        Backdrop("floor", Look("gray", floor, None, 0.1), "a gray floor"),
+        Backdrop("floor", SurfaceAppearance("gray", floor, None, 0.1), "a gray floor"),
         Backdrop("wall", paint, "a light blue wall"),
         (1.25, 0.95),
         Lighting((-0.7, -0.6, 1.7), (0.5, 0.48, 0.45), ambient=0.44, frontal=0.12, fill=0.2),
@@ -121,15 +121,15 @@ def gripper_place(time: float) -> tuple[float, float, float]:
     return x - pushed + back, y, 0.004 + down + up
 
 
-def camera_at(time: float) -> Camera:
+def camera_at(time: float) -> SceneCamera:
     """The camera at a time (s): it swings to the left and back and comes a little closer."""
     swing = _ease(time, 0.6, 5.8) - _ease(time, 6.6, 11.8)
     azimuth = 104.0 - 31.0 * swing
     distance = 0.8 - 0.04 * _ease(time, 2.0, 10.0)
-    return Camera((0.0, 0.05, 0.06), distance, azimuth, -26.0, 40.0)
+    return SceneCamera((0.0, 0.05, 0.06), distance, azimuth, -26.0, 40.0)
 
 
-def play(world: World) -> Iterator[Frame]:
+def play(world: World) -> Iterator[ClipFrame]:
     """Run the physics along the script and paint every frame."""
     mocap = int(world.model.body(f"item{GRIPPER}").mocapid[0])
     begin = float(world.data.time)
@@ -145,10 +145,10 @@ def play(world: World) -> Iterator[Frame]:
                 mujoco.mj_step(world.model, world.data)
             mujoco.mj_forward(world.model, world.data)
             camera = camera_at(time)
-            yield Frame(number, colour.picture(camera), masks.ids(camera))
+            yield ClipFrame(number, colour.picture(camera), masks.ids(camera))
 
 
-def _part_prompts(world: World, index: int, actor: Actor) -> list[Prompt]:
+def _part_prompts(world: World, index: int, actor: Actor) -> list[ClipPrompt]:
     item = world.scene.placements[index].item
     prompts = []
     for number, part in enumerate(item.parts):
@@ -157,23 +157,23 @@ def _part_prompts(world: World, index: int, actor: Actor) -> list[Prompt]:
             words = _PART_WORDS.get(part.name, (part.name.split()[-1],))
             label = captions.part_names(item, part)[0]
             pieces = pieces_of(world, index, number)
-            prompts.append(Prompt(rid, actor.kind, part.name, label, words, pieces))
+            prompts.append(ClipPrompt(rid, actor.kind, part.name, label, words, pieces))
     return prompts
 
 
-def prompts_of(world: World) -> list[Prompt]:
+def prompts_of(world: World) -> list[ClipPrompt]:
     """All regions to follow: the items, some of their parts and the table."""
     prompts = []
     for index, actor in enumerate(CAST):
         label = captions.title(world.scene.placements[index].item)
         pieces = pieces_of(world, index)
-        prompts.append(Prompt(actor.rid, actor.kind, None, label, actor.accepted, pieces))
+        prompts.append(ClipPrompt(actor.rid, actor.kind, None, label, actor.accepted, pieces))
         prompts += _part_prompts(world, index, actor)
     table = tuple(
         i for i, piece in enumerate(world.pieces) if piece.item is None and piece.part == 0
     )
     prompts.append(
-        Prompt("table", "table", None, "a wooden table", ("table", "desk", "wood"), table)
+        ClipPrompt("table", "table", None, "a wooden table", ("table", "desk", "wood"), table)
     )
     return prompts
 

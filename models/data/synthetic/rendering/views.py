@@ -14,7 +14,7 @@ from ureca.models.data.synthetic.language.captions import Writer
 from ureca.models.data.synthetic.language.facts import Sighting, backdrop_node, nodes_of
 from ureca.models.data.synthetic.language.judge import judge
 from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
-from ureca.models.data.synthetic.rendering.render import Camera, Ids
+from ureca.models.data.synthetic.rendering.render import Ids, SceneCamera
 from ureca.models.data.synthetic.scenes.world import World
 
 MIN_BACKDROP_PIXELS: Final = 1200
@@ -30,14 +30,14 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class View:
+class RenderedView:
     """One rendered view: id map (h, w) into world.pieces and the camera it was seen with."""
 
     key: str
     shard: str
     split: str
     ids: Ids
-    camera: Camera
+    camera: SceneCamera
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,7 +46,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Region:
+class RenderedRegion:
     """One region before it becomes a record: its node, mask (h, w) and captions."""
 
     node: NodeTruth
@@ -80,7 +80,7 @@ def part_masks(world: World, ids: Ids) -> dict[tuple[int, int], Mask]:
     return masks
 
 
-def _outline_area(world: World, item: int, view: View) -> float:
+def _outline_area(world: World, item: int, view: RenderedView) -> float:
     """Pixels inside the convex outline of an item, hidden and out-of-picture parts included."""
     seen = view.camera.project(world.outline(item), view.size)
     hull = cv2.convexHull(seen[:, :2].astype(np.float32))
@@ -100,7 +100,9 @@ def _host(world: World, item: int) -> int | None:
     return host if away < base.inner * 1.1 and offset[2] > 0.0 else None
 
 
-def _sighting(world: World, item: int, pixels: tuple[int, ...], mask: Mask, view: View) -> Sighting:
+def _sighting(
+    world: World, item: int, pixels: tuple[int, ...], mask: Mask, view: RenderedView
+) -> Sighting:
     height, width = view.size
     x, y = _centre(mask)
     position, rotation = world.pose(item)
@@ -125,7 +127,9 @@ def _centre(mask: Mask) -> tuple[float, float]:
     return round(float(columns.mean()), 1), round(float(rows.mean()), 1)
 
 
-def sightings(world: World, masks: dict[tuple[int, int], Mask], view: View) -> list[Sighting]:
+def sightings(
+    world: World, masks: dict[tuple[int, int], Mask], view: RenderedView
+) -> list[Sighting]:
     """All items that show any pixels worth speaking of, also those too hidden to be named."""
     found = []
     for index, placement in enumerate(world.scene.placements):
@@ -138,7 +142,7 @@ def sightings(world: World, masks: dict[tuple[int, int], Mask], view: View) -> l
     return found
 
 
-def _backdrops(world: World, view: View) -> dict[str, Mask]:
+def _backdrops(world: World, view: RenderedView) -> dict[str, Mask]:
     """Masks of table, floor and wall as far as they are worth a region."""
     masks = {}
     for index, piece in enumerate(world.pieces):
@@ -148,7 +152,7 @@ def _backdrops(world: World, view: View) -> dict[str, Mask]:
     return masks
 
 
-def _backdrop_nodes(world: World, masks: dict[str, Mask], view: View) -> list[NodeTruth]:
+def _backdrop_nodes(world: World, masks: dict[str, Mask], view: RenderedView) -> list[NodeTruth]:
     height, width = view.size
     nodes = []
     for backdrop in world.scene.backdrops:
@@ -186,7 +190,7 @@ def _masks_by_node(
     return masks
 
 
-def describe(world: World, view: View) -> tuple[ViewTruth, list[Region]]:
+def describe(world: World, view: RenderedView) -> tuple[ViewTruth, list[RenderedRegion]]:
     """The truth of a view and its regions with their captions."""
     parts, backdrops = part_masks(world, view.ids), _backdrops(world, view)
     seen = sightings(world, parts, view)
@@ -198,11 +202,11 @@ def describe(world: World, view: View) -> tuple[ViewTruth, list[Region]]:
         if node.annotated:
             short = writer.short(node)
             unique = judge(truth, node.node, short).unique
-            regions.append(Region(node, masks[node.node], short, writer.long(node), unique))
+            regions.append(RenderedRegion(node, masks[node.node], short, writer.long(node), unique))
     return truth, regions
 
 
-def region_row(region: Region, view: View) -> Row:
+def region_row(region: RenderedRegion, view: RenderedView) -> Row:
     """The record of a region in the project's common format (lengths in pixels)."""
     height, width = view.size
     node = region.node

@@ -11,7 +11,7 @@ import numpy as np
 from ureca.models.data.synthetic.objects import textures
 from ureca.models.data.synthetic.objects.kinds import BULKY, KINDS, STACKABLE, draw_item
 from ureca.models.data.synthetic.objects.palette import Rgb, draw_colour
-from ureca.models.data.synthetic.objects.parts import Dice, Item, Look
+from ureca.models.data.synthetic.objects.parts import Dice, Item, SurfaceAppearance
 
 CLUSTER: Final = (0.34, 0.24)
 """Half axes (m) of the oval about the table's centre that items are put into."""
@@ -29,12 +29,12 @@ class Backdrop:
     """Table, floor or wall: its look and the caption people would give it."""
 
     name: str
-    look: Look
+    look: SurfaceAppearance
     phrase: str
 
 
 @dataclass(frozen=True)
-class Placement:
+class ItemPlacement:
     """An item and its starting pose: x, y, z in m, yaw in radians; host is an index or None."""
 
     item: Item
@@ -59,7 +59,7 @@ class Lighting:
 class Scene:
     """Everything a world is compiled from; table size is (width, depth) in m."""
 
-    placements: tuple[Placement, ...]
+    placements: tuple[ItemPlacement, ...]
     table: Backdrop
     floor: Backdrop
     wall: Backdrop
@@ -74,12 +74,12 @@ class Scene:
 
 
 @dataclass
-class _Layout:
+class _TableLayout:
     """Places items one after the other so that they do not overlap."""
 
     dice: Dice
     crowding: float = 1.0
-    placed: list[Placement] = field(default_factory=list)
+    placed: list[ItemPlacement] = field(default_factory=list)
     guests: dict[int, int] = field(default_factory=dict)
 
     def add(self, item: Item) -> None:
@@ -93,7 +93,7 @@ class _Layout:
         # A robot's arm comes from the far side or from beside the table, never past the camera.
         yaw = self.dice.between(-2.6, -0.5) if item.fixed else yaw
         z = item.radius + 0.004 if lying else spot[2]
-        self.placed.append(Placement(item, (spot[0], spot[1], z), yaw, lying, host))
+        self.placed.append(ItemPlacement(item, (spot[0], spot[1], z), yaw, lying, host))
 
     def _host_for(self, item: Item) -> int | None:
         like = [
@@ -144,7 +144,7 @@ class _Layout:
         return None
 
     @staticmethod
-    def _clear(x: float, y: float, reach: float, other: Placement) -> bool:
+    def _clear(x: float, y: float, reach: float, other: ItemPlacement) -> bool:
         room = reach + max(other.item.radius, other.item.height / 2 if other.lying else 0.0)
         gap = float(np.hypot(x - other.position[0], y - other.position[1]))
         return gap > 0.8 * room
@@ -162,9 +162,9 @@ def _kind_list(dice: Dice, count: int) -> list[str]:
     ]
 
 
-def arrange(dice: Dice, items: Sequence[Item]) -> tuple[Placement, ...]:
+def arrange(dice: Dice, items: Sequence[Item]) -> tuple[ItemPlacement, ...]:
     """Place items, the widest first."""
-    layout = _Layout(dice, crowding=dice.choose((0.7, 0.85, 1.0)))
+    layout = _TableLayout(dice, crowding=dice.choose((0.7, 0.85, 1.0)))
     for item in sorted(items, key=lambda one: -one.radius):
         layout.add(item)
     return tuple(layout.placed)
@@ -181,7 +181,7 @@ def _wooden(dice: Dice, name: str, repeat: tuple[float, float]) -> Backdrop:
     tone = _wood_tone(dice)
     texture = textures.wood(dice.rng, tone, n=384, planks=planks)
     rgb = tuple(float(channel) / 255.0 for channel in texture.mean(axis=(0, 1)))
-    look = Look(
+    look = SurfaceAppearance(
         "wooden", (rgb[0], rgb[1], rgb[2]), texture, 0.3, repeat, held_back=tone == "walnut"
     )
     return Backdrop(name, look, f"a wooden {name}")
@@ -190,7 +190,9 @@ def _wooden(dice: Dice, name: str, repeat: tuple[float, float]) -> Backdrop:
 def _painted(dice: Dice, name: str, options: tuple[str, ...]) -> Backdrop:
     colour = dice.choose(options)
     rgb = draw_colour(colour, dice.rng)
-    look = Look(colour, rgb, textures.mottled(dice.rng, rgb, strength=0.03), 0.1, (2.0, 2.0))
+    look = SurfaceAppearance(
+        colour, rgb, textures.mottled(dice.rng, rgb, strength=0.03), 0.1, (2.0, 2.0)
+    )
     return Backdrop(name, look, f"a {colour} {name}")
 
 
@@ -199,7 +201,9 @@ def _tiled(dice: Dice, name: str, repeat: float) -> Backdrop:
     rgb = draw_colour(colour, dice.rng)
     texture = textures.tiles(dice.rng, rgb, count=4)
     return Backdrop(
-        name, Look(colour, rgb, texture, 0.5, (repeat, repeat)), f"a {colour} tiled {name}"
+        name,
+        SurfaceAppearance(colour, rgb, texture, 0.5, (repeat, repeat)),
+        f"a {colour} tiled {name}",
     )
 
 
@@ -211,11 +215,13 @@ def draw_table(dice: Dice) -> Backdrop:
     if style == "paint":
         return _painted(dice, "table", _TABLE_PAINT)
     if style == "marble":
-        look = Look("marble", (0.9, 0.9, 0.88), textures.marble(dice.rng), 0.7)
+        look = SurfaceAppearance("marble", (0.9, 0.9, 0.88), textures.marble(dice.rng), 0.7)
         return Backdrop("table", look, "a marble table")
     colour = dice.choose(_CLOTH)
     rgb, white = draw_colour(colour, dice.rng), draw_colour("white", dice.rng)
-    look = Look(colour, rgb, textures.tablecloth(dice.rng, white, rgb), 0.0, (1.5, 1.1))
+    look = SurfaceAppearance(
+        colour, rgb, textures.tablecloth(dice.rng, white, rgb), 0.0, (1.5, 1.1)
+    )
     return Backdrop("table", look, f"a {colour} and white checkered tablecloth")
 
 
@@ -234,11 +240,13 @@ def draw_wall(dice: Dice) -> Backdrop:
     if dice.held_back and dice.chance(0.5):
         colour = dice.choose(("white", "light blue", "green"))
         rgb = draw_colour(colour, dice.rng)
-        look = Look(colour, rgb, textures.panels(rgb), 0.1, (4.0, 1.0), held_back=True)
+        look = SurfaceAppearance(colour, rgb, textures.panels(rgb), 0.1, (4.0, 1.0), held_back=True)
         return Backdrop("wall", look, f"a {colour} wall")
     style = dice.choose(("paint", "paint", "paint", "brick", "tiles"))
     if style == "brick":
-        look = Look("brick", (0.6, 0.33, 0.26), textures.bricks(dice.rng), 0.0, (5.0, 3.5))
+        look = SurfaceAppearance(
+            "brick", (0.6, 0.33, 0.26), textures.bricks(dice.rng), 0.0, (5.0, 3.5)
+        )
         return Backdrop("wall", look, "a brick wall")
     return _tiled(dice, "wall", 6.0) if style == "tiles" else _painted(dice, "wall", _ROOM_PAINT)
 

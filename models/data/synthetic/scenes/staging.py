@@ -29,7 +29,7 @@ _ATTEMPTS: Final = 40
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """What is going to happen: the items (indices), their goals (x, y), or the parts that slide.
 
     direction is where something tips to (a unit vector), pull how far (m) a drawer comes out.
@@ -107,25 +107,25 @@ def _way_to_fall(world: World, item: int) -> tuple[float, float]:
     return best
 
 
-def _plan(world: World, change: Change, items: tuple[int, ...], dice: Dice) -> Plan | None:
+def _plan(world: World, change: Change, items: tuple[int, ...], dice: Dice) -> ScenePlan | None:
     """The change in detail, or None if this scene has no room for it."""
     if len(items) != (2 if change == "swap" else 1):
         return None
     if change == "swap":
         first, second = (_places(world)[item][:2] for item in items)
-        return Plan(change, items, (second, first))
+        return ScenePlan(change, items, (second, first))
     if change == "move":
         goal = _goal(world, items[0], dice)
-        return None if goal is None else Plan(change, items, (goal,))
+        return None if goal is None else ScenePlan(change, items, (goal,))
     if change == "tip":
-        return Plan(change, items, direction=_way_to_fall(world, items[0]))
+        return ScenePlan(change, items, direction=_way_to_fall(world, items[0]))
     parts = world.scene.placements[items[0]].item.parts
     shut = [number for number, part in enumerate(parts) if "closed" in part.states]
     # A drawer and its handle follow each other in the list of parts.
-    return Plan(change, items, parts=(shut[-1], shut[-1] + 1), pull=0.06) if shut else None
+    return ScenePlan(change, items, parts=(shut[-1], shut[-1] + 1), pull=0.06) if shut else None
 
 
-def prepare(change: Change, *, seed: int) -> tuple[World, Plan]:
+def prepare(change: Change, *, seed: int) -> tuple[World, ScenePlan]:
     """A settled scene in which the change can happen. Raises `RuntimeError` if none was found."""
     for attempt in range(_ATTEMPTS):
         dice = Dice(np.random.default_rng([seed, CHANGES.index(change), attempt]))

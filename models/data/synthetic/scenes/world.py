@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ureca.models.data.synthetic.objects import shapes
-from ureca.models.data.synthetic.objects.parts import Collider, Item, Look, Part
+from ureca.models.data.synthetic.objects.parts import Collider, Item, ObjectPart, SurfaceAppearance
 from ureca.models.data.synthetic.objects.shapes import FloatArray, Mesh
 from ureca.models.data.synthetic.scenes.engine import mujoco
-from ureca.models.data.synthetic.scenes.scene import Lighting, Placement, Scene
+from ureca.models.data.synthetic.scenes.scene import ItemPlacement, Lighting, Scene
 
 SHOWN_GROUP: Final = 1
 COLLIDER_GROUP: Final = 3
@@ -68,7 +68,7 @@ class World:
         return float(self.pose(item)[0][2]) > -0.03
 
 
-class _Builder:
+class _WorldBuilder:
     """Turns a scene into a MuJoCo specification, numbering the visible pieces as it goes."""
 
     def __init__(self, scene: Scene, *, shadow: int, samples: int) -> None:
@@ -143,7 +143,7 @@ class _Builder:
         solid = Collider("box", (width / 2, depth / 2, 0.02), (0.0, 0.0, -0.02))
         self._collide(self.spec.worldbody, solid)
 
-    def _item(self, index: int, placement: Placement) -> None:
+    def _item(self, index: int, placement: ItemPlacement) -> None:
         item = placement.item
         body = self.spec.worldbody.add_body(
             name=f"item{index}", pos=np.array(placement.position), quat=_quaternion(placement)
@@ -172,7 +172,9 @@ class _Builder:
             group=COLLIDER_GROUP,
         )
 
-    def _show(self, body: mujoco.MjsBody, mesh: Mesh, look: Look, piece: Piece) -> None:
+    def _show(
+        self, body: mujoco.MjsBody, mesh: Mesh, look: SurfaceAppearance, piece: Piece
+    ) -> None:
         name = f"piece{len(self.pieces)}"
         self.pieces.append(piece)
         self.spec.add_mesh(
@@ -195,7 +197,7 @@ class _Builder:
             group=SHOWN_GROUP,
         )
 
-    def _material(self, look: Look) -> str:
+    def _material(self, look: SurfaceAppearance) -> str:
         """Name of the material of a look; parts that share a look share the material."""
         if id(look) in self._materials:
             return self._materials[id(look)]
@@ -220,7 +222,7 @@ class _Builder:
         texture.data = pixels.tobytes()
 
 
-def _quaternion(placement: Placement) -> FloatArray:
+def _quaternion(placement: ItemPlacement) -> FloatArray:
     half = placement.yaw / 2
     yaw = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
     if not placement.lying:
@@ -232,7 +234,7 @@ def _quaternion(placement: Placement) -> FloatArray:
 
 def build_world(scene: Scene, *, shadow: int = 2048, samples: int = 4) -> World:
     """Compile a scene; shadow is the shadow map's edge, samples the anti-aliasing of colour."""
-    builder = _Builder(scene, shadow=shadow, samples=samples)
+    builder = _WorldBuilder(scene, shadow=shadow, samples=samples)
     model = builder.build().compile()
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
@@ -252,7 +254,7 @@ def settle(world: World, *, seconds: float = 1.2) -> None:
     mujoco.mj_forward(world.model, world.data)
 
 
-def part_of(scene: Scene, piece: Piece) -> tuple[Item, Part] | None:
+def part_of(scene: Scene, piece: Piece) -> tuple[Item, ObjectPart] | None:
     """The item and part a piece belongs to, or None for a backdrop."""
     if piece.item is None:
         return None
