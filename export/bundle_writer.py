@@ -52,7 +52,7 @@ FAILED = "parity.failed.json"
 class Files:
     """The files of one bundle, gathered in `stage` and published together.
 
-    `config` has nothing left open (`export.runtime_selection.settled`).
+    `config` has nothing left open (`export.runtime_selection.resolve_config`).
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Files:
 
     def remember(self, engine: Engine) -> None:
         """Let the finished bundle caption the golden picture and keep what it said."""
-        remember(engine, self._stage)
+        write_self_test(engine, self._stage)
 
     def publish(self, manifest: BundleManifest, report: ParityReport, out: Path) -> None:
         """Move everything to `out`, the manifest last; of a failed proof only its report."""
@@ -140,7 +140,7 @@ class Files:
         return ANY if self._config.runtime == "onnx" else str(self._config.target)
 
 
-def remember(engine: Engine, stage: Path) -> None:
+def write_self_test(engine: Engine, stage: Path) -> None:
     """Write the self-test of a bundle: the golden picture and what `engine` says of it."""
     source = Path(__file__).with_name("golden")
     regions = read_regions(source / "regions.json")

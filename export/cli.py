@@ -33,7 +33,13 @@ from ureca.export.parity.parity_checks import (
 )
 from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepared
 from ureca.export.report import ParityReport, Trial, show
-from ureca.export.runtime_selection import EXPERIMENTAL, PRECISIONS, Machine, elsewhere, settled
+from ureca.export.runtime_selection import (
+    EXPERIMENTAL,
+    PRECISIONS,
+    Machine,
+    resolve_config,
+    why_not_runnable,
+)
 from ureca.extras import require
 from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
@@ -63,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {name: getattr(options, name) for name in names}
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
     machine = Machine.look()
-    config, said = settled(load_config(ExportConfig, options.config, overrides), machine)
+    config, said = resolve_config(load_config(ExportConfig, options.config, overrides), machine)
     (sys.stderr if options.json else sys.stdout).write(said + "\n")
     cases, source = find_cases(options.regions, options.images, limit=config.parity_regions)
     try:
@@ -87,7 +93,7 @@ def export_bundle(
     `WeightsError` for a checkpoint that cannot be read.
     """
     machine = Machine.look()
-    config, _ = settled(config, machine)
+    config, _ = resolve_config(config, machine)
     model = load_checkpoint(checkpoint)
     check_checkpoint(checkpoint, model.config)
     out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +110,7 @@ def export_bundle(
         files = Files(Path(stage), graphs, checkpoint=checkpoint, config=config)
         manifest = files.write(model)
         say("parity")
-        absent = elsewhere(config, machine)
+        absent = why_not_runnable(config, machine)
         if absent:  # the same graphs on the CPU say whether they are right, not whether a GPU is
             bundle = open_graphs(graphs, embedding_table(model), model.config)
         else:

@@ -29,9 +29,9 @@ from ureca.bundle import (
 )
 from ureca.config import load_config, to_plain
 from ureca.errors import BundleError, ConfigError
-from ureca.export.bundle_writer import CARD, FAILED, PARITY, remember
+from ureca.export.bundle_writer import CARD, FAILED, PARITY, write_self_test
 from ureca.export.config import ExportConfig, Tolerances
-from ureca.export.mllm_parity import proved
+from ureca.export.mllm_parity import check_parity
 from ureca.export.parity.parity_inputs import ParityCase, find_cases
 from ureca.export.report import show
 from ureca.export.verify import Verification
@@ -101,13 +101,13 @@ def export_mllm(
         stage = Path(place) / "bundle"
         _write(checkpoint, stage, precision=precision, max_regions=max_regions)
         manifest = _manifest(checkpoint, stage, tolerances or Tolerances())
-        report = proved(checkpoint, stage, manifest, cases=cases, source=source)
+        report = check_parity(checkpoint, stage, manifest, cases=cases, source=source)
         report = replace(report, bundle_sha256="")  # known only when this report is in it
         report.save(stage / PARITY)
         if report.failures():
             report.save(out / FAILED)
             return report
-        remember(checkpoint_engine(stage), stage)
+        write_self_test(checkpoint_engine(stage), stage)
         names = [p.relative_to(stage).as_posix() for p in sorted(stage.rglob("*")) if p.is_file()]
         extra = tuple(file_spec(stage, n) for n in names if n not in _named(manifest))
         for path in stage.iterdir():
@@ -131,7 +131,7 @@ def verify_mllm(
         )
     opener = require("ureca.models.mllm.engine", extra="mllm")
     opener.open_bundle(bundle, manifest, threads=None)
-    return proved(checkpoint, bundle, manifest, cases=cases, source=source)
+    return check_parity(checkpoint, bundle, manifest, cases=cases, source=source)
 
 
 def _write(

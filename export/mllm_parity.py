@@ -37,7 +37,7 @@ _TOKENS = 32
 """Tokens of a caption that are compared: logits of large vocabularies are big."""
 
 
-def proved(
+def check_parity(
     checkpoint: Path,
     bundle: Path,
     manifest: BundleManifest,

@@ -75,7 +75,7 @@ def automatic(machine: Machine) -> tuple[str, str]:
     )
 
 
-def settled(config: ExportConfig, machine: Machine) -> tuple[ExportConfig, str]:
+def resolve_config(config: ExportConfig, machine: Machine) -> tuple[ExportConfig, str]:
     """(`config` with nothing left open, the choice in words). Raises `ConfigError`."""
     asked = config.runtime
     runtime, why = automatic(machine) if asked == "auto" else (asked, "as asked")
@@ -90,7 +90,7 @@ def settled(config: ExportConfig, machine: Machine) -> tuple[ExportConfig, str]:
     return replace(config, **chosen), said  # type: ignore[arg-type]  # checked against the table
 
 
-def elsewhere(config: ExportConfig, machine: Machine) -> str:
+def why_not_runnable(config: ExportConfig, machine: Machine) -> str:
     """Why a settled export cannot run on this machine; empty when it can."""
     if config.runtime not in GPU or config.target == "cpu":
         return ""

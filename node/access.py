@@ -65,7 +65,7 @@ def anybody(op: str) -> None:
     """Without an authenticator every client may call all operations."""
 
 
-def unguarded(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
+def allow_unencrypted(socket: zmq.Socket[Any], address: str, plane: Plane) -> None:
     """The `Guard` of a node without keys: loopback and ipc only (`ureca.node.config`)."""
 
 

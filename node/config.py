@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ureca.client.sockets import is_local, unguarded
+from ureca.client.sockets import is_local, no_keys_message
 from ureca.datatypes import Style
 from ureca.errors import ConfigError
 
@@ -365,5 +365,5 @@ class NodeConfig:
             address = getattr(self.publish, key)
             ensure(
                 is_local(address) or (self.security.key and address.startswith("tcp://")),
-                unguarded(f"publish.{key}", address, _TO_NODE),
+                no_keys_message(f"publish.{key}", address, _TO_NODE),
             )

@@ -23,7 +23,7 @@ from ureca.clock import Clock
 from ureca.datatypes import EngineInfo
 from ureca.engine import Engine
 from ureca.errors import UrecaError
-from ureca.node.access import open_gate, unguarded
+from ureca.node.access import allow_unencrypted, open_gate
 from ureca.node.captioning.batch import BatchCaptioner
 from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.captioning.output_filter import RejectedCaptions
@@ -164,7 +164,7 @@ class Node:
         return vitals
 
     def _open_sockets(self, sinks: tuple[Sink, ...]) -> None:
-        guard = unguarded if self._gate is None else self._gate.guard
+        guard = allow_unencrypted if self._gate is None else self._gate.guard
         control = Control(
             self._config,
             self,

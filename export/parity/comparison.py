@@ -62,7 +62,7 @@ class Agreement:
     caption_exact: float
 
 
-def listen(
+def run_captions(
     probe: Probe, arrays: Arrays, *, max_new: int, forced: Captions | None = None
 ) -> ProbeOutput:
     """Let `probe` caption one picture's regions; `forced` defaults to its own captions."""

@@ -18,7 +18,7 @@ from ureca.export.parity.comparison import (
     Probe,
     ProbeOutput,
     agreement,
-    listen,
+    run_captions,
     uncached,
 )
 from ureca.export.parity.parity_inputs import F32, Arrays
@@ -44,7 +44,7 @@ class Proof:
         self.model, self.arrays = model, arrays
         self.max_new = model.config.language.max_new_tokens
         self.torch: Probe = TorchBackend(model)
-        self.reference = [listen(self.torch, each, max_new=self.max_new) for each in arrays]
+        self.reference = [run_captions(self.torch, each, max_new=self.max_new) for each in arrays]
 
     def compare(self, probe: Probe, *, pictures: int | None = None) -> Agreement:
         """Agreement of `probe` with the checkpoint over the first `pictures` (default: all)."""
@@ -53,7 +53,7 @@ class Proof:
     def listen(self, arrays: Iterable[Arrays], probe: Probe) -> list[ProbeOutput]:
         """What `probe` says of the first pictures, freely and forced to the checkpoint's words."""
         pairs = zip(arrays, self.reference, strict=False)
-        return [listen(probe, a, max_new=self.max_new, forced=s.captions) for a, s in pairs]
+        return [run_captions(probe, a, max_new=self.max_new, forced=s.captions) for a, s in pairs]
 
     def agreement(self, heard: Sequence[ProbeOutput]) -> Agreement:
         """How near that is to what the checkpoint said."""
@@ -70,7 +70,7 @@ class Proof:
         """(regions, how many of them `probe` captions alike with and without its KV cache)."""
         pairs: list[tuple[list[int], list[int]]] = []
         for arrays in self.arrays[:_UNCACHED_PICTURES]:
-            cached = listen(probe, arrays, max_new=self.max_new).captions
+            cached = run_captions(probe, arrays, max_new=self.max_new).captions
             plain = uncached(probe, arrays, max_new=self.max_new)
             pairs += zip(cached, plain, strict=True)
         return len(pairs), sum(a == b for a, b in pairs)
@@ -79,7 +79,7 @@ class Proof:
         """Share of captions that do not change when a region is captioned alone."""
         pairs: list[tuple[list[int], list[int]]] = []
         for arrays in self.arrays[:_CONTROL_PICTURES]:
-            together = listen(probe, arrays, max_new=self.max_new)
+            together = run_captions(probe, arrays, max_new=self.max_new)
             alone = [self._alone(probe, arrays, row) for row in range(len(arrays.boxes))]
             pairs += zip(together.captions, alone, strict=True)
         return sum(a == b for a, b in pairs) / len(pairs)
@@ -87,7 +87,7 @@ class Proof:
     def _alone(self, probe: Probe, arrays: Arrays, row: int) -> list[int]:
         one = slice(row, row + 1)
         single = Arrays(arrays.pixels, arrays.masks[one], arrays.boxes[one], arrays.start_ids[one])
-        return listen(probe, single, max_new=self.max_new).captions[0]
+        return run_captions(probe, single, max_new=self.max_new).captions[0]
 
 
 def choose_int8(

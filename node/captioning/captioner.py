@@ -20,7 +20,7 @@ from ureca.engine import Engine
 from ureca.native_threads import NativeThread
 from ureca.node.captioning.batch import Job, Outcome, Row, Send
 from ureca.node.captioning.caption_events import abort, delta, error, final, start
-from ureca.node.captioning.output_filter import RejectedCaptions, complaint
+from ureca.node.captioning.output_filter import RejectedCaptions, find_rejection
 from ureca.node.config import CaptionConfig
 from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionTerminal
 
@@ -163,7 +163,7 @@ class CaptionWriter:
         if done.stop == "aborted":
             reason = self._aborts.get(row.request.request_id, "aborted")
             return abort(row.request, reason)
-        problem = complaint(done, self._config)
+        problem = find_rejection(done, self._config)
         if problem is not None:
             self._quarantine.put(row.request, done, problem)
             return error(row.request, "BAD_OUTPUT", problem.words)

@@ -29,7 +29,7 @@ class Rejection(NamedTuple):
     words: str
 
 
-def complaint(done: RowDone, config: CaptionConfig) -> Rejection | None:
+def find_rejection(done: RowDone, config: CaptionConfig) -> Rejection | None:
     """Why `done` must not be published as a caption; None if it is valid."""
     text = done.text.strip()
     if done.stop == "non_finite":

@@ -12,7 +12,7 @@ from ureca.datatypes import Image, RegionInput, RowDone
 from ureca.engine import Engine
 from ureca.errors import ConfigError, EngineError, SourceError
 from ureca.node.captioning.engine_loader import open_engine
-from ureca.node.captioning.output_filter import complaint
+from ureca.node.captioning.output_filter import find_rejection
 from ureca.node.cli.region_options import add_region_options, seed_of
 from ureca.node.config import CaptionConfig
 from ureca.node.decoding.image_decoder import decode_picture
@@ -40,7 +40,7 @@ def main(
         save(Path(options.render), image, masks, [_words(done) for done in ends])
     failed = False
     for (kind, text), done in zip(options.region, ends, strict=True):
-        found = complaint(done, CaptionConfig())
+        found = find_rejection(done, CaptionConfig())
         problem = None if found is None else found.words
         failed = failed or problem is not None
         _show(f"{kind} {text}", done, problem, as_json=options.json)
@@ -90,7 +90,7 @@ def _caption(engine: Engine, image: Image, regions: list[RegionInput]) -> list[R
 
 
 def _words(done: RowDone) -> str:
-    return "(no caption)" if complaint(done, CaptionConfig()) else done.text.strip()
+    return "(no caption)" if find_rejection(done, CaptionConfig()) else done.text.strip()
 
 
 def _show(region: str, done: RowDone, problem: str | None, *, as_json: bool) -> None:

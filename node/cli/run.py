@@ -16,10 +16,10 @@ from ureca.log import configure
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.cli.run_options import build_parser, resolve_config
 from ureca.node.cli.signals import Signals
-from ureca.node.cli.viewer_process import viewed
+from ureca.node.cli.viewer_process import run_viewer
 from ureca.node.config import HttpConfig, NodeConfig
 from ureca.node.monitoring.http_server import StatusServer
-from ureca.node.monitoring.memory_trim import one_arena, settled
+from ureca.node.monitoring.memory_trim import frozen_gc, one_arena
 from ureca.node.monitoring.metrics import PrometheusMetrics
 from ureca.node.monitoring.run_report import EventFile, RunReport, line_printer
 from ureca.node.monitoring.terminal_view import TerminalView
@@ -79,9 +79,9 @@ def main(
         started_ns = clock.now_ns()
         with node, _served(config.http, node, metrics):
             signals.stop_on_signal(node)
-            stack.enter_context(settled())
+            stack.enter_context(frozen_gc())
             node.start()
-            stack.enter_context(viewed(options.view, config))
+            stack.enter_context(run_viewer(options.view, config))
             _show(node, view, options.duration)
         seconds = (clock.now_ns() - started_ns) / 1e9
     print(report.text(node.balance(), seconds=seconds), flush=True)

@@ -14,7 +14,7 @@ _END_S = 5.0
 
 
 @contextlib.contextmanager
-def viewed(port: int | None, config: NodeConfig) -> Iterator[None]:
+def run_viewer(port: int | None, config: NodeConfig) -> Iterator[None]:
     """Run `ureca view` beside the block; None for no viewer.
 
     It ends when its standard input does, so also when this process is killed. Raises `ConfigError`

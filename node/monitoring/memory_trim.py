@@ -37,7 +37,7 @@ def one_arena() -> None:
 
 
 @contextmanager
-def settled() -> Iterator[None]:
+def frozen_gc() -> Iterator[None]:
     """For a process that only runs a node: freeze the existing objects, so that collections inside
     skip them. Full collections then take a millisecond; `MemoryTrimmer` runs them.
     """

@@ -23,7 +23,7 @@ from ureca.node.counters import End, NodeCounters
 from ureca.node.pipeline.keyframe_selection import Keyframes
 from ureca.node.pipeline.region_commands import Orders
 from ureca.node.pipeline.request_queue import Ask, AskQueue, Key, Order, Waiting
-from ureca.node.pipeline.stall_detection import StallDetector, troubles
+from ureca.node.pipeline.stall_detection import StallDetector, health_issues
 from ureca.node.pipeline.stream import StepEvents, Stream, resolve
 from ureca.node.scheduling.stream_arbiter import ASKS, Halt, Turns
 from ureca.node.segmentation.worker import SegmentationWorker
@@ -157,7 +157,7 @@ class Pipeline:
 
     def reasons(self) -> list[str]:
         """Why captions are not what they should be; may be called from any thread."""
-        found = troubles(list(self._streams.items()), hangs=self._hang.is_on)
+        found = health_issues(list(self._streams.items()), hangs=self._hang.is_on)
         return found + self._keyframes.reasons(self._clock.now_ns())
 
     @property

@@ -32,7 +32,7 @@ class StallDetector:
         return since_ns is not None and self._clock.now_ns() - since_ns > _STUCK_NS
 
 
-def troubles(streams: Iterable[tuple[str, Stream]], *, hangs: bool) -> list[str]:
+def health_issues(streams: Iterable[tuple[str, Stream]], *, hangs: bool) -> list[str]:
     """What is wrong with the streams and, when it `hangs`, with the captioner."""
     found = [_frozen(name, stream) for name, stream in streams if stream.is_frozen]
     if hangs:

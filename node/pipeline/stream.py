@@ -28,7 +28,7 @@ from ureca.node.masks.prompt_to_mask import seed_mask
 from ureca.node.pipeline.error_throttle import ErrorThrottle
 from ureca.node.pipeline.request_queue import Ask
 from ureca.node.scheduling.caption_policy import Policies, Policy
-from ureca.node.scheduling.change_detection import AppearanceSnapshot, change, look_at
+from ureca.node.scheduling.change_detection import AppearanceSnapshot, change, take_snapshot
 from ureca.node.scheduling.scheduler import Abort, Changed, Check, Scheduler
 from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest
 from ureca.node.tracking.track_events import TrackReporter
@@ -100,7 +100,7 @@ class Stream:
         """At most `room` caption requests on the newest frame; see `Scheduler.pick`."""
         requests = self.scheduler.pick(self.tracks, room=room, now_ns=now_ns)
         for request in requests if self._config.recheck else ():
-            look = look_at(self.frame.image, request.mask, request.box_xyxy_px)
+            look = take_snapshot(self.frame.image, request.mask, request.box_xyxy_px)
             self.scheduler.remember(request, look)
         return requests
 
@@ -124,7 +124,7 @@ class Stream:
         if not self._differs(check.look, track, track.mask):
             return None
         rests = check.before is not None and not self._differs(check.before, track, track.mask)
-        return Changed(look_at(self.frame.image, track.mask, track.box_xyxy_px), rests)
+        return Changed(take_snapshot(self.frame.image, track.mask, track.box_xyxy_px), rests)
 
     def _differs(self, look: AppearanceSnapshot, track: Track, mask: Mask) -> bool:
         colours, outline = change(look, self.frame.image, mask, track.box_xyxy_px)

@@ -18,11 +18,11 @@ import msgspec
 import zmq
 
 from ureca.client.region_cache import RegionCache
-from ureca.client.sockets import EVENT_HWM, harden, received, reopened
+from ureca.client.sockets import EVENT_HWM, harden, open_again, received
 from ureca.clock import Clock
 from ureca.errors import WireError
 from ureca.log import RateLimitedLog
-from ureca.node.access import Guard, unguarded
+from ureca.node.access import Guard, allow_unencrypted
 from ureca.node.config import PublishConfig
 from ureca.node.counters import NodeCounters
 from ureca.protocol.events import AnyEvent, CaptionFinal
@@ -50,7 +50,7 @@ class Publisher:
         clock: Clock,
         books: NodeCounters,
         sinks: Iterable[Sink] = (),
-        guard: Guard = unguarded,
+        guard: Guard = allow_unencrypted,
     ) -> None:
         self.last = RegionCache(max_regions)
         self.session_id = session_id
@@ -96,7 +96,7 @@ class Publisher:
         """
         address = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.socket.close(_LINGER_MS)
-        self.socket = reopened(lambda: self._open(address))
+        self.socket = open_again(lambda: self._open(address))
 
     def close(self) -> None:
         """Close the socket; what is on its way may still arrive."""

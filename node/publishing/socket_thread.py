@@ -12,7 +12,7 @@ import zmq
 from ureca.client.sockets import harden
 from ureca.clock import Clock
 from ureca.errors import UrecaError, WireError
-from ureca.node.access import Guard, anybody, asker_of, unguarded
+from ureca.node.access import Guard, allow_unencrypted, anybody, asker_of
 from ureca.node.config import PublishConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.monitoring.memory_trim import MemoryTrimmer, malloc_trim
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def bind_router(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, guard: Guard = unguarded
+    context: zmq.Context[zmq.Socket[bytes]], address: str, guard: Guard = allow_unencrypted
 ) -> zmq.Socket[bytes]:
     """The request socket. Raises `WireError` with the remedy when the address is taken."""
     router = context.socket(zmq.ROUTER)

@@ -19,11 +19,11 @@ from ureca.node.recording.step_log import (
     RecordedBatch,
     RecordedStep,
     StepRecorder,
-    ask_facts,
-    facts,
+    command_fields,
+    dataclass_fields,
+    describe_fields,
     failure,
-    order_facts,
-    wishes,
+    recorded_requests,
 )
 from ureca.node.segmentation.keyframe_segmenter import KeyframeResult
 from ureca.node.segmentation.worker import SegmentationWorker
@@ -46,7 +46,7 @@ class RecordingPipeline(Pipeline):
         """See `Pipeline.step`."""
         with self._notes.turn("step", now_ns) as turn:
             self._notes.tape.picture(turn.n, frame)
-            turn.frame = facts(frame, "image")
+            turn.frame = dataclass_fields(frame, "image")
             self._take_later(turn)
             events = super().step(frame, now_ns)
             if frame.stream in self._streams:
@@ -103,10 +103,10 @@ class RecordingPipeline(Pipeline):
     def _take(self, wish: Ask | Order, turn: RecordedStep) -> None:
         try:
             if isinstance(wish, Ask):
-                turn.asks.append(ask_facts(wish))
+                turn.asks.append(describe_fields(wish))
                 super().ask(replace(wish, reply=self._noted(wish.reply)))
             else:
-                turn.orders.append(order_facts(wish))
+                turn.orders.append(command_fields(wish))
                 super().order(_answered(wish, turn))
         except UrecaError as error:
             wish.fail(error)
@@ -145,7 +145,7 @@ class RecordingCaptioner:
         """See `BatchCaptioner`."""
         self._notes.job = job
         if self._notes.open is not None:
-            self._notes.open.jobs.append(wishes(job))
+            self._notes.open.jobs.append(recorded_requests(job))
         self._captioner.submit(job)
 
     def outcomes(self) -> list[Outcome]:

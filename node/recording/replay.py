@@ -64,13 +64,13 @@ class Replayed:
             sorted(self.jobs.items()),
             sorted(self.answers.items()),
             [(turn, seen.hex()) for turn, seen in sorted(self.tracks.items())],
-            [said(event) for event in self.events if isinstance(event, RegionEvent)],
-            [said(event) for event in self.replies],
+            [event_story(event) for event in self.events if isinstance(event, RegionEvent)],
+            [event_story(event) for event in self.replies],
         )
         return hashlib.sha256(msgspec.json.encode(story)).hexdigest()
 
 
-def said(event: AnyEvent) -> Story:
+def event_story(event: AnyEvent) -> Story:
     """An event without stamps of the process and durations."""
     plain = msgspec.to_builtins(event)
     return {key: value for key, value in plain.items() if key not in _STAMPS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ureca.node.recording.reader import Recording
-from ureca.node.recording.replay import Replayed, Story, said
+from ureca.node.recording.replay import Replayed, Story, event_story
 from ureca.protocol.event_table import spec_of
 from ureca.protocol.events import AnyEvent, CaptionTerminal, Heartbeat, RecordingStopped
 
@@ -61,7 +61,7 @@ def _stories(events: Iterable[AnyEvent]) -> dict[str, list[Story]]:
             if isinstance(event, CaptionTerminal)
             else f"region {event.stream}/{event.rid}"
         )
-        found.setdefault(about, []).append(said(event))
+        found.setdefault(about, []).append(event_story(event))
     return found
 
 

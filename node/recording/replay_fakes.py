@@ -19,7 +19,7 @@ from ureca.node.recording.step_log import (
     RecordedBatch,
     RecordedRequest,
     RecordedStep,
-    wishes,
+    recorded_requests,
 )
 from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest, KeyframeResult
 from ureca.protocol.events import CaptionAbort
@@ -61,7 +61,7 @@ class ReplayCaptioner:
 
     def submit(self, job: Job) -> None:
         """See `Captioner`."""
-        self.jobs.append(wishes(job))
+        self.jobs.append(recorded_requests(job))
         for request_id in self._engine.expect(job):
             self._writer.abort(request_id, self._engine.reasons[request_id])
         self._writer.write(job, self._send)

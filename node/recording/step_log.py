@@ -116,7 +116,7 @@ class StepRecorder:
             self.tape.turn(turn)
 
 
-def wishes(job: Job) -> list[RecordedRequest]:
+def recorded_requests(job: Job) -> list[RecordedRequest]:
     """What a job was decided to be."""
     rows = (row.request for row in job.rows)
     return [
@@ -125,25 +125,25 @@ def wishes(job: Job) -> list[RecordedRequest]:
     ]
 
 
-def facts(data: Any, *without: str) -> dict[str, Any]:  # a dataclass of any kind
+def dataclass_fields(data: Any, *without: str) -> dict[str, Any]:  # a dataclass of any kind
     """The fields of a dataclass as plain data for JSON."""
     fields = {name: getattr(data, name) for name in data.__dataclass_fields__}
     plain = {name: value for name, value in fields.items() if name not in without}
     return dict(msgspec.to_builtins(plain))
 
 
-def ask_facts(ask: Ask) -> dict[str, Any]:
+def describe_fields(ask: Ask) -> dict[str, Any]:
     """A request without its way back; a picture of the client's own as PNG."""
-    plain = facts(ask, "reply", "fail", "frame")
+    plain = dataclass_fields(ask, "reply", "fail", "frame")
     if ask.frame is not None:
-        plain["frame"] = facts(ask.frame, "image")
+        plain["frame"] = dataclass_fields(ask.frame, "image")
         plain["png"] = to_png(ask.frame.image)
     return plain
 
 
-def order_facts(order: Order) -> dict[str, Any]:
+def command_fields(order: Order) -> dict[str, Any]:
     """A request that changes regions, without its way back."""
-    plain = facts(order, "reply", "fail", "args")
+    plain = dataclass_fields(order, "reply", "fail", "args")
     op = next(name for name, op in OPERATIONS.items() if isinstance(order.args, op.args))
     return {**plain, "op": op, "args": msgspec.to_builtins(order.args)}
 

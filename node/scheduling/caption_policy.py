@@ -20,7 +20,8 @@ TRIGGERS = frozenset({Trigger.NEW, Trigger.RECOVERED, Trigger.CHANGE, Trigger.RE
 class Policy:
     """When a region is captioned, how long the caption is valid, and its style.
 
-    Intervals may end a quarter early, together with those of other regions (`wishes.has_passed`).
+    Intervals may end a quarter early, together with those of other regions
+    (`recorded_requests.has_passed`).
     """
 
     ttl_ms: int

@@ -44,7 +44,7 @@ class AppearanceSnapshot:
     inside: F32
 
 
-def look_at(image: Image, mask: Mask, box: Box) -> AppearanceSnapshot:
+def take_snapshot(image: Image, mask: Mask, box: Box) -> AppearanceSnapshot:
     """The snapshot of a region: `image` u8
     [H, W, 3] RGB, `mask` bool [H, W], `box` its tight box.
     """

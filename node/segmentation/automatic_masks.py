@@ -17,7 +17,7 @@ from ureca.node.config import SegmenterConfig
 from ureca.node.masks.geometry import iou
 
 
-def everything(
+def generate_masks(
     segmenter: Segmenter,
     encoded: EncodedImage,
     size: tuple[int, int],

@@ -22,7 +22,7 @@ from ureca.models.runtime.segmentation.base import (
 from ureca.node.config import SegmenterConfig
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.geometry import box_of, iou
-from ureca.node.segmentation.automatic_masks import everything
+from ureca.node.segmentation.automatic_masks import generate_masks
 from ureca.node.segmentation.feature_memory import FeatureMemory
 from ureca.protocol.rle import encode
 
@@ -151,7 +151,9 @@ class KeyframeSegmenter:
         for (rid, _), answer in zip(flat, answers, strict=True):
             cuts.setdefault(rid, []).extend(answer)
         return {
-            rid: best(found, _expected(wish.regions[rid], seen.get(rid)), _choice_size(wish.frame))
+            rid: best_prediction(
+                found, _expected(wish.regions[rid], seen.get(rid)), _choice_size(wish.frame)
+            )
             for rid, found in cuts.items()
         }
 
@@ -173,11 +175,11 @@ class KeyframeSegmenter:
     ) -> list[RegionMask]:
         size = wish.frame.height, wish.frame.width
         masks = [cut.mask(size) for cut in known]
-        things = everything(self._segmenter, encoded, size, self._config, known=masks)
+        things = generate_masks(self._segmenter, encoded, size, self._config, known=masks)
         return [RegionMask(encode(mask), round(cut.score, 6)) for cut, mask in things[: wish.room]]
 
 
-def best(
+def best_prediction(
     cuts: Sequence[MaskPrediction], expected: Mask | None, size: tuple[int, int]
 ) -> tuple[MaskPrediction, float]:
     """The best of some answers, and its worth: by its score, and by its overlap with what was
@@ -224,7 +226,7 @@ def _around(soft: F32, size: tuple[int, int]) -> SegmenterPrompt:
     inside = np.asarray(soft > 0.5, np.bool_)
     down, right = size[0] / soft.shape[0], size[1] / soft.shape[1]
     x0, y0, x1, y1 = box_of(inside)
-    x, y = middle(inside)
+    x, y = inner_point(inside)
     return SegmenterPrompt(
         points_xy_px=((x * right, y * down),),
         box_xyxy_px=(x0 * right, y0 * down, x1 * right, y1 * down),
@@ -242,7 +244,7 @@ def _expected(wanted: RegionPrompt, seen: F32 | None) -> Mask | None:
     return None if wanted.soft is None else np.asarray(wanted.soft > 0.5, np.bool_)
 
 
-def middle(mask: Mask) -> tuple[float, float]:
+def inner_point(mask: Mask) -> tuple[float, float]:
     """The point (x, y) of a mask that is furthest from its outline, in pixels to its centre."""
     padded = np.pad(mask.astype(np.uint8), 1)
     depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3))[1:-1, 1:-1]

@@ -52,7 +52,7 @@ class InlineSegmentationWorker:
 
     def submit(self, wish: KeyframeRequest) -> None:
         """See `SegmentationWorker`."""
-        self._done.append(answered(self._cutter, wish))
+        self._done.append(run_request(self._cutter, wish))
 
     def results(self) -> list[KeyframeResult]:
         """See `SegmentationWorker`."""
@@ -99,10 +99,10 @@ class ThreadSegmentationWorker:
 
     def _loop(self) -> None:
         while (wish := self._wishes.get()) is not None and not self._stopping.is_set():
-            self._done.append(answered(self._cutter, wish, is_stopped=self._stopping.is_set))
+            self._done.append(run_request(self._cutter, wish, is_stopped=self._stopping.is_set))
 
 
-def answered(
+def run_request(
     cutter: KeyframeSegmenter,
     wish: KeyframeRequest,
     *,

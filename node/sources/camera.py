@@ -31,7 +31,7 @@ from ureca.node.sources.camera_capture import (
 )
 from ureca.node.sources.camera_status import ConnectionStatus
 from ureca.node.sources.frame_gaps import StampGaps
-from ureca.node.sources.source_uri import Address, shown
+from ureca.node.sources.source_uri import Address, hide_secrets
 from ureca.protocol.image_header import picture_size
 
 _POLL_S = 0.1
@@ -71,7 +71,7 @@ class LiveSource:
         self._next_seq = 0
         self._newest = _Newest()
         self._stopping = threading.Event()
-        name = f"{address.stream}: {shown(address.uri)}"
+        name = f"{address.stream}: {hide_secrets(address.uri)}"
         self._line = ConnectionStatus(name, config.source, clock)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
 
@@ -117,7 +117,7 @@ class LiveSource:
                 self._line.down(str(error))
             except Exception as error:  # noqa: BLE001  (a driver may fail in any way)
                 # Its text may hold the address, and the address a password.
-                self._line.down(f"{shown(self._address.uri)} failed: {type(error).__name__}")
+                self._line.down(f"{hide_secrets(self._address.uri)} failed: {type(error).__name__}")
             delay_s = source.retry_s if self._next_seq > before else delay_s
             self._stopping.wait(delay_s)
             delay_s = min(2 * delay_s, source.retry_max_s)

@@ -20,7 +20,7 @@ from ureca.datatypes import Image
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
 from ureca.node.decoding.opencv_retrieve import check_opencv, retrieve
-from ureca.node.sources.source_uri import NETWORK, shown, split
+from ureca.node.sources.source_uri import NETWORK, hide_secrets, split
 
 DEVICE = "v4l2"
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
@@ -124,7 +124,7 @@ def open_capture(uri: str, config: NodeConfig, clock: Clock) -> Capture:
     if width * height > config.limits.max_image_px:
         video.release()
         raise SourceError(
-            f"{shown(uri)} sends {width}x{height}, more than limits.max_image_px = "
+            f"{hide_secrets(uri)} sends {width}x{height}, more than limits.max_image_px = "
             f"{config.limits.max_image_px}"
         )
     return OpenCvCapture(video, clock, is_device=is_device)
@@ -138,7 +138,7 @@ def check_uri(uri: str) -> None:
         if not parts.path.startswith("/") or parts.netloc:
             raise SourceError(f"expected v4l2:///dev/video0?width=1280&height=720, got {uri!r}")
     elif parts.scheme not in NETWORK or not parts.hostname:
-        raise SourceError(f"expected {parts.scheme}://HOST/…, got {shown(uri)}")
+        raise SourceError(f"expected {parts.scheme}://HOST/…, got {hide_secrets(uri)}")
 
 
 def _settings(uri: str) -> dict[str, float]:
@@ -205,7 +205,7 @@ def _open_stream(uri: str, config: NodeConfig) -> cv2.VideoCapture:
     if not video.isOpened():
         video.release()
         raise SourceError(
-            f"cannot open {shown(uri)}: nobody answers, the login or path is wrong, or it is no "
-            "video; try it with `ffprobe`"
+            f"cannot open {hide_secrets(uri)}: nobody answers, the login or path is wrong, or it "
+            "is no video; try it with `ffprobe`"
         )
     return video

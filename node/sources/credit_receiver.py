@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from ureca.client.sockets import harden, is_local, keep_frames_fresh, unguarded
+from ureca.client.sockets import harden, is_local, keep_frames_fresh, no_keys_message
 from ureca.clock import Clock
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError, WireError
@@ -77,7 +77,7 @@ class CreditFrames:
         if not self._endpoint.startswith(("tcp://", "ipc://")):
             raise SourceError(f"expected credit+tcp://HOST:PORT or credit+ipc:///PATH, got {uri!r}")
         if not is_local(self._endpoint) and not config.security.key:
-            raise ConfigError(unguarded("the source", uri, _TO_NODE))
+            raise ConfigError(no_keys_message("the source", uri, _TO_NODE))
         self._config = config
         self._clock = clock
         self._wait = wait

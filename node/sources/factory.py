@@ -18,7 +18,7 @@ from ureca.node.sources.camera import LiveSource
 from ureca.node.sources.camera_capture import DEVICE
 from ureca.node.sources.credit_receiver import SCHEME as CREDIT_SCHEME
 from ureca.node.sources.credit_receiver import CreditFrames
-from ureca.node.sources.source_uri import NETWORK, Address, addresses_of, shown
+from ureca.node.sources.source_uri import NETWORK, Address, addresses_of, hide_secrets
 from ureca.node.sources.video_player import ClipPlayer
 from ureca.node.sources.video_readers import open_clip
 from ureca.node.sources.zmq_subscriber import SCHEME as ZMQ_SCHEME
@@ -65,7 +65,7 @@ def _open(
     if scheme in LIVE_SCHEMES:
         return LiveSource(address, config, clock=clock, books=books, wait=wait)
     if scheme != "file":
-        raise SourceError(f"unknown source {shown(uri)}: docs/sources.md has every form")
+        raise SourceError(f"unknown source {hide_secrets(uri)}: docs/sources.md has every form")
     path = Path(uri.removeprefix("file://"))
     clip = open_clip(path, fps=config.source.fps, max_px=config.limits.max_image_px)
     own = replace(config, source=replace(config.source, stream=address.stream))

@@ -55,11 +55,11 @@ def split(uri: str) -> SplitResult:
         parts = urlsplit(uri)
         parts.port  # noqa: B018  (reading it checks it)
     except ValueError as error:
-        raise SourceError(f"{shown(uri)} is no URI: {error}") from error
+        raise SourceError(f"{hide_secrets(uri)} is no URI: {error}") from error
     return parts
 
 
-def shown(uri: str) -> str:
+def hide_secrets(uri: str) -> str:
     """A URI without secrets, for logs and events: of a network stream only scheme, host and port.
 
     User, password, path and query are removed: cameras accept passwords in all of these places.
@@ -83,7 +83,9 @@ def without_secrets(source: SourceConfig) -> SourceConfig:
 
 def _shown_named(text: str) -> str:
     address = _parted(text, "")
-    return f"{address.stream}={shown(address.uri)}" if address.is_named else shown(text)
+    return (
+        f"{address.stream}={hide_secrets(address.uri)}" if address.is_named else hide_secrets(text)
+    )
 
 
 def sources_of(texts: Sequence[str], source: SourceConfig) -> SourceConfig:

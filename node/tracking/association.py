@@ -55,7 +55,7 @@ class DetectionFeatures:
         )
 
 
-def sight_of(mask: Mask, bins: I32) -> DetectionFeatures:
+def extract_features(mask: Mask, bins: I32) -> DetectionFeatures:
     """The look at `mask` bool [H, W], not empty, on a picture of colour bins i32 [h, w]."""
     size = (bins.shape[1], bins.shape[0])
     cover = np.asarray(

@@ -17,7 +17,7 @@ from ureca.errors import RegionError
 from ureca.node.config import ID_PATTERN, TrackerConfig
 from ureca.node.masks.color_histogram import I32, similarity
 from ureca.node.masks.prompt_to_mask import seed_mask
-from ureca.node.tracking.association import DetectionFeatures, affinity, match, sight_of
+from ureca.node.tracking.association import DetectionFeatures, affinity, extract_features, match
 from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 
 T = TypeVar("T")
@@ -41,9 +41,9 @@ class DetectionTracker:
         nameless = []
         for seed in seeds:
             if seed.rid is not None:
-                attempt(partial(self._named, frame, seed, seen), seed, refused)
+                start_or_refuse(partial(self._named, frame, seed, seen), seed, refused)
                 continue
-            mask = attempt(partial(seed_mask, seed, frame.image), seed, refused)
+            mask = start_or_refuse(partial(seed_mask, seed, frame.image), seed, refused)
             if mask is not None:
                 nameless.append((seed, mask))
         self._nameless(frame, nameless, bins, seen, refused)
@@ -70,12 +70,12 @@ class DetectionTracker:
         refused: list[Refusal],
     ) -> None:
         known = [r for r in self._regions if r.is_given and r.sight is not None]
-        sights = [sight_of(mask, bins) for _, mask in given]
+        sights = [extract_features(mask, bins) for _, mask in given]
         partner = self._matched(known, sights)
         for number, ((seed, mask), sight) in enumerate(zip(given, sights, strict=True)):
             region = partner.get(number)
             if region is None:
-                region = attempt(partial(self._start, frame, seed, mask), seed, refused)
+                region = start_or_refuse(partial(self._start, frame, seed, mask), seed, refused)
                 if region is None:
                     continue
                 region.sight = sight
@@ -126,7 +126,7 @@ def _pass(region: TrackedRegion, mask: Mask) -> None:
     region.carrier = region.view = None
 
 
-def attempt(start: Callable[[], T], seed: RegionSeed, refused: list[Refusal]) -> T | None:
+def start_or_refuse(start: Callable[[], T], seed: RegionSeed, refused: list[Refusal]) -> T | None:
     """What `start` returns, or None with the reason among `refused`."""
     try:
         return start()

@@ -26,7 +26,7 @@ from ureca.node.segmentation.keyframe_segmenter import (
 )
 from ureca.node.tracking.keyframe_warp import KeyframeWarp
 from ureca.node.tracking.mask_propagation import MaskPropagator, WorkImage
-from ureca.node.tracking.redetection import view_of
+from ureca.node.tracking.redetection import take_template
 from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 from ureca.protocol.rle import decode
 
@@ -140,7 +140,7 @@ class MaskCorrections:
             region.see(mask)
         else:
             region.correct(mask)
-        region.view = view_of(picture, now) or region.view
+        region.view = take_template(picture, now) or region.view
         return "taken"
 
     def _count(self, region: TrackedRegion, outcome: str, now_ns: int) -> None:
@@ -210,7 +210,7 @@ class MaskCorrections:
         region = self._regions.start(RegionSeed(mask=cutout.mask), mask)
         region.carrier = MaskPropagator(self._config, view.picture, cut)
         region.carrier.place(now)
-        region.view = view_of(picture, now)
+        region.view = take_template(picture, now)
 
     def _is_known(self, mask: Mask) -> bool:
         return any(

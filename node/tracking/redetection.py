@@ -39,7 +39,7 @@ class Redetection:
     soft: F32
 
 
-def view_of(picture: WorkImage, soft: F32) -> RegionTemplate | None:
+def take_template(picture: WorkImage, soft: F32) -> RegionTemplate | None:
     """The view of the region `soft` on `picture`; None when it is too small or too flat to find
     again.
     """
@@ -54,7 +54,7 @@ def view_of(picture: WorkImage, soft: F32) -> RegionTemplate | None:
     return RegionTemplate(rgb=crop.copy(), soft=soft[rows, cols].copy())
 
 
-def find(picture: WorkImage, view: RegionTemplate) -> Redetection | None:
+def redetect(picture: WorkImage, view: RegionTemplate) -> Redetection | None:
     """The best place of `view` on `picture` over all scales; None when it fits nowhere."""
     best: Redetection | None = None
     for scale in _SCALES:

@@ -32,10 +32,10 @@ from ureca.node.masks.geometry import full_size, iou, shrunk
 from ureca.node.masks.optical_flow import FlowEstimator, FlowField, shrink, work_size
 from ureca.node.masks.prompt_to_mask import seed_mask
 from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest
-from ureca.node.tracking.detection_tracking import DetectionTracker, attempt
+from ureca.node.tracking.detection_tracking import DetectionTracker, start_or_refuse
 from ureca.node.tracking.mask_correction import MaskCorrections
 from ureca.node.tracking.mask_propagation import MaskPropagator, WorkImage
-from ureca.node.tracking.redetection import find, view_of
+from ureca.node.tracking.redetection import redetect, take_template
 from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 
 _PART_SHARE = 0.8
@@ -78,7 +78,7 @@ class Tracker:
         if frame.regions is not None:
             refused += self._given.take(frame, frame.regions, picture.bins, now_ns=now_ns)
         for prompt in prompts:
-            attempt(partial(self._start_carried, frame, prompt), prompt, refused)
+            start_or_refuse(partial(self._start_carried, frame, prompt), prompt, refused)
         self._mark_parts()
         ended += self._regions.expire(ttl_ns=int(self._config.lost_ttl_s * 1e9), now_ns=now_ns)
         tracks = (*ended, *(region.track for region in self._regions))
@@ -174,7 +174,7 @@ class Tracker:
     def _carry_from(self, region: TrackedRegion, picture: WorkImage, mask: Mask) -> None:
         small = shrunk(mask, picture.size)
         region.carrier = MaskPropagator(self._config, picture, small)
-        region.view = view_of(picture, small)
+        region.view = take_template(picture, small)
 
     def _move(self, region: TrackedRegion, frame: Frame, flow: FlowField, now_ns: int) -> None:
         assert region.carrier is not None
@@ -187,14 +187,14 @@ class Tracker:
             region.lose(reason, now_ns)
             return
         if region.carrier.is_sound:
-            region.view = view_of(self._picture, region.carrier.soft) or region.view
+            region.view = take_template(self._picture, region.carrier.soft) or region.view
         region.see(mask)
 
     def _search(self, region: TrackedRegion, frame: Frame) -> None:
         region.miss()
         if region.view is None or region.carrier is None or self._picture is None:
             return
-        found = find(self._picture, region.view)
+        found = redetect(self._picture, region.view)
         if found is None or found.score < self._config.recover_score:
             return
         where = found.soft > 0.5

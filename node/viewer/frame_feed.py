@@ -21,7 +21,7 @@ class PageImage(msgspec.Struct, frozen=True):
     message: bytes
 
 
-def shot_of(picture: Picture) -> PageImage:
+def to_page_image(picture: Picture) -> PageImage:
     """A picture and its regions as one binary message."""
     facts = msgspec.to_builtins(picture, builtin_types=(bytes,))
     jpeg = facts.pop("jpeg")
@@ -67,7 +67,7 @@ class Feed:
         after = None if self._latest is None else self._latest.seq
         picture = await self._fetch(self._stream, after)
         self._fetched_s = time.monotonic()
-        self._latest = shot_of(picture)
+        self._latest = to_page_image(picture)
         return self._latest
 
 

@@ -82,7 +82,9 @@ def said(kind, region_id):
 
 
 class Flaky(ThreadingHTTPServer):
-    """An OpenAI-compatible server. `troubles` are done in turn, one a request; then it answers."""
+    """An OpenAI-compatible server. `health_issues` are done in turn, one a request; then it
+    answers.
+    """
 
     daemon_threads = True
 

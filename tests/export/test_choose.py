@@ -15,8 +15,8 @@ from ureca.export.runtime_selection import (
     PRECISIONS,
     Machine,
     automatic,
-    elsewhere,
-    settled,
+    resolve_config,
+    why_not_runnable,
 )
 from ureca.models.runtime.compatibility import rtx_runs_on
 
@@ -48,37 +48,39 @@ def test_every_combination_runs_or_is_refused_with_the_reason(runtime, precision
     config = ExportConfig(runtime=runtime, precision=precision)
     machine = Machine("sm_89", "", ALL)
     if precision in PRECISIONS[runtime]:
-        assert settled(config, machine)[0].precision == precision
+        assert resolve_config(config, machine)[0].precision == precision
         return
     with pytest.raises(ConfigError, match=rf"{runtime} cannot be .* {precision}: .*Choose --prec"):
-        settled(config, machine)
+        resolve_config(config, machine)
 
 
 def test_what_is_left_open_is_settled_once():
-    config, said = settled(ExportConfig(runtime="auto"), BARE)
+    config, said = resolve_config(ExportConfig(runtime="auto"), BARE)
     assert (config.runtime, config.precision, config.buckets) == ("onnx", "int8", ())
     assert said.startswith("runtime onnx, int8, for this machine: there is no CUDA driver")
-    assert settled(config, BARE)[0] == config
-    config, _ = settled(ExportConfig(runtime="tensorrt-rtx", max_regions=33), BARE)
+    assert resolve_config(config, BARE)[0] == config
+    config, _ = resolve_config(ExportConfig(runtime="tensorrt-rtx", max_regions=33), BARE)
     assert (config.target, config.buckets) == ("sm_80+", (1, 2, 4, 8, 16, 32, 33))
-    assert settled(ExportConfig(runtime="ort-gpu", max_regions=1), BARE)[0].buckets == (1,)
+    assert resolve_config(ExportConfig(runtime="ort-gpu", max_regions=1), BARE)[0].buckets == (1,)
 
 
 def test_targets_that_do_not_exist_are_refused():
     with pytest.raises(ConfigError, match=r"can be sm_80\+, sm_75"):
-        settled(ExportConfig(runtime="tensorrt-rtx", target="sm_87"), BARE)
+        resolve_config(ExportConfig(runtime="tensorrt-rtx", target="sm_87"), BARE)
     with pytest.raises(ConfigError, match="builds on the device that it builds for"):
-        settled(ExportConfig(runtime="tensorrt"), BARE)
+        resolve_config(ExportConfig(runtime="tensorrt"), BARE)
 
 
 def test_an_export_for_elsewhere_says_why_it_is_not_run():
-    rtx, ort = (settled(ExportConfig(runtime=r), BARE)[0] for r in ("tensorrt-rtx", "ort-gpu"))
-    assert elsewhere(rtx, BARE) == elsewhere(ort, BARE) == "there is no CUDA driver"
-    assert "this device is sm_75" in elsewhere(rtx, Machine("sm_75", "", ALL))
-    assert elsewhere(rtx, Machine("sm_86", "", ALL)) == ""
-    assert elsewhere(settled(ExportConfig(), BARE)[0], BARE) == ""
-    on_cpu = settled(ExportConfig(runtime="ort-gpu", target="cpu"), BARE)[0]
-    assert elsewhere(on_cpu, BARE) == ""
+    rtx, ort = (
+        resolve_config(ExportConfig(runtime=r), BARE)[0] for r in ("tensorrt-rtx", "ort-gpu")
+    )
+    assert why_not_runnable(rtx, BARE) == why_not_runnable(ort, BARE) == "there is no CUDA driver"
+    assert "this device is sm_75" in why_not_runnable(rtx, Machine("sm_75", "", ALL))
+    assert why_not_runnable(rtx, Machine("sm_86", "", ALL)) == ""
+    assert why_not_runnable(resolve_config(ExportConfig(), BARE)[0], BARE) == ""
+    on_cpu = resolve_config(ExportConfig(runtime="ort-gpu", target="cpu"), BARE)[0]
+    assert why_not_runnable(on_cpu, BARE) == ""
 
 
 @pytest.mark.parametrize("buckets", [[2, 1, 32], [0, 32], [1, 1, 32], [1, 2]])

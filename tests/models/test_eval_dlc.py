@@ -134,7 +134,7 @@ def test_questions_are_read_with_the_kind_first(bench):
 
 
 class Judge(ThreadingHTTPServer):
-    """Reads the description and answers by its words; `troubles` come first."""
+    """Reads the description and answers by its words; `health_issues` come first."""
 
     daemon_threads = True
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ureca.datatypes import RowDone, Stop
-from ureca.node.captioning.output_filter import complaint
+from ureca.node.captioning.output_filter import find_rejection
 from ureca.node.config import CaptionConfig
 
 
@@ -22,7 +22,7 @@ def done(text: str, *, stop: Stop = "eos", score: float = 0.5) -> RowDone:
     ],
 )
 def test_captions_pass(text: str) -> None:
-    assert complaint(done(text), CaptionConfig()) is None
+    assert find_rejection(done(text), CaptionConfig()) is None
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_captions_pass(text: str) -> None:
     ],
 )
 def test_what_is_no_caption_is_named(bad: RowDone, words: str) -> None:
-    found = complaint(bad, CaptionConfig())
+    found = find_rejection(bad, CaptionConfig())
     assert found is not None
     assert words in found.words
 
 
 def test_a_score_is_the_geometric_mean_so_a_bound_on_it_is_one_on_the_log_probability() -> None:
     bound = CaptionConfig(min_score=0.2)
-    assert complaint(done("a mug", score=0.21), bound) is None
-    found = complaint(done("a mug", score=0.19), bound)
+    assert find_rejection(done("a mug", score=0.21), bound) is None
+    found = find_rejection(done("a mug", score=0.19), bound)
     assert found is not None
     assert found.fault == "score"

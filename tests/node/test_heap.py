@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 
 from ureca.clock import ManualClock
-from ureca.node.monitoring.memory_trim import EVERY_NS, MemoryTrimmer, malloc_trim, settled
+from ureca.node.monitoring.memory_trim import EVERY_NS, MemoryTrimmer, frozen_gc, malloc_trim
 
 PEAK = """
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_garbage_in_cycles_goes_where_collections_are_cheap(frozen: bool) -> Non
     clock.advance(ns=EVERY_NS)
     gc.disable()
     try:
-        with settled() if frozen else nullcontext():
+        with frozen_gc() if frozen else nullcontext():
             ring = weakref.ref(Ring())
             heap.tidy()
             assert (ring() is None) == frozen

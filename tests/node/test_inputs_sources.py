@@ -34,7 +34,7 @@ from ureca.node.sources.camera_capture import _trimmed
 from ureca.node.sources.factory import open_sources
 from ureca.node.sources.frame_gaps import StampGaps
 from ureca.node.sources.frame_mailbox import Mailbox
-from ureca.node.sources.source_uri import addresses_of, shown, sources_of
+from ureca.node.sources.source_uri import addresses_of, hide_secrets, sources_of
 from ureca.testing import ScriptedEngine, SyntheticSource
 
 SECRET = "hunter2"
@@ -95,8 +95,8 @@ def test_a_node_takes_cameras_from_the_network_only_with_keys() -> None:
     ],
 )
 def test_a_uri_is_shown_without_its_secrets(uri: str) -> None:
-    assert SECRET not in shown(uri)
-    assert "10.0.0.9:554" in shown(uri)
+    assert SECRET not in hide_secrets(uri)
+    assert "10.0.0.9:554" in hide_secrets(uri)
     source = sources_of((f"front={uri}", f"rear={uri}", uri), SourceConfig())
     info: EngineInfo = ScriptedEngine().info
     head = head_of(replace(NodeConfig(), source=source), {}, info)

@@ -24,7 +24,7 @@ from ureca.node.pipeline.pipeline import Pipeline
 from ureca.node.recording.header import head_of
 from ureca.node.recording.reader import pictures, read
 from ureca.node.recording.recorder import Recorder
-from ureca.node.recording.replay import replay, said
+from ureca.node.recording.replay import event_story, replay
 from ureca.node.recording.replay_diff import differences
 from ureca.node.segmentation.keyframe_segmenter import KeyframeSegmenter
 from ureca.node.segmentation.worker import InlineSegmentationWorker
@@ -96,7 +96,7 @@ def test_two_runs_decide_the_same() -> None:
     runs = [Played(ScriptedSegmenter()) for _ in range(2)]
     for run in runs:
         run.play(pointed(SOURCE), 15)
-    first, second = ([said(event) for event in run.events.events] for run in runs)
+    first, second = ([event_story(event) for event in run.events.events] for run in runs)
     assert first == second
 
 

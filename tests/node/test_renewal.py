@@ -13,7 +13,7 @@ from tests.node.conftest import SESSION_ID, Replay, textured
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.config import NodeConfig, SchedulerConfig
 from ureca.node.masks.geometry import box_of
-from ureca.node.scheduling.change_detection import change, look_at
+from ureca.node.scheduling.change_detection import change, take_snapshot
 from ureca.protocol import rle
 from ureca.protocol.events import CaptionFinal, CaptionSame
 
@@ -169,7 +169,7 @@ def test_without_new_frames_nothing_is_renewed() -> None:
 def test_exposure_is_no_change_and_a_part_is_enough() -> None:
     frame = next(scene(1))
     mask = _mask("bowl", BOXES)
-    look = look_at(frame.image, mask, box_of(mask))
+    look = take_snapshot(frame.image, mask, box_of(mask))
     brighter = np.clip(frame.image.astype(np.int16) + 10, 0, 255).astype(np.uint8)
     assert change(look, brighter, mask, box_of(mask))[0] < 5
     part = frame.image.copy()
@@ -183,7 +183,7 @@ def test_a_region_that_slid_a_little_looks_the_same_and_another_outline_does_not
     mask, slid = _mask("bowl", BOXES), _mask("bowl", {"bowl": (64, 60, 114, 100)})
     one, other = ground.copy(), ground.copy()
     one[mask], other[slid] = COLOURS["bowl"], COLOURS["bowl"]
-    look = look_at(one, mask, box_of(mask))
+    look = take_snapshot(one, mask, box_of(mask))
     assert change(look, other, slid, box_of(slid))[0] < 8
     half = mask.copy()
     half[60:80] = False

@@ -17,13 +17,13 @@ from ureca.models.runtime.segmentation.sam2 import DECODER, ENCODER, Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.config import SegmenterConfig
 from ureca.node.masks.geometry import iou
-from ureca.node.segmentation.automatic_masks import everything
+from ureca.node.segmentation.automatic_masks import generate_masks
 from ureca.node.segmentation.feature_memory import FeatureMemory
 from ureca.node.segmentation.keyframe_segmenter import (
     KeyframeRequest,
     KeyframeSegmenter,
     RegionPrompt,
-    best,
+    best_prediction,
 )
 from ureca.node.segmentation.worker import InlineSegmentationWorker, ThreadSegmentationWorker
 from ureca.protocol.rle import decode
@@ -41,12 +41,12 @@ def wish(seq: int = 0, **more: object) -> KeyframeRequest:
 def test_everything_finds_each_thing_once_and_not_what_is_known() -> None:
     segmenter, truth = ScriptedSegmenter(), SOURCE.masks(0)
     config = SegmenterConfig(grid=16, max_share=0.5)
-    found = everything(segmenter, segmenter.encode(SOURCE.image(0)), SIZE, config)
+    found = generate_masks(segmenter, segmenter.encode(SOURCE.image(0)), SIZE, config)
     overlaps = [max(iou(mask, thing) for _, mask in found) for thing in truth.values()]
     assert len(found) == len(truth)
     assert min(overlaps) > 0.9
     known = [truth["red"]]
-    rest = everything(segmenter, SOURCE.image(0), SIZE, config, known=known)
+    rest = generate_masks(segmenter, SOURCE.image(0), SIZE, config, known=known)
     assert len(rest) == len(truth) - 1
 
 
@@ -71,8 +71,8 @@ def test_the_best_cut_is_sure_and_where_it_is_expected() -> None:
         MaskPrediction(np.where(mask, 5.0, -5.0).astype(np.float32), s)
         for mask, s in ((whole, 0.8), (part, 0.9))
     ]
-    assert best(cuts, None, SIZE)[0] is cuts[1]
-    assert best(cuts, whole, SIZE)[0] is cuts[0]
+    assert best_prediction(cuts, None, SIZE)[0] is cuts[1]
+    assert best_prediction(cuts, whole, SIZE)[0] is cuts[0]
 
 
 def test_the_memory_finds_a_thing_where_it_has_gone_and_only_there() -> None:

@@ -24,7 +24,7 @@ from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.graphs.interfaces import interfaces
 from ureca.export.graphs.onnx_export import export_graph
 from ureca.export.graphs.quantise import int8_products, stored_as_f16
-from ureca.export.parity.comparison import agreement, listen
+from ureca.export.parity.comparison import agreement, run_captions
 from ureca.export.parity.parity_checks import Proof, choose_int8, embedding_table, open_graphs
 from ureca.export.parity.parity_inputs import prepared, synthetic_cases
 from ureca.export.report import ParityReport
@@ -250,7 +250,8 @@ def test_tiles_can_stay_dynamic(tiny_model):
 
 def test_listening_to_the_same_network_twice_agrees(proof):
     again = [
-        listen(TorchBackend(proof.model), arrays, max_new=proof.max_new) for arrays in proof.arrays
+        run_captions(TorchBackend(proof.model), arrays, max_new=proof.max_new)
+        for arrays in proof.arrays
     ]
     same = agreement(proof.reference, again)
     assert (same.max_abs_logit_diff, same.teacher_forced, same.caption_exact) == (0.0, 1.0, 1.0)

@@ -24,8 +24,8 @@ import zmq
 from ureca.client.sockets import (
     harden,
     keep_frames_fresh,
+    open_again,
     received,
-    reopened,
     require_keys,
     send_now,
 )
@@ -209,7 +209,7 @@ class FramePublisher(FrameSender):
     def _send(self, parts: list[bytes]) -> bool:
         if self._gate is not None and self._gate.take_revoked():
             self._socket.close(0)  # the others connect again by themselves
-            self._socket = reopened(lambda: self._open(self.address))
+            self._socket = open_again(lambda: self._open(self.address))
         self._socket.send_multipart(parts)  # PUB never blocks: it drops for slow subscribers
         return True
 

@@ -36,10 +36,10 @@ def require_keys(address: str, keys: ServerKeys | None) -> None:
     `ConfigError`.
     """
     if not is_local(address) and (keys is None or not address.startswith("tcp://")):
-        raise ConfigError(unguarded("the camera's address", address, _TO_CAMERA))
+        raise ConfigError(no_keys_message("the camera's address", address, _TO_CAMERA))
 
 
-def unguarded(what: str, address: str, remedy: str) -> str:
+def no_keys_message(what: str, address: str, remedy: str) -> str:
     """Why a socket on the network is not bound without keys, and the commands that make them."""
     return (
         f"{what} = {address!r} can be reached from the network: only tcp:// with CURVE keys and an "
@@ -120,7 +120,7 @@ def send_now(socket: zmq.Socket[bytes], parts: list[bytes]) -> bool:
     return True
 
 
-def reopened(opened: Callable[[], zmq.Socket[Any]]) -> zmq.Socket[Any]:
+def open_again(opened: Callable[[], zmq.Socket[Any]]) -> zmq.Socket[Any]:
     """What `opened` binds to an address that a socket has just been closed on: libzmq lets go of it
     a little later, so `WireError` is not believed at once.
     """

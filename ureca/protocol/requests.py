@@ -105,7 +105,9 @@ class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FindArgs(Struct, frozen=True, kw_only=True):
-    """Arguments of `find`: regions whose captions contain words of `text`, on one stream or all."""
+    """Arguments of `redetect`: regions whose captions contain words of `text`, on one stream or
+    all.
+    """
 
     text: Annotated[str, Meta(min_length=1, max_length=1024)]
     stream: str | None = None

@@ -17,7 +17,7 @@ from ureca.models.data.synthetic.language.vocabulary import STATES
 CLEAR_MARGIN: Final = 1.0
 DOUBTFUL_MARGIN: Final = -0.5
 _DEPTH_UNIT: Final = 0.07
-"""Clear difference in distance (m); the same unit as `facts.DEPTH_MARGIN`."""
+"""Clear difference in distance (m); the same unit as `dataclass_fields.DEPTH_MARGIN`."""
 
 Verdict = bool | None
 
