@@ -111,7 +111,7 @@ class NodeCounters:
         self._add("regions_refused", count)
 
     def event_dropped(self, count: int = 1) -> None:
-        """A delta or update was left out because the outbox was full."""
+        """A delta or update was left out because the event queue was full."""
         self._add("events_dropped", count)
 
     def balance(self) -> Balance:

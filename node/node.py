@@ -1,7 +1,7 @@
 """The running node: its threads, and the order in which they start and stop.
 
     ureca-source ──► mailbox ──► ureca-step ──► ureca-caption
-                                     └──► outbox ◄──┘
+                                     └► event queue ◄┘
                                              └──► ureca-io ──► subscribers, sinks
 
 Everything is drained in that order at the end: the source stops, what was accepted is finished (or
@@ -94,35 +94,40 @@ class Node:
         self._state: State = "starting"
         self._stop = threading.Event()
         self._prompts = prompts or {}
-        cutters = open_cutters(config.segmenter)  # first: a missing model leaves nothing behind
+        segmentation_worker = open_cutters(
+            config.segmenter
+        )  # first: a missing model leaves nothing behind
         sources = open_frames(config, clock, self.books, self._stop.wait)
         self._source_status = SourceStatus(sources)
         self._mailbox = Mailbox(self.books, max_streams=config.limits.max_streams)
-        self._outbox = EventQueue(config.limits.outbox, clock=clock, books=self.books)
+        self._event_queue = EventQueue(config.limits.outbox, clock=clock, books=self.books)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate: CurveAuthenticator | None = None
         try:
             self._gate = open_gate(self._context, config.security)
             self._open_sockets(tuple(sinks))
         except UrecaError:
-            self._outbox.close()
+            self._event_queue.close()
             self._close_context()
             raise
         self._recorder, self._renderer = recorder, renderer
-        self._quarantine = RejectedCaptions()
+        self._rejected_captions = RejectedCaptions()
         make: Callable[..., Pipeline] = Pipeline
         if recorder is not None:
-            notes = StepRecorder(recorder)
-            engine, make = RecordingEngine(engine, notes), partial(RecordingPipeline, notes=notes)
+            step_recorder = StepRecorder(recorder)
+            engine, make = (
+                RecordingEngine(engine, step_recorder),
+                partial(RecordingPipeline, step_recorder=step_recorder),
+            )
         self._captioner: BatchCaptioner = ThreadCaptioner(
-            CaptionWriter(engine, config.caption, clock, self._quarantine)
+            CaptionWriter(engine, config.caption, clock, self._rejected_captions)
         )
         if recorder is not None:
-            self._captioner = RecordingCaptioner(self._captioner, notes)
-        self._cutters = (
-            cutters
-            if recorder is None or not cutters
-            else RecordingSegmentationWorker(cutters, notes)
+            self._captioner = RecordingCaptioner(self._captioner, step_recorder)
+        self._segmentation_worker = (
+            segmentation_worker
+            if recorder is None or not segmentation_worker
+            else RecordingSegmentationWorker(segmentation_worker, step_recorder)
         )
         self._pipeline = make(
             config,
@@ -130,17 +135,19 @@ class Node:
             clock=clock,
             books=self.books,
             prompts=self._prompts,
-            cutters=self._cutters,
-            emit=self._outbox.put,
+            segmentation_worker=self._segmentation_worker,
+            emit=self._event_queue.put,
             wake=self._mailbox.wake,
         )
         self._previews = Previews(self._pipeline.views, clock)
         self._vitals = self._watch_over()
-        self._feeder = SourceThread(sources, self._mailbox, self._prompts, self._vitals, self._stop)
-        self._stepper = StepThread(
+        self._source_thread = SourceThread(
+            sources, self._mailbox, self._prompts, self._vitals, self._stop
+        )
+        self._step_thread = StepThread(
             self._pipeline,
             self._mailbox,
-            self._feeder,
+            self._source_thread,
             self._source_status,
             self.books,
             clock,
@@ -151,7 +158,7 @@ class Node:
     def _watch_over(self) -> Vitals:
         """Everything that counts or complains."""
         vitals = Vitals(self.books, self._info, self._clock, self._pipeline.streams)
-        vitals.counters.append(self._quarantine.counters)
+        vitals.counters.append(self._rejected_captions.counters)
         for part in (self._recorder, self._renderer):
             if part is not None:
                 vitals.counters.append(part.counters)
@@ -170,7 +177,7 @@ class Node:
             self,
             session_id=self.session_id,
             clock=self._clock,
-            answer=self._outbox.answer,
+            answer=self._event_queue.answer,
         )
         self._publisher, self._io = open_sockets(
             self._context,
@@ -182,7 +189,7 @@ class Node:
             sinks=sinks,
             guard=guard,
             control=control,
-            outbox=self._outbox,
+            event_queue=self._event_queue,
             heartbeat=self.heartbeat,
             gate=self._gate,
         )
@@ -198,25 +205,25 @@ class Node:
     def start(self) -> None:
         """Start all threads."""
         if self._recorder is not None:
-            self._recorder.start(self._outbox.put)
+            self._recorder.start(self._event_queue.put)
         if self._renderer is not None:
             self._renderer.start()
         self._previews.start()
         self._io.start()
         self._state = "running"
-        self._stepper.start()
-        self._feeder.start()
+        self._step_thread.start()
+        self._source_thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; True when everything that was accepted has ended."""
-        return self._stepper.done.wait(timeout_s)
+        return self._step_thread.done.wait(timeout_s)
 
     def stop(self) -> None:
         """Begin an orderly end; a second call aborts what is still in flight. Any thread may call
         it.
         """
         if self._stop.is_set():
-            self._stepper.hurry.set()
+            self._step_thread.hurry.set()
         self._stop.set()
         self._mailbox.wake()
 
@@ -230,15 +237,15 @@ class Node:
             return
         self._stop.set()
         self._mailbox.wake()
-        self._stepper.join()
-        self._feeder.join()
+        self._step_thread.join()
+        self._source_thread.join()
         self._captioner.close()
-        if self._cutters is not None:
-            self._cutters.close()
+        if self._segmentation_worker is not None:
+            self._segmentation_worker.close()
         self._previews.close()
         self._state = "stopped"
         self._io.stop()
-        self._outbox.close()
+        self._event_queue.close()
         self._close_context()
 
     def _close_context(self) -> None:
@@ -258,7 +265,7 @@ class Node:
         """Where the node is in its life; `paused` and `draining` also where a request halted it."""
         if self._state != "running":
             return self._state
-        return "draining" if self._stepper.is_draining else self._pipeline.halt or "running"
+        return "draining" if self._step_thread.is_draining else self._pipeline.halt or "running"
 
     def balance(self) -> Balance:
         """A snapshot of the counters."""
@@ -288,7 +295,7 @@ class Node:
 
     def refused(self) -> list[dict[str, Any]]:
         """The latest captions that the output gate kept back."""
-        return self._quarantine.latest()
+        return self._rejected_captions.latest()
 
     def ask(self, ask: Ask) -> None:
         """Queue a direct request."""

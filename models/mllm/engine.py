@@ -54,7 +54,7 @@ class MllmEngine:
 
     def __init__(self, model: Mllm, words: TextTokenizer, *, info: EngineInfo) -> None:
         self.model, self._words, self._info = model.eval(), words, info
-        self._cutter = ImageTiler.of(model.config)
+        self._tiler = ImageTiler.of(model.config)
         self.prompt = prompt_of(model, words)
         self._us: dict[str, int] = {}
 
@@ -78,8 +78,8 @@ class MllmEngine:
         """Run vision and the shared prefix once. `image` is u8 [H, W, 3] RGB of any size."""
         began_ns = time.perf_counter_ns()
         height_px, width_px = image.shape[:2]
-        grid = self._cutter.grid(width_px, height_px)
-        tiles = torch.from_numpy(self._cutter.picture(image, grid))
+        grid = self._tiler.grid(width_px, height_px)
+        tiles = torch.from_numpy(self._tiler.picture(image, grid))
         prepared_ns = time.perf_counter_ns()
         tokens, maps = self.model.look(tiles)
         if not bool(torch.isfinite(tokens).all()):
@@ -117,7 +117,7 @@ class MllmEngine:
     @torch.inference_mode()
     def suffixes(self, frame: MllmEncodedPicture, regions: Sequence[RegionInput]) -> list[Tensor]:
         """Every region's own prompt [1, L, d]."""
-        masks = torch.from_numpy(self._cutter.masks([r.mask for r in regions], frame.grid))
+        masks = torch.from_numpy(self._tiler.masks([r.mask for r in regions], frame.grid))
         said = self.model.said(masks, frame.maps)
         tokens = self.model.regions(masks, frame.image_tokens, said)
         count = tokens.shape[1]
@@ -138,7 +138,7 @@ class MllmEngine:
 
 
 class _MllmBatch:
-    """The `Stepper` of one caption call."""
+    """The `DecodingBatch` of one caption call."""
 
     def __init__(
         self, engine: MllmEngine, frame: MllmEncodedPicture, regions: Sequence[RegionInput]

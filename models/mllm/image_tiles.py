@@ -36,7 +36,7 @@ class ImageTiler:
 
     @classmethod
     def of(cls, config: MllmConfig) -> ImageTiler:
-        """The cutter of a captioner."""
+        """The tiler of a captioner."""
         picture = config.picture
         return cls(
             picture.tile_px,

@@ -133,7 +133,7 @@ class BatchEngine(Generic[Picture, Own]):
 
 
 class _Batch(Generic[Picture, Own]):
-    """The `Stepper` of one caption call: prompt assembly and timing."""
+    """The `DecodingBatch` of one caption call: prompt assembly and timing."""
 
     def __init__(
         self,

@@ -112,12 +112,12 @@ class ClipTracker:
     def __init__(self, mode: str, segmenter: StoredSam2 | None, every: int) -> None:
         self._mode, self._every = mode, every
         self._tracker = Tracker(TrackerConfig(), max_regions=1)
-        self._cutter = (
+        self._keyframe_segmenter = (
             KeyframeSegmenter(segmenter, SegmenterConfig()) if segmenter is not None else None
         )
         self._answers: list[tuple[int, Any]] = []
         self._held: Mask | None = None
-        self.following, self.cutting, self.keyframes = Watch(), Watch(), 0
+        self.following, self.segmenting, self.keyframes = Watch(), Watch(), 0
 
     def masks(self, frames: Sequence[Frame], first: Mask) -> Iterator[Mask]:
         """The mask on each frame, bool [H, W], empty where it is lost."""
@@ -140,11 +140,11 @@ class ClipTracker:
             update = self._tracker.update(frame, seeds, now_ns=frame.captured_ns)
         track = next((one for one in update.tracks.tracks if one.rid == _RID), None)
         self._held = None if track is None else track.mask
-        if self._cutter is not None and number % self._every == 0 and not self._answers:
-            wish = self._tracker.keyframe(frame)
-            if wish is not None:
+        if self._keyframe_segmenter is not None and number % self._every == 0 and not self._answers:
+            keyframe_request = self._tracker.keyframe(frame)
+            if keyframe_request is not None:
                 late = self._every if self._mode == "late" else 0
-                self._answers.append((number + late, self._cut(wish)))
+                self._answers.append((number + late, self._segment(keyframe_request)))
 
     def _hold(self, frame: Frame, number: int) -> None:
         if number % self._every:
@@ -152,15 +152,15 @@ class ClipTracker:
         soft = None if self._held is None else self._held.astype(np.float32)
         wanted = RegionPrompt(soft, is_drawn=number == 0)
         taken = frozenset([_RID] if self._held is not None and number > self._every else [])
-        found = self._cut(KeyframeRequest(frame, {_RID: wanted}, taken=taken)).cutouts
+        found = self._segment(KeyframeRequest(frame, {_RID: wanted}, taken=taken)).region_masks
         if number:
             self._held = decode(found[0].mask) if found else None
 
-    def _cut(self, wish: KeyframeRequest) -> Any:
-        assert self._cutter is not None
+    def _segment(self, keyframe_request: KeyframeRequest) -> Any:
+        assert self._keyframe_segmenter is not None
         self.keyframes += 1
-        with self.cutting:
-            return self._cutter.cut(wish)
+        with self.segmenting:
+            return self._keyframe_segmenter.segment(keyframe_request)
 
 
 def measured(
@@ -186,7 +186,9 @@ def measured(
         f=round(result.f, 4),
         frame_ms=round(follower.following.ms / len(frames), 1),
         encode_ms=round(float(np.mean(spent)) if spent else 0.0, 1),
-        decode_ms=round((follower.cutting.ms - _spent(segmenter)[1] + encoding_ms) / keyframes, 1),
+        decode_ms=round(
+            (follower.segmenting.ms - _spent(segmenter)[1] + encoding_ms) / keyframes, 1
+        ),
         keyframes=follower.keyframes,
         lost=sum(not mask.any() for mask in masks),
         hallucinated=sum(map(is_hallucinated, masks, truths)),

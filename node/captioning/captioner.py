@@ -53,9 +53,9 @@ class CaptionWriter:
         engine: Engine,
         config: CaptionConfig,
         clock: Clock,
-        quarantine: RejectedCaptions | None = None,
+        rejected_captions: RejectedCaptions | None = None,
     ) -> None:
-        self._quarantine = quarantine or RejectedCaptions()
+        self._rejected_captions = rejected_captions or RejectedCaptions()
         self.info = engine.info
         self._engine = engine
         self._config = config
@@ -165,7 +165,7 @@ class CaptionWriter:
             return abort(row.request, reason)
         problem = find_rejection(done, self._config)
         if problem is not None:
-            self._quarantine.put(row.request, done, problem)
+            self._rejected_captions.put(row.request, done, problem)
             return error(row.request, "BAD_OUTPUT", problem.words)
         return self._final(writing, row.request, done)
 

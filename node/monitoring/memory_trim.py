@@ -56,7 +56,7 @@ class MemoryTrimmer:
         self._clock, self._trim = clock, trim
         self._tidied_ns = clock.now_ns()
 
-    def tidy(self) -> None:
+    def trim(self) -> None:
         """Give free pages back, if `EVERY_NS` have passed since it was done last."""
         now_ns = self._clock.now_ns()
         if now_ns - self._tidied_ns < EVERY_NS:

@@ -16,41 +16,46 @@ _STUCK_NS = 60_000_000_000
 
 class Keyframes:
     """One keyframe at a time, of a stream that has one due when the segmenter is free; none without
-    `cutters`.
+    `segmentation_worker`.
     """
 
     def __init__(
-        self, cutters: SegmentationWorker | None, streams: Mapping[str, Stream], clock: Clock
+        self,
+        segmentation_worker: SegmentationWorker | None,
+        streams: Mapping[str, Stream],
+        clock: Clock,
     ) -> None:
-        self._cutters = cutters
+        self._segmentation_worker = segmentation_worker
         self._streams = streams
         self._since_ns: int | None = None
         self._failures = 0
         self._failure: str | None = None
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
-        if cutters is not None:
-            cutters.start()
+        if segmentation_worker is not None:
+            segmentation_worker.start()
 
     def take(self) -> None:
         """Hand finished answers to their streams; their next frames take them up."""
-        for cutting in self._cutters.results() if self._cutters is not None else ():
+        for keyframe_result in (
+            self._segmentation_worker.results() if self._segmentation_worker is not None else ()
+        ):
             self._since_ns = None
-            self._failure = cutting.failure
-            if cutting.failure is not None:
+            self._failure = keyframe_result.failure
+            if keyframe_result.failure is not None:
                 self._failures += 1
-                self._log.warning("segmenter", f"the segmenter failed: {cutting.failure}")
-            stream = self._streams.get(cutting.stream)
+                self._log.warning("segmenter", f"the segmenter failed: {keyframe_result.failure}")
+            stream = self._streams.get(keyframe_result.stream)
             if stream is not None:
-                stream.corrections.offer(cutting)
+                stream.corrections.offer(keyframe_result)
 
     def offer(self, stream: Stream, now_ns: int) -> None:
         """`stream` has a new frame: it may be the next keyframe."""
-        if self._cutters is None or self._since_ns is not None:
+        if self._segmentation_worker is None or self._since_ns is not None:
             return
-        wish = stream.keyframe()
-        if wish is not None:
+        keyframe_request = stream.keyframe()
+        if keyframe_request is not None:
             self._since_ns = now_ns
-            self._cutters.submit(wish)
+            self._segmentation_worker.submit(keyframe_request)
 
     def reasons(self, now_ns: int) -> list[str]:
         """Why masks are not what they should be; may be called from any thread."""

@@ -48,7 +48,7 @@ class Pipeline:
         clock: Clock,
         books: NodeCounters,
         prompts: Prompts | None = None,
-        cutters: SegmentationWorker | None = None,
+        segmentation_worker: SegmentationWorker | None = None,
         emit: Emit = _nobody,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -70,7 +70,7 @@ class Pipeline:
         self._turns = Turns()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         captioner.bind(self._send, wake)
-        self._keyframes = Keyframes(cutters, self._streams, clock)
+        self._keyframes = Keyframes(segmentation_worker, self._streams, clock)
 
     # --- what callers do -------------------------------------------------------------------------
 
@@ -184,8 +184,8 @@ class Pipeline:
             self._captioner.abort(abort.request_id, abort.reason)
 
     def _refused(self, stream: Stream, refused: Sequence[Refusal], now_ns: int) -> None:
-        """A refused region is counted, and now and then told: it ends in an error, as every wish
-        does.
+        """Each refused region is counted, and some are reported: it ends in an error, as every
+        request does.
         """
         self._books.region_refused(len(refused))
         for refusal in stream.refusals.due(refused, now_ns=now_ns):
@@ -241,8 +241,8 @@ class Pipeline:
         room = min(self._captioner.room, self._config.scheduler.max_batch)
         if room < 1:
             return
-        wishes = {n: s.scheduler.urgency(now_ns=now_ns) for n, s in self._streams.items()}
-        turn = self._turns.next(wishes, asked=len(self._asks) > 0)
+        priorities = {n: s.scheduler.priority(now_ns=now_ns) for n, s in self._streams.items()}
+        turn = self._turns.next(priorities, asked=len(self._asks) > 0)
         if turn == ASKS:
             self._start_asks(room, now_ns)
         elif turn is not None:

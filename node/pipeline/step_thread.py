@@ -31,7 +31,7 @@ class StepThread:
 
     pipeline: Pipeline
     mailbox: Mailbox
-    feeder: SourceThread
+    source_thread: SourceThread
     sources: SourceStatus
     books: NodeCounters
     clock: Clock
@@ -84,7 +84,7 @@ class StepThread:
 
     def _is_finished(self) -> bool:
         """The sources have ended and everything that they gave was processed and captioned."""
-        ended = self.feeder.ended.is_set() and self.mailbox.is_empty()
+        ended = self.source_thread.ended.is_set() and self.mailbox.is_empty()
         return ended and self.pipeline.is_idle()
 
     def _drain(self, reason: str) -> None:

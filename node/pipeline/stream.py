@@ -91,10 +91,10 @@ class Stream:
         is_due = since is None or since >= self._segmenter.every_frames
         if not is_due and not new - self._cut:
             return None
-        wish = self._tracker.keyframe(self.frame, everything=self._segmenter.everything)
-        if wish is not None:
-            self._since_key, self._cut = 0, wish.regions.keys()
-        return wish
+        keyframe_request = self._tracker.keyframe(self.frame, everything=self._segmenter.everything)
+        if keyframe_request is not None:
+            self._since_key, self._cut = 0, keyframe_request.regions.keys()
+        return keyframe_request
 
     def pick(self, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
         """At most `room` caption requests on the newest frame; see `Scheduler.pick`."""

@@ -29,7 +29,7 @@ from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.protocol.wire import encode_event, event_topic
 
 _LINGER_MS = 1000
-_GREET_EVERY_NS = 200_000_000
+_REPLAY_EVERY_NS = 200_000_000
 """Repeats go to all subscribers, so several new ones share one."""
 Sink = Callable[[AnyEvent], None]
 
@@ -55,14 +55,14 @@ class Publisher:
         self.last = RegionCache(max_regions)
         self.session_id = session_id
         self._node = config.node
-        self._greets = config.greet
+        self._replays = config.greet
         self._clock = clock
         self._books = books
         self._sinks = tuple(sinks)
         self._event_seq = 0
         self._dropped: Counter[str] = Counter()
-        self._greeted_ns = 0
-        self._owed: set[bytes] = set()
+        self._replayed_ns = 0
+        self._new_subscriptions: set[bytes] = set()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         self._context = context
         self._guard = guard
@@ -70,23 +70,27 @@ class Publisher:
 
     def publish(self, event: AnyEvent, queued_ns: int | None = None) -> None:
         """Stamp, send, remember and show one event."""
-        self.greet()
+        self.replay_last_values()
         stamped = self._stamp(event, queued_ns)
         self.last.apply(stamped)
         self._send(stamped)
         for sink in self._sinks:
             sink(stamped)
 
-    def greet(self) -> None:
+    def replay_last_values(self) -> None:
         """Read new subscriptions and send the last values that they match."""
         while (parts := received(self.socket)) is not None:
-            if parts[0][:1] == b"\x01" and self._greets:
-                self._owed.add(parts[0][1:])
+            if parts[0][:1] == b"\x01" and self._replays:
+                self._new_subscriptions.add(parts[0][1:])
         now_ns = self._clock.now_ns()
-        if self._owed and now_ns - self._greeted_ns >= _GREET_EVERY_NS:
-            owed, self._owed, self._greeted_ns = tuple(self._owed), set(), now_ns
+        if self._new_subscriptions and now_ns - self._replayed_ns >= _REPLAY_EVERY_NS:
+            topics, self._new_subscriptions, self._replayed_ns = (
+                tuple(self._new_subscriptions),
+                set(),
+                now_ns,
+            )
             for event in self.last.events():
-                if event_topic(event, self._node).encode().startswith(owed):
+                if event_topic(event, self._node).encode().startswith(topics):
                     self._send(self._stamp(event, None))
 
     def reopen(self) -> None:

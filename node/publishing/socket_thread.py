@@ -1,4 +1,4 @@
-"""The thread that owns the sockets: publishes what waits in the outbox and answers requests."""
+"""The thread that owns the sockets: publishes queued events and answers requests."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def open_sockets(
     sinks: tuple[Sink, ...],
     guard: Guard,
     control: Control,
-    outbox: EventQueue,
+    event_queue: EventQueue,
     heartbeat: Callable[[], Heartbeat],
     gate: CurveAuthenticator | None,
 ) -> tuple[Publisher, IoThread]:
@@ -87,7 +87,7 @@ def open_sockets(
         publisher,
         router,
         control,
-        outbox,
+        event_queue,
         heartbeat=heartbeat,
         heartbeat_s=publish.heartbeat_s,
         clock=clock,
@@ -103,7 +103,7 @@ class IoThread:
         publisher: Publisher,
         router: zmq.Socket[bytes],
         control: Control,
-        outbox: EventQueue,
+        event_queue: EventQueue,
         *,
         heartbeat: Callable[[], Heartbeat],
         heartbeat_s: float,
@@ -113,12 +113,12 @@ class IoThread:
         self._publisher = publisher
         self._router = router
         self._control = control
-        self._outbox = outbox
+        self._event_queue = event_queue
         self._heartbeat = heartbeat
         self._every_ns = int(heartbeat_s * 1e9)
         self._clock = clock
         self._gate = gate
-        self._heap = MemoryTrimmer(clock, malloc_trim())
+        self._memory_trimmer = MemoryTrimmer(clock, malloc_trim())
         self._wants_keys = router.mechanism == zmq.CURVE
         self._beat_ns = clock.now_ns()
         self._stop = threading.Event()
@@ -131,7 +131,7 @@ class IoThread:
     def stop(self) -> None:
         """Send what still waits and a last heartbeat, then close the sockets."""
         self._stop.set()
-        self._outbox.wake()
+        self._event_queue.wake()
         if self._thread.ident is not None:
             self._thread.join()
         else:
@@ -148,7 +148,7 @@ class IoThread:
 
     def _watch(self) -> None:
         self._poller = zmq.Poller()
-        for source in (self._publisher.socket, self._router, self._outbox.fileno()):
+        for source in (self._publisher.socket, self._router, self._event_queue.fileno()):
             self._poller.register(source, zmq.POLLIN)
 
     def _turn(self) -> None:
@@ -158,11 +158,11 @@ class IoThread:
             if revoked or self._publisher.socket.closed:
                 self._publisher.reopen()
                 self._watch()
-            self._publisher.greet()
+            self._publisher.replay_last_values()
             self._receive()
             self._flush()
             self._beat()
-            self._heap.tidy()
+            self._memory_trimmer.trim()
         except Exception:  # noqa: BLE001  (the sockets' thread must outlive any message)
             _log.exception("a round of sending and receiving failed")
 
@@ -177,7 +177,7 @@ class IoThread:
             self._control.handle(client, parts, may)
 
     def _flush(self) -> None:
-        events, answers = self._outbox.take()
+        events, answers = self._event_queue.take()
         for event, queued_ns in events:
             self._publisher.publish(event, queued_ns)
         for answer in answers:

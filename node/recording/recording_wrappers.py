@@ -1,4 +1,4 @@
-"""The step thread's parts with a tape running: they do what they did, and note what they saw."""
+"""The step thread's parts while recording: they work as before and log what they saw."""
 
 from __future__ import annotations
 
@@ -35,38 +35,38 @@ class RecordingPipeline(Pipeline):
     known place.
     """
 
-    def __init__(self, *args: Any, notes: StepRecorder, **options: Any) -> None:
+    def __init__(self, *args: Any, step_recorder: StepRecorder, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._notes = notes
+        self._step_recorder = step_recorder
         self._later: deque[Ask | Order] = deque()
         self._lock_later = threading.Lock()
         self._is_shut = False
 
     def step(self, frame: Frame, now_ns: int) -> list[AnyEvent]:
         """See `Pipeline.step`."""
-        with self._notes.turn("step", now_ns) as turn:
-            self._notes.tape.picture(turn.n, frame)
+        with self._step_recorder.turn("step", now_ns) as turn:
+            self._step_recorder.step_log.picture(turn.n, frame)
             turn.frame = dataclass_fields(frame, "image")
             self._take_later(turn)
             events = super().step(frame, now_ns)
             if frame.stream in self._streams:
-                self._notes.tape.tracks(turn.n, self._streams[frame.stream].tracks)
+                self._step_recorder.step_log.tracks(turn.n, self._streams[frame.stream].tracks)
         return events
 
     def tick(self, now_ns: int) -> list[AnyEvent]:
         """See `Pipeline.tick`."""
-        with self._notes.turn("tick", now_ns) as turn:
+        with self._step_recorder.turn("tick", now_ns) as turn:
             self._take_later(turn)
             return super().tick(now_ns)
 
     def settle(self) -> bool:
         """See `Pipeline.settle`."""
-        with self._notes.turn("settle", self._clock.now_ns()):
+        with self._step_recorder.turn("settle", self._clock.now_ns()):
             return super().settle()
 
     def close(self, reason: str, now_ns: int) -> list[AnyEvent]:
         """See `Pipeline.close`."""
-        with self._notes.turn("close", now_ns, reason=reason) as turn:
+        with self._step_recorder.turn("close", now_ns, reason=reason) as turn:
             self._is_shut = True
             self._take_later(turn)
             return super().close(reason, now_ns)
@@ -85,36 +85,36 @@ class RecordingPipeline(Pipeline):
         """See `Pipeline.order`."""
         self._postpone(order, self._config.limits.max_orders)
 
-    def _postpone(self, wish: Ask | Order, limit: int) -> None:
+    def _postpone(self, request: Ask | Order, limit: int) -> None:
         with self._lock_later:
             if self._is_shut:
                 raise RequestError("the node is shutting down", code="GONE")
             if len(self._later) >= limit:
                 raise RequestError("too many requests wait", code="BUSY", retry_after_ms=500)
-            self._later.append(wish)
+            self._later.append(request)
         self._wake()
 
     def _take_later(self, turn: RecordedStep) -> None:
         with self._lock_later:
             later, self._later = self._later, deque()
-        for wish in later:
-            self._take(wish, turn)
+        for request in later:
+            self._take(request, turn)
 
-    def _take(self, wish: Ask | Order, turn: RecordedStep) -> None:
+    def _take(self, request: Ask | Order, turn: RecordedStep) -> None:
         try:
-            if isinstance(wish, Ask):
-                turn.asks.append(describe_fields(wish))
-                super().ask(replace(wish, reply=self._noted(wish.reply)))
+            if isinstance(request, Ask):
+                turn.asks.append(describe_fields(request))
+                super().ask(replace(request, reply=self._noted(request.reply)))
             else:
-                turn.orders.append(command_fields(wish))
-                super().order(_answered(wish, turn))
+                turn.orders.append(command_fields(request))
+                super().order(_answered(request, turn))
         except UrecaError as error:
-            wish.fail(error)
+            request.fail(error)
 
     def _noted(self, reply: Send) -> Send:
         def noted(event: AnyEvent) -> None:
             if isinstance(event, CaptionTerminal):
-                self._notes.tape.reply(event)
+                self._step_recorder.step_log.reply(event)
             reply(event)
 
         return noted
@@ -123,9 +123,9 @@ class RecordingPipeline(Pipeline):
 class RecordingCaptioner:
     """A `BatchCaptioner` that notes what the pipeline saw of it."""
 
-    def __init__(self, captioner: BatchCaptioner, notes: StepRecorder) -> None:
+    def __init__(self, captioner: BatchCaptioner, step_recorder: StepRecorder) -> None:
         self._captioner = captioner
-        self._notes = notes
+        self._step_recorder = step_recorder
         self.abort = captioner.abort
         self.close = captioner.close
 
@@ -133,8 +133,8 @@ class RecordingCaptioner:
     def room(self) -> int:
         """See `BatchCaptioner`."""
         room = self._captioner.room
-        if self._notes.open is not None:
-            self._notes.open.rooms.append(room)
+        if self._step_recorder.open is not None:
+            self._step_recorder.open.rooms.append(room)
         return room
 
     def bind(self, send: Send, wake: Callable[[], None]) -> None:
@@ -143,43 +143,45 @@ class RecordingCaptioner:
 
     def submit(self, job: Job) -> None:
         """See `BatchCaptioner`."""
-        self._notes.job = job
-        if self._notes.open is not None:
-            self._notes.open.jobs.append(recorded_requests(job))
+        self._step_recorder.job = job
+        if self._step_recorder.open is not None:
+            self._step_recorder.open.jobs.append(recorded_requests(job))
         self._captioner.submit(job)
 
     def outcomes(self) -> list[Outcome]:
         """See `BatchCaptioner`."""
         found = self._captioner.outcomes()
-        if self._notes.open is not None:
-            self._notes.open.ended.append([_ended(outcome) for outcome in found])
+        if self._step_recorder.open is not None:
+            self._step_recorder.open.ended.append([_ended(outcome) for outcome in found])
         return found
 
 
 class RecordingSegmentationWorker:
     """`SegmentationWorker` whose answers are noted where the pipeline saw them."""
 
-    def __init__(self, cutters: SegmentationWorker, notes: StepRecorder) -> None:
-        self._cutters = cutters
-        self._notes = notes
-        self.start = cutters.start
-        self.submit = cutters.submit
-        self.close = cutters.close
+    def __init__(
+        self, segmentation_worker: SegmentationWorker, step_recorder: StepRecorder
+    ) -> None:
+        self._segmentation_worker = segmentation_worker
+        self._step_recorder = step_recorder
+        self.start = segmentation_worker.start
+        self.submit = segmentation_worker.submit
+        self.close = segmentation_worker.close
 
     def results(self) -> list[KeyframeResult]:
         """See `SegmentationWorker`."""
-        found = self._cutters.results()
-        if self._notes.open is not None:
-            self._notes.open.cuts.extend(found)
+        found = self._segmentation_worker.results()
+        if self._step_recorder.open is not None:
+            self._step_recorder.open.cuts.extend(found)
         return found
 
 
 class RecordingEngine:
     """An `Engine` whose aborts and failures are noted."""
 
-    def __init__(self, engine: Engine, notes: StepRecorder) -> None:
+    def __init__(self, engine: Engine, step_recorder: StepRecorder) -> None:
         self._engine = engine
-        self._notes = notes
+        self._step_recorder = step_recorder
 
     @property
     def info(self) -> EngineInfo:
@@ -196,7 +198,9 @@ class RecordingEngine:
         try:
             return self._engine.encode(image)
         except Exception as error:
-            self._notes.tape.batch(RecordedBatch(failure=(type(error).__name__, str(error))))
+            self._step_recorder.step_log.batch(
+                RecordedBatch(failure=(type(error).__name__, str(error)))
+            )
             raise
 
     def caption(
@@ -207,7 +211,7 @@ class RecordingEngine:
         aborted: Callable[[int], bool] = never,
     ) -> Iterator[RowDelta | RowDone]:
         """See `Engine`."""
-        ids = _ids(self._notes.job, regions)
+        ids = _ids(self._step_recorder.job, regions)
         looks: Counter[int] = Counter()
         stopped: dict[int, int] = {}
         outputs, failure = 0, None
@@ -228,7 +232,7 @@ class RecordingEngine:
             raise
         finally:
             batch = RecordedBatch(rows=ids, stopped=stopped, failure=failure, outputs=outputs)
-            self._notes.tape.batch(batch)
+            self._step_recorder.step_log.batch(batch)
 
 
 def _ended(outcome: Outcome) -> Ended:

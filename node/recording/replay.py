@@ -100,11 +100,11 @@ class _Replay:
         self._found = Replayed()
         self._max_px = config.limits.max_image_px
         self._captioner = ReplayCaptioner(recording, engine, config, self.clock)
-        self._cutters = ReplaySegmentationWorker()
+        self._segmentation_worker = ReplaySegmentationWorker()
         self._pipeline = Pipeline(
             config,
             self._captioner,
-            cutters=self._cutters if config.segmenter.model else None,
+            segmentation_worker=self._segmentation_worker if config.segmenter.model else None,
             clock=self.clock,
             books=self._books,
             prompts=prompts_of(recording),
@@ -116,7 +116,7 @@ class _Replay:
         for turn in self._turns:
             self.clock.advance(ns=max(0, turn.now_ns - self.clock.now_ns()))
             self._captioner.begin(turn)
-            self._cutters.begin(turn)
+            self._segmentation_worker.begin(turn)
             frame = _frame(turn, pictures)
             if turn.frame is not None and frame is None:
                 found.gap = f"the picture of turn {turn.n} was not recorded"
@@ -207,8 +207,8 @@ def _order(plain: dict[str, Any], answers: list[dict[str, Any]]) -> Order:
 
 
 def _built(kind: Any, plain: dict[str, Any], **more: Any) -> Any:  # a dataclass of any kind
-    """A dataclass from what `tape.facts` made of it; unknown fields of older recordings are left
-    out.
+    """A dataclass from what `step_log.dataclass_fields` made of it; unknown fields of older
+    recordings are left out.
     """
     hints = typing.get_type_hints(kind)
     try:

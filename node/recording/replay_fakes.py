@@ -96,7 +96,7 @@ class ReplaySegmentationWorker:
     def start(self) -> None:
         """See `SegmentationWorker`."""
 
-    def submit(self, wish: KeyframeRequest) -> None:
+    def submit(self, keyframe_request: KeyframeRequest) -> None:
         """See `SegmentationWorker`; what came of it was recorded."""
 
     def results(self) -> list[KeyframeResult]:

@@ -98,8 +98,8 @@ class StepLog(Protocol):
 class StepRecorder:
     """The turn that is under way; shared by the three wrappers of one node."""
 
-    def __init__(self, tape: StepLog) -> None:
-        self.tape = tape
+    def __init__(self, step_log: StepLog) -> None:
+        self.step_log = step_log
         self.open: RecordedStep | None = None
         self.job: Job | None = None
         self._count = 0
@@ -113,7 +113,7 @@ class StepRecorder:
             yield self.open
         finally:
             turn, self.open = self.open, None
-            self.tape.turn(turn)
+            self.step_log.turn(turn)
 
 
 def recorded_requests(job: Job) -> list[RecordedRequest]:

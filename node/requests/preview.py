@@ -46,7 +46,7 @@ class Previews:
     def __init__(self, views: Callable[[], Mapping[str, View]], clock: Clock) -> None:
         self._views = views
         self._clock = clock
-        self._wishes: queue.Queue[_PreviewRequest | None] = queue.Queue()
+        self._requests: queue.Queue[_PreviewRequest | None] = queue.Queue()
         self._waiting: list[_PreviewRequest] = []
         self._drawn: dict[tuple[str, int], tuple[TrackSet, Picture]] = {}
         self._closed = False
@@ -68,47 +68,47 @@ class Previews:
                 f"no stream {args.stream!r}; there are {sorted(streams) or 'none yet'}",
                 code="NO_STREAM",
             )
-        if len(self._waiting) + self._wishes.qsize() >= _MAX_WAITING:
+        if len(self._waiting) + self._requests.qsize() >= _MAX_WAITING:
             raise RequestError("too many wait for pictures", code="BUSY", retry_after_ms=200)
-        self._wishes.put(_PreviewRequest(args, asker, deadline_ns))
+        self._requests.put(_PreviewRequest(args, asker, deadline_ns))
 
     def close(self) -> None:
         """Reply `GONE` to waiting clients and end the thread."""
         self._closed = True
         if self._thread.ident is None:
             return
-        self._wishes.put(None)
+        self._requests.put(None)
         self._thread.join()
 
     def _loop(self) -> None:
         while self._take():
-            self._waiting = [wish for wish in self._waiting if not self._answered(wish)]
-        for wish in self._waiting:
-            wish.asker.fail(RequestError("the node is shutting down", code="GONE"))
+            self._waiting = [request for request in self._waiting if not self._answered(request)]
+        for request in self._waiting:
+            request.asker.fail(RequestError("the node is shutting down", code="GONE"))
 
     def _take(self) -> bool:
-        """Take in new wishes, waiting for one if there is none; False at the end."""
+        """Take in new requests, waiting for one if there is none; False at the end."""
         if not self._waiting:
             self._drawn.clear()
         with contextlib.suppress(queue.Empty):
-            wish = self._wishes.get(timeout=_LOOK_S if self._waiting else None)
-            while wish is not None:
-                self._waiting.append(wish)
-                wish = self._wishes.get_nowait()
+            request = self._requests.get(timeout=_LOOK_S if self._waiting else None)
+            while request is not None:
+                self._waiting.append(request)
+                request = self._requests.get_nowait()
             return False
         return True
 
-    def _answered(self, wish: _PreviewRequest) -> bool:
+    def _answered(self, request: _PreviewRequest) -> bool:
         try:
-            view = self._views().get(wish.args.stream)
-            if view is not None and _is_news(view, wish.args):
-                wish.asker.say("result", plain(self._picture(view, wish.args.max_width_px)))
-            elif self._clock.now_ns() >= wish.deadline_ns:
-                wish.asker.fail(RequestError("no new picture in time", code="DEADLINE"))
+            view = self._views().get(request.args.stream)
+            if view is not None and _is_news(view, request.args):
+                request.asker.say("result", plain(self._picture(view, request.args.max_width_px)))
+            elif self._clock.now_ns() >= request.deadline_ns:
+                request.asker.fail(RequestError("no new picture in time", code="DEADLINE"))
             else:
                 return False
         except Exception as error:  # noqa: BLE001  (whatever fails, the asker is answered)
-            wish.asker.fail(error)
+            request.asker.fail(error)
         return True
 
     def _picture(self, view: View, max_width_px: int) -> Picture:

@@ -20,8 +20,8 @@ RANK = {
 OVERDUE = -1
 TICKS = 4
 """Intervals are counted in quarters of a common clock: see `has_passed`."""
-Urgency = tuple[int, int]
-"""(rank of the trigger, or `OVERDUE`; deadline in ns): the smaller the more urgent."""
+Priority = tuple[int, int]
+"""(rank of the trigger, or `OVERDUE`; deadline in ns): the smaller comes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class CaptionedState:
 
 @dataclass(slots=True)
 class RegionState:
-    """What is remembered about one region's captions."""
+    """Keeps one region's pending caption request and its last caption."""
 
     track: Track
     policy: Policy
@@ -54,7 +54,7 @@ class RegionState:
     asked: CaptionedState | None = None
     asked_ns: int = 0
     in_flight: int | None = None
-    wish: Trigger | None = None
+    pending: Trigger | None = None
     since_ns: int = 0
     not_before_ns: int = 0
     failures: int = 0
@@ -66,16 +66,16 @@ class RegionState:
         """
         if trigger is None or self.in_flight is not None:
             return
-        if self.wish is None:
-            self.wish, self.since_ns = trigger, now_ns
-        elif RANK[trigger] < RANK[self.wish]:
-            self.wish = trigger
+        if self.pending is None:
+            self.pending, self.since_ns = trigger, now_ns
+        elif RANK[trigger] < RANK[self.pending]:
+            self.pending = trigger
 
-    def urgency(self, now_ns: int) -> Urgency:
+    def priority(self, now_ns: int) -> Priority:
         """The priority of the request: by rank, then by deadline; overdue requests are first."""
-        assert self.wish is not None  # only wishes have an urgency
+        assert self.pending is not None  # only pending requests have a priority
         deadline_ns = self.since_ns + self.policy.max_interval_ns
-        return (OVERDUE if now_ns > deadline_ns else RANK[self.wish], deadline_ns)
+        return (OVERDUE if now_ns > deadline_ns else RANK[self.pending], deadline_ns)
 
     def is_old(self, now_ns: int) -> bool:
         """Whether the caption must be checked."""

@@ -22,7 +22,7 @@ from ureca.datatypes import RegionRequest, Track, TrackSet, TrackState, Trigger
 from ureca.node.config import SchedulerConfig
 from ureca.node.scheduling.caption_policy import Policies
 from ureca.node.scheduling.change_detection import AppearanceSnapshot
-from ureca.node.scheduling.region_state import CaptionedState, RegionState, Urgency, area_px
+from ureca.node.scheduling.region_state import CaptionedState, Priority, RegionState, area_px
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +75,18 @@ class Scheduler:
         """Take note of where the regions are now; returns the requests in flight to abort."""
         aborts = []
         for track in tracks.tracks:
-            memory = self._regions.get(track.rid)
-            if memory is None:
-                memory = RegionState(track, self._policies.of(track.rid))
-                self._regions[track.rid] = memory
-            memory.track = track
+            region = self._regions.get(track.rid)
+            if region is None:
+                region = RegionState(track, self._policies.of(track.rid))
+                self._regions[track.rid] = region
+            region.track = track
             if track.mask is None:
-                memory.wish = None
-                if memory.in_flight is not None:
+                region.pending = None
+                if region.in_flight is not None:
                     state = "ended" if track.state is TrackState.ENDED else "lost"
-                    aborts.append(Abort(memory.in_flight, f"track_{state}"))
+                    aborts.append(Abort(region.in_flight, f"track_{state}"))
             else:
-                memory.wants(self._trigger(memory, now_ns), now_ns)
+                region.wants(self._trigger(region, now_ns), now_ns)
             if track.state is TrackState.ENDED:
                 del self._regions[track.rid]
                 self._policies.forget(track.rid)
@@ -97,95 +97,95 @@ class Scheduler:
         caption in progress is to be aborted.
         """
         aborts = []
-        for rid, memory in self._regions.items():
-            before, memory.policy = memory.policy, self._policies.of(rid)
-            if before.style == memory.policy.style:
+        for rid, region in self._regions.items():
+            before, region.policy = region.policy, self._policies.of(rid)
+            if before.style == region.policy.style:
                 continue
-            if memory.in_flight is not None:
-                aborts.append(Abort(memory.in_flight, "prompt_changed"))
-            if memory.captioned is not None:
-                memory.captioned = replace(memory.captioned, look=None)  # answers no longer
-            if memory.track.mask is not None:
-                memory.wish, memory.since_ns = Trigger.REQUEST, now_ns
-                memory.not_before_ns = 0
+            if region.in_flight is not None:
+                aborts.append(Abort(region.in_flight, "prompt_changed"))
+            if region.captioned is not None:
+                region.captioned = replace(region.captioned, look=None)  # answers no longer
+            if region.track.mask is not None:
+                region.pending, region.since_ns = Trigger.REQUEST, now_ns
+                region.not_before_ns = 0
         return tuple(aborts)
 
-    def urgency(self, *, now_ns: int) -> Urgency | None:
+    def priority(self, *, now_ns: int) -> Priority | None:
         """The highest priority of the pending requests; None without any."""
-        return min((m.urgency(now_ns) for m in self._waiting(now_ns)), default=None)
+        return min((m.priority(now_ns) for m in self._waiting(now_ns)), default=None)
 
     def pick(self, tracks: TrackSet, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
         """At most `room` requests, highest priority first. Each is in flight until `ended` is
         called for it.
         """
-        waiting = sorted(self._waiting(now_ns), key=lambda memory: memory.urgency(now_ns))
-        return tuple(self._request(memory, tracks, now_ns) for memory in waiting[: max(0, room)])
+        waiting = sorted(self._waiting(now_ns), key=lambda region: region.priority(now_ns))
+        return tuple(self._request(region, tracks, now_ns) for region in waiting[: max(0, room)])
 
     def remember(self, request: RegionRequest, look: AppearanceSnapshot) -> None:
         """Store the snapshot of a requested region on the frame of its caption."""
-        memory = self._regions[request.rid]
-        if memory.asked is not None:
-            memory.asked = replace(memory.asked, look=look)
+        region = self._regions[request.rid]
+        if region.asked is not None:
+            region.asked = replace(region.asked, look=look)
 
     def ended(self, request: RegionRequest, *, has_caption: bool, now_ns: int) -> None:
         """The terminal event of `request` was sent. Without a caption the region waits before it
         tries again.
         """
-        memory = self._regions.get(request.rid)
-        if memory is None or memory.in_flight != request.request_id:
+        region = self._regions.get(request.rid)
+        if region is None or region.in_flight != request.request_id:
             return
-        memory.in_flight = None
+        region.in_flight = None
         if has_caption:
-            memory.captioned, memory.changed, memory.failures = memory.asked, None, 0
-            memory.written_ns = memory.renewed_ns = memory.checked_ns = memory.asked_ns
-        elif memory.wish is None:  # else it was aborted to ask something else
-            memory.back_off(now_ns)
+            region.captioned, region.changed, region.failures = region.asked, None, 0
+            region.written_ns = region.renewed_ns = region.checked_ns = region.asked_ns
+        elif region.pending is None:  # else it was aborted to ask something else
+            region.back_off(now_ns)
 
     # --- captions that may still hold ------------------------------------------------------------
 
     def due(self, *, now_ns: int) -> list[Check]:
         """The captioned regions to compare with their snapshots; call `checked` with results."""
         return [
-            Check(memory.track, memory.captioned.look, memory.changed)
-            for memory in self._regions.values()
-            if memory.captioned and memory.captioned.look and self._is_due(memory, now_ns)
+            Check(region.track, region.captioned.look, region.changed)
+            for region in self._regions.values()
+            if region.captioned and region.captioned.look and self._is_due(region, now_ns)
         ]
 
     def checked(self, rid: str, changed: Changed | None, *, now_ns: int) -> Renewal | None:
         """Apply the result of a check; None if the region is unchanged. Returns the renewal if the
         caption is still valid and old enough.
         """
-        memory = self._regions[rid]
-        memory.checked_ns = now_ns
-        memory.changed = changed.look if changed else None
-        is_old, triggers = memory.is_old(now_ns), memory.policy.triggers
+        region = self._regions[rid]
+        region.checked_ns = now_ns
+        region.changed = changed.look if changed else None
+        is_old, triggers = region.is_old(now_ns), region.policy.triggers
         if changed and Trigger.CHANGE in triggers:
-            memory.wants(Trigger.CHANGE if changed.rests or is_old else None, now_ns)
+            region.wants(Trigger.CHANGE if changed.rests or is_old else None, now_ns)
         elif is_old and Trigger.REFRESH in triggers:
-            if not changed and now_ns - memory.written_ns < self._config.rewrite_s * 1e9:
-                return self._renewal(memory, now_ns)
-            memory.wants(Trigger.REFRESH, now_ns)
+            if not changed and now_ns - region.written_ns < self._config.rewrite_s * 1e9:
+                return self._renewal(region, now_ns)
+            region.wants(Trigger.REFRESH, now_ns)
         return None
 
-    def _renewal(self, memory: RegionState, now_ns: int) -> Renewal:
-        assert memory.captioned is not None  # `due` yields only those
-        memory.renewed_ns = now_ns
-        memory.rev += 1
-        same_rev, ttl_ms = memory.captioned.rev, memory.policy.ttl_ms
-        return Renewal(next(self._ids), memory.track.rid, memory.rev, same_rev, ttl_ms)
+    def _renewal(self, region: RegionState, now_ns: int) -> Renewal:
+        assert region.captioned is not None  # `due` yields only those
+        region.renewed_ns = now_ns
+        region.rev += 1
+        same_rev, ttl_ms = region.captioned.rev, region.policy.ttl_ms
+        return Renewal(next(self._ids), region.track.rid, region.rev, same_rev, ttl_ms)
 
-    def _is_due(self, memory: RegionState, now_ns: int) -> bool:
-        if memory.track.mask is None or memory.in_flight is not None or memory.wish is not None:
+    def _is_due(self, region: RegionState, now_ns: int) -> bool:
+        if region.track.mask is None or region.in_flight is not None or region.pending is not None:
             return False
-        is_next = memory.may_look(now_ns) or memory.is_old(now_ns)
-        return is_next and now_ns >= memory.not_before_ns
+        is_next = region.may_look(now_ns) or region.is_old(now_ns)
+        return is_next and now_ns >= region.not_before_ns
 
     # --- how much there is to do -----------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
         """Requests without their terminal event."""
-        return sum(memory.in_flight is not None for memory in self._regions.values())
+        return sum(region.in_flight is not None for region in self._regions.values())
 
     @property
     def uncaptioned(self) -> int:
@@ -199,27 +199,27 @@ class Scheduler:
         )
 
     def _waiting(self, now_ns: int) -> Iterator[RegionState]:
-        for memory in self._regions.values():
-            if memory.wish and memory.in_flight is None and now_ns >= memory.not_before_ns:
-                yield memory
+        for region in self._regions.values():
+            if region.pending and region.in_flight is None and now_ns >= region.not_before_ns:
+                yield region
 
-    # --- wishes ----------------------------------------------------------------------------------
+    # --- pending requests -------------------------------------------------------------------------
 
-    def _trigger(self, memory: RegionState, now_ns: int) -> Trigger | None:
-        found = self._reason(memory, now_ns)
-        return found if found in memory.policy.triggers else None
+    def _trigger(self, region: RegionState, now_ns: int) -> Trigger | None:
+        found = self._reason(region, now_ns)
+        return found if found in region.policy.triggers else None
 
-    def _reason(self, memory: RegionState, now_ns: int) -> Trigger | None:
+    def _reason(self, region: RegionState, now_ns: int) -> Trigger | None:
         """Why the region should be captioned, as far as tracks alone can tell."""
-        if memory.captioned is None:
+        if region.captioned is None:
             return Trigger.NEW
-        if memory.track.state is TrackState.RECOVERED:
+        if region.track.state is TrackState.RECOVERED:
             return Trigger.RECOVERED
-        if memory.captioned.look is not None and memory.policy.style == "short":
+        if region.captioned.look is not None and region.policy.style == "short":
             return None  # what it looks like tells more (`checked`); long captions say where it is
-        if memory.may_rewrite(now_ns) and self._moved(memory.captioned, memory.track):
+        if region.may_rewrite(now_ns) and self._moved(region.captioned, region.track):
             return Trigger.CHANGE
-        return Trigger.REFRESH if memory.is_old(now_ns) else None
+        return Trigger.REFRESH if region.is_old(now_ns) else None
 
     def _moved(self, then: CaptionedState, track: Track) -> bool:
         x0, y0, x1, y1 = then.box_xyxy_px
@@ -230,26 +230,26 @@ class Scheduler:
         ratio = area_px(track) / max(1, then.area_px)
         return max(ratio, 1 / max(ratio, 1e-9)) > self._config.change_area_ratio
 
-    def _request(self, memory: RegionState, tracks: TrackSet, now_ns: int) -> RegionRequest:
-        track, policy = memory.track, memory.policy
-        assert memory.wish is not None  # `_waiting` yields only those
+    def _request(self, region: RegionState, tracks: TrackSet, now_ns: int) -> RegionRequest:
+        track, policy = region.track, region.policy
+        assert region.pending is not None  # `_waiting` yields only those
         assert track.mask is not None
-        memory.rev += 1
+        region.rev += 1
         request = RegionRequest(
             request_id=next(self._ids),
             stream=tracks.stream,
             rid=track.rid,
-            rev=memory.rev,
+            rev=region.rev,
             frame_seq=tracks.frame_seq,
             mask=track.mask,
             box_xyxy_px=track.box_xyxy_px,
-            trigger=memory.wish,
+            trigger=region.pending,
             deadline_ns=now_ns + int(self._config.deadline_s * 1e9),
             style=policy.style,
             label=track.label,
             ttl_ms=policy.ttl_ms,
             max_new_tokens=policy.max_new_tokens,
         )
-        memory.in_flight, memory.asked_ns, memory.wish = request.request_id, now_ns, None
-        memory.asked = CaptionedState(memory.rev, track.box_xyxy_px, area_px(track))
+        region.in_flight, region.asked_ns, region.pending = request.request_id, now_ns, None
+        region.asked = CaptionedState(region.rev, track.box_xyxy_px, area_px(track))
         return request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ureca.node.scheduling.region_state import Urgency
+from ureca.node.scheduling.region_state import Priority
 
 ASKS = ""
 """The turn of direct requests; streams have names."""
@@ -23,11 +23,17 @@ class Turns:
         self._count = 0
         self._served: dict[str, int] = {}
 
-    def next(self, wishes: Mapping[str, Urgency | None], *, asked: bool) -> str | None:
+    def next(self, priorities: Mapping[str, Priority | None], *, asked: bool) -> str | None:
         """The name of the stream to serve, `ASKS`, or None; `asked` says that requests wait."""
-        due = [] if self.halt else [self._key(name, wish) for name, wish in wishes.items() if wish]
+        due = (
+            []
+            if self.halt
+            else [self._key(name, priority) for name, priority in priorities.items() if priority]
+        )
         turn = min(due)[-1] if due else None
-        if asked and (turn is None or self._last(ASKS) <= max(map(self._last, wishes), default=0)):
+        if asked and (
+            turn is None or self._last(ASKS) <= max(map(self._last, priorities), default=0)
+        ):
             turn = ASKS
         return turn
 
@@ -36,8 +42,8 @@ class Turns:
         self._count += 1
         self._served[turn] = self._count
 
-    def _key(self, name: str, wish: Urgency) -> tuple[int, int, int, str]:
-        rank, deadline_ns = wish
+    def _key(self, name: str, priority: Priority) -> tuple[int, int, int, str]:
+        rank, deadline_ns = priority
         return (rank, self._last(name), deadline_ns, name)
 
     def _last(self, turn: str) -> int:

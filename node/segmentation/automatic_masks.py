@@ -28,7 +28,7 @@ def generate_masks(
     """The things of an image of `size` (height, width) on a grid of points that are not in `known`,
     best score first, with their masks bool of that size.
     """
-    answers = segmenter.cut(encoded, grid(size, config.grid))
+    answers = segmenter.segment(encoded, grid(size, config.grid))
     cuts = [cut for row in answers for cut in row if _is_sure(cut, config)]
     cuts.sort(key=lambda cut: cut.score, reverse=True)
     pixels = size[0] * size[1]

@@ -81,7 +81,7 @@ class KeyframeResult:
 
     stream: str
     seq: int
-    cutouts: tuple[RegionMask, ...] = field(default=())
+    region_masks: tuple[RegionMask, ...] = field(default=())
     failure: str | None = None
 
 
@@ -103,61 +103,65 @@ class KeyframeSegmenter:
         self._config = config
         self._pasts: dict[str, _Past] = {}
 
-    def cut(self, wish: KeyframeRequest) -> KeyframeResult:
+    def segment(self, request: KeyframeRequest) -> KeyframeResult:
         """Segment all requested regions on one frame. May raise any error of the segmenter."""
-        frame = wish.frame
-        past = self._past(wish)
+        frame = request.frame
+        past = self._past(request)
         encoded = self._segmenter.encode(frame.image)
         features = self._segmenter.features(encoded)
         seen = past.memory.recall(features)
-        found = self._regions(encoded, wish, seen)
+        found = self._regions(encoded, request, seen)
         past.features = features
         past.covers = {rid: cut.soft(_choice_size(frame)) for rid, (cut, _) in found.items()}
         drawn = {
-            rid: w.soft for rid, w in wish.regions.items() if w.is_drawn and w.soft is not None
+            rid: w.soft for rid, w in request.regions.items() if w.is_drawn and w.soft is not None
         }
         past.memory.remember(features, drawn)
-        cutouts = [self._cutout(frame, rid, cut, seen.get(rid)) for rid, (cut, _) in found.items()]
-        if wish.room > 0:
-            cutouts += self._others(encoded, wish, [cut for cut, _ in found.values()])
+        region_masks = [
+            self._region_mask(frame, rid, cut, seen.get(rid)) for rid, (cut, _) in found.items()
+        ]
+        if request.room > 0:
+            region_masks += self._others(encoded, request, [cut for cut, _ in found.values()])
         return KeyframeResult(
-            frame.stream, frame.seq, tuple(one for one in cutouts if one is not None)
+            frame.stream, frame.seq, tuple(one for one in region_masks if one is not None)
         )
 
     def stop(self) -> None:
         """End the segmenter's work, also that under way; any thread may call it."""
         self._segmenter.stop()
 
-    def _past(self, wish: KeyframeRequest) -> _Past:
+    def _past(self, request: KeyframeRequest) -> _Past:
         """The stream's past, with what was believed of the last keyframe."""
-        frame = wish.frame
+        frame = request.frame
         past = self._pasts.get(frame.stream)
         if past is None or past.session_id != frame.session_id:
             past = self._pasts[frame.stream] = _Past(frame.session_id)
         if past.features is not None:
-            believed = {rid: past.covers[rid] for rid in wish.taken if rid in past.covers}
+            believed = {rid: past.covers[rid] for rid in request.taken if rid in past.covers}
             past.memory.remember(past.features, believed)
-        past.memory.keep(frozenset(wish.regions))
+        past.memory.keep(frozenset(request.regions))
         return past
 
     def _regions(
-        self, encoded: EncodedImage, wish: KeyframeRequest, seen: Mapping[str, F32]
+        self, encoded: EncodedImage, request: KeyframeRequest, seen: Mapping[str, F32]
     ) -> dict[str, tuple[MaskPrediction, float]]:
-        size = wish.frame.height, wish.frame.width
-        asked = {rid: _prompts(wanted, seen.get(rid), size) for rid, wanted in wish.regions.items()}
+        size = request.frame.height, request.frame.width
+        asked = {
+            rid: _prompts(wanted, seen.get(rid), size) for rid, wanted in request.regions.items()
+        }
         flat = [(rid, prompt) for rid, prompts in asked.items() for prompt in prompts]
-        answers = self._segmenter.cut(encoded, [prompt for _, prompt in flat]) if flat else []
-        cuts: dict[str, list[MaskPrediction]] = {}
+        answers = self._segmenter.segment(encoded, [prompt for _, prompt in flat]) if flat else []
+        predictions: dict[str, list[MaskPrediction]] = {}
         for (rid, _), answer in zip(flat, answers, strict=True):
-            cuts.setdefault(rid, []).extend(answer)
+            predictions.setdefault(rid, []).extend(answer)
         return {
             rid: best_prediction(
-                found, _expected(wish.regions[rid], seen.get(rid)), _choice_size(wish.frame)
+                found, _expected(request.regions[rid], seen.get(rid)), _choice_size(request.frame)
             )
-            for rid, found in cuts.items()
+            for rid, found in predictions.items()
         }
 
-    def _cutout(
+    def _region_mask(
         self, frame: Frame, rid: str, cut: MaskPrediction, seen: F32 | None
     ) -> RegionMask | None:
         mask = cut.mask((frame.height, frame.width))
@@ -171,24 +175,26 @@ class KeyframeSegmenter:
         return RegionMask(encode(mask), round(presence, 6), round(agreement, 6), rid)
 
     def _others(
-        self, encoded: EncodedImage, wish: KeyframeRequest, known: Sequence[MaskPrediction]
+        self, encoded: EncodedImage, request: KeyframeRequest, known: Sequence[MaskPrediction]
     ) -> list[RegionMask]:
-        size = wish.frame.height, wish.frame.width
+        size = request.frame.height, request.frame.width
         masks = [cut.mask(size) for cut in known]
         things = generate_masks(self._segmenter, encoded, size, self._config, known=masks)
-        return [RegionMask(encode(mask), round(cut.score, 6)) for cut, mask in things[: wish.room]]
+        return [
+            RegionMask(encode(mask), round(cut.score, 6)) for cut, mask in things[: request.room]
+        ]
 
 
 def best_prediction(
-    cuts: Sequence[MaskPrediction], expected: Mask | None, size: tuple[int, int]
+    predictions: Sequence[MaskPrediction], expected: Mask | None, size: tuple[int, int]
 ) -> tuple[MaskPrediction, float]:
     """The best of some answers, and its worth: by its score, and by its overlap with what was
     expected, bool of any size, since a part or a whole of a thing may score as well as the thing.
     """
     if expected is None:
-        return max(((cut, cut.score) for cut in cuts), key=lambda pair: pair[1])
+        return max(((cut, cut.score) for cut in predictions), key=lambda pair: pair[1])
     there = _resized(expected.astype(np.float32), size) > 0.5
-    worth = [(cut, cut.score * iou(cut.mask(size), there)) for cut in cuts]
+    worth = [(cut, cut.score * iou(cut.mask(size), there)) for cut in predictions]
     return max(worth, key=lambda pair: pair[1])
 
 

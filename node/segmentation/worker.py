@@ -30,7 +30,7 @@ class SegmentationWorker(Protocol):
     def start(self) -> None:
         """Called once, before all other methods."""
 
-    def submit(self, wish: KeyframeRequest) -> None:
+    def submit(self, request: KeyframeRequest) -> None:
         """Cut this keyframe."""
 
     def results(self) -> list[KeyframeResult]:
@@ -43,16 +43,16 @@ class SegmentationWorker(Protocol):
 class InlineSegmentationWorker:
     """Segments in the caller; the result is available at the next poll."""
 
-    def __init__(self, cutter: KeyframeSegmenter) -> None:
-        self._cutter = cutter
+    def __init__(self, keyframe_segmenter: KeyframeSegmenter) -> None:
+        self._keyframe_segmenter = keyframe_segmenter
         self._done: list[KeyframeResult] = []
 
     def start(self) -> None:
         """See `SegmentationWorker`."""
 
-    def submit(self, wish: KeyframeRequest) -> None:
+    def submit(self, request: KeyframeRequest) -> None:
         """See `SegmentationWorker`."""
-        self._done.append(run_request(self._cutter, wish))
+        self._done.append(run_request(self._keyframe_segmenter, request))
 
     def results(self) -> list[KeyframeResult]:
         """See `SegmentationWorker`."""
@@ -66,9 +66,9 @@ class InlineSegmentationWorker:
 class ThreadSegmentationWorker:
     """Cuts on the thread `ureca-segment`."""
 
-    def __init__(self, cutter: KeyframeSegmenter) -> None:
-        self._cutter = cutter
-        self._wishes: queue.Queue[KeyframeRequest | None] = queue.Queue(maxsize=2)
+    def __init__(self, keyframe_segmenter: KeyframeSegmenter) -> None:
+        self._keyframe_segmenter = keyframe_segmenter
+        self._requests: queue.Queue[KeyframeRequest | None] = queue.Queue(maxsize=2)
         self._done: deque[KeyframeResult] = deque()
         self._stopping = threading.Event()
         self._thread = NativeThread(target=self._loop, name="ureca-segment")
@@ -77,9 +77,9 @@ class ThreadSegmentationWorker:
         """See `SegmentationWorker`; starts the thread."""
         self._thread.start()
 
-    def submit(self, wish: KeyframeRequest) -> None:
+    def submit(self, request: KeyframeRequest) -> None:
         """See `SegmentationWorker`."""
-        self._wishes.put_nowait(wish)
+        self._requests.put_nowait(request)
 
     def results(self) -> list[KeyframeResult]:
         """See `SegmentationWorker`."""
@@ -92,19 +92,21 @@ class ThreadSegmentationWorker:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self._cutter.stop()
-        self._wishes.put(None)
+        self._keyframe_segmenter.stop()
+        self._requests.put(None)
         if not self._thread.end(_JOIN_S):
             _log.warning("the segmenter is still at work on a keyframe; its thread is left behind")
 
     def _loop(self) -> None:
-        while (wish := self._wishes.get()) is not None and not self._stopping.is_set():
-            self._done.append(run_request(self._cutter, wish, is_stopped=self._stopping.is_set))
+        while (request := self._requests.get()) is not None and not self._stopping.is_set():
+            self._done.append(
+                run_request(self._keyframe_segmenter, request, is_stopped=self._stopping.is_set)
+            )
 
 
 def run_request(
-    cutter: KeyframeSegmenter,
-    wish: KeyframeRequest,
+    keyframe_segmenter: KeyframeSegmenter,
+    request: KeyframeRequest,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> KeyframeResult:
@@ -112,9 +114,9 @@ def run_request(
     flow.
     """
     try:
-        return cutter.cut(wish)
+        return keyframe_segmenter.segment(request)
     except Exception as error:  # noqa: BLE001  (see above)
-        frame = wish.frame
+        frame = request.frame
         if not is_stopped():  # a model that was stopped does fail
             _log.exception("the segmenter failed on frame %d of %s", frame.seq, frame.stream)
         failure = f"{type(error).__name__}: {error!s:.200}"

@@ -81,10 +81,10 @@ class CreditFrames:
         self._config = config
         self._clock = clock
         self._wait = wait
-        self._intake = FrameReceiver(
+        self._receiver = FrameReceiver(
             config, clock=clock, books=books, is_local=is_local(self._endpoint)
         )
-        self._silence = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
+        self._idle_link = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
         self._peers: dict[bytes, _Peer] = {}
         self._taken: deque[_Key] = deque(maxlen=_MAX_PEERS)
         self._wakers: list[sockets.socket] = []
@@ -93,8 +93,8 @@ class CreditFrames:
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
         with ExitStack() as stack:
-            stack.callback(self._intake.close)
-            self._intake.prepare()
+            stack.callback(self._receiver.close)
+            self._receiver.prepare()
             router = self._bind(stack)
             woken = self._wakeable(stack)
             poller = zmq.Poller()
@@ -108,7 +108,7 @@ class CreditFrames:
 
     def reasons(self) -> tuple[str, ...]:
         """See `ReconnectingSource`."""
-        return self._silence.reasons()
+        return self._idle_link.reasons()
 
     def counters(self) -> dict[str, int]:
         """See `ReconnectingSource`."""
@@ -173,9 +173,9 @@ class CreditFrames:
                 self._hear(peer, parts)
                 continue
             peer.received += 1
-            self._intake.came(parts[0])
+            self._receiver.came(parts[0])
             if parts[0] in newest:
-                self._intake.superseded()
+                self._receiver.superseded()
             newest[parts[0]] = (peer, parts)
         return deque(newest.values())
 
@@ -183,15 +183,15 @@ class CreditFrames:
         try:
             while newest:
                 peer, parts = newest.popleft()
-                frame = self._intake.frame(parts)
+                frame = self._receiver.frame(parts)
                 if frame is None:
                     continue
                 peer.waiting.append((frame.stream, frame.session_id, frame.seq))
                 peer.waiting_ns = peer.heard_ns
-                self._silence.heard()
+                self._idle_link.heard()
                 yield frame
         finally:
-            self._intake.left(len(newest))
+            self._receiver.left(len(newest))
 
     # --- credits ---------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class CreditFrames:
         try:
             ask = decode_ask(parts)
         except WireError as error:
-            self._intake.warn("ask", f"not understood what a camera asks: {error}")
+            self._receiver.warn("ask", f"not understood what a camera asks: {error}")
             return
         peer.session_id, peer.received, peer.told = ask.session_id, ask.sent, -1
 

@@ -63,16 +63,16 @@ class ZmqFrames:
         self._config = config
         self._wait = wait
         self._context = context
-        self._intake = FrameReceiver(
+        self._receiver = FrameReceiver(
             config, clock=clock, books=books, is_local=is_local(self._endpoint)
         )
-        self._silence = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
+        self._idle_link = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
 
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
         with ExitStack() as stack:
-            stack.callback(self._intake.close)
-            self._intake.prepare()
+            stack.callback(self._receiver.close)
+            self._receiver.prepare()
             context = self._context
             if context is None:
                 context = zmq.Context()
@@ -90,7 +90,7 @@ class ZmqFrames:
 
     def reasons(self) -> tuple[str, ...]:
         """See `ReconnectingSource`."""
-        return self._silence.reasons()
+        return self._idle_link.reasons()
 
     def counters(self) -> dict[str, int]:
         """See `ReconnectingSource`."""
@@ -115,18 +115,18 @@ class ZmqFrames:
                 parts = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            self._intake.came(parts[0])
+            self._receiver.came(parts[0])
             if parts[0] in newest:
-                self._intake.superseded()
+                self._receiver.superseded()
             newest[parts[0]] = parts
         return deque(newest.values())
 
     def _decode_newest(self, newest: deque[list[bytes]]) -> Iterator[Frame]:
         try:
             while newest:
-                frame = self._intake.frame(newest.popleft())
+                frame = self._receiver.frame(newest.popleft())
                 if frame is not None:
-                    self._silence.heard()
+                    self._idle_link.heard()
                     yield frame
         finally:
-            self._intake.left(len(newest))
+            self._receiver.left(len(newest))

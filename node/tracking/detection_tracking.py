@@ -69,38 +69,42 @@ class DetectionTracker:
         seen: set[str],
         refused: list[Refusal],
     ) -> None:
-        known = [r for r in self._regions if r.is_given and r.sight is not None]
-        sights = [extract_features(mask, bins) for _, mask in given]
-        partner = self._matched(known, sights)
-        for number, ((seed, mask), sight) in enumerate(zip(given, sights, strict=True)):
+        known = [r for r in self._regions if r.is_given and r.features is not None]
+        detections = [extract_features(mask, bins) for _, mask in given]
+        partner = self._matched(known, detections)
+        for number, ((seed, mask), features) in enumerate(zip(given, detections, strict=True)):
             region = partner.get(number)
             if region is None:
                 region = start_or_refuse(partial(self._start, frame, seed, mask), seed, refused)
                 if region is None:
                     continue
-                region.sight = sight
+                region.features = features
             else:
-                assert region.sight is not None
-                region.sight = sight if region.is_lost else sight.after(region.sight)
+                assert region.features is not None
+                region.features = features if region.is_lost else features.after(region.features)
                 _pass(region, mask)
             seen.add(region.track.rid)
 
     def _matched(
-        self, known: list[TrackedRegion], sights: list[DetectionFeatures]
+        self, known: list[TrackedRegion], detections: list[DetectionFeatures]
     ) -> dict[int, TrackedRegion]:
         """Regions by the number of the sight that continues them."""
         table = np.array(
-            [[self._affinity(region, sight) for sight in sights] for region in known], np.float64
-        ).reshape(len(known), len(sights))
+            [[self._affinity(region, features) for features in detections] for region in known],
+            np.float64,
+        ).reshape(len(known), len(detections))
         pairs = match(table, least=self._config.same_region)
         return {column: known[row] for row, column in pairs}
 
-    def _affinity(self, region: TrackedRegion, sight: DetectionFeatures) -> float:
-        assert region.sight is not None
+    def _affinity(self, region: TrackedRegion, features: DetectionFeatures) -> float:
+        assert region.features is not None
         missed = region.track.missed_frames
-        if missed and similarity(region.sight.look, sight.look) < self._config.recover_appearance:
+        if (
+            missed
+            and similarity(region.features.look, features.look) < self._config.recover_appearance
+        ):
             return -1.0
-        return affinity(region.sight, sight, missed=missed)
+        return affinity(region.features, features, missed=missed)
 
     def _start(self, frame: Frame, seed: RegionSeed, mask: Mask) -> TrackedRegion:
         region = self._regions.start(seed, mask)
@@ -123,7 +127,7 @@ class DetectionTracker:
 
 def _pass(region: TrackedRegion, mask: Mask) -> None:
     region.see(mask)
-    region.carrier = region.view = None
+    region.propagator = region.template = None
 
 
 def start_or_refuse(start: Callable[[], T], seed: RegionSeed, refused: list[Refusal]) -> T | None:

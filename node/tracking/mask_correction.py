@@ -33,9 +33,9 @@ from ureca.protocol.rle import decode
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A region as it was on the keyframe: the very carrier, and where it had the region."""
+    """A region as it was on the keyframe: the very propagator, and where it had the region."""
 
-    carrier: MaskPropagator
+    propagator: MaskPropagator
     soft: F32
     wanted: RegionPrompt
 
@@ -50,7 +50,7 @@ class MaskCorrections:
     def __init__(self, config: TrackerConfig, regions: TrackRegistry) -> None:
         self._config = config
         self._regions = regions
-        self._view: KeyframeWarp | None = None
+        self._warp: KeyframeWarp | None = None
         self._held: dict[str, _Held] = {}
         self._answer: KeyframeResult | None = None
         self._taken: set[str] = set()
@@ -60,53 +60,55 @@ class MaskCorrections:
     @property
     def is_open(self) -> bool:
         """Whether an answer is awaited."""
-        return self._view is not None
+        return self._warp is not None
 
     def forget(self) -> None:
         """The keyframe is no longer of this stream's pictures."""
-        self._view = self._answer = None
+        self._warp = self._answer = None
 
     def open(self, frame: Frame, picture: WorkImage, *, everything: bool) -> KeyframeRequest | None:
         """Make `frame`, whose small picture is `picture`, the keyframe."""
         self._held = {
-            region.track.rid: _Held(region.carrier, region.carrier.soft, _wanted(region, frame.seq))
+            region.track.rid: _Held(
+                region.propagator, region.propagator.soft, _wanted(region, frame.seq)
+            )
             for region in self._regions
-            if region.carrier is not None
+            if region.propagator is not None
         }
         taken, self._taken = frozenset(self._taken), set()
         room = self._regions.room if everything else 0
         if not self._held and room < 1:
             return None
-        self._view, self._answer = KeyframeWarp(frame.seq, picture), None
+        self._warp, self._answer = KeyframeWarp(frame.seq, picture), None
         wanted = {rid: held.wanted for rid, held in self._held.items()}
         return KeyframeRequest(frame, wanted, room, taken)
 
     def follow(self, flow: FlowField) -> None:
         """One more frame has come."""
-        if self._view is not None:
-            self._view.follow(flow)
+        if self._warp is not None:
+            self._warp.follow(flow)
 
-    def offer(self, cutting: KeyframeResult) -> None:
+    def offer(self, keyframe_result: KeyframeResult) -> None:
         """A segmenter's answer: taken up by the next `apply`, and forgotten if it is of another
         keyframe than the last.
         """
-        if self._view is not None and cutting.seq == self._view.seq:
-            self._answer = cutting
+        if self._warp is not None and keyframe_result.seq == self._warp.seq:
+            self._answer = keyframe_result
 
     def apply(self, frame: Frame, picture: WorkImage, *, now_ns: int) -> None:
         """Take the answer up, if there is one, on the newest frame."""
-        view, answer = self._view, self._answer
-        if view is None or answer is None:
+        warp, answer = self._warp, self._answer
+        if warp is None or answer is None:
             return
-        self._view = self._answer = None
-        for cutout in answer.cutouts:
-            if cutout.rid is None:
-                self._begin(cutout, view, frame, picture)
-            elif (region := self._regions.get(cutout.rid)) is not None:
-                outcome = self._correct(region, cutout, view, frame, picture)
+        self._warp = self._answer = None
+        for region_mask in answer.region_masks:
+            if region_mask.rid is None:
+                self._begin(region_mask, warp, frame, picture)
+            elif (region := self._regions.get(region_mask.rid)) is not None:
+                outcome = self._correct(region, region_mask, warp, frame, picture)
                 self.counts[outcome] += 1
                 if outcome == "taken":
-                    self._taken.add(cutout.rid)
+                    self._taken.add(region_mask.rid)
                 self._count(region, outcome, now_ns)
 
     # --- one region ------------------------------------------------------------------------------
@@ -114,33 +116,35 @@ class MaskCorrections:
     def _correct(
         self,
         region: TrackedRegion,
-        cutout: RegionMask,
-        view: KeyframeWarp,
+        region_mask: RegionMask,
+        warp: KeyframeWarp,
         frame: Frame,
         picture: WorkImage,
     ) -> str:
         """Correct the region; `taken`, or the gate that refused."""
         held = self._held[region.track.rid]
-        if region.carrier is not held.carrier:
+        if region.propagator is not held.propagator:
             return "outdated"  # somebody has said since where it is
-        cut = shrunk(decode(cutout.mask), view.picture.size)
-        refusal = self._refusal(held, cutout, cut, view)
+        cut = shrunk(decode(region_mask.mask), warp.picture.size)
+        refusal = self._refusal(held, region_mask, cut, warp)
         if refusal is not None:
             return refusal
-        carrier = held.carrier if held.wanted.seed is None else self._anew(held, cut, view)
-        now = view.forward(cut)
-        if not (now > 0.5).any() or (region.is_lost and not self._is_back(carrier, now, picture)):
+        propagator = held.propagator if held.wanted.seed is None else self._anew(held, cut, warp)
+        now = warp.forward(cut)
+        if not (now > 0.5).any() or (
+            region.is_lost and not self._is_back(propagator, now, picture)
+        ):
             return "gone"
-        carrier.correct(view.picture, cut, now, picture if view.is_far else None)
-        mask = full_size(carrier.soft, frame)
+        propagator.correct(warp.picture, cut, now, picture if warp.is_far else None)
+        mask = full_size(propagator.soft, frame)
         if not mask.any():
             return "gone"
-        region.carrier, region.seed = carrier, None
+        region.propagator, region.seed = propagator, None
         if region.is_lost:
             region.see(mask)
         else:
             region.correct(mask)
-        region.view = take_template(picture, now) or region.view
+        region.template = take_template(picture, now) or region.template
         return "taken"
 
     def _count(self, region: TrackedRegion, outcome: str, now_ns: int) -> None:
@@ -153,28 +157,30 @@ class MaskCorrections:
             region.absences = 0
             region.lose("drift", now_ns)
 
-    def _anew(self, held: _Held, cut: F32, view: KeyframeWarp) -> MaskPropagator:
-        """A carrier of what the segmenter cut out where somebody had pointed."""
-        carrier = MaskPropagator(self._config, view.picture, cut)
-        carrier.is_part = held.carrier.is_part
-        return carrier
+    def _anew(self, held: _Held, cut: F32, warp: KeyframeWarp) -> MaskPropagator:
+        """Start a propagator from the mask that the segmenter gave for a prompt."""
+        propagator = MaskPropagator(self._config, warp.picture, cut)
+        propagator.is_part = held.propagator.is_part
+        return propagator
 
-    def _refusal(self, held: _Held, cutout: RegionMask, cut: F32, view: KeyframeWarp) -> str | None:
+    def _refusal(
+        self, held: _Held, region_mask: RegionMask, cut: F32, warp: KeyframeWarp
+    ) -> str | None:
         """The first gate that the cut does not pass; None when it passes all."""
         config, inside = self._config, np.asarray(cut > 0.5, np.bool_)
         passes = {
-            "presence": cutout.presence >= config.min_presence,
+            "presence": region_mask.presence >= config.min_presence,
             "full_frame": float(inside.mean()) <= config.max_area_share_of_frame,
         }
         if held.wanted.seed is None:  # else nothing is known yet but where it was pointed at
             before = np.asarray(held.soft > 0.5, np.bool_)
-            remembered = cutout.agreement or 0.0
+            remembered = region_mask.agreement or 0.0
             carried = 0.0 if held.is_lost else iou(inside, before)
             is_remembered = remembered >= config.min_memory
             passes |= {
                 "disagreement": is_remembered or carried >= config.min_agreement,
                 "area_jump": self._fits(inside, before, held, is_remembered=is_remembered),
-                "appearance": held.carrier.looks_like(view.picture, inside)
+                "appearance": held.propagator.looks_like(warp.picture, inside)
                 >= config.min_appearance,
             }
         return next((gate for gate, is_passed in passes.items() if not is_passed), None)
@@ -184,33 +190,33 @@ class MaskCorrections:
         segmenter that has lost its object answers with too much.
         """
         area_px, config = int(np.count_nonzero(inside)), self._config
-        share = area_px / held.carrier.usual_area_px
+        share = area_px / held.propagator.usual_area_px
         if share > config.max_area_growth:
             return False
         jump = area_px / max(1, int(np.count_nonzero(before)))
         is_near = 1 / config.max_area_jump <= jump <= config.max_area_jump
         return is_remembered or (is_near and share >= 1 / config.max_area_growth)
 
-    def _is_back(self, carrier: MaskPropagator, now: F32, picture: WorkImage) -> bool:
+    def _is_back(self, propagator: MaskPropagator, now: F32, picture: WorkImage) -> bool:
         """Whether a region that is lost is seen there after all."""
-        return carrier.looks_like(picture, now > 0.5) >= self._config.min_appearance
+        return propagator.looks_like(picture, now > 0.5) >= self._config.min_appearance
 
     # --- things nobody pointed at ----------------------------------------------------------------
 
     def _begin(
-        self, cutout: RegionMask, view: KeyframeWarp, frame: Frame, picture: WorkImage
+        self, region_mask: RegionMask, warp: KeyframeWarp, frame: Frame, picture: WorkImage
     ) -> None:
         """Start a region, unless there is no room, or something is already there."""
-        cut = shrunk(decode(cutout.mask), view.picture.size)
-        now = view.forward(cut)
+        cut = shrunk(decode(region_mask.mask), warp.picture.size)
+        now = warp.forward(cut)
         mask = full_size(now, frame)
         if self._regions.room < 1 or not mask.any() or self._is_known(mask):
             self.counts["known"] += 1
             return
-        region = self._regions.start(RegionSeed(mask=cutout.mask), mask)
-        region.carrier = MaskPropagator(self._config, view.picture, cut)
-        region.carrier.place(now)
-        region.view = take_template(picture, now)
+        region = self._regions.start(RegionSeed(mask=region_mask.mask), mask)
+        region.propagator = MaskPropagator(self._config, warp.picture, cut)
+        region.propagator.place(now)
+        region.template = take_template(picture, now)
 
     def _is_known(self, mask: Mask) -> bool:
         return any(
@@ -220,8 +226,8 @@ class MaskCorrections:
 
 
 def _wanted(region: TrackedRegion, seq: int) -> RegionPrompt:
-    assert region.carrier is not None
-    soft, is_here = region.carrier.soft, region.drawn_seq == seq
+    assert region.propagator is not None
+    soft, is_here = region.propagator.soft, region.drawn_seq == seq
     if region.is_lost or not (soft > 0.5).any():
         return RegionPrompt()
     return RegionPrompt(

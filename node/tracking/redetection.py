@@ -1,4 +1,5 @@
-"""Finds a lost region by its stored view: template correlation over scales, then a colour check.
+"""Finds a lost region by its stored template: template correlation over scales, then a colour
+check.
 
 Strict on purpose: a wrong recovery captions the wrong thing, a missed one only takes longer.
 Work-sized pictures throughout.
@@ -20,7 +21,7 @@ _MIN_SIDE_PX = 10
 _TEXTURED = 12.0
 """Deviation of the colours inside a region above which they are also searched for alone."""
 _MIN_CONTRAST = 6.0
-"""Grey-level deviation below which a view is too flat to correlate with anything."""
+"""Grey-level deviation below which a template is too flat to correlate with anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,14 @@ class RegionTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Redetection:
-    """Where a view was found: correlation score and soft mask f32 of the whole work picture."""
+    """Where a template was found: correlation score and soft mask f32 of the whole work picture."""
 
     score: float
     soft: F32
 
 
 def take_template(picture: WorkImage, soft: F32) -> RegionTemplate | None:
-    """The view of the region `soft` on `picture`; None when it is too small or too flat to find
+    """The template of the region `soft` on `picture`; None when it is too small or too flat to find
     again.
     """
     ys, xs = np.flatnonzero((soft > 0.5).any(axis=1)), np.flatnonzero((soft > 0.5).any(axis=0))
@@ -54,11 +55,11 @@ def take_template(picture: WorkImage, soft: F32) -> RegionTemplate | None:
     return RegionTemplate(rgb=crop.copy(), soft=soft[rows, cols].copy())
 
 
-def redetect(picture: WorkImage, view: RegionTemplate) -> Redetection | None:
-    """The best place of `view` on `picture` over all scales; None when it fits nowhere."""
+def redetect(picture: WorkImage, template: RegionTemplate) -> Redetection | None:
+    """The best place of `template` on `picture` over all scales; None when it fits nowhere."""
     best: Redetection | None = None
     for scale in _SCALES:
-        rgb, soft = _scaled(view, scale)
+        rgb, soft = _scaled(template, scale)
         if rgb.shape[0] > picture.size[0] or rgb.shape[1] > picture.size[1]:
             continue
         score, x, y = _match(picture, rgb, soft)
@@ -89,12 +90,14 @@ def _peak(scores: cv2.typing.MatLike) -> tuple[float, int, int]:
     return float(score), int(x), int(y)
 
 
-def _scaled(view: RegionTemplate, scale: float) -> tuple[U8, F32]:
+def _scaled(template: RegionTemplate, scale: float) -> tuple[U8, F32]:
     if scale == 1.0:
-        return view.rgb, view.soft
+        return template.rgb, template.soft
     size = (
-        max(_MIN_SIDE_PX, round(view.rgb.shape[1] * scale)),
-        max(_MIN_SIDE_PX, round(view.rgb.shape[0] * scale)),
+        max(_MIN_SIDE_PX, round(template.rgb.shape[1] * scale)),
+        max(_MIN_SIDE_PX, round(template.rgb.shape[0] * scale)),
     )
-    rgb = np.asarray(cv2.resize(view.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    return rgb, np.asarray(cv2.resize(view.soft, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    rgb = np.asarray(cv2.resize(template.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return rgb, np.asarray(
+        cv2.resize(template.soft, size, interpolation=cv2.INTER_LINEAR), np.float32
+    )

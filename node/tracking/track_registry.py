@@ -66,10 +66,10 @@ class TrackedRegion:
     track: Track
     is_given: bool = False
     sender_rid: str | None = None
-    sight: DetectionFeatures | None = None
+    features: DetectionFeatures | None = None
     """The last features of a detection without an id, for matching."""
-    carrier: MaskPropagator | None = None
-    view: RegionTemplate | None = None
+    propagator: MaskPropagator | None = None
+    template: RegionTemplate | None = None
     seed: RegionSeed | None = None
     """The point or box of a client, until a segmenter has made a mask of it."""
     drawn_seq: int = -1

@@ -144,7 +144,7 @@ class Tracker:
         self._picture = picture
         if frame.regions is None and before is not None:
             self._adopt(before)
-        carried = [region for region in self._regions if region.carrier is not None]
+        carried = [region for region in self._regions if region.propagator is not None]
         moving = [region for region in carried if not region.is_lost]
         if before is not None and (moving or self.corrections.is_open):
             flow = self._flow.between(before.gray, picture.gray)
@@ -168,41 +168,43 @@ class Tracker:
     def _adopt(self, before: WorkImage) -> None:
         """Carry on the given regions of a sender that stopped sending masks."""
         for region in self._regions:
-            if region.carrier is None and region.track.mask is not None:
+            if region.propagator is None and region.track.mask is not None:
                 self._carry_from(region, before, region.track.mask)
 
     def _carry_from(self, region: TrackedRegion, picture: WorkImage, mask: Mask) -> None:
         small = shrunk(mask, picture.size)
-        region.carrier = MaskPropagator(self._config, picture, small)
-        region.view = take_template(picture, small)
+        region.propagator = MaskPropagator(self._config, picture, small)
+        region.template = take_template(picture, small)
 
     def _move(self, region: TrackedRegion, frame: Frame, flow: FlowField, now_ns: int) -> None:
-        assert region.carrier is not None
+        assert region.propagator is not None
         assert self._picture is not None
-        reason = region.carrier.move(self._picture, flow)
-        mask = full_size(region.carrier.soft, frame)
+        reason = region.propagator.move(self._picture, flow)
+        mask = full_size(region.propagator.soft, frame)
         if reason is None and not mask.any():
             reason = "occluded"
         if reason is not None:
             region.lose(reason, now_ns)
             return
-        if region.carrier.is_sound:
-            region.view = take_template(self._picture, region.carrier.soft) or region.view
+        if region.propagator.is_sound:
+            region.template = (
+                take_template(self._picture, region.propagator.soft) or region.template
+            )
         region.see(mask)
 
     def _search(self, region: TrackedRegion, frame: Frame) -> None:
         region.miss()
-        if region.view is None or region.carrier is None or self._picture is None:
+        if region.template is None or region.propagator is None or self._picture is None:
             return
-        found = redetect(self._picture, region.view)
+        found = redetect(self._picture, region.template)
         if found is None or found.score < self._config.recover_score:
             return
         where = found.soft > 0.5
-        if region.carrier.looks_like(self._picture, where) < self._config.recover_appearance:
+        if region.propagator.looks_like(self._picture, where) < self._config.recover_appearance:
             return
         mask = full_size(found.soft, frame)
         if mask.any() and not self._taken(mask, region):
-            region.carrier.place(found.soft)
+            region.propagator.place(found.soft)
             region.finds = min(region.finds + 1, _MAX_BACKOFF)
             region.see(mask)
 
@@ -220,8 +222,8 @@ class Tracker:
     def _mark_parts(self) -> None:
         """Tell new regions that lie inside others: a part is carried with less trust in colour."""
         for region in self._regions:
-            if region.track.state is TrackState.NEW and region.carrier is not None:
-                region.carrier.is_part = any(
+            if region.track.state is TrackState.NEW and region.propagator is not None:
+                region.propagator.is_part = any(
                     other is not region and _lies_inside(region.track.mask, other.track.mask)
                     for other in self._regions
                 )

@@ -61,7 +61,7 @@ class Session:
     def __init__(self, socket: Socket, link: Link) -> None:
         self._socket = socket
         self._link = link
-        self._outbox = SendQueue()
+        self._send_queue = SendQueue()
         self._stream: str | None = None
         self._seen: int | None = None
         self._coming: asyncio.Task[PageImage] | None = None
@@ -71,8 +71,8 @@ class Session:
     async def run(self) -> None:
         """Send and receive until either fails."""
         for text in self._link.state():
-            self._outbox.put(text)
-        self._link.outboxes.add(self._outbox)
+            self._send_queue.put(text)
+        self._link.send_queues.add(self._send_queue)
         work = (self._receive(), self._send(), self._picture())
         tasks = [asyncio.create_task(one) for one in work]
         try:
@@ -80,7 +80,7 @@ class Session:
             for task in done:
                 task.result()
         finally:
-            self._link.outboxes.discard(self._outbox)
+            self._link.send_queues.discard(self._send_queue)
             coming = [] if self._coming is None else [self._coming]
             everything: list[asyncio.Task[Any]] = [*tasks, *self._open, *coming]
             for task in everything:
@@ -103,9 +103,9 @@ class Session:
 
     async def _send(self) -> None:
         while True:
-            texts, picture = await self._outbox.take()
-            if self._outbox.overflowed:
-                self._outbox.overflowed = False
+            texts, picture = await self._send_queue.take()
+            if self._send_queue.overflowed:
+                self._send_queue.overflowed = False
                 texts = self._link.state()
             for text in texts:
                 await self._socket.send(text, text=True)
@@ -132,7 +132,7 @@ class Session:
                 self._ready.set()
             else:
                 self._seen = shot.seq
-                self._outbox.show(shot.message)
+                self._send_queue.show(shot.message)
 
     def _look(self, stream: str | None) -> None:
         """Turn to another stream; the picture that is on its way is of no interest any more."""
@@ -172,4 +172,4 @@ class Session:
         self._say({"t": "answer", "id": ask.id, **body})
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._outbox.put(msgspec.json.encode(message))
+        self._send_queue.put(msgspec.json.encode(message))

@@ -39,7 +39,7 @@ class Link:
 
     def __init__(self, client: AsyncClient, *, max_hz: float = 12.0, width_px: int = 640) -> None:
         self.client = client
-        self.outboxes: set[SendQueue] = set()
+        self.send_queues: set[SendQueue] = set()
         self.lost = True
         self._regions = RegionCache(_MAX_REGIONS)
         self._heartbeat: Heartbeat | None = None
@@ -167,8 +167,8 @@ class Link:
         )
 
     def _tell(self, text: bytes) -> None:
-        for outbox in self.outboxes:
-            outbox.put(text)
+        for send_queue in self.send_queues:
+            send_queue.put(text)
 
     # --- pictures --------------------------------------------------------------------------------
 

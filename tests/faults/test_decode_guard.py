@@ -254,7 +254,7 @@ def test_a_node_outlives_its_decoder(tmp_path: Path) -> None:
         )
         node = Node(config, ScriptedEngine(), clock=MonotonicClock(), sinks=[capture])
         node.start()
-        guard = node._source._intake._decode.guard  # type: ignore[attr-defined]
+        guard = node._source._receiver._decode.guard  # type: ignore[attr-defined]
 
         def send_until(condition) -> None:
             until = time.monotonic() + 30

@@ -122,7 +122,7 @@ def test_the_feature_token_is_one_more_and_starts_silent(tiny_base, tmp_path):
     wrap(tiny_base, tmp_path / "c", tiny_config(mask=mask))
     engine = checkpoint_engine(tmp_path / "c", device="cpu")
     frame = engine.encode(picture())
-    cells = torch.from_numpy(engine._cutter.masks(masks(3), frame.grid))
+    cells = torch.from_numpy(engine._tiler.masks(masks(3), frame.grid))
     with torch.inference_mode():
         tokens = engine.model.regions(cells, frame.image_tokens)
         assert tokens.shape == (3, 3, 32)
@@ -222,8 +222,8 @@ def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
     wrap(folder, tmp_path / "c", tiny_config(prompt=family_of(kind).prompt))
     engine = checkpoint_engine(tmp_path / "c", device="cpu")
     image = picture(60, 120)
-    grid = engine._cutter.grid(120, 60)
-    tiles = torch.from_numpy(engine._cutter.picture(image, grid))
+    grid = engine._tiler.grid(120, 60)
+    tiles = torch.from_numpy(engine._tiler.picture(image, grid))
     if not kind.startswith("qwen"):
         assert float(tiles.min()) >= -1.0001, "SigLIP's pictures are normalised to -1..1"
     with torch.inference_mode():
@@ -255,10 +255,10 @@ def test_positions_of_three_dimensions_are_the_package_s(kind, tmp_path):
     frame = engine.encode(image)
     before = torch.from_numpy(engine.prompt.prefix(frame.grid))
     assert frame.goes_on < len(before), "a tile takes fewer positions than tokens"
-    pixels, grids = qwen_pixels(torch.from_numpy(engine._cutter.picture(image, frame.grid)))
+    pixels, grids = qwen_pixels(torch.from_numpy(engine._tiler.picture(image, frame.grid)))
     stop, place = list(engine.prompt.stop_ids), engine.prompt.mask_id
     for region, said in zip(regions, shared, strict=True):
-        cells = torch.from_numpy(engine._cutter.masks([region.mask], frame.grid))
+        cells = torch.from_numpy(engine._tiler.masks([region.mask], frame.grid))
         with torch.inference_mode():
             tokens = engine.model.regions(cells, frame.image_tokens)[0]
             own = engine.prompt.suffix(region.style, mask_tokens=len(tokens))

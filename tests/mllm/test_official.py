@@ -45,11 +45,11 @@ def both(kind, state, converted, **options):
     reference = official.Reference(kind, state, **options)
     model = load_checkpoint(converted)
     prompt = prompt_of(model, TextTokenizer.load(converted / TOKENIZER))
-    cutter = ImageTiler.of(model.config)
+    tiler = ImageTiler.of(model.config)
     image, mask = picture(60, 120), masks(2, 60, 120)[1]
-    grid = cutter.grid(image.shape[1], image.shape[0])
-    tiles = torch.from_numpy(cutter.picture(image, grid))
-    cells = torch.from_numpy(cutter.masks([mask], grid))
+    grid = tiler.grid(image.shape[1], image.shape[0])
+    tiles = torch.from_numpy(tiler.picture(image, grid))
+    cells = torch.from_numpy(tiler.masks([mask], grid))
     assert grid.tiles == 3
     seen = model.vision(tiles)
     ids = prompt.suffix("short", mask_tokens=official.MASKS * grid.tiles)
@@ -106,9 +106,9 @@ def test_the_thumbnail_is_smooth_only_in_compatibility_mode(tmp_path):
     image = pytest.importorskip("PIL.Image")
     release(tmp_path / "release", "qwen2")
     converted = load_checkpoint(convert(tmp_path / "release", tmp_path / "converted"))
-    cutter = ImageTiler.of(converted.config)
+    tiler = ImageTiler.of(converted.config)
     mask = masks(3, 60, 120)[2]
-    cells = cutter.masks([mask], cutter.grid(120, 60))[0]
+    cells = tiler.masks([mask], tiler.grid(120, 60))[0]
     assert set(np.unique(cells[:-1])) == {0.0, 1.0}
     assert len(np.unique(cells[-1])) > 2
     side = (official.TILE, official.TILE)

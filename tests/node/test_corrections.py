@@ -38,9 +38,11 @@ class Film:
         return iou(track.mask, self.scene.mask(self.seq))
 
 
-def cutting(mask: np.ndarray, seq: int, *, presence: float = 0.9, **more: float) -> KeyframeResult:
-    cutout = RegionMask(rle.encode(mask), presence, rid="disc", **more)  # type: ignore[arg-type]
-    return KeyframeResult("cam0", seq, (cutout,))
+def keyframe_result(
+    mask: np.ndarray, seq: int, *, presence: float = 0.9, **more: float
+) -> KeyframeResult:
+    region_mask = RegionMask(rle.encode(mask), presence, rid="disc", **more)  # type: ignore[arg-type]
+    return KeyframeResult("cam0", seq, (region_mask,))
 
 
 @pytest.mark.parametrize("late", [0, 1, 6])
@@ -53,7 +55,7 @@ def test_a_late_mask_is_led_on_to_the_newest_picture(late: int) -> None:
     key = film.seq
     if late:
         film.next(late)
-    film.tracker.corrections.offer(cutting(right, key))
+    film.tracker.corrections.offer(keyframe_result(right, key))
     track = film.next()
     assert before < 0.65
     assert film.overlap(track) > 0.8
@@ -63,16 +65,16 @@ def test_a_late_mask_is_led_on_to_the_newest_picture(late: int) -> None:
 def test_the_wish_tells_what_was_believed_and_what_was_drawn() -> None:
     film = Film()
     film.next()
-    wish = film.tracker.keyframe(film.frame)
-    assert wish is not None
-    assert wish.regions["disc"].is_drawn
-    assert wish.taken == frozenset()
-    film.tracker.corrections.offer(cutting(film.scene.mask(0), 0))
+    keyframe_request = film.tracker.keyframe(film.frame)
+    assert keyframe_request is not None
+    assert keyframe_request.regions["disc"].is_drawn
+    assert keyframe_request.taken == frozenset()
+    film.tracker.corrections.offer(keyframe_result(film.scene.mask(0), 0))
     film.next()
-    wish = film.tracker.keyframe(film.frame)
-    assert wish is not None
-    assert not wish.regions["disc"].is_drawn
-    assert wish.taken == {"disc"}
+    keyframe_request = film.tracker.keyframe(film.frame)
+    assert keyframe_request is not None
+    assert not keyframe_request.regions["disc"].is_drawn
+    assert keyframe_request.taken == {"disc"}
 
 
 FULL = np.ones((120, 160), np.bool_)
@@ -94,7 +96,7 @@ def test_each_gate_refuses_and_the_mask_stays_as_it_was(gate, mask_of, presence)
     film, untouched = Film(), Film()
     film.next(4), untouched.next(4)
     film.tracker.keyframe(film.frame)
-    film.tracker.corrections.offer(cutting(mask_of(film), film.seq, presence=presence))
+    film.tracker.corrections.offer(keyframe_result(mask_of(film), film.seq, presence=presence))
     track, same = film.next(), untouched.next()
     assert film.tracker.corrections.counts == {gate: 1}
     assert film.tracker.corrections.counts["taken"] == 0
@@ -113,7 +115,7 @@ def test_what_the_memory_vouches_for_may_shrink_but_not_swell() -> None:
         film = Film(max_area_jump=1.3, max_area_growth=2.0, min_agreement=0.05)
         film.next(4)
         film.tracker.keyframe(film.frame)
-        film.tracker.corrections.offer(cutting(mask, film.seq, agreement=agreement))
+        film.tracker.corrections.offer(keyframe_result(mask, film.seq, agreement=agreement))
         film.next()
         assert film.tracker.corrections.counts == {outcome: 1}
 
@@ -124,7 +126,9 @@ def test_what_the_segmenter_does_not_see_twice_is_lost() -> None:
     states = []
     for _ in range(2):
         film.tracker.keyframe(film.frame)
-        film.tracker.corrections.offer(cutting(film.scene.mask(film.seq), film.seq, presence=0.1))
+        film.tracker.corrections.offer(
+            keyframe_result(film.scene.mask(film.seq), film.seq, presence=0.1)
+        )
         track = film.next()
         states.append((track.state, track.reason))
     assert states == [(TrackState.ALIVE, ""), (TrackState.LOST, "drift")]
@@ -135,11 +139,11 @@ def test_an_answer_about_another_keyframe_or_a_moved_region_is_forgotten() -> No
     film = Film()
     film.next(2)
     film.tracker.keyframe(film.frame)
-    film.tracker.corrections.offer(cutting(film.scene.mask(0), film.seq - 1))
+    film.tracker.corrections.offer(keyframe_result(film.scene.mask(0), film.seq - 1))
     film.next()
     assert film.tracker.corrections.counts["taken"] == 0
     film.tracker.move("disc", film.frame, RegionSeed(mask=rle.encode(film.scene.mask(film.seq))))
-    film.tracker.corrections.offer(cutting(film.scene.mask(1), 1))
+    film.tracker.corrections.offer(keyframe_result(film.scene.mask(1), 1))
     film.next()
     assert film.tracker.corrections.counts == {"outdated": 1}
 
@@ -152,10 +156,10 @@ def test_a_lost_region_is_recovered_by_what_the_segmenter_finds() -> None:
     while scene.mask(film.seq).sum() < 0.8 * scene.full_mask(0).sum():
         track = film.next()
     assert track.state is TrackState.LOST
-    wish = film.tracker.keyframe(film.frame)
-    assert wish is not None
-    assert wish.regions["disc"].soft is None
-    film.tracker.corrections.offer(cutting(scene.mask(film.seq), film.seq, agreement=0.9))
+    keyframe_request = film.tracker.keyframe(film.frame)
+    assert keyframe_request is not None
+    assert keyframe_request.regions["disc"].soft is None
+    film.tracker.corrections.offer(keyframe_result(scene.mask(film.seq), film.seq, agreement=0.9))
     track = film.next()
     assert track.state is TrackState.RECOVERED
     assert film.overlap(track) > 0.7
@@ -169,7 +173,7 @@ def test_a_lost_region_is_not_recovered_on_a_thing_of_other_colours() -> None:
     film.tracker.keyframe(film.frame)
     wall = np.zeros((120, 160), np.bool_)
     wall[45:75, 65:95] = True
-    film.tracker.corrections.offer(cutting(wall, film.seq, agreement=0.9))
+    film.tracker.corrections.offer(keyframe_result(wall, film.seq, agreement=0.9))
     assert film.next().state is TrackState.LOST
     assert film.tracker.corrections.counts == {"appearance": 1}
 
@@ -177,9 +181,9 @@ def test_a_lost_region_is_not_recovered_on_a_thing_of_other_colours() -> None:
 def test_things_nobody_pointed_at_become_regions_within_the_budget_once() -> None:
     film = Film()
     film.next()
-    wish = film.tracker.keyframe(film.frame, everything=True)
-    assert wish is not None
-    assert wish.room == 3
+    keyframe_request = film.tracker.keyframe(film.frame, everything=True)
+    assert keyframe_request is not None
+    assert keyframe_request.room == 3
     spots = []
     for left in (10, 60, 100, 120):
         spot = np.zeros((120, 160), np.bool_)

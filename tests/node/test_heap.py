@@ -25,9 +25,9 @@ last = pieces.pop()  # at the heap's end: what lies before it cannot be given ba
 pieces.clear()
 kept = resident_mib()
 clock = ManualClock()
-heap = MemoryTrimmer(clock, malloc_trim())
+trimmer = MemoryTrimmer(clock, malloc_trim())
 clock.advance(ns=EVERY_NS)
-heap.tidy()
+trimmer.trim()
 print(kept - start, resident_mib() - start)
 """
 
@@ -49,9 +49,9 @@ libc.malloc_stats()
 
 def test_the_heap_is_tidied_now_and_then() -> None:
     clock, calls = ManualClock(), list[int]()
-    heap = MemoryTrimmer(clock, calls.append)
+    trimmer = MemoryTrimmer(clock, calls.append)
     for _ in range(25):
-        heap.tidy()
+        trimmer.trim()
         clock.advance(ns=EVERY_NS // 10)
     assert calls == [0, 0]
 
@@ -74,9 +74,9 @@ def test_all_threads_share_one_arena() -> None:
 
 def test_a_library_without_the_call_is_left_alone() -> None:
     clock = ManualClock()
-    heap = MemoryTrimmer(clock, None)
+    trimmer = MemoryTrimmer(clock, None)
     clock.advance(ns=2 * EVERY_NS)
-    heap.tidy()
+    trimmer.trim()
 
 
 class Ring:
@@ -89,13 +89,13 @@ class Ring:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_garbage_in_cycles_goes_where_collections_are_cheap(frozen: bool) -> None:
     clock = ManualClock()
-    heap = MemoryTrimmer(clock, None)
+    trimmer = MemoryTrimmer(clock, None)
     clock.advance(ns=EVERY_NS)
     gc.disable()
     try:
         with frozen_gc() if frozen else nullcontext():
             ring = weakref.ref(Ring())
-            heap.tidy()
+            trimmer.trim()
             assert (ring() is None) == frozen
     finally:
         gc.enable()

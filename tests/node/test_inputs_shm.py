@@ -216,36 +216,36 @@ def test_shared_memory_that_cannot_be_the_picture_is_refused(
 
 
 def test_another_host_cannot_point_into_our_memory(ring: Pair) -> None:
-    intake = FrameReceiver(
+    receiver = FrameReceiver(
         NodeConfig(), clock=MonotonicClock(), books=NodeCounters(), is_local=False
     )
     parts = message(ring[0])
-    intake.came(parts[0])
-    assert intake.frame(parts) is None
+    receiver.came(parts[0])
+    assert receiver.frame(parts) is None
     with pytest.raises(WireError, match="this host"):
         decode_frame(parts, none, received_ns=1)  # type: ignore[arg-type]
-    intake.close()
+    receiver.close()
 
 
 def test_a_slot_that_was_used_again_counts_as_superseded() -> None:
     books = NodeCounters()
-    intake = FrameReceiver(NodeConfig(), clock=MonotonicClock(), books=books, is_local=True)
+    receiver = FrameReceiver(NodeConfig(), clock=MonotonicClock(), books=books, is_local=True)
     writer = RingWriter(slots=2)
     parts = [message(writer) for _ in range(3)]
     for each in parts:
-        intake.came(each[0])
-    assert [intake.frame(each) is not None for each in parts] == [False, True, True]
+        receiver.came(each[0])
+    assert [receiver.frame(each) is not None for each in parts] == [False, True, True]
     writer.close()
     gone = RingWriter(slots=2)
     late = message(gone)
     gone.close()
-    intake.came(late[0])
-    assert intake.frame(late) is None
+    receiver.came(late[0])
+    assert receiver.frame(late) is None
     books.frame_processed()
     books.frame_processed()
     assert books.balance().frames_dropped == {"superseded": 1, "decode_error": 1}
     assert books.balance().closed
-    intake.close()
+    receiver.close()
 
 
 def test_a_publisher_gives_its_memory_back(tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ class Played:
             InlineCaptioner(CaptionWriter(ScriptedEngine(), config.caption, clock)),
             clock=clock,
             books=self.books,
-            cutters=InlineSegmentationWorker(KeyframeSegmenter(segmenter, config.segmenter)),
+            segmentation_worker=InlineSegmentationWorker(
+                KeyframeSegmenter(segmenter, config.segmenter)
+            ),
             emit=self.events,
         )
         self.clock, self.segmenter = clock, segmenter

@@ -46,7 +46,7 @@ class Hall:
         socket.subscribe(b"ureca2/")
         socket.connect(self.address)
         assert self.publisher.socket.poll(WAIT_MS)
-        self.publisher.greet()
+        self.publisher.replay_last_values()
         return socket
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ def test_a_crowd_of_joiners_shares_one_greeting(hall: Hall) -> None:
     early = hall.join()
     crowd = [hall.join() for _ in range(10)]
     hall.clock.advance(ms=1000)
-    hall.publisher.greet()
+    hall.publisher.replay_last_values()
     hall.publisher.publish(LAST)
     assert [heard(one) for one in crowd] == [["track.new", "heartbeat"]] * len(crowd)
     assert heard(early) == ["track.new", "track.new", "heartbeat"]

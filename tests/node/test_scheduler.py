@@ -112,7 +112,7 @@ def test_no_region_starves_however_lively_the_others_are(
         for request in picked:
             plan.ended(request, has_caption=True, now_ns=second * S)
             captioned_s[int(request.rid)] = second
-        # A wish is overdue after refresh_s and then waits for at most all others once.
+        # A request is overdue after refresh_s and then waits for at most all others once.
         bound_s = 4 + 4 + 1 + -(-regions // room) * 2
         assert all(second - last <= bound_s for last in captioned_s.values())
     assert plan.in_flight == 0

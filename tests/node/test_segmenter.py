@@ -34,7 +34,7 @@ SOURCE = SyntheticSource(frames=12, things=3, seed=4)
 SIZE = 120, 160
 
 
-def wish(seq: int = 0, **more: object) -> KeyframeRequest:
+def keyframe_request(seq: int = 0, **more: object) -> KeyframeRequest:
     return KeyframeRequest(SOURCE.frame(seq), **{"regions": {}, **more})  # type: ignore[arg-type]
 
 
@@ -52,9 +52,9 @@ def test_everything_finds_each_thing_once_and_not_what_is_known() -> None:
 
 def test_everything_keeps_to_the_room_that_is_left() -> None:
     config = SegmenterConfig(grid=16, max_share=0.5)
-    cutter = KeyframeSegmenter(ScriptedSegmenter(), config)
-    assert len(cutter.cut(wish(room=2)).cutouts) == 2
-    assert cutter.cut(wish(room=0)).cutouts == ()
+    keyframe_segmenter = KeyframeSegmenter(ScriptedSegmenter(), config)
+    assert len(keyframe_segmenter.segment(keyframe_request(room=2)).region_masks) == 2
+    assert keyframe_segmenter.segment(keyframe_request(room=0)).region_masks == ()
 
 
 def test_unsure_cuts_are_no_things() -> None:
@@ -90,32 +90,39 @@ def test_the_memory_finds_a_thing_where_it_has_gone_and_only_there() -> None:
 
 
 def test_only_what_was_believed_is_remembered() -> None:
-    cutter = KeyframeSegmenter(ScriptedSegmenter(), SegmenterConfig())
+    keyframe_segmenter = KeyframeSegmenter(ScriptedSegmenter(), SegmenterConfig())
     seed = RegionSeed(box_xyxy_px=tuple(map(float, SOURCE.boxes_xyxy_px(0)["green"])))
     pointed = {"green": RegionPrompt(SOURCE.masks(0)["green"].astype(np.float32), seed=seed)}
     lost = {"green": RegionPrompt()}
-    cutter.cut(wish(0, regions=pointed))
-    assert cutter.cut(wish(3, regions=lost)).cutouts == ()
-    cutter.cut(wish(0, regions=pointed))
-    found = cutter.cut(wish(3, regions=lost, taken=frozenset({"green"}))).cutouts
+    keyframe_segmenter.segment(keyframe_request(0, regions=pointed))
+    assert keyframe_segmenter.segment(keyframe_request(3, regions=lost)).region_masks == ()
+    keyframe_segmenter.segment(keyframe_request(0, regions=pointed))
+    found = keyframe_segmenter.segment(
+        keyframe_request(3, regions=lost, taken=frozenset({"green"}))
+    ).region_masks
     assert iou(decode(found[0].mask), SOURCE.masks(3)["green"]) > 0.9
     assert found[0].agreement is not None
     # Another session is another world.
     other = replace(SOURCE.frame(3), session_id=b"another-session!")
-    assert cutter.cut(KeyframeRequest(other, lost, taken=frozenset({"green"}))).cutouts == ()
+    assert (
+        keyframe_segmenter.segment(
+            KeyframeRequest(other, lost, taken=frozenset({"green"}))
+        ).region_masks
+        == ()
+    )
 
 
 def test_a_segmenter_that_fails_costs_its_keyframe() -> None:
-    cutters = InlineSegmentationWorker(
+    segmentation_worker = InlineSegmentationWorker(
         KeyframeSegmenter(ScriptedSegmenter(failing=1), SegmenterConfig(grid=16))
     )
-    cutters.submit(wish(room=3))
-    cutters.submit(wish(1, room=3))
-    first, second = cutters.results()
+    segmentation_worker.submit(keyframe_request(room=3))
+    segmentation_worker.submit(keyframe_request(1, room=3))
+    first, second = segmentation_worker.results()
     assert first.failure is not None
     assert "picture 1" in first.failure
     assert (second.seq, second.failure) == (1, None)
-    assert second.cutouts
+    assert second.region_masks
 
 
 def test_the_thread_never_makes_its_caller_wait() -> None:
@@ -126,20 +133,20 @@ def test_the_thread_never_makes_its_caller_wait() -> None:
             assert release.wait(30)
             return super().encode(image)
 
-    cutters = ThreadSegmentationWorker(KeyframeSegmenter(Slow(), SegmenterConfig()))
-    cutters.start()
+    segmentation_worker = ThreadSegmentationWorker(KeyframeSegmenter(Slow(), SegmenterConfig()))
+    segmentation_worker.start()
     try:
-        cutters.submit(wish())
-        assert cutters.results() == []
+        segmentation_worker.submit(keyframe_request())
+        assert segmentation_worker.results() == []
         release.set()
         until = time.monotonic() + 30
-        while not (found := cutters.results()):
+        while not (found := segmentation_worker.results()):
             assert time.monotonic() < until
             time.sleep(0.01)
         assert [(one.stream, one.seq) for one in found] == [("cam0", 0)]
     finally:
         release.set()
-        cutters.close()
+        segmentation_worker.close()
     assert all(thread.name != "ureca-segment" for thread in threading.enumerate())
 
 
@@ -157,11 +164,13 @@ def test_a_segmenter_is_stopped_at_the_end_and_its_failure_is_no_news(
         def stop(self):
             stopped.set()
 
-    cutters = ThreadSegmentationWorker(KeyframeSegmenter(Stoppable(), SegmenterConfig()))
-    cutters.start()
-    cutters.submit(wish())
+    segmentation_worker = ThreadSegmentationWorker(
+        KeyframeSegmenter(Stoppable(), SegmenterConfig())
+    )
+    segmentation_worker.start()
+    segmentation_worker.submit(keyframe_request())
     assert begun.wait(30)
-    cutters.close()
+    segmentation_worker.close()
     assert all(thread.name != "ureca-segment" for thread in threading.enumerate())
     assert not caplog.records
 
@@ -179,7 +188,7 @@ def test_sam2_cuts_out_what_a_box_a_point_and_a_mask_say() -> None:
         SegmenterPrompt(soft=truth.astype(np.float32)),
         SegmenterPrompt(points_xy_px=(point,)),
     ]
-    answers = sam.cut(encoded, prompts)
+    answers = sam.segment(encoded, prompts)
     overlaps = [max(iou(cut.mask(SIZE), truth) for cut in cuts) for cuts in answers]
     assert min(overlaps) > 0.85, overlaps
     assert sam.features(encoded).shape == (256, 64, 64)

@@ -18,8 +18,10 @@ from ureca.protocol.region_requests import PolicyPatch
 CHANGE, NEW = (RANK[Trigger.CHANGE], 5 * S), (RANK[Trigger.NEW], 9 * S)
 
 
-def serve(turns: Turns, wishes: dict[str, tuple[int, int] | None], *, asked: bool = False) -> str:
-    turn = turns.next(wishes, asked=asked)
+def serve(
+    turns: Turns, priorities: dict[str, tuple[int, int] | None], *, asked: bool = False
+) -> str:
+    turn = turns.next(priorities, asked=asked)
     assert turn is not None
     turns.served(turn)
     return turn
@@ -74,7 +76,7 @@ def test_a_crowded_stream_takes_no_batches_from_the_others(
         here = {}
         for (name, plan), size in zip(plans.items(), sizes, strict=True):
             here[name] = wanting(size, second, plan)
-        turn = serve(turns, {name: plan.urgency(now_ns=now_ns) for name, plan in plans.items()})
+        turn = serve(turns, {name: plan.priority(now_ns=now_ns) for name, plan in plans.items()})
         for request in plans[turn].pick(here[turn], room=room, now_ns=now_ns):
             plans[turn].ended(request, has_caption=True, now_ns=now_ns)
         served[turn] += second >= begun

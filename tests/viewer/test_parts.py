@@ -21,16 +21,16 @@ from ureca.protocol.preview import Picture
 
 def test_an_outbox_keeps_one_picture_and_loses_rather_than_grows():
     async def main():
-        outbox = SendQueue(limit=5)
+        send_queue = SendQueue(limit=5)
         for number in range(3):
-            outbox.put(b"%d" % number)
-            outbox.show(b"picture %d" % number)
-        assert await outbox.take() == ([b"0", b"1", b"2"], b"picture 2")
-        assert not outbox.overflowed
+            send_queue.put(b"%d" % number)
+            send_queue.show(b"picture %d" % number)
+        assert await send_queue.take() == ([b"0", b"1", b"2"], b"picture 2")
+        assert not send_queue.overflowed
         for number in range(6):
-            outbox.put(b"%d" % number)
-        assert outbox.overflowed
-        assert await outbox.take() == ([b"5"], None)
+            send_queue.put(b"%d" % number)
+        assert send_queue.overflowed
+        assert await send_queue.take() == ([b"5"], None)
 
     asyncio.run(main())
 
@@ -105,7 +105,7 @@ class FakeLink:
     """A node that answers at will."""
 
     def __init__(self) -> None:
-        self.outboxes: set[SendQueue] = set()
+        self.send_queues: set[SendQueue] = set()
         self.asked: list[tuple[str, dict]] = []
         self.answer = asyncio.Event()
         self.camera = Camera()
@@ -164,7 +164,7 @@ def session(story):
         await asyncio.wait_for(story(socket, link), 30)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        assert not link.outboxes
+        assert not link.send_queues
         await link._feed.close()
 
     asyncio.run(main())
@@ -228,9 +228,9 @@ def test_rubbish_is_refused_and_the_page_goes_on(rubbish):
 def test_a_page_that_fell_behind_is_shown_the_state_afresh():
     async def story(socket, link):
         await until(lambda: socket.texts)  # the state, as at every start
-        (outbox,) = link.outboxes
+        (send_queue,) = link.send_queues
         for number in range(3000):
-            outbox.put(msgspec.json.encode({"t": "events", "n": number}))
+            send_queue.put(msgspec.json.encode({"t": "events", "n": number}))
         await until(lambda: len(socket.texts) > 1)
         assert [message["t"] for message in socket.texts][-1] == "reset"
         assert len(socket.texts) < 3000

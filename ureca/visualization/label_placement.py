@@ -32,21 +32,21 @@ class LabelRequest:
 
 
 def place(
-    wishes: Sequence[LabelRequest], picture: Place, reserved: Sequence[Box] = ()
+    requests: Sequence[LabelRequest], picture: Place, reserved: Sequence[Box] = ()
 ) -> list[Place | None]:
     """The upper left corner of every caption, None for one without a free place.
 
     `picture` is width and height in pixels; `reserved` areas stay free. Small regions are first,
     because large ones have more space. A caption keeps its place unless the place became worse.
     """
-    found: list[Place | None] = [None] * len(wishes)
+    found: list[Place | None] = [None] * len(requests)
     taken = list(reserved)
-    for index in sorted(range(len(wishes)), key=lambda k: _area(wishes[k].box_xyxy_px)):
-        others = [wish.box_xyxy_px for number, wish in enumerate(wishes) if number != index]
-        spot = _best(wishes[index], picture, taken, others)
+    for index in sorted(range(len(requests)), key=lambda k: _area(requests[k].box_xyxy_px)):
+        others = [request.box_xyxy_px for number, request in enumerate(requests) if number != index]
+        spot = _best(requests[index], picture, taken, others)
         found[index] = spot
         if spot is not None:
-            taken.append(_at(spot, wishes[index].size_px))
+            taken.append(_at(spot, requests[index].size_px))
     return found
 
 
@@ -55,29 +55,29 @@ def _area(box: Box) -> int:
 
 
 def _best(
-    wish: LabelRequest, picture: Place, taken: Sequence[Box], others: Sequence[Box]
+    request: LabelRequest, picture: Place, taken: Sequence[Box], others: Sequence[Box]
 ) -> Place | None:
-    box, size = wish.box_xyxy_px, wish.size_px
+    box, size = request.box_xyxy_px, request.size_px
     if size[0] > picture[0] or size[1] > picture[1]:
         return None
-    spots = np.array([_inside(spot, size, picture) for spot in _spots(wish, picture)])
+    spots = np.array([_inside(spot, size, picture) for spot in _spots(request, picture)])
     corners = np.concatenate([spots, spots + size], axis=1)
     free = _overlaps(corners, taken, margin_px=_GAP_PX).sum(axis=1) == 0
     if not free.any():
         return None
     covered = np.sqrt(_overlaps(corners, others)).sum(axis=1)
     cost = _FAR * _distances(corners, box) + _COVERED * covered
-    if wish.before_px is not None:
+    if request.before_px is not None:
         cost[0] -= _STAYS
     x, y = spots[np.argmin(np.where(free, cost, np.inf))]
     return int(x), int(y)
 
 
-def _spots(wish: LabelRequest, picture: Place) -> Iterator[Place]:
+def _spots(request: LabelRequest, picture: Place) -> Iterator[Place]:
     """Where it stood; above, below, inside and beside the box; a grid over the whole picture."""
-    (x0, y0, x1, y1), (width, height) = wish.box_xyxy_px, wish.size_px
-    if wish.before_px is not None:
-        yield x0 + wish.before_px[0], y0 + wish.before_px[1]
+    (x0, y0, x1, y1), (width, height) = request.box_xyxy_px, request.size_px
+    if request.before_px is not None:
+        yield x0 + request.before_px[0], y0 + request.before_px[1]
     middle = (x0 + x1 - width) // 2
     for x in (x0, middle, x1 - width):
         yield x, y0 - height - _GAP_PX

@@ -118,11 +118,11 @@ def _draw_words(
     size_px, width_px = letters_px(height), max(120, round(width * 0.36))
     sprites = [sprite(region.text, size_px=size_px, width_px=width_px) for region in regions]
     sizes = [(s.size[0] + 3 * _PAD_PX, s.size[1] + 2 * _PAD_PX) for s in sprites]
-    wishes = [
+    requests = [
         LabelRequest(region.box_xyxy_px, size, memory.get(region.name))
         for region, size in zip(regions, sizes, strict=True)
     ]
-    places = place(wishes, (width, height), reserved)
+    places = place(requests, (width, height), reserved)
     memory.clear()
     for region, size, spot in zip(regions, sizes, places, strict=True):
         if spot is not None:

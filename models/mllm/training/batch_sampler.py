@@ -56,11 +56,11 @@ class MllmPlan(Plan[Group]):
         records: Sequence[tuple[RegionRecord, float]],
         config: MllmTrainConfig,
         *,
-        cutter: ImageTiler,
+        tiler: ImageTiler,
         tokens_per_tile: int,
     ) -> None:
         self._config, self._per_tile = config, tokens_per_tile
-        self._records = [(r, cutter.grid(r.width, r.height).tiles, n) for r, n in records]
+        self._records = [(r, tiler.grid(r.width, r.height).tiles, n) for r, n in records]
         if not records:
             raise ConfigError("the data holds no region with words: give another `data`")
 

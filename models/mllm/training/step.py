@@ -72,17 +72,17 @@ class Reader:
         self, model: Mllm, prompt: CaptionPrompt, images: ImageStore, config: MllmTrainConfig
     ) -> None:
         self._mask, self._prompt, self._images = model.config.mask, prompt, images
-        self._cutter = ImageTiler.of(model.config)
+        self._tiler = ImageTiler.of(model.config)
         self._max_length = config.max_length
 
     def read(self, group: Group) -> Example:
         """Raises `ConfigError` when a prompt alone is longer than `max_length`."""
         image, masks = read_group(group, self._images)
-        grid = self._cutter.grid(image.shape[1], image.shape[0])
+        grid = self._tiler.grid(image.shape[1], image.shape[0])
         prefix = self._prompt.prefix(grid)
         return Example(
-            torch.from_numpy(self._cutter.picture(image, grid)),
-            torch.from_numpy(self._cutter.masks(masks, grid)),
+            torch.from_numpy(self._tiler.picture(image, grid)),
+            torch.from_numpy(self._tiler.masks(masks, grid)),
             torch.from_numpy(prefix),
             tuple(self._asked(row, grid, len(prefix)) for row in group),
         )

@@ -76,7 +76,7 @@ def build(
     plan = MllmPlan(
         load_records(config),
         config,
-        cutter=ImageTiler.of(model.config),
+        tiler=ImageTiler.of(model.config),
         tokens_per_tile=picture.tokens_per_tile,
     )
     if worker.leads:

@@ -84,7 +84,7 @@ class Segmenter(Protocol):
     def features(self, encoded: EncodedImage) -> F32:
         """What it saw, f32 [C, h, w] stretched over the picture: alike where things are alike."""
 
-    def cut(
+    def segment(
         self, encoded: EncodedImage, prompts: Sequence[SegmenterPrompt]
     ) -> list[tuple[MaskPrediction, ...]]:
         """For each prompt one or more answers: where a prompt is ambiguous, parts and wholes."""

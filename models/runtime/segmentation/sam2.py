@@ -62,7 +62,7 @@ class Sam2:
         """See `Segmenter`: f32 [256, 64, 64]."""
         return np.asarray(encoded.maps["image_embed"][0], np.float32)
 
-    def cut(
+    def segment(
         self, encoded: Maps, prompts: Sequence[SegmenterPrompt]
     ) -> list[tuple[MaskPrediction, ...]]:
         """See `Segmenter`; three answers to each prompt. Raises `EngineError` when the graph does

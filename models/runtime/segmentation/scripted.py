@@ -44,7 +44,7 @@ class ScriptedSegmenter:
         small = cv2.resize(encoded, size, interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(np.asarray(small, np.float32).transpose(2, 0, 1))
 
-    def cut(
+    def segment(
         self, encoded: Image, prompts: Sequence[SegmenterPrompt]
     ) -> list[tuple[MaskPrediction, ...]]:
         """See `Segmenter`; one answer to each prompt."""
