@@ -28,7 +28,7 @@ Group = TypeVar("Group")
 Row = dict[str, float]
 
 
-class Settings(Protocol):
+class TrainingSettings(Protocol):
     """What the loop reads of a recipe's configuration."""
 
     @property
@@ -82,7 +82,7 @@ class Learner(ABC, Generic[Group]):
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        settings: Settings,
+        settings: TrainingSettings,
         *,
         worker: Worker,
     ) -> None:
@@ -149,7 +149,7 @@ class Run(Generic[Group]):
 
 
 def train(
-    settings: Settings,
+    settings: TrainingSettings,
     out: Path,
     build: Callable[[Worker, torch.device], Run[Any]],
     *,
@@ -172,7 +172,7 @@ def train(
     return out / "checkpoint"
 
 
-def _loop(run: Run[Any], settings: Settings, out: Path, start: int, stop: int) -> None:
+def _loop(run: Run[Any], settings: TrainingSettings, out: Path, start: int, stop: int) -> None:
     learner, leads = run.learner, run.learner.worker.leads
     began, losses = time.monotonic(), []
     bar = tqdm(

@@ -105,7 +105,7 @@ class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FindArgs(Struct, frozen=True, kw_only=True):
-    """Arguments of `redetect`: regions whose captions contain words of `text`, on one stream or
+    """Arguments of `find`: regions whose captions contain words of `text`, on one stream or
     all.
     """
 

@@ -41,7 +41,7 @@ class ConfigResult(Struct, frozen=True, kw_only=True):
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """One region of `redetect`; `score` is the share of the searched words in its caption."""
+    """One region of `find`; `score` is the share of the searched words in its caption."""
 
     stream: str
     rid: str
@@ -50,7 +50,7 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 class FindResult(Struct, frozen=True, kw_only=True):
-    """The result of `redetect`, best first; `by` names the measure."""
+    """The result of `find`, best first; `by` names the measure."""
 
     by: str = ""
     regions: tuple[Found, ...]
