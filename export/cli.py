@@ -23,6 +23,7 @@ from ureca.export.config import ExportConfig
 from ureca.export.graphs.cache import cached_graph
 from ureca.export.graphs.onnx_export import export_graph
 from ureca.export.graphs.quantise import computed_in_f16, stored_as_f16
+from ureca.export.graphs.static import OPSET as STATIC_OPSET
 from ureca.export.parity.comparison import edge_diff
 from ureca.export.parity.parity_checks import (
     Proof,
@@ -138,8 +139,9 @@ def _masters(
     masters = {}
     for name in (*GRAPHS, LM_STATIC) if config.static_cache else GRAPHS:
         say(f"graph {name}")
-        make = partial(export_graph, model, name, opset=config.opset)
-        masters[name] = cached_graph(name, make, checkpoint_sha256=sha256, opset=config.opset)
+        opset = max(config.opset, STATIC_OPSET) if name == LM_STATIC else config.opset
+        make = partial(export_graph, model, name, opset=opset)
+        masters[name] = cached_graph(name, make, checkpoint_sha256=sha256, opset=opset)
     return masters
 
 
@@ -229,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         "--target",
         help="ort-gpu: cuda, tensorrt or cpu; tensorrt-rtx: sm_80+ or one device (sm_75)",
     )
-    parser.add_argument("--opset", type=int, help="ONNX opset (default: 24)")
+    parser.add_argument("--opset", type=int, help="ONNX opset (default: 20)")
     parser.add_argument(
         "--max-regions", type=_count, metavar="N", help="regions per call, at most (32)"
     )

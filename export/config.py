@@ -33,7 +33,10 @@ class ExportConfig:
     """`ort-gpu`: cuda, tensorrt or cpu; `tensorrt-rtx`: sm_80+ or one device such as sm_75. None:
     the first of these; the other runtimes export for the machine they are on.
     """
-    opset: int = 24
+    opset: int = 20
+    """ONNX opset. 20 is the oldest that has all operators, and opens in ONNX Runtime 1.20 (the
+    newest for Python 3.10 is 1.23, which knows opset 23). `lm_static` takes at least 24.
+    """
     max_regions: int = 32
     """Rows that one call of the bundle's engine accepts."""
     buckets: tuple[int, ...] | None = None

@@ -260,7 +260,7 @@ def test_without_frames_there_is_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)  # the whole demo clip, 20 s of two cores, maybe beside much else
 def test_the_command_renders_every_frame_of_a_clip(tmp_path, capsys):
     path = tmp_path / "out.mp4"

@@ -26,6 +26,8 @@ from ureca.node.config import NodeConfig, PublishConfig, SecurityConfig, SourceC
 from ureca.node.decoding.decoder_process import DecodeGuard, Decoder
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.node import Node
+from ureca.node.sources.base import FrameSource
+from ureca.node.sources.factory import open_sources
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 MAX_PX = 1 << 20
@@ -252,9 +254,21 @@ def test_a_node_outlives_its_decoder(tmp_path: Path) -> None:
             publish=publish,
             security=SecurityConfig(decode="apart"),
         )
-        node = Node(config, ScriptedEngine(), clock=MonotonicClock(), sinks=[capture])
+        opened: list[FrameSource] = []
+
+        def open_frames(config, clock, books, wait):
+            opened.extend(open_sources(config, clock=clock, books=books, wait=wait))
+            return opened
+
+        node = Node(
+            config,
+            ScriptedEngine(),
+            clock=MonotonicClock(),
+            sinks=[capture],
+            open_frames=open_frames,
+        )
         node.start()
-        guard = node._source._receiver._decode.guard  # type: ignore[attr-defined]
+        guard = opened[0]._receiver._decode.guard  # type: ignore[attr-defined]
 
         def send_until(condition) -> None:
             until = time.monotonic() + 30

@@ -17,7 +17,7 @@ from ureca.models.bench.scenes import scenes
 from ureca.models.bench.timing import measure
 from ureca.models.config import CaptionerConfig
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -199,6 +199,7 @@ def test_a_failed_proof_leaves_the_old_bundle_and_says_why(
     assert len(failed["failures"]) == 2
 
 
+@pytest.mark.long
 def test_another_export_into_the_same_folder_leaves_nothing_of_the_old_one(
     tiny_checkpoint, tmp_path, monkeypatch
 ):
