@@ -71,6 +71,7 @@ def java():
         pytest.skip(str(error))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)  # two Java machines that read 100 MB each
 def test_meteor_is_the_packages_own_and_of_any_group(coco, java, monkeypatch):
     from pycocoevalcap.meteor import meteor

@@ -295,6 +295,7 @@ def mean_reward(checkpoint, config):
     return float(np.mean(rewards))
 
 
+@pytest.mark.long
 def test_the_margin_widens_the_gap_between_own_and_other_regions(world, tmp_path):
     changes = {"steps": 30, "evaluate_every": 30, "save_every": 30, "learning_rate": 5e-3}
     plain = recipe(world, tmp_path, **changes, margin=3.0)
@@ -325,6 +326,7 @@ def test_a_reward_prefers_words_that_only_the_own_region_deserves():
     assert right > plain > wrong
 
 
+@pytest.mark.long
 def test_rewards_alone_raise_the_worth_of_sampled_captions(world, tmp_path):
     changes = {"steps": 40, "evaluate_every": 40, "save_every": 40, "learning_rate": 5e-3}
     config = recipe(world, tmp_path, **changes)
@@ -457,6 +459,7 @@ def lead(checkpoint, config, often, seldom):
     return float(mean[often].mean() - mean[seldom].mean())
 
 
+@pytest.mark.long
 def test_what_is_often_said_counts_for_less(world, tmp_path):
     """All toy captions end in "square"; letters outside every caption are never said."""
     changes = {"steps": 30, "evaluate_every": 30, "save_every": 30, "learning_rate": 5e-3}
