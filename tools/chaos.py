@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STREAMS = {"a", "b"}
 PATIENCE_S = 40.0
 ORDERLY_S = 30.0
+BALANCED = "every frame and caption is accounted for"
 FPS = 20.0
 
 
@@ -245,9 +246,9 @@ def faults(cast: Cast) -> list[str]:
         for name, log in logs.items()
         if "Traceback" in log
     ]
-    books = re.findall(r"^books +(.+)$", cast.text("node.out"), re.MULTILINE)
-    wrong += [f"books: {book}" for book in books if book != "balance"]
-    return wrong + ["no summary of an orderly end"] * (not books)
+    said = re.findall(r"^accounting +(.+)$", cast.text("node.out"), re.MULTILINE)
+    wrong += [f"accounting: {one}" for one in said if one != BALANCED]
+    return wrong + ["no summary of an orderly end"] * (not said)
 
 
 def show(found: dict[str, list[float]]) -> None:
