@@ -1,8 +1,7 @@
 """The events of the node, and which may be lost: one row per kind.
 
 The topic part lets a subscriber choose (`delta` is separate from `caption`, so that a thin link
-need not carry the text twice). The node never drops
-terminal events: every accepted request ends.
+need not carry the text twice). The node never drops terminal events: every accepted request ends.
 """
 
 from __future__ import annotations
