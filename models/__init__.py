@@ -1,1 +1,1 @@
-"""What the captioner is, how it is run, trained and judged. Importing this loads no framework."""
+"""The captioner: networks, runtimes, training and evaluation. Importing this loads no framework."""

@@ -1,8 +1,8 @@
-"""What a captioner is made of: frozen sizes and switches, and the named presets.
+"""Configures a captioner: frozen sizes, switches, and the named presets.
 
-Pure data: importing this module loads no framework, so the node, the exporter and the
-trainer can all read the same description. `CaptionerConfig` is stored beside every
-checkpoint as JSON and inside every bundle manifest.
+Importing this module loads no framework, so the node, the exporter and the trainer read the same
+description. `CaptionerConfig` is stored as JSON beside every checkpoint and in every bundle
+manifest.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 TRUNK_CHANNELS: tuple[int, int, int] = (40, 112, 320)
 """Channels of EfficientNet-Lite0 at strides 8, 16 and 32 (arXiv 1905.11946, Lite variant)."""
 
+DETECTOR_CHANNELS: tuple[int, int, int] = (64, 128, 256)
+"""Channels of YOLOX-nano at strides 8, 16 and 32 (arXiv 2107.08430)."""
+
 TRUNK_HEAD_CHANNELS = 1280
-"""Channels after the 1x1 head convolution: the space that the ImageNet classifier reads."""
+"""Channels after the 1x1 head convolution, which are the input of the ImageNet classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +54,13 @@ class VisionConfig:
 
 
 CLASSES = 1000
-"""ImageNet classes that the trunk's classifier tells apart: a prior over names."""
+"""ImageNet classes of the trunk's classifier. They serve as a prior over names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionConfig:
-    """Which tokens describe one region. Every switch except the mask tokens is an addition to the
-    paper.
+    """The tokens that describe one region. All of them except the mask tokens are additions to the
+    paper, each with a switch.
     """
 
     num_mask_tokens: int = 2
@@ -84,21 +87,30 @@ class RegionConfig:
     """
     fused_channels: int = 128
     """Channels of the pyramid that regions are pooled and sampled from."""
+    detector: bool = False
+    """Adds the maps of a COCO-trained detector (YOLOX-nano) to the pyramid and the semantic token:
+    they tell things apart that ImageNet's do not.
+    """
 
-    def tokens(self, tiles: int) -> int:
+    def count_tokens(self, tiles: int) -> int:
         """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
         grids = len(self.grids)
         return self.num_mask_tokens * tiles + 2 * self.pooled_features + 2 * grids
 
     @property
     def grids(self) -> tuple[float, ...]:
-        """How many times the region's box each grid is wide."""
+        """Width of each grid in multiples of the region's box."""
         sizes = ((self.roi, 1.0), (self.context, 2.0), (self.surroundings, 5.0))
         return tuple(times for wanted, times in sizes if wanted)
 
     @property
+    def named_channels(self) -> int:
+        """Channels of the stride-32 map from which the semantic token is pooled."""
+        return TRUNK_HEAD_CHANNELS + DETECTOR_CHANNELS[2] * self.detector
+
+    @property
     def has_features(self) -> bool:
-        """Whether anything beside the mask is read."""
+        """Whether the model reads image features of a region and not only its mask."""
         return self.pooled_features or bool(self.grids)
 
 
@@ -126,7 +138,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerConfig:
-    """The whole captioner; JSON of this class travels with checkpoints and bundles."""
+    """Configures the whole captioner. Checkpoints and bundles contain it as JSON."""
 
     name: str = "ureca-nano"
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -134,8 +146,8 @@ class CaptionerConfig:
     language: LanguageConfig = field(default_factory=LanguageConfig)
 
 
-def tiny_config() -> CaptionerConfig:
-    """A captioner small enough to build, export and run inside a unit test."""
+def make_tiny_config() -> CaptionerConfig:
+    """Return a captioner small enough to build, export and run in a unit test."""
     return CaptionerConfig(
         name="ureca-tiny",
         vision=VisionConfig(tile_px=64, mask_px=32),

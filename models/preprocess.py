@@ -1,11 +1,11 @@
-"""Pictures and masks to network input: one numpy implementation for training, export parity and the
-node.
+"""Converts images and masks to network input: one numpy implementation for training, export parity
+and the node.
 
-URECA's dynamic mask modelling (arXiv 2504.05305, section 4): a picture is
-cut into a grid of square tiles chosen by aspect ratio, and the mask is cut by **the same
-decision**, so tile k of the mask always lies on tile k of the picture. With more than one tile a
-thumbnail of the whole follows. Where the official code differs between its paths we fix one rule:
-masks are resized by nearest neighbour everywhere (thumbnail included) and their values are 0 or 1.
+URECA's dynamic mask modelling (arXiv 2504.05305, section 4): the aspect ratio of an image selects a
+grid of square tiles, and **the same grid** cuts the mask, so tile k of the mask always lies on tile
+k of the image. With more than one tile a thumbnail of the whole follows. The official code differs
+between its paths; here masks are always resized by nearest neighbour (thumbnail included) and their
+values are 0 or 1.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 _STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def _normalised() -> F32:
-    """What each of 256 values becomes in each channel: f32 [3, 256]."""
+def _build_normalisation_table() -> F32:
+    """Return the normalised value of each of 256 values in each channel: f32 [3, 256]."""
     values = np.arange(256, dtype=np.float32)[:, None] * np.float32(1.0 / 255.0)
     return np.ascontiguousarray(((values - _MEAN) / _STD).T)
 
 
-_NORMALISED = _normalised()
+_NORMALISED = _build_normalisation_table()
 """A table instead of arithmetic: the same numbers in a sixth of the time."""
 
 
 class TileSizes(Protocol):
-    """Sides of picture tiles and mask tiles in pixels: `VisionConfig`, or another captioner's."""
+    """Sides of image tiles and mask tiles in pixels: `VisionConfig`, or another captioner's."""
 
     @property
     def tile_px(self) -> int:
@@ -51,14 +51,16 @@ class TileSizes(Protocol):
 
 @dataclass(frozen=True)
 class Grid:
-    """`cols x rows` tiles; one decision for a picture and all of its masks."""
+    """`cols x rows` tiles; the same for an image and all of its masks."""
 
     cols: int
     rows: int
 
     @property
     def tiles(self) -> int:
-        """Tiles that reach the network: the grid, and a thumbnail when there is more than one."""
+        """Number of tiles that the network reads: the grid, and a thumbnail if there is more than
+        one.
+        """
         return self.cols * self.rows + (self.cols * self.rows > 1)
 
 
@@ -69,7 +71,7 @@ def choose_grid(width_px: int, height_px: int, *, tile_px: int, max_tiles: int) 
     rule).
     """
     if width_px < 1 or height_px < 1:
-        raise RegionError(f"expected a picture with pixels, got {width_px}x{height_px}")
+        raise RegionError(f"expected an image with pixels, got {width_px}x{height_px}")
     aspect = width_px / height_px
     grids = [
         Grid(c, r)
@@ -86,18 +88,18 @@ def choose_grid(width_px: int, height_px: int, *, tile_px: int, max_tiles: int) 
     return best
 
 
-def pixel_tiles(image: U8, grid: Grid, vision: TileSizes) -> F32:
-    """Tile and normalise a picture.
+def make_pixel_tiles(image: U8, grid: Grid, vision: TileSizes) -> F32:
+    """Tile and normalise an image.
 
     `image` is u8 [H, W, 3] RGB. Returns f32 [T, 3, tile_px, tile_px], ImageNet mean and deviation,
     row-major tiles and then the thumbnail. Raises `RegionError` for another shape or type.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise RegionError(
-            f"expected an RGB picture u8 [H, W, 3], got {image.dtype} {list(image.shape)}"
+            f"expected an RGB image u8 [H, W, 3], got {image.dtype} {list(image.shape)}"
         )
     side = vision.tile_px
-    tiles = _cut(_resize(image, grid.cols * side, grid.rows * side), grid)
+    tiles = _cut_tiles(_resize(image, grid.cols * side, grid.rows * side), grid)
     if grid.tiles > 1:
         tiles.append(_resize(image, side, side))
     planes = np.empty((len(tiles), 3, side, side), np.float32)
@@ -107,56 +109,60 @@ def pixel_tiles(image: U8, grid: Grid, vision: TileSizes) -> F32:
     return planes
 
 
-def mask_tiles(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: TileSizes) -> F32:
-    """Tile a mask with the picture's grid.
+def make_mask_tiles(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: TileSizes) -> F32:
+    """Tile a mask with the image's grid.
 
     `mask` is bool or 0/1 u8 [H, W]. Returns f32 [T, mask_px, mask_px] with values 0 and 1. A mask
     that nearest-neighbour sampling would lose altogether keeps one cell at its centre of mass.
     """
-    return np.stack(_mask_cells(mask, grid, vision)).astype(np.float32)
+    return np.stack(_sample_mask(mask, grid, vision)).astype(np.float32)
 
 
-def masks_tiles(masks: Sequence[npt.NDArray[np.bool_] | U8], grid: Grid, vision: TileSizes) -> F32:
-    """`mask_tiles` of N masks of one picture, written once: f32 [N, T, mask_px, mask_px]."""
+def make_mask_tiles_batch(
+    masks: Sequence[npt.NDArray[np.bool_] | U8], grid: Grid, vision: TileSizes
+) -> F32:
+    """Tile N masks of one image as `make_mask_tiles` does, into one array f32 [N, T, mask_px,
+    mask_px].
+    """
     cells = np.empty((len(masks), grid.tiles, vision.mask_px, vision.mask_px), np.float32)
     for rows, mask in zip(cells, masks, strict=True):
-        for tile, small in zip(rows, _mask_cells(mask, grid, vision), strict=True):
+        for tile, small in zip(rows, _sample_mask(mask, grid, vision), strict=True):
             tile[:] = small
     return cells
 
 
-def _mask_cells(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: TileSizes) -> list[U8]:
+def _sample_mask(mask: npt.NDArray[np.bool_] | U8, grid: Grid, vision: TileSizes) -> list[U8]:
     """Tiles u8 [mask_px, mask_px] of one mask."""
     if mask.ndim != 2:
         raise RegionError(f"expected a mask [H, W], got {list(mask.shape)}")
-    binary = _binary(mask)
+    binary = _to_binary(mask)
     if not cv2.countNonZero(binary):
         raise RegionError("the mask is empty: a region needs at least one pixel")
     side = vision.mask_px
-    tiles = _cut(_nearest(binary, grid.cols * side, grid.rows * side), grid)
+    tiles = _cut_tiles(_resize_nearest(binary, grid.cols * side, grid.rows * side), grid)
     if grid.tiles > 1:
-        tiles.append(_nearest(binary, side, side))
+        tiles.append(_resize_nearest(binary, side, side))
     return tiles
 
 
-def box_norm_from_mask(mask: npt.NDArray[np.bool_] | U8) -> F32:
-    """The tight box of a mask as f32 [4] = x0, y0, x1, y1 in 0..1 of the picture's width and
+def compute_box_norm(mask: npt.NDArray[np.bool_] | U8) -> F32:
+    """Return the tight box of a mask as f32 [4] = x0, y0, x1, y1 in 0..1 of the image's width and
     height.
     """
-    x, y, across, down = cv2.boundingRect(_binary(mask))
+    x, y, across, down = cv2.boundingRect(_to_binary(mask))
     if not across:
         raise RegionError("the mask is empty: a region needs at least one pixel")
     height, width = mask.shape
     return np.array([x / width, y / height, (x + across) / width, (y + down) / height], np.float32)
 
 
-def _binary(mask: npt.NDArray[np.bool_] | U8) -> U8:
-    """0 and 1, without a copy where the mask is bool already."""
+def _to_binary(mask: npt.NDArray[np.bool_] | U8) -> U8:
+    """Return 0 and 1, without a copy if the mask is bool already."""
     flags = mask if mask.dtype == np.bool_ else mask != 0
     return np.ascontiguousarray(flags).view(np.uint8)
 
 
-def _cut(picture: U8, grid: Grid) -> list[U8]:
+def _cut_tiles(picture: U8, grid: Grid) -> list[U8]:
     rows = np.split(picture, grid.rows, axis=0)
     return [tile for row in rows for tile in np.split(row, grid.cols, axis=1)]
 
@@ -168,7 +174,7 @@ def _resize(image: U8, width_px: int, height_px: int) -> U8:
     return np.asarray(cv2.resize(image, (width_px, height_px), interpolation=method), np.uint8)
 
 
-def _nearest(mask: U8, width_px: int, height_px: int) -> U8:
+def _resize_nearest(mask: U8, width_px: int, height_px: int) -> U8:
     small = np.asarray(
         cv2.resize(mask, (width_px, height_px), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8
     )

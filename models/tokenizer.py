@@ -1,8 +1,9 @@
-"""Words to ids and back: a lower-cased BPE, and captions that grow without flicker.
+"""Encodes text as ids and decodes captions: a lower-cased BPE, and captions that grow without
+flicker.
 
-A caption's own sequence is `[region tokens][<short> or <long>][caption ids][<eos>]`, so the two
-start tokens say how much to write and `<eos>` says when to stop. The file is the JSON of the
-`tokenizers` package: no code.
+A caption's own sequence is `[region tokens][<short> or <long>][caption ids][<eos>]`: the two start
+tokens select the length and `<eos>` ends the caption. The file is the JSON of the `tokenizers`
+package: no code.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer:
-    """Text to ids and back: lower-cased, without accents; unknown characters are left out."""
+    """Encodes and decodes text: lower-cased, without accents; unknown characters are left out."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
@@ -77,43 +78,43 @@ class Tokenizer:
         return _START_IDS[style]
 
 
-class Decodes(Protocol):
-    """Ids to text: ours, or the tokenizer of another language model."""
+class SupportsDecode(Protocol):
+    """Decodes ids to text: our tokenizer, or that of another language model."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens left out, surrounding space stripped."""
 
 
 class Detokenizer:
-    """Turns the ids of one growing caption into deltas that are never taken back.
+    """Converts the ids of one growing caption to deltas that are never revoked.
 
-    Space at the end and bytes of an unfinished character are held back until what follows settles
-    them, so the deltas joined together (with `finish`) equal `Tokenizer.decode` of all ids.
+    Trailing space and bytes of an unfinished character are held back until the next ids complete
+    them. All deltas together (with `finish`) equal `Tokenizer.decode` of all ids.
     """
 
-    def __init__(self, tokenizer: Decodes) -> None:
+    def __init__(self, tokenizer: SupportsDecode) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self.text = ""
-        """What has been said so far; the next delta starts at `len(text)`."""
+        """The text so far. The next delta starts at `len(text)`."""
 
     def push(self, token_id: int) -> str:
-        """The text that became certain with this id; often empty."""
+        """Return the text that is certain with this id; often empty."""
         self._ids.append(token_id)
-        return self._grow(self._tokenizer.decode(self._ids).rstrip(_UNFINISHED).rstrip())
+        return self._emit(self._tokenizer.decode(self._ids).rstrip(_UNFINISHED).rstrip())
 
     def finish(self) -> str:
-        """The text that was still held back; call once, after the last id."""
-        return self._grow(self._tokenizer.decode(self._ids))
+        """Return the text that was held back; call once, after the last id."""
+        return self._emit(self._tokenizer.decode(self._ids))
 
-    def _grow(self, text: str) -> str:
+    def _emit(self, text: str) -> str:
         delta = text[len(self.text) :] if text.startswith(self.text) else ""
         self.text += delta
         return delta
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a BPE from captions: no accents, lower case, `▁` for space, punctuation apart.
+    """Train a BPE on captions: no accents, lower case, `▁` for space, separate punctuation.
 
     `vocab_size` counts the four special tokens and is an upper bound; rare characters beyond the
     64 commonest are left out. Identical texts in identical order give an identical tokenizer.

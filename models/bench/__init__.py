@@ -1,1 +1,1 @@
-"""Measurements of captioning speed. `ureca bench` is in `cli`."""
+"""Measures captioning speed; `cli` is `ureca bench`."""

@@ -1,12 +1,12 @@
-"""The ways to caption a frame's regions that are timed against each other.
+"""The methods of captioning a frame's regions that `ureca bench engine` compares.
 
 `shared`        one encode, one batch: what the node does
-`naive`         the same engine, everything once per region, as models without a shared prefix must
+`naive`         the same engine, everything once per region, as without a shared prefix
 `eager`         as `shared`, in torch without compilation
 `transformers`  the same weights in a stock model of that package, `generate` once per region with
-                picture, region and prompt anew: what a user would write today
+               image, region and prompt each time: what a user would write today
 `transformers-cached`
-                the same at its best, given the picture and all regions encoded once
+               the same, with the image and all regions encoded once
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ureca.engine import Engine
 from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.models.bench.scenes import BenchScene
-from ureca.models.bench.stock import EXTRA, Stock
+from ureca.models.bench.stock import EXTRA, StockModel
 from ureca.models.runtime.load import load_engine
 
 AGAINST = ("naive", "eager", "transformers", "transformers-cached")
@@ -41,7 +41,7 @@ class ArmOutput:
 
 
 class Arm(Protocol):
-    """One way, ready to run."""
+    """One method, ready to run."""
 
     name: str
     runtime: str
@@ -53,7 +53,7 @@ class Arm(Protocol):
 
 
 class Shared:
-    """An engine as the node uses it."""
+    """An engine as the node uses it: one encode, one batch."""
 
     name = "shared"
 
@@ -63,21 +63,25 @@ class Shared:
 
     def __call__(self, scene: BenchScene) -> ArmOutput:
         """One encode, one batch."""
-        ends = _ends(self.engine.caption(self.engine.encode(scene.image), scene.regions))
-        return _said(ends, dict(self.engine.times.us))
+        ends = _collect_terminals(
+            self.engine.caption(self.engine.encode(scene.image), scene.regions)
+        )
+        return _make_output(ends, dict(self.engine.times.us))
 
 
 class Naive(Shared):
-    """The same engine without its idea."""
+    """The same engine without sharing."""
 
     name = "naive"
 
     def __call__(self, scene: BenchScene) -> ArmOutput:
-        """The whole path once per region."""
+        """Run the whole path once per region."""
         ends = []
         for region in scene.regions:
-            ends += _ends(self.engine.caption(self.engine.encode(scene.image), [region]))
-        return _said(ends, {})
+            ends += _collect_terminals(
+                self.engine.caption(self.engine.encode(scene.image), [region])
+            )
+        return _make_output(ends, {})
 
 
 class Eager(Shared):
@@ -91,28 +95,28 @@ class Transformers:
 
     name, precision = "transformers", "fp32"
 
-    def __init__(self, stock: Stock, *, bundle: str) -> None:
+    def __init__(self, stock: StockModel, *, bundle: str) -> None:
         self.stock, self.bundle, self.runtime = stock, bundle, stock.runtime
 
     def __call__(self, scene: BenchScene) -> ArmOutput:
-        """Picture, region and prompt anew for every region."""
-        prompts = (self.stock.prompts(scene, [region])[0] for region in scene.regions)
-        return self._say(prompts, scene)
+        """Encode image, region and prompt again for every region."""
+        prompts = (self.stock.encode_prompts(scene, [region])[0] for region in scene.regions)
+        return self._generate(prompts, scene)
 
-    def _say(self, prompts: Iterable[Any], scene: BenchScene) -> ArmOutput:
+    def _generate(self, prompts: Iterable[Any], scene: BenchScene) -> ArmOutput:
         pairs = zip(prompts, scene.regions, strict=True)
-        said = [self.stock.say(prompt, region) for prompt, region in pairs]
+        said = [self.stock.generate(prompt, region) for prompt, region in pairs]
         return ArmOutput(tuple(text for text, _ in said), tuple(count for _, count in said))
 
 
 class TransformersCached(Transformers):
-    """The same, given the picture and all regions encoded once."""
+    """The same, with the image and all regions encoded once."""
 
     name = "transformers-cached"
 
     def __call__(self, scene: BenchScene) -> ArmOutput:
-        """One encode; still one prompt and one `generate` per region."""
-        return self._say(self.stock.prompts(scene, scene.regions), scene)
+        """Encode once, then run one prompt and one `generate` per region."""
+        return self._generate(self.stock.encode_prompts(scene, scene.regions), scene)
 
 
 def open_arms(
@@ -122,10 +126,10 @@ def open_arms(
     checkpoint: Path | None,
     threads: int | None,
 ) -> list[Arm]:
-    """`shared` of every bundle, then what it is to be compared with.
+    """Open `shared` of every bundle, then the methods that it is compared with.
 
-    `checkpoint` (default: that of the first bundle) is what arms in torch read. Raises
-    `BundleError`, `ConfigError` for an unknown arm, `MissingExtraError` for a missing package.
+    `checkpoint` (default: that of the first bundle) is the input of methods in torch. Raises
+    `BundleError`, `ConfigError` for an unknown method, `MissingExtraError` for a missing package.
     """
     unknown = sorted(set(against) - set(AGAINST))
     if unknown:
@@ -137,35 +141,37 @@ def open_arms(
         if "naive" in against:
             arms.append(Naive(engine, bundle=str(folder)))
     if _TORCH & set(against):
-        arms += _torch_arms(checkpoint or bundles[0] / "checkpoint", against, threads)
+        arms += _open_torch_arms(checkpoint or bundles[0] / "checkpoint", against, threads)
     return arms
 
 
-def _torch_arms(checkpoint: Path, against: Sequence[str], threads: int | None) -> Iterator[Arm]:
+def _open_torch_arms(
+    checkpoint: Path, against: Sequence[str], threads: int | None
+) -> Iterator[Arm]:
     torch = require("torch", extra=EXTRA)
     if threads:
         torch.set_num_threads(threads)
 
     from ureca.models.nano.checkpoint import TOKENIZER, load_checkpoint
-    from ureca.models.runtime.eager import eager_engine
+    from ureca.models.runtime.eager import make_eager_engine
     from ureca.models.tokenizer import Tokenizer
 
     model, tokenizer = load_checkpoint(checkpoint), Tokenizer.load(checkpoint / TOKENIZER)
     if "eager" in against:
-        yield Eager(eager_engine(model, tokenizer), bundle=str(checkpoint))
+        yield Eager(make_eager_engine(model, tokenizer), bundle=str(checkpoint))
     for kind in (Transformers, TransformersCached):
         if kind.name in against:
-            yield kind(Stock(model, tokenizer), bundle=str(checkpoint))
+            yield kind(StockModel(model, tokenizer), bundle=str(checkpoint))
 
 
-def _ends(stream: Iterator[object]) -> list[RowDone]:
+def _collect_terminals(stream: Iterator[object]) -> list[RowDone]:
     return sorted((e for e in stream if isinstance(e, RowDone)), key=lambda end: end.row)
 
 
-def _said(ends: Sequence[RowDone], us: dict[str, int]) -> ArmOutput:
+def _make_output(ends: Sequence[RowDone], us: dict[str, int]) -> ArmOutput:
     return ArmOutput(tuple(e.text for e in ends), tuple(e.n_tok for e in ends), us)
 
 
-def same_texts(ours: ArmOutput, theirs: ArmOutput) -> float:
-    """Share of captions that are alike."""
+def measure_equal_texts(ours: ArmOutput, theirs: ArmOutput) -> float:
+    """Return the share of captions that are equal."""
     return float(np.mean([a == b for a, b in zip(ours.texts, theirs.texts, strict=True)]))

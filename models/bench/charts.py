@@ -1,4 +1,4 @@
-"""The bench as a picture."""
+"""Draws the measurements of the bench."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ureca.models.bench.stock import EXTRA
 from ureca.models.bench.timing import TimingRow
 
 
-def chart(rows: Sequence[TimingRow], path: Path) -> None:
-    """Milliseconds a frame over regions, one line an arm, both axes logarithmic.
+def draw_chart(rows: Sequence[TimingRow], path: Path) -> None:
+    """Draw milliseconds per frame over regions: one line per method, both axes logarithmic.
 
     Raises `MissingExtraError` without matplotlib.
     """
     figures = require("matplotlib.figure", extra=EXTRA)
     figure = figures.Figure(figsize=(7, 4.5), dpi=120)
     axes = figure.add_subplot()
-    for name in dict.fromkeys(map(_label, rows)):
-        line = [row for row in rows if _label(row) == name]
+    for name in dict.fromkeys(map(_format_label, rows)):
+        line = [row for row in rows if _format_label(row) == name]
         axes.plot([r.regions for r in line], [r.ms_median for r in line], marker="o", label=name)
     axes.set(xscale="log", yscale="log", xlabel="regions in the frame", ylabel="ms per frame")
     counts = sorted({row.regions for row in rows})
@@ -31,5 +31,5 @@ def chart(rows: Sequence[TimingRow], path: Path) -> None:
     figure.savefig(path)
 
 
-def _label(row: TimingRow) -> str:
+def _format_label(row: TimingRow) -> str:
     return f"{row.arm} ({row.precision}, {row.runtime})"

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 BENCHES = {
     "engine": (
-        "ureca.models.bench.engine",
+        "ureca.models.bench.engine_bench",
         "our engine (image encoded once) against one region at a time, PyTorch, transformers",
     ),
-    "node": ("ureca.node.bench.cli", "a node under open-loop load, from capture to caption"),
+    "node": ("ureca.node.bench.cli", "a node from capture to caption; frames are sent on time"),
     "track": (
         "ureca.node.bench.track_cli",
-        "masks followed through clips, against the true ones",
+        "masks tracked through clips, compared with the true ones",
     ),
 }
-"""Module and summary by name; modules are imported by name, so that no room knows another."""
+"""Module and summary by name; modules are imported by name, so that no package imports another."""
 
 _EPILOG = """example:
   ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
@@ -41,4 +41,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("bench", choices=sorted(BENCHES))
     parser.parse_args(arguments[:1])
-    raise AssertionError  # the parser has ended the process: there was no bench of this name
+    raise AssertionError  # not reached: the parser has refused the unknown name

@@ -1,8 +1,8 @@
-"""What this machine could do at best, and how much of it a stage reaches.
+"""Computes what this machine could reach at best, and the share of it that a stage reaches.
 
 Two peaks are measured at start: float32 matrix products of one core, and reading memory. A stage's
-bound is the slower of its arithmetic at the first and its weights at the second (the roofline of
-Williams et al., CACM 2009). Int8 may pass a float32 roof: the share then exceeds 1.
+bound is the slower of its arithmetic at the first peak and its weights at the second (the roofline
+of Williams et al., CACM 2009). Int8 may exceed a float32 roof; the share is then above 1.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ class Peaks:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StageWork:
     """Arithmetic and weight bytes (float32) of one stage of one frame."""
 
     flop: float
     weight_bytes: float
 
     def bound_ms(self, peaks: Peaks, threads: int) -> float:
-        """The least time it can take."""
+        """Return the least time that the stage can take."""
         arithmetic_s = self.flop / (peaks.gemm_gflops * 1e9 * threads)
         return 1e3 * max(arithmetic_s, self.weight_bytes / (peaks.memory_gb_s * 1e9))
 
 
 def measure_peaks() -> Peaks:
-    """About a second of work."""
+    """Measure the peaks in about a second."""
     square = np.random.default_rng(0).random((_SIDE, _SIDE), np.float32)
     memory = np.zeros(_BYTES // 8)
-    gemm_s = min(_cpu_s(lambda: square @ square) for _ in range(_REPEATS))
-    read_s = min(_wall_s(memory.sum) for _ in range(_REPEATS))
+    gemm_s = min(_measure_cpu_s(lambda: square @ square) for _ in range(_REPEATS))
+    read_s = min(_measure_wall_s(memory.sum) for _ in range(_REPEATS))
     return Peaks(round(2 * _SIDE**3 / gemm_s / 1e9, 1), round(_BYTES / read_s / 1e9, 1))
 
 
-def work(config: CaptionerConfig, *, regions: int, tokens: float) -> dict[str, Work]:
-    """Stages of a frame with `regions` captions of `tokens` tokens each, by name.
+def count_work(config: CaptionerConfig, *, regions: int, tokens: float) -> dict[str, StageWork]:
+    """Count the work of each stage of a frame with `regions` captions of `tokens` tokens each.
 
-    Matrix products and convolutions only: norms, softmax and resampling are left out, so shares are
-    a little too low.
+    Only matrix products and convolutions count. Norms, softmax and resampling are left out, so
+    shares are a little too low.
     """
     language, vision = config.language, config.vision
     block = 4 * language.width**2 + 3 * language.width * language.ff_width
     weights = float(language.layers * block)
     words = float(language.width * language.vocab_size)
     image = vision.tokens_per_tile
-    prompt = config.regions.tokens(1) + 1
+    prompt = config.regions.count_tokens(1) + 1
     steps = max(0.0, tokens - 1)
     said = prompt + steps
     looked = 2 * language.layers * language.width * (image + said / 2)
@@ -72,17 +72,17 @@ def work(config: CaptionerConfig, *, regions: int, tokens: float) -> dict[str, W
     )  # `LanguageModel.run`
     decode = regions * (said * (weights + looked) - (prompt - 1) * unread + (1 + steps) * words)
     return {
-        "vision": Work(2 * _vision_macs(config), 4 * 5e6),
-        "prefix": Work(2 * (image * weights - (image - 1) * unread), 4 * weights),
-        "regions": Work(
-            2 * (_projected_macs(config) + regions * _region_macs(config)),
-            4 * _region_weights(config),
+        "vision": StageWork(2 * _count_vision_macs(config), 4 * 5e6),
+        "prefix": StageWork(2 * (image * weights - (image - 1) * unread), 4 * weights),
+        "regions": StageWork(
+            2 * (_count_projected_macs(config) + regions * _count_region_macs(config)),
+            4 * _count_region_weights(config),
         ),
-        "decode": Work(2 * decode, 4 * (weights + words) * (1 + steps)),
+        "decode": StageWork(2 * decode, 4 * (weights + words) * (1 + steps)),
     }
 
 
-def _vision_macs(config: CaptionerConfig) -> float:
+def _count_vision_macs(config: CaptionerConfig) -> float:
     side = config.vision.tile_px
     fine, middle, coarse = ((side // stride) ** 2 for stride in (8, 16, 32))
     fused = config.regions.fused_channels
@@ -91,7 +91,7 @@ def _vision_macs(config: CaptionerConfig) -> float:
     return trunk + coarse * _HEAD_MACS + pyramid
 
 
-def _region_weights(config: CaptionerConfig) -> float:
+def _count_region_weights(config: CaptionerConfig) -> float:
     width, fused = config.language.width, config.regions.fused_channels
     mask = (config.vision.mask_px // 4) ** 2 * width
     pooled = 1280 * (1000 + 512) + 1000 * width + 512 * (2 * fused + 2 * width)
@@ -99,14 +99,14 @@ def _region_weights(config: CaptionerConfig) -> float:
     return float(mask + pooled * config.regions.pooled_features + grid)
 
 
-def _projected_macs(config: CaptionerConfig) -> float:
-    """Of both pyramid maps before grids are laid over them, once for all regions."""
+def _count_projected_macs(config: CaptionerConfig) -> float:
+    """Count the products on both pyramid maps before grids are sampled, once for all regions."""
     fused = config.regions.fused_channels
     cells = sum((config.vision.tile_px // stride) ** 2 for stride in (8, 16))
     return float(cells * fused * 128 * bool(config.regions.grids))
 
 
-def _region_macs(config: CaptionerConfig) -> float:
+def _count_region_macs(config: CaptionerConfig) -> float:
     width, fused = config.language.width, config.regions.fused_channels
     cells = [(config.vision.tile_px // stride) ** 2 for stride in (8, 16, 32)]
     pooled = cells[0] * fused + cells[1] * fused + cells[2] * 1280
@@ -116,14 +116,16 @@ def _region_macs(config: CaptionerConfig) -> float:
     return float(mask + pooled + dense + grid * len(config.regions.grids))
 
 
-def _cpu_s(run: Callable[[], object]) -> float:
-    """Seconds of all cores together: a product that runs on two still counts what one can do."""
+def _measure_cpu_s(run: Callable[[], object]) -> float:
+    """Return seconds summed over all cores. A product that runs on two cores counts what one can
+    do.
+    """
     began = time.process_time()
     run()
     return time.process_time() - began
 
 
-def _wall_s(run: Callable[[], object]) -> float:
+def _measure_wall_s(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Frames and regions to measure with: seeded, of any number, and nobody's photographs."""
+"""Makes seeded frames with any number of regions for measurements. They contain no photographs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ class BenchScene:
     regions: tuple[RegionInput, ...]
 
 
-def scenes(*, frames: int, regions: int, tokens: int, seed: int = 0) -> list[BenchScene]:
-    """Coloured blocks on noise; what they show matters little, their number and size do.
+def make_scenes(*, frames: int, regions: int, tokens: int, seed: int = 0) -> list[BenchScene]:
+    """Make frames of coloured blocks on noise. Their content matters little, their number and size
+    do.
 
     No caption becomes longer than `tokens`.
     """
     rng = np.random.default_rng(seed)
-    return [_scene(rng, regions, tokens) for _ in range(frames)]
+    return [_make_scene(rng, regions, tokens) for _ in range(frames)]
 
 
-def _scene(rng: np.random.Generator, regions: int, tokens: int) -> BenchScene:
+def _make_scene(rng: np.random.Generator, regions: int, tokens: int) -> BenchScene:
     height_px, width_px = _FRAME_PX
     image = rng.integers(0, 256, (height_px // 8, width_px // 8, 3), np.uint8)
     image = np.ascontiguousarray(image.repeat(8, axis=0).repeat(8, axis=1))

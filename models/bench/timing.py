@@ -1,4 +1,6 @@
-"""Arms in turns, frame by frame, so that a busy machine slows all of them alike."""
+"""Times methods in turn, frame by frame, so that other load on the machine slows all of them
+alike.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ureca.models.bench.arms import Arm, ArmOutput, same_texts
-from ureca.models.bench.roofline import Peaks, Work
+from ureca.models.bench.arms import Arm, ArmOutput, measure_equal_texts
+from ureca.models.bench.roofline import Peaks, StageWork
 from ureca.models.bench.scenes import BenchScene
 
 _STAGES = {"prep": "prep", "vision": "vit", "prefix": "prefill", "regions": "region"}
@@ -18,7 +20,7 @@ _STAGES = {"prep": "prep", "vision": "vit", "prefix": "prefill", "regions": "reg
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingRow:
-    """One arm with one number of regions; times are per frame."""
+    """One method with one number of regions; times are per frame."""
 
     arm: str
     runtime: str
@@ -41,24 +43,28 @@ class TimingRow:
     """By stage: the bound of the float32 roofline / the measured median."""
 
 
-def measure(arms: Sequence[Arm], frames: Sequence[BenchScene]) -> list[TimingRow]:
-    """Every arm on every frame, each frame beginning with another arm. One warm-up round."""
+def measure_arms(arms: Sequence[Arm], frames: Sequence[BenchScene]) -> list[TimingRow]:
+    """Run every method on every frame; each frame begins with another method. One warm-up round."""
     for arm in arms:
         arm(frames[0])
     taken: list[list[tuple[float, ArmOutput]]] = [[] for _ in arms]
     for index, scene in enumerate(frames):
-        taken[0].append(_run(arms[0], scene))
+        taken[0].append(_time_arm(arms[0], scene))
         others = len(arms) - 1
         for number in (1 + (index + turn) % others for turn in range(others)):
-            taken[number].append(_run(arms[number], scene))
-    reference = _reference(arms, taken)
-    return [_row(arm, runs, taken[0], reference) for arm, runs in zip(arms, taken, strict=True)]
+            taken[number].append(_time_arm(arms[number], scene))
+    reference = _find_reference(arms, taken)
+    return [
+        _make_row(arm, runs, taken[0], reference) for arm, runs in zip(arms, taken, strict=True)
+    ]
 
 
-def with_roofline(
-    row: TimingRow, works: Mapping[str, Work], peaks: Peaks, threads: int
+def add_roofline(
+    row: TimingRow, works: Mapping[str, StageWork], peaks: Peaks, threads: int
 ) -> TimingRow:
-    """The row with its share of the machine's limits, for arms that know their stages."""
+    """Return the row with its share of the machine's limits, for methods that report their
+    stages.
+    """
     shares = {
         name: round(work.bound_ms(peaks, threads) / row.stages_ms[name], 2)
         for name, work in works.items()
@@ -67,20 +73,20 @@ def with_roofline(
     return replace(row, roofline=shares)
 
 
-def _run(arm: Arm, scene: BenchScene) -> tuple[float, ArmOutput]:
+def _time_arm(arm: Arm, scene: BenchScene) -> tuple[float, ArmOutput]:
     began_ns = time.perf_counter_ns()
     said = arm(scene)
     return (time.perf_counter_ns() - began_ns) / 1e6, said
 
 
-def _reference(
+def _find_reference(
     arms: Sequence[Arm], taken: Sequence[list[tuple[float, ArmOutput]]]
 ) -> list[ArmOutput]:
     exact = [number for number, arm in enumerate(arms) if arm.name == "eager"]
     return [said for _, said in taken[exact[0] if exact else 0]]
 
 
-def _row(
+def _make_row(
     arm: Arm,
     runs: Sequence[tuple[float, ArmOutput]],
     shared: Sequence[tuple[float, ArmOutput]],
@@ -89,7 +95,9 @@ def _row(
     ms = np.array([elapsed for elapsed, _ in runs])
     base = np.array([elapsed for elapsed, _ in shared])
     captions = sum(len(said.tokens) for _, said in runs)
-    same = [same_texts(said, other) for (_, said), other in zip(runs, reference, strict=True)]
+    same = [
+        measure_equal_texts(said, other) for (_, said), other in zip(runs, reference, strict=True)
+    ]
     return TimingRow(
         arm=arm.name,
         runtime=arm.runtime,
@@ -103,12 +111,12 @@ def _row(
         tokens_per_caption=round(sum(sum(said.tokens) for _, said in runs) / captions, 2),
         times_shared=round(float(np.median(ms / base)), 2),
         same_captions=round(float(np.mean(same)), 3),
-        stages_ms=_stages([said.us for _, said in runs]),
+        stages_ms=_compute_stage_medians([said.us for _, said in runs]),
     )
 
 
-def _stages(runs: Sequence[Mapping[str, int]]) -> dict[str, float]:
-    """Medians in ms; empty for arms that do not tell."""
+def _compute_stage_medians(runs: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """Return medians in ms; empty for methods that do not report stages."""
     if not runs[0]:
         return {}
     medians = {key: float(np.median([us[key] for us in runs])) / 1e3 for key in runs[0]}

@@ -1,4 +1,4 @@
-"""Answers that were paid for, kept as they come: a killed run asks nothing twice."""
+"""Stores paid answers as they arrive, so that a restarted run requests none twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ureca.models.curation.prompts import Annotator, AnnotatorQuestion, Answer
 _PATTERN = "answers-*.jsonl"
 
 
-class Ledger:
-    """An annotator that asks another one, once per question.
+class AnswerCache:
+    """Wraps an annotator and passes each question to it once.
 
     Each process writes a file of its own in `folder` and reads all of them when it starts. The
     last line of a killed process may be cut off: that answer is asked for again. `budget` bounds
@@ -28,7 +28,7 @@ class Ledger:
     def __init__(self, folder: Path, annotator: Annotator, *, budget: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._annotator, self._budget = annotator, budget
-        self._known = {key: text for key, text, _ in _read(folder)}
+        self._known = {key: text for key, text, _ in _read_answers(folder)}
         self._lock = threading.Lock()
         self._path = folder / f"answers-{os.getpid()}-{os.urandom(4).hex()}.jsonl"
         self._file: IO[str] | None = None
@@ -42,8 +42,10 @@ class Ledger:
         return self._annotator.model
 
     def answer(self, question: AnnotatorQuestion) -> Answer:
-        """The answer from the files, or a new one, which is on the disk before it is returned."""
-        key = question.key(self.model)
+        """Return the answer from the files, or a new one, which is on disk before it is
+        returned.
+        """
+        key = question.make_key(self.model)
         with self._lock:
             if key in self._known:
                 self.counts["known"] += 1
@@ -53,7 +55,7 @@ class Ledger:
             self.counts["asked"] += 1
         answer = self._annotator.answer(question)
         with self._lock:
-            self._keep(key, question, answer)
+            self._store(key, question, answer)
         return answer
 
     def close(self) -> None:
@@ -62,7 +64,7 @@ class Ledger:
             self._file.close()
             self._file = None
 
-    def _keep(self, key: str, question: AnnotatorQuestion, answer: Answer) -> None:
+    def _store(self, key: str, question: AnnotatorQuestion, answer: Answer) -> None:
         self.counts["tokens_in"] += answer.tokens_in
         self.counts["tokens_out"] += answer.tokens_out
         self._known[key] = answer.text
@@ -86,14 +88,16 @@ class Ledger:
             ) from error
 
 
-def spent(folder: Path) -> dict[str, int]:
-    """What all answers in `folder` cost, over all runs: how many, and their tokens in and out."""
-    costs = [(1, *map(int, tokens)) for *_, tokens in _read(folder)]
+def count_spent(folder: Path) -> dict[str, int]:
+    """Return the cost of all answers in `folder`, over all runs: their number, and their tokens in
+    and out.
+    """
+    costs = [(1, *map(int, tokens)) for *_, tokens in _read_answers(folder)]
     totals = [sum(column) for column in zip(*costs, strict=True)] or [0, 0, 0]
     return dict(zip(("kept", "tokens_in", "tokens_out"), totals, strict=True))
 
 
-def _read(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
+def _read_answers(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
     """Key, text and tokens of every answer."""
     for path in sorted(folder.glob(_PATTERN)):
         for line in path.read_text("utf8", errors="replace").splitlines():

@@ -1,4 +1,6 @@
-"""`ureca curate`: captions for pictures with masks, by a larger model or by our own captioner."""
+"""`ureca curate`: writes captions for images with masks, by a larger model or by our own
+captioner.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from typing import Any
 from ureca.errors import ConfigError
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerConfig
-from ureca.models.curation.pipeline import Settings, curate, curate_on_ray
+from ureca.models.curation.pipeline import CurationSettings, curate, curate_on_ray
 from ureca.models.curation.sources import read_images, read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig
@@ -23,28 +25,35 @@ _EPILOG = f"""examples:
   ureca curate SA1B_FOLDER -o runs/sa1b --url http://127.0.0.1:8000/v1 --model internvl \\
       --min-depth 3 --threads 8 --per-minute 300 --max-questions 5000
   ureca curate ../shared/data -o runs/local --local MODEL_FOLDER
+  ureca curate masks --help                      (outlines instead of captions)
 
 Start the same command again to go on: what was answered is not asked twice. The key of a server
 comes from {KEY_VARIABLE}. Exit status 1: some pictures could not be done."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when every picture is done, 1 when some are not."""
-    options = _parser().parse_args(argv)
+    """Return 0 when every image is done, 1 otherwise. `masks` as the first word: outlines."""
+    if argv and argv[0] == "masks":
+        from ureca.models.curation.masks.cli import main as curate_masks
+
+        return curate_masks(argv[1:])
+    options = _build_parser().parse_args(argv)
     pictures = read_pictures(options.data, limit=options.limit)
-    settings = _settings(options)
+    settings = _make_settings(options)
     if options.ray:
         report = curate_on_ray(pictures, settings, workers=options.ray)
     else:
         report = curate(pictures, settings, threads=options.threads)
     if options.price:
-        report["cost"] = _cost(report["questions"], options.price)
-        report["cost_so_far"] = _cost(report["answers"], options.price)
+        report["cost"] = _compute_cost(report["questions"], options.price)
+        report["cost_so_far"] = _compute_cost(report["answers"], options.price)
     if options.sheet:
-        done = list(output.finished(settings.out, (p.image_key for p in pictures)))
-        pages = output.sheets(settings.out, done, read_images(options.data), options.sheet)
+        done = list(output.read_finished(settings.out, (p.image_key for p in pictures)))
+        pages = output.write_contact_sheets(
+            settings.out, done, read_images(options.data), options.sheet
+        )
         report["sheets"] = [str(page) for page in pages]
-    print(json.dumps(report) if options.json else _table(report))
+    print(json.dumps(report) if options.json else _format_table(report))
     if report["pictures_failed"]:
         why = ", ".join(f"{n} {reason}" for reason, n in report["pictures_failed"].items())
         for reason, error in report["failed_because"].items():
@@ -53,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(report["pictures_failed"]))
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _make_settings(options: argparse.Namespace) -> CurationSettings:
     if bool(options.url) + bool(options.local) > 1:
         raise ConfigError("--url and --local exclude each other")
     server = None
@@ -68,7 +77,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     tree = TreeConfig(
         min_share=options.min_share, max_share=options.max_share, min_depth=options.min_depth
     )
-    return Settings(
+    return CurationSettings(
         roots=tuple(options.data),
         out=options.out,
         config=CurationConfig(tree=tree, similar=options.similar, verify=not options.no_verify),
@@ -79,13 +88,13 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _cost(questions: dict[str, int], price: tuple[float, float]) -> float:
-    """In the unit of the prices, which are per million tokens."""
+def _compute_cost(questions: dict[str, int], price: tuple[float, float]) -> float:
+    """Return the cost in the unit of the prices, which are per million tokens."""
     each = (questions.get("tokens_in", 0), questions.get("tokens_out", 0))
     return round(sum(n * p for n, p in zip(each, price, strict=True)) / 1e6, 4)
 
 
-def _table(report: dict[str, Any]) -> str:
+def _format_table(report: dict[str, Any]) -> str:
     lines = []
     for name, value in report.items():
         shown = value
@@ -97,7 +106,7 @@ def _table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     tree, config, asking = TreeConfig(), CurationConfig(), ServerConfig
     parser = argparse.ArgumentParser(
         prog="ureca curate",
@@ -107,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", nargs="+", type=Path, help="data folders, ours or SA-1B's")
     parser.add_argument("-o", "--out", type=Path, required=True, help="output folder of this run")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     who = parser.add_argument_group("captioner [our own]")
     who.add_argument(
         "--bundle", type=Path, default=_SHIPPED, help="a ureca bundle or checkpoint as captioner"
@@ -129,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     who.add_argument(
         "--price",
-        type=_prices,
+        type=_parse_prices,
         metavar="IN,OUT",
         help="price per million tokens; the report then has the cost",
     )
@@ -148,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _prices(text: str) -> tuple[float, float]:
+def _parse_prices(text: str) -> tuple[float, float]:
     try:
         into, out = map(float, text.split(","))
     except ValueError:

@@ -1,4 +1,6 @@
-"""What a run leaves: a file per picture while it goes, then rows, counts and pages to look at."""
+"""Writes the output of a run: a file per image during the run, then rows, counts and contact
+sheets.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,21 @@ import msgspec
 from ureca.errors import SourceError
 from ureca.models.curation.errors import OutputError
 from ureca.models.curation.records import REASONS, CuratedPicture, CuratedRegion
-from ureca.models.data.contact_sheet import choose, write_sheets
+from ureca.models.data.contact_sheet import choose_regions, write_sheets
 from ureca.models.data.regions import ImageStore, RegionRecord
 
 ROWS, CONVERSATIONS, REPORT = "regions-curated.jsonl.gz", "conversations.jsonl", "report.json"
 _INSTRUCTION = {"short": "Say in one sentence what this is.", "long": "Describe this."}
 
 
-def picture_path(out: Path, image_key: str) -> Path:
-    """Where a finished picture is kept."""
+def make_picture_path(out: Path, image_key: str) -> Path:
+    """Return the path of a finished image."""
     return out / "pictures" / f"{quote(image_key, safe='')}.json"
 
 
-def save(out: Path, picture: CuratedPicture) -> None:
-    """Write a finished picture, whole or not at all."""
-    path = picture_path(out, picture.image_key)
+def save_picture(out: Path, picture: CuratedPicture) -> None:
+    """Write a finished image. The file appears complete or not at all."""
+    path = make_picture_path(out, picture.image_key)
     draft = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,10 +41,10 @@ def save(out: Path, picture: CuratedPicture) -> None:
         raise OutputError(f"cannot write {path}: {error}; make room and start again") from error
 
 
-def finished(out: Path, keys: Iterable[str]) -> Iterator[CuratedPicture]:
-    """Finished pictures of `keys`, in their order."""
+def read_finished(out: Path, keys: Iterable[str]) -> Iterator[CuratedPicture]:
+    """Read the finished images of `keys`, in their order."""
     for key in keys:
-        path = picture_path(out, key)
+        path = make_picture_path(out, key)
         if path.is_file():
             try:
                 yield msgspec.json.decode(path.read_bytes(), type=CuratedPicture)
@@ -50,8 +52,8 @@ def finished(out: Path, keys: Iterable[str]) -> Iterator[CuratedPicture]:
                 raise SourceError(f"{path} is damaged ({error}): delete it and go on") from error
 
 
-def counts(pictures: Sequence[CuratedPicture]) -> dict[str, Any]:
-    """Regions in = kept + left out by reason; and what happened to those that were kept."""
+def count_regions(pictures: Sequence[CuratedPicture]) -> dict[str, Any]:
+    """Return regions in = kept + left out by reason, and figures of the kept ones."""
     regions = [region for picture in pictures for region in picture.regions]
     kept = [region for region in regions if region.left_out is None]
     ends = Counter(region.left_out for region in regions)
@@ -69,33 +71,33 @@ def counts(pictures: Sequence[CuratedPicture]) -> dict[str, Any]:
     }
 
 
-def publish(out: Path, pictures: Sequence[CuratedPicture]) -> None:
-    """Write the rows of all regions that were kept, in two forms: ours (docs/data.md) and URECA's
+def write_rows(out: Path, pictures: Sequence[CuratedPicture]) -> None:
+    """Write the rows of all kept regions, in two forms: ours (docs/data.md) and URECA's
     conversations (a row per caption, short or long).
     """
     with (
-        _whole(out / ROWS) as path,
+        _AtomicFile(out / ROWS) as path,
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as rows,
     ):
-        for picture, region in _kept(pictures):
-            rows.write(json.dumps(_row(picture, region)).encode() + b"\n")
-    with _whole(out / CONVERSATIONS) as path, path.open("w", encoding="utf8") as lines:
-        for number, (picture, region) in enumerate(_kept(pictures)):
-            lines.write(json.dumps(_conversation(number, picture, region)) + "\n")
+        for picture, region in _list_kept(pictures):
+            rows.write(json.dumps(_make_row(picture, region)).encode() + b"\n")
+    with _AtomicFile(out / CONVERSATIONS) as path, path.open("w", encoding="utf8") as lines:
+        for number, (picture, region) in enumerate(_list_kept(pictures)):
+            lines.write(json.dumps(_make_conversation(number, picture, region)) + "\n")
 
 
-def sheets(
+def write_contact_sheets(
     out: Path, pictures: Sequence[CuratedPicture], store: ImageStore, number: int
 ) -> list[Path]:
-    """Contact sheets of random regions with their words."""
-    rows = [_row(picture, region) for picture, region in _kept(pictures)]
+    """Write contact sheets of random regions with their captions."""
+    rows = [_make_row(picture, region) for picture, region in _list_kept(pictures)]
     records = [RegionRecord.from_json(row) for row in rows]
-    return list(write_sheets(choose(records, number, 0), store, out / "sheets"))
+    return list(write_sheets(choose_regions(records, number, 0), store, out / "sheets"))
 
 
-class _whole:  # noqa: N801  (reads as a phrase)
-    """A draft that takes its name when it is complete."""
+class _AtomicFile:
+    """A file that gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._draft = path, path.with_name(path.name + ".part")
@@ -110,11 +112,13 @@ class _whole:  # noqa: N801  (reads as a phrase)
             self._draft.unlink(missing_ok=True)
 
 
-def _kept(pictures: Iterable[CuratedPicture]) -> Iterator[tuple[CuratedPicture, CuratedRegion]]:
+def _list_kept(
+    pictures: Iterable[CuratedPicture],
+) -> Iterator[tuple[CuratedPicture, CuratedRegion]]:
     return ((picture, region) for picture in pictures for region in picture.kept)
 
 
-def _row(picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
+def _make_row(picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
     return {
         "region_id": region.region_id,
         "image_key": picture.image_key,
@@ -129,8 +133,10 @@ def _row(picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
     }
 
 
-def _conversation(number: int, picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
-    """URECA's row: the refined words, which its own exporter leaves behind."""
+def _make_conversation(
+    number: int, picture: CuratedPicture, region: CuratedRegion
+) -> dict[str, Any]:
+    """Return URECA's row, with the refined caption, which its own exporter omits."""
     kind = "short" if region.caption == region.short else "long"
     return {
         "id": number,
@@ -145,5 +151,5 @@ def _conversation(number: int, picture: CuratedPicture, region: CuratedRegion) -
 
 def write_report(out: Path, report: dict[str, Any]) -> None:
     """`report.json`."""
-    with _whole(out / REPORT) as path:
+    with _AtomicFile(out / REPORT) as path:
         path.write_text(json.dumps(report, indent=1) + "\n", "utf8")

@@ -1,4 +1,4 @@
-"""Many pictures: in threads of this process, or on Ray, with the same files in the end."""
+"""Processes many images: in threads of this process, or on Ray, with equal files in the end."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ureca.errors import ConfigError, RegionError, SourceError
 from ureca.extras import require
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import ServerConfig
-from ureca.models.curation.answer_cache import Ledger, spent
+from ureca.models.curation.answer_cache import AnswerCache, count_spent
 from ureca.models.curation.errors import AnnotatorError, BudgetError
 from ureca.models.curation.prompts import Annotator
 from ureca.models.curation.records import CuratedPicture
 from ureca.models.curation.sources import read_images
-from ureca.models.curation.stages import CurationConfig, Features, curated
+from ureca.models.curation.stages import CurationConfig, Features, run_stages
 
 _SETTINGS, _ANSWERS = "settings.json", "answers"
 _WHAT_ANSWERS = ("model", "temperature", "max_tokens")
@@ -35,8 +35,10 @@ Failure = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """A run, as plain data: workers in other processes build what they need from it."""
+class CurationSettings:
+    """The settings of a run, as plain data. Workers in other processes build their parts from
+    it.
+    """
 
     roots: tuple[Path, ...]
     out: Path
@@ -48,8 +50,8 @@ class Settings:
     """Folder of a transformers model."""
     budget: int | None = None
 
-    def annotator(self) -> Annotator:
-        """The one that is named."""
+    def open_annotator(self) -> Annotator:
+        """Open the configured annotator."""
         if self.server is not None:
             from ureca.models.curation.annotators.server import ServerAnnotator
 
@@ -63,8 +65,10 @@ class Settings:
 
         return OwnAnnotator(open_engine(Path(self.bundle), threads=1))
 
-    def shared_by(self, workers: int) -> Settings:
-        """What each of so many workers may do, so that together they keep to the limits."""
+    def split_limits(self, workers: int) -> CurationSettings:
+        """Return the settings of each of so many workers, so that together they keep to the
+        limits.
+        """
         budget = None if self.budget is None else self.budget // workers
         server = self.server
         if server is not None:
@@ -73,24 +77,24 @@ class Settings:
 
 
 class CurationWorker:
-    """Does pictures, one after another or in several threads."""
+    """Processes images, one after another or in several threads."""
 
     def __init__(
         self,
-        settings: Settings,
+        settings: CurationSettings,
         *,
         annotator: Annotator | None = None,
         features: Features | None = None,
     ) -> None:
         self._settings = settings
         self._store = read_images(settings.roots)
-        asked = annotator or settings.annotator()
-        self.ledger = Ledger(settings.out / _ANSWERS, asked, budget=settings.budget)
-        self._features = features or imagenet_features()
+        asked = annotator or settings.open_annotator()
+        self.ledger = AnswerCache(settings.out / _ANSWERS, asked, budget=settings.budget)
+        self._features = features or make_imagenet_features()
         self._unanswered = 0
 
     def __call__(self, picture: CuratedPicture) -> None:
-        """All stages of one picture; the result is on the disk when it returns."""
+        """Run all stages of one image; the result is on disk when it returns."""
         image = self._store.read(picture.image_key)
         if image.shape[:2] != (picture.height, picture.width):
             raise RegionError(
@@ -98,11 +102,13 @@ class CurationWorker:
                 f"{picture.width}x{picture.height}"
             )
         config = self._settings.config
-        done = curated(picture, image, self.ledger, features=self._features, config=config)
-        output.save(self._settings.out, msgspec.structs.replace(done, annotator=self.ledger.model))
+        done = run_stages(picture, image, self.ledger, features=self._features, config=config)
+        output.save_picture(
+            self._settings.out, msgspec.structs.replace(done, annotator=self.ledger.model)
+        )
 
-    def attempt(self, picture: CuratedPicture) -> Failure | None:
-        """Do a picture; why it could not be done, or None when it is."""
+    def try_picture(self, picture: CuratedPicture) -> Failure | None:
+        """Process an image; return why it failed, or None."""
         if self._unanswered >= _GIVE_UP:
             return "not_tried", f"{_GIVE_UP} pictures in a row got no answer"
         try:
@@ -120,67 +126,71 @@ class CurationWorker:
         return None
 
 
-def imagenet_features() -> Features:
-    """EfficientNet-Lite0's last features, pooled inside masks: what our own trunk starts from.
+def make_imagenet_features() -> Features:
+    """Return EfficientNet-Lite0's last features, pooled inside masks, from which our own trunk
+    starts.
 
-    (The paper names DINOv2, its code loads DINO; neither can be had everywhere.)
+    (The paper names DINOv2, its code loads DINO; neither is available everywhere.)
     """
     from ureca.models.evaluation.captioners.trunk_features import ImageNetTrunk
 
-    return ImageNetTrunk().pooled
+    return ImageNetTrunk().pool
 
 
 def curate(
     pictures: Sequence[CuratedPicture],
-    settings: Settings,
+    settings: CurationSettings,
     *,
     threads: int = 1,
-    worker: Callable[[Settings], CurationWorker] = CurationWorker,
+    worker: Callable[[CurationSettings], CurationWorker] = CurationWorker,
 ) -> dict[str, Any]:
-    """Do what is not done yet, then publish; returns the report.
+    """Process the images that are not done yet, then publish; return the report.
 
-    Pictures that could not be done (the annotator gave up, the questions are used up) are counted
-    in `pictures_failed`, with the first error of each kind in `failed_because`, and done by the
-    next run. Raises `OutputError` on a full disk.
+    Failed images (the annotator gave up, the questions are used up) are counted in
+    `pictures_failed`, with the first error of each kind in `failed_because`. The next run processes
+    them. Raises `OutputError` on a full disk.
     """
-    claim(settings)
-    todo = _todo(pictures, settings)
+    claim_folder(settings)
+    todo = _list_unfinished(pictures, settings)
     made = worker(settings)
     try:
-        failed = _in_threads(todo, made, threads)
+        failed = _run_in_threads(todo, made, threads)
     finally:
         made.ledger.close()
-    return _published(pictures, settings, failed, dict(made.ledger.counts))
+    return _publish(pictures, settings, failed, dict(made.ledger.counts))
 
 
 def curate_on_ray(
-    pictures: Sequence[CuratedPicture], settings: Settings, *, workers: int = 2
+    pictures: Sequence[CuratedPicture], settings: CurationSettings, *, workers: int = 2
 ) -> dict[str, Any]:
     """`curate` on Ray Data: a local cluster, or the one that `RAY_ADDRESS` names, with a shared
     file system. Ray's processes talk to each other in pickle: keep a cluster among friends.
     """
-    claim(settings)
+    claim_folder(settings)
     require("ray", extra="curation")
     data: Any = require("ray.data", extra="curation")
-    rows = [{"picture": msgspec.json.encode(each).decode()} for each in _todo(pictures, settings)]
+    rows = [
+        {"picture": msgspec.json.encode(each).decode()}
+        for each in _list_unfinished(pictures, settings)
+    ]
     failed: list[Failure] = []
     used: Counter[str] = Counter()
     if rows:
         workers = min(workers, settings.budget or workers)
-        part = settings.shared_by(workers)
+        part = settings.split_limits(workers)
         told = data.from_items(rows, override_num_blocks=min(len(rows), 4 * workers)).map_batches(
             _RayWorker, fn_constructor_args=(part,), concurrency=workers, batch_size=8
         )
         for row in told.take_all():
             failed += [(row["failure"], row["error"])] if row["failure"] else []
             used.update(json.loads(row["counts"]))
-    return _published(pictures, settings, failed, dict(used))
+    return _publish(pictures, settings, failed, dict(used))
 
 
 class _RayWorker:
     """One actor: a worker of its own, and a ledger file of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CurationSettings) -> None:
         self._worker = CurationWorker(settings)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
@@ -188,17 +198,17 @@ class _RayWorker:
         failures = []
         for text in batch["picture"]:
             picture = msgspec.json.decode(str(text).encode(), type=CuratedPicture)
-            failures.append(self._worker.attempt(picture) or ("", ""))
+            failures.append(self._worker.try_picture(picture) or ("", ""))
         used = {k: n - before[k] for k, n in self._worker.ledger.counts.items()}
         counts = [json.dumps(used), *["{}"] * (len(failures) - 1)]
         words, errors = (list(column) for column in zip(*failures, strict=True))
         return {"failure": words, "error": errors, "counts": counts}
 
 
-def claim(settings: Settings) -> None:
-    """Make the folder this run's. Raises `ConfigError` when it belongs to another one: pictures of
-    two configurations must not be mixed. Where a server is, and how often it may be asked, may
-    change: answers belong to the model.
+def claim_folder(settings: CurationSettings) -> None:
+    """Assign the folder to this run. Raises `ConfigError` if it belongs to another one: images of
+    two configurations must not be mixed. The server's address and rate limit may change, because
+    answers belong to the model.
     """
     settings.out.mkdir(parents=True, exist_ok=True)
     path = settings.out / _SETTINGS
@@ -213,16 +223,20 @@ def claim(settings: Settings) -> None:
     path.write_text(text, "utf8")
 
 
-def _todo(pictures: Sequence[CuratedPicture], settings: Settings) -> list[CuratedPicture]:
-    return [p for p in pictures if not output.picture_path(settings.out, p.image_key).is_file()]
+def _list_unfinished(
+    pictures: Sequence[CuratedPicture], settings: CurationSettings
+) -> list[CuratedPicture]:
+    return [
+        p for p in pictures if not output.make_picture_path(settings.out, p.image_key).is_file()
+    ]
 
 
-def _in_threads(
+def _run_in_threads(
     todo: Sequence[CuratedPicture], worker: CurationWorker, threads: int
 ) -> list[Failure]:
     failed: list[Failure] = []
     with ThreadPoolExecutor(threads) as pool:
-        running = {pool.submit(worker.attempt, picture) for picture in todo}
+        running = {pool.submit(worker.try_picture, picture) for picture in todo}
         try:
             for end in tqdm(
                 as_completed(running), total=len(todo), desc="curate", unit="picture", disable=None
@@ -234,21 +248,21 @@ def _in_threads(
     return failed
 
 
-def _published(
+def _publish(
     pictures: Sequence[CuratedPicture],
-    settings: Settings,
+    settings: CurationSettings,
     failed: Sequence[Failure],
     used: dict[str, int],
 ) -> dict[str, Any]:
-    done = list(output.finished(settings.out, (p.image_key for p in pictures)))
-    output.publish(settings.out, done)
+    done = list(output.read_finished(settings.out, (p.image_key for p in pictures)))
+    output.write_rows(settings.out, done)
     report = {
         "annotator": sorted({picture.annotator for picture in done}),
-        **output.counts(done),
+        **output.count_regions(done),
         "pictures_failed": dict(Counter(word for word, _ in failed)),
         "failed_because": dict(reversed(failed)),
         "questions": used,
-        "answers": spent(settings.out / _ANSWERS),
+        "answers": count_spent(settings.out / _ANSWERS),
     }
     output.write_report(settings.out, report)
     return report

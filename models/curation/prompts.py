@@ -1,4 +1,4 @@
-"""What an annotator is asked, in our own words, and which answers are taken."""
+"""The prompts of an annotator, in our own words, and the check of its answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TRUTH = re.compile(r"\b(true|false|yes|no)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnnotatorQuestion:
-    """One thing to ask about one region.
+    """One question about one region.
 
     `views` and `prompt` are for models that look and read. `image`, `mask` and `said` (the words in
     question, of `refine` and `verify`) are for those that take regions as they are.
@@ -37,8 +37,8 @@ class AnnotatorQuestion:
     prompt: str
     said: str = ""
 
-    def key(self, model: str) -> str:
-        """Equal for equal questions to the same model, and for no others."""
+    def make_key(self, model: str) -> str:
+        """Return a key that is equal for equal questions to the same model only."""
         digest = hashlib.sha256(f"{model}\0{self.kind}\0{self.prompt}\0{self.said}".encode())
         for view in (*self.views, self.image):
             digest.update(repr(view.shape).encode())
@@ -47,8 +47,8 @@ class AnnotatorQuestion:
         return digest.hexdigest()
 
 
-def text_question(kind: Kind, region_id: str, prompt: str) -> AnnotatorQuestion:
-    """A question that shows nothing."""
+def make_text_question(kind: Kind, region_id: str, prompt: str) -> AnnotatorQuestion:
+    """Return a question without views."""
     nothing = np.zeros((1, 1, 3), np.uint8)
     mask = np.zeros((1, 1), np.bool_)
     return AnnotatorQuestion(
@@ -58,7 +58,7 @@ def text_question(kind: Kind, region_id: str, prompt: str) -> AnnotatorQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Words, and what they cost in tokens where that is known."""
+    """A text, and its cost in tokens if known."""
 
     text: str
     tokens_in: int = 0
@@ -66,32 +66,34 @@ class Answer:
 
 
 class Annotator(Protocol):
-    """Answers questions. Raises `AnnotatorError` when it cannot, after trying again by itself."""
+    """Answers questions. Raises `AnnotatorError` after its own retries."""
 
     @property
     def model(self) -> str:
-        """Name, version and settings: answers are kept under it."""
+        """Name, version and settings; answers are stored under it."""
 
     def answer(self, question: AnnotatorQuestion) -> Answer:
         """May be called from several threads."""
 
 
-def sentence(text: str) -> str | None:
-    """A caption as it can be used; None for an answer that is none."""
+def parse_sentence(text: str) -> str | None:
+    """Return a caption from an answer; None if there is none."""
     text = " ".join(text.split()).strip(" \"'`*")
     if not text or len(text) > MAX_CHARS or not re.search(r"\w", text) or _MARKS.search(text):
         return None
     return text
 
 
-def verdict(text: str) -> bool | None:
-    """The first word of truth in an answer; None where there is none."""
+def parse_verdict(text: str) -> bool | None:
+    """Return the first truth value in an answer; None if there is none."""
     found = _TRUTH.search(text)
     return None if found is None else found[1].lower() in {"true", "yes"}
 
 
-def short_prompt(parent: str, siblings: Sequence[str]) -> str:
-    """For one sentence about a thing, or about a part of the thing that `parent` describes."""
+def make_short_prompt(parent: str, siblings: Sequence[str]) -> str:
+    """Return the prompt for one sentence about an object, or about a part of the object that
+    `parent` describes.
+    """
     if not parent:
         return (
             "The first picture has a line around one thing. The second shows that thing by itself. "
@@ -111,8 +113,8 @@ def short_prompt(parent: str, siblings: Sequence[str]) -> str:
     )
 
 
-def long_prompt(short: str, parts: Sequence[str]) -> str:
-    """For a paragraph about a thing from what was said of its parts."""
+def make_long_prompt(short: str, parts: Sequence[str]) -> str:
+    """Return the prompt for a paragraph about an object from the texts of its parts."""
     listed = "".join(f"\n- {text}" for text in parts)
     return (
         f"The thing inside the line was described as: {short}\nOf its parts somebody wrote:{listed}"
@@ -122,8 +124,10 @@ def long_prompt(short: str, parts: Sequence[str]) -> str:
     )
 
 
-def refine_prompt(said: str, others: Sequence[str]) -> str:
-    """For words that fit the first of several similar regions and none of the others."""
+def make_refine_prompt(said: str, others: Sequence[str]) -> str:
+    """Return the prompt for a text that fits the first of several similar regions and none of the
+    others.
+    """
     listed = "".join(f"\n{number}. {text}" for number, text in enumerate((said, *others)))
     return (
         "The picture shows things that look alike, each inside a line with a number. They were "
@@ -134,8 +138,8 @@ def refine_prompt(said: str, others: Sequence[str]) -> str:
     )
 
 
-def verify_prompt(said: str) -> str:
-    """For a check of a caption."""
+def make_verify_prompt(said: str) -> str:
+    """Return the prompt that checks a caption."""
     return (
         f"Is this true of the thing inside the line? {said}\nWording does not matter. A wrong "
         "thing, a wrong property or wrong surroundings do. Answer with True or False."

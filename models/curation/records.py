@@ -1,4 +1,4 @@
-"""What flows through the pipeline: one picture with its regions, and how each of them ended."""
+"""The data of the pipeline: one image with its regions, and the result of each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CuratedRegion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class CuratedPicture(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture's regions, parents before their parts."""
+    """An image's regions, parents before their parts."""
 
     image_key: str
     height: int
@@ -56,38 +56,38 @@ class CuratedPicture(msgspec.Struct, frozen=True, kw_only=True):
         """Regions that are still in."""
         return tuple(region for region in self.regions if region.left_out is None)
 
-    def children(self, region_id: str) -> tuple[CuratedRegion, ...]:
-        """The parts of a region that are still in; of `""`, the main things."""
+    def list_children(self, region_id: str) -> tuple[CuratedRegion, ...]:
+        """Return the kept parts of a region; of `""`, the kept main objects."""
         return tuple(region for region in self.kept if region.parent == region_id)
 
-    def mask(self, region: CuratedRegion) -> Mask:
-        """bool [H, W]. Raises `RegionError` for a code that is none."""
+    def decode_mask(self, region: CuratedRegion) -> Mask:
+        """Return the mask bool [H, W]. Raises `RegionError` for an invalid code."""
         return rle.decode(Rle(size=(self.height, self.width), counts=region.counts))
 
-    def changed(self, changes: Mapping[str, CuratedRegion]) -> CuratedPicture:
-        """With some regions replaced, by `region_id`."""
+    def replace_regions(self, changes: Mapping[str, CuratedRegion]) -> CuratedPicture:
+        """Return a copy with some regions replaced, by `region_id`."""
         regions = tuple(changes.get(region.region_id, region) for region in self.regions)
         return msgspec.structs.replace(self, regions=regions)
 
-    def ancestors(self, region: CuratedRegion) -> Iterator[str]:
-        """`region_id`s from its parent up."""
+    def list_ancestors(self, region: CuratedRegion) -> Iterator[str]:
+        """Return the `region_id`s from its parent up."""
         by_id = {each.region_id: each for each in self.regions}
         while region.parent:
             yield region.parent
             region = by_id[region.parent]
 
 
-def leave_out(region: CuratedRegion, reason: Reason) -> CuratedRegion:
-    """The region with a reason; the first reason stays."""
+def reject_region(region: CuratedRegion, reason: Reason) -> CuratedRegion:
+    """Return the region with a reason; the first reason stays."""
     return msgspec.structs.replace(region, left_out=region.left_out or reason)
 
 
-def orphans_left_out(picture: CuratedPicture) -> CuratedPicture:
-    """Parts of what was left out go with it: they were described with its help."""
+def reject_orphans(picture: CuratedPicture) -> CuratedPicture:
+    """Reject the parts of rejected objects, because their descriptions depend on them."""
     gone = {region.region_id for region in picture.regions if region.left_out is not None}
     changes = {}
     for region in picture.regions:  # parents come first
         if region.parent in gone and region.left_out is None:
             gone.add(region.region_id)
-            changes[region.region_id] = leave_out(region, "orphan")
-    return picture.changed(changes)
+            changes[region.region_id] = reject_region(region, "orphan")
+    return picture.replace_regions(changes)

@@ -11,7 +11,7 @@ from typing import Any
 from ureca.errors import SourceError
 from ureca.models.curation.records import CuratedPicture, CuratedRegion
 from ureca.models.data.folders import read_folders
-from ureca.models.data.regions import ImageStore, RegionRecord, image_hash
+from ureca.models.data.regions import ImageStore, RegionRecord, hash_image_key
 
 _NO_MASKS = ("full_image", "box")
 
@@ -21,7 +21,7 @@ def read_pictures(roots: Sequence[Path], *, limit: int | None = None) -> list[Cu
     has a mask; a filled box is none. Raises `ConfigError` for a folder without regions,
     `SourceError` for one without masks.
     """
-    found = sorted(_pictures(roots), key=lambda each: image_hash(each.image_key))[:limit]
+    found = sorted(_list_pictures(roots), key=lambda each: hash_image_key(each.image_key))[:limit]
     if not found:
         raise SourceError(
             f"no masks under {', '.join(map(str, roots))}: boxes alone are not enough"
@@ -39,12 +39,12 @@ def is_sa1b(root: Path) -> bool:
     return next(root.glob("sa_*.json"), None) is not None
 
 
-def _pictures(roots: Sequence[Path]) -> Iterator[CuratedPicture]:
+def _list_pictures(roots: Sequence[Path]) -> Iterator[CuratedPicture]:
     for root in roots:
-        yield from (_sa1b if is_sa1b(root) else _ours)(root)
+        yield from (_read_sa1b if is_sa1b(root) else _read_our_folder)(root)
 
 
-def _ours(root: Path) -> Iterator[CuratedPicture]:
+def _read_our_folder(root: Path) -> Iterator[CuratedPicture]:
     records = [r for r in read_folders([root]).records if r.mask_source not in _NO_MASKS]
     records.sort(key=lambda record: record.image_key)
     for key, group in groupby(records, key=lambda record: record.image_key):
@@ -53,27 +53,27 @@ def _ours(root: Path) -> Iterator[CuratedPicture]:
             image_key=key,
             height=rows[0].height,
             width=rows[0].width,
-            regions=tuple(map(_region, rows)),
+            regions=tuple(map(_make_region, rows)),
         )
 
 
-def _region(record: RegionRecord) -> CuratedRegion:
+def _make_region(record: RegionRecord) -> CuratedRegion:
     return CuratedRegion(region_id=record.region_id, counts=record.counts)
 
 
-def _sa1b(root: Path) -> Iterator[CuratedPicture]:
+def _read_sa1b(root: Path) -> Iterator[CuratedPicture]:
     """One JSON per picture: `image` {width, height}, `annotations` [{id, segmentation RLE}]."""
-    yield from map(_sa1b_picture, sorted(root.glob("sa_*.json")))
+    yield from map(_read_sa1b_picture, sorted(root.glob("sa_*.json")))
 
 
-def _sa1b_picture(path: Path) -> CuratedPicture:
+def _read_sa1b_picture(path: Path) -> CuratedPicture:
     try:
-        return _sa1b_read(path.stem, json.loads(path.read_text("utf8")))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        return _parse_sa1b_row(path.stem, json.loads(path.read_text("utf8")))
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise SourceError(f"{path} is not SA-1B's JSON: {error!r}") from error
 
 
-def _sa1b_read(stem: str, row: Any) -> CuratedPicture:  # whatever the file held
+def _parse_sa1b_row(stem: str, row: Any) -> CuratedPicture:  # whatever the file held
     height, width = int(row["image"]["height"]), int(row["image"]["width"])
     regions = []
     for annotation in row["annotations"]:

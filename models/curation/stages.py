@@ -1,4 +1,4 @@
-"""The stages in which a picture's regions get their words; each takes a picture and gives one."""
+"""The stages that write captions; each takes an image and returns one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ import numpy.typing as npt
 from ureca.datatypes import Image, Mask
 from ureca.models.curation import prompts, views
 from ureca.models.curation.prompts import Annotator, AnnotatorQuestion
-from ureca.models.curation.records import CuratedPicture, CuratedRegion, leave_out, orphans_left_out
-from ureca.models.curation.tree import TreeConfig, grown
+from ureca.models.curation.records import (
+    CuratedPicture,
+    CuratedRegion,
+    reject_orphans,
+    reject_region,
+)
+from ureca.models.curation.tree import TreeConfig, build_tree
 
 Features = Callable[[Image, list[Mask]], npt.NDArray[np.float32]]
-"""What regions look like: u8 [H, W, 3] and N masks to f32 [N, d] of length 1."""
+"""Features of regions: u8 [H, W, 3] and N masks to f32 [N, d] of length 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class CurationConfig:
     verify: bool = True
 
 
-def curated(
+def run_stages(
     picture: CuratedPicture,
     image: Image,
     annotator: Annotator,
@@ -40,55 +45,59 @@ def curated(
     features: Features,
     config: CurationConfig,
 ) -> CuratedPicture:
-    """All stages."""
-    picture = grown(picture, config.tree)
-    picture = shortly(picture, image, annotator)
-    picture = at_length(picture, image, annotator)
-    picture = singled_out(picture, image, annotator, features=features, config=config)
-    return verified(picture, image, annotator) if config.verify else picture
+    """Run all stages."""
+    picture = build_tree(picture, config.tree)
+    picture = write_short_captions(picture, image, annotator)
+    picture = write_long_captions(picture, image, annotator)
+    picture = make_unique(picture, image, annotator, features=features, config=config)
+    return verify_captions(picture, image, annotator) if config.verify else picture
 
 
-def shortly(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
-    """One sentence a region, from the top of the tree down: a part's sentence leans on its
-    thing's, and on those of the parts before it.
+def write_short_captions(
+    picture: CuratedPicture, image: Image, annotator: Annotator
+) -> CuratedPicture:
+    """Write one sentence per region, from the top of the tree down. A part's prompt contains the
+    sentences of its object and of the parts before it.
     """
-    for region_id in list(_top_down(picture)):
-        region = _by_id(picture)[region_id]
+    for region_id in list(_iterate_top_down(picture)):
+        region = _index_by_id(picture)[region_id]
         if region.left_out is not None:  # its parent got no words
             continue
-        question = _short_question(picture, image, region)
-        words = prompts.sentence(annotator.answer(question).text)
-        picture = picture.changed({region_id: _with(region, "short", words)})
+        question = _make_short_question(picture, image, region)
+        words = prompts.parse_sentence(annotator.answer(question).text)
+        picture = picture.replace_regions({region_id: _set_field(region, "short", words)})
         if words is None:
-            picture = orphans_left_out(picture)
+            picture = reject_orphans(picture)
     return picture
 
 
-def at_length(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
-    """A paragraph a region, from the bottom up, out of its parts' paragraphs; where there are no
-    parts it is the sentence.
+def write_long_captions(
+    picture: CuratedPicture, image: Image, annotator: Annotator
+) -> CuratedPicture:
+    """Write a paragraph per region, from the bottom up, from its parts' paragraphs; without parts
+    it is the sentence.
     """
-    for region_id in reversed(list(_top_down(picture))):
-        region = _by_id(picture)[region_id]
-        parts = [part.long for part in picture.children(region_id)]
+    for region_id in reversed(list(_iterate_top_down(picture))):
+        region = _index_by_id(picture)[region_id]
+        parts = [part.long for part in picture.list_children(region_id)]
         words: str | None = region.short
         if parts:
-            mask = picture.mask(region)
-            question = _question(
+            mask = picture.decode_mask(region)
+            question = _make_question(
                 "long",
                 region,
                 image=image,
                 mask=mask,
-                shown=(views.outlined(image, mask),),
-                prompt=prompts.long_prompt(region.short, parts),
+                shown=(views.draw_outlined(image, mask),),
+                prompt=prompts.make_long_prompt(region.short, parts),
                 said=region.short,
             )
-            words = prompts.sentence(annotator.answer(question).text) or region.short
-        picture = picture.changed({region_id: _with(region, "long", words)})
+            words = prompts.parse_sentence(annotator.answer(question).text) or region.short
+        picture = picture.replace_regions({region_id: _set_field(region, "long", words)})
     return picture
 
 
-def singled_out(
+def make_unique(
     picture: CuratedPicture,
     image: Image,
     annotator: Annotator,
@@ -96,43 +105,43 @@ def singled_out(
     features: Features,
     config: CurationConfig,
 ) -> CuratedPicture:
-    """New words for regions that look like others of the picture. What is no answer leaves the
-    words as they were.
+    """Write new captions for regions that resemble others of the image. Without a valid answer the
+    caption stays.
     """
-    alike = similar(picture, image, features, config)
+    alike = find_similar(picture, image, features, config)
     changes = {}
     for region_id, others in alike.items():
-        region = _by_id(picture)[region_id]
-        named = [_by_id(picture)[other] for other in others]
-        masks = [picture.mask(each) for each in (region, *named)]
-        question = _question(
+        region = _index_by_id(picture)[region_id]
+        named = [_index_by_id(picture)[other] for other in others]
+        masks = [picture.decode_mask(each) for each in (region, *named)]
+        question = _make_question(
             "refine",
             region,
             image=image,
             mask=masks[0],
-            shown=(views.numbered(image, masks),),
-            prompt=prompts.refine_prompt(region.long, [each.long for each in named]),
+            shown=(views.draw_numbered(image, masks),),
+            prompt=prompts.make_refine_prompt(region.long, [each.long for each in named]),
             said=region.long,
         )
-        words = prompts.sentence(annotator.answer(question).text) or ""
+        words = prompts.parse_sentence(annotator.answer(question).text) or ""
         changes[region_id] = msgspec.structs.replace(
             region, similar=tuple(others), refined="" if words == region.long else words
         )
-    return picture.changed(changes)
+    return picture.replace_regions(changes)
 
 
-def similar(
+def find_similar(
     picture: CuratedPicture, image: Image, features: Features, config: CurationConfig
 ) -> dict[str, list[str]]:
-    """For each region that has them, the most similar others, no thing of its own among them: a
-    part always looks like what it is a part of.
+    """Return for each region the most similar others, if any. Its own object and parts are
+    excluded, because a part always resembles its object.
     """
     kept = picture.kept
     if len(kept) < 2:
         return {}
-    looks = features(image, [picture.mask(region) for region in kept])
+    looks = features(image, [picture.decode_mask(region) for region in kept])
     cosines = looks @ looks.T
-    related = {region.region_id: set(picture.ancestors(region)) for region in kept}
+    related = {region.region_id: set(picture.list_ancestors(region)) for region in kept}
     found: dict[str, list[str]] = {}
     for row, region in enumerate(kept):
         near = [
@@ -148,49 +157,49 @@ def similar(
     return found
 
 
-def verified(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
-    """Without the regions whose caption does not hold when it is read again."""
+def verify_captions(picture: CuratedPicture, image: Image, annotator: Annotator) -> CuratedPicture:
+    """Reject the regions whose caption the annotator does not confirm."""
     changes = {}
     for region in picture.kept:
-        mask = picture.mask(region)
-        question = _question(
+        mask = picture.decode_mask(region)
+        question = _make_question(
             "verify",
             region,
             image=image,
             mask=mask,
-            shown=(views.outlined(image, mask), views.alone(image, mask)),
-            prompt=prompts.verify_prompt(region.caption),
+            shown=(views.draw_outlined(image, mask), views.draw_alone(image, mask)),
+            prompt=prompts.make_verify_prompt(region.caption),
             said=region.caption,
         )
-        holds = prompts.verdict(annotator.answer(question).text)
+        holds = prompts.parse_verdict(annotator.answer(question).text)
         if holds is None:
-            changes[region.region_id] = leave_out(region, "bad_answer")
+            changes[region.region_id] = reject_region(region, "bad_answer")
         elif not holds:
-            changes[region.region_id] = leave_out(region, "not_verified")
-    return picture.changed(changes)
+            changes[region.region_id] = reject_region(region, "not_verified")
+    return picture.replace_regions(changes)
 
 
-def _short_question(
+def _make_short_question(
     picture: CuratedPicture, image: Image, region: CuratedRegion
 ) -> AnnotatorQuestion:
-    mask = picture.mask(region)
+    mask = picture.decode_mask(region)
     if not region.parent:
-        shown: tuple[Image, ...] = (views.outlined(image, mask), views.alone(image, mask))
-        prompt = prompts.short_prompt("", ())
+        shown: tuple[Image, ...] = (views.draw_outlined(image, mask), views.draw_alone(image, mask))
+        prompt = prompts.make_short_prompt("", ())
     else:
-        by_id = _by_id(picture)
-        main = by_id[[*picture.ancestors(region)][-1]]
-        siblings = [each.short for each in picture.children(region.parent) if each.short]
+        by_id = _index_by_id(picture)
+        main = by_id[[*picture.list_ancestors(region)][-1]]
+        siblings = [each.short for each in picture.list_children(region.parent) if each.short]
         shown = (
-            views.within(image, mask, picture.mask(main)),
-            views.alone(image, mask),
-            views.outlined(image, mask),
+            views.draw_within(image, mask, picture.decode_mask(main)),
+            views.draw_alone(image, mask),
+            views.draw_outlined(image, mask),
         )
-        prompt = prompts.short_prompt(by_id[region.parent].short, siblings)
-    return _question("short", region, image=image, mask=mask, shown=shown, prompt=prompt)
+        prompt = prompts.make_short_prompt(by_id[region.parent].short, siblings)
+    return _make_question("short", region, image=image, mask=mask, shown=shown, prompt=prompt)
 
 
-def _question(
+def _make_question(
     kind: prompts.Kind,
     region: CuratedRegion,
     *,
@@ -211,20 +220,20 @@ def _question(
     )
 
 
-def _with(region: CuratedRegion, name: str, words: str | None) -> CuratedRegion:
+def _set_field(region: CuratedRegion, name: str, words: str | None) -> CuratedRegion:
     if words is None:
-        return leave_out(region, "bad_answer")
+        return reject_region(region, "bad_answer")
     change: dict[str, Any] = {name: words}
     return msgspec.structs.replace(region, **change)
 
 
-def _by_id(picture: CuratedPicture) -> dict[str, CuratedRegion]:
+def _index_by_id(picture: CuratedPicture) -> dict[str, CuratedRegion]:
     return {region.region_id: region for region in picture.regions}
 
 
-def _top_down(picture: CuratedPicture) -> Iterator[str]:
-    """Level by level, each thing's parts in the order of falling area."""
+def _iterate_top_down(picture: CuratedPicture) -> Iterator[str]:
+    """Iterate level by level, each object's parts in the order of falling area."""
     level = [""]
     while level:
-        level = [each.region_id for above in level for each in picture.children(above)]
+        level = [each.region_id for above in level for each in picture.list_children(above)]
         yield from level

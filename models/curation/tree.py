@@ -1,7 +1,7 @@
-"""The mask tree: which mask is a part of which (arXiv 2504.05305, section 3.1).
+"""Builds the mask tree: which mask is a part of which (arXiv 2504.05305, section 3.1).
 
-The paper speaks of IoU; a part's IoU with its thing is small by nature, so containment is used:
-the share of the smaller mask that lies inside the larger one.
+The paper uses IoU. A part's IoU with its object is always small, so containment is used here: the
+share of the smaller mask inside the larger one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import numpy as np
 
 from ureca.datatypes import Mask
 from ureca.errors import RegionError
-from ureca.models.curation.records import CuratedPicture, CuratedRegion, leave_out, orphans_left_out
+from ureca.models.curation.records import (
+    CuratedPicture,
+    CuratedRegion,
+    reject_orphans,
+    reject_region,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,24 +44,25 @@ class TreeConfig:
             )
 
 
-def grown(picture: CuratedPicture, config: TreeConfig) -> CuratedPicture:
-    """The picture with parents, depths and shares, the unsuitable left out, parents first.
+def build_tree(picture: CuratedPicture, config: TreeConfig) -> CuratedPicture:
+    """Return the image with parents, depths and shares, without unsuitable masks, parents first.
 
     Masks that cannot be decoded or are empty are left out as `bad_mask`. Masks of equal area keep
     the order in which they came.
     """
-    masks = {region.region_id: _decoded(picture, region) for region in picture.regions}
+    masks = {region.region_id: _decode(picture, region) for region in picture.regions}
     good = [r for r in picture.regions if (m := masks[r.region_id]) is not None and m.any()]
     order = sorted(good, key=lambda region: -int(masks[region.region_id].sum()))  # type: ignore[union-attr]  # decoded
     shapes = [masks[region.region_id] for region in order]
-    parents = parents_of([mask for mask in shapes if mask is not None], config.containment)
-    regions = _described(order, shapes, parents)
-    bad = [leave_out(region, "bad_mask") for region in picture.regions if region not in good]
-    return suitable(msgspec.structs.replace(picture, regions=(*regions, *bad)), config)
+    parents = find_parents([mask for mask in shapes if mask is not None], config.containment)
+    regions = _add_tree_fields(order, shapes, parents)
+    bad = [reject_region(region, "bad_mask") for region in picture.regions if region not in good]
+    return select_suitable(msgspec.structs.replace(picture, regions=(*regions, *bad)), config)
 
 
-def parents_of(masks: Sequence[Mask], containment: float) -> list[int]:
-    """For masks in the order of falling area, the index of each one's parent; -1 for none.
+def find_parents(masks: Sequence[Mask], containment: float) -> list[int]:
+    """Return, for masks in the order of falling area, the index of each one's parent; -1 for
+    none.
 
     The parent is the smallest earlier mask that holds at least `containment` of it: the deepest
     node of the tree built so far, for masks that are nested.
@@ -73,20 +79,22 @@ def parents_of(masks: Sequence[Mask], containment: float) -> list[int]:
     return parents
 
 
-def suitable(picture: CuratedPicture, config: TreeConfig) -> CuratedPicture:
-    """Main things of the right size and depth, parts that are large enough, and no orphans."""
+def select_suitable(picture: CuratedPicture, config: TreeConfig) -> CuratedPicture:
+    """Keep main objects of the right size and depth, parts that are large enough, and no
+    orphans.
+    """
     changes = {}
     for region in picture.kept:
         if region.share < config.min_share:
-            changes[region.region_id] = leave_out(region, "too_small")
+            changes[region.region_id] = reject_region(region, "too_small")
         elif not region.parent and region.share > config.max_share:
-            changes[region.region_id] = leave_out(region, "too_large")
+            changes[region.region_id] = reject_region(region, "too_large")
         elif not region.parent and region.depth < config.min_depth:
-            changes[region.region_id] = leave_out(region, "shallow")
-    return orphans_left_out(picture.changed(changes))
+            changes[region.region_id] = reject_region(region, "shallow")
+    return reject_orphans(picture.replace_regions(changes))
 
 
-def _described(
+def _add_tree_fields(
     order: Sequence[CuratedRegion], masks: Sequence[Mask | None], parents: Sequence[int]
 ) -> list[CuratedRegion]:
     depths = [0] * len(order)
@@ -109,8 +117,8 @@ def _described(
     return described
 
 
-def _decoded(picture: CuratedPicture, region: CuratedRegion) -> Mask | None:
+def _decode(picture: CuratedPicture, region: CuratedRegion) -> Mask | None:
     try:
-        return picture.mask(region)
+        return picture.decode_mask(region)
     except RegionError:
         return None

@@ -1,1 +1,1 @@
-"""What a captioner is trained on: readers of region captions, and our own worlds."""
+"""Training data of a captioner: readers of region captions, and our own synthetic worlds."""

@@ -1,8 +1,8 @@
-"""What can be wrong with a data set, found record by record and across its folders.
+"""Checks a data set for faults, record by record and across its folders.
 
-A fault makes training or evaluation wrong (a mask that cannot be decoded, a picture in two splits);
-a note is worth knowing (texts that the captioner will cut). Everything here is data in, findings
-out; reading and printing are elsewhere.
+A fault makes training or evaluation wrong (a mask that cannot be decoded, an image in two splits).
+A note is information (texts that the captioner will cut). All functions here are pure; reading and
+printing are elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from ureca.datatypes import Rle
 from ureca.errors import RegionError
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.regions import RegionRecord, image_hash
+from ureca.models.data.regions import RegionRecord, hash_image_key
 from ureca.protocol import rle
 
 Kind = Literal[
@@ -47,7 +47,7 @@ _BOX_SLACK_PX = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DataFinding:
-    """One thing found: its kind, the region, picture or file, and what exactly."""
+    """One finding: its kind, the region, image or file, and details."""
 
     kind: Kind
     where: str
@@ -55,7 +55,7 @@ class DataFinding:
 
     @property
     def is_fault(self) -> bool:
-        """Whether the data set is wrong because of it."""
+        """Whether it makes the data set wrong."""
         return self.kind not in NOTES
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class DataFinding:
 
 
 def check_record(record: RegionRecord) -> Iterator[DataFinding]:
-    """Faults of one region by itself: mask code, emptiness, box, texts."""
+    """Return faults of one region alone: mask code, emptiness, box, texts."""
     name = record.region_id
     try:
         runs = rle.check(Rle(size=(record.height, record.width), counts=record.counts))
@@ -76,10 +76,10 @@ def check_record(record: RegionRecord) -> Iterator[DataFinding]:
     ):
         what = f"[{x:g}, {y:g}, {width:g}, {height:g}] in {record.width}x{record.height}"
         yield DataFinding("box outside the picture", name, what)
-    tight = tight_box(runs, record.height)
+    tight = compute_tight_box(runs, record.height)
     if tight is None:
         yield DataFinding("empty mask", name, "no pixel is set")
-    elif _sticks_out(tight, (x, y, x + width, y + height)):
+    elif _is_outside(tight, (x, y, x + width, y + height)):
         what = f"mask {list(tight)} against box {[x, y, x + width, y + height]} (x0 y0 x1 y1)"
         yield DataFinding("mask outside its box", name, what)
     for text in (*record.short, *record.long):
@@ -91,13 +91,17 @@ def check_record(record: RegionRecord) -> Iterator[DataFinding]:
         yield DataFinding("long repeats short", name, repr(record.long[0]))
 
 
-def _sticks_out(tight: tuple[int, int, int, int], box: tuple[float, float, float, float]) -> bool:
+def _is_outside(tight: tuple[int, int, int, int], box: tuple[float, float, float, float]) -> bool:
     low = any(t < b - _BOX_SLACK_PX for t, b in zip(tight[:2], box[:2], strict=True))
     return low or any(t > b + _BOX_SLACK_PX for t, b in zip(tight[2:], box[2:], strict=True))
 
 
-def tight_box(runs: np.typing.NDArray[np.int64], height: int) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 (exclusive) of a mask from its column-major run lengths; None if empty."""
+def compute_tight_box(
+    runs: np.typing.NDArray[np.int64], height: int
+) -> tuple[int, int, int, int] | None:
+    """Return x0, y0, x1, y1 (exclusive) of a mask from its column-major run lengths; None if
+    empty.
+    """
     ends = np.cumsum(runs)
     starts, ends = (ends - runs)[1::2], ends[1::2]
     starts, ends = starts[ends > starts], ends[ends > starts] - 1
@@ -111,7 +115,7 @@ def tight_box(runs: np.typing.NDArray[np.int64], height: int) -> tuple[int, int,
 
 
 def check_ids(named: Iterable[str], kind: Kind) -> Iterator[DataFinding]:
-    """Ids that come more than once."""
+    """Return repeated ids."""
     seen: set[str] = set()
     for name in named:
         if name in seen:
@@ -120,8 +124,8 @@ def check_ids(named: Iterable[str], kind: Kind) -> Iterator[DataFinding]:
 
 
 def check_listed(images: Iterable[ImageRecord]) -> Iterator[DataFinding]:
-    """Pictures listed more than once. One photograph under one key in two sources is none: COCO's
-    pictures are in all of its data sets.
+    """Return images that are listed more than once. One photograph under one key in two sources is
+    none: COCO's images are in all of its data sets.
     """
     seen: dict[str, ImageRecord] = {}
     for image in images:
@@ -134,7 +138,7 @@ def check_listed(images: Iterable[ImageRecord]) -> Iterator[DataFinding]:
 
 
 def check_splits(rows: Iterable[tuple[str, str]]) -> Iterator[DataFinding]:
-    """Pictures (key, split) that stand in more than one split."""
+    """Return images (key, split) that are in more than one split."""
     splits: dict[str, set[str]] = defaultdict(set)
     for key, split in rows:
         splits[key].add(split)
@@ -144,7 +148,7 @@ def check_splits(rows: Iterable[tuple[str, str]]) -> Iterator[DataFinding]:
 
 
 def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[DataFinding]:
-    """Photographs that are held out under one key and trained on under another.
+    """Return photographs that are held out under one key and used for training under another.
 
     `every` is the divisor of the hash split. The same photograph comes in Flickr and in COCO.
     """
@@ -153,7 +157,7 @@ def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[Dat
         if image.photo_id:
             keys[image.photo_id].add(image.image_key)
     for photo, found in keys.items():
-        if len({image_hash(key) % every == 0 for key in found}) > 1:
+        if len({hash_image_key(key) % every == 0 for key in found}) > 1:
             yield DataFinding(
                 "leak of a photograph", photo, f"held out in part only: {sorted(found)}"
             )
@@ -162,7 +166,7 @@ def check_photographs(images: Sequence[ImageRecord], every: int) -> Iterator[Dat
 def check_texts(
     records: Iterable[RegionRecord], encode: Callable[[str], Sequence[int]], max_tokens: int
 ) -> Iterator[DataFinding]:
-    """Texts with characters that `encode` leaves out, and texts that the captioner would cut.
+    """Return texts with characters that `encode` drops, and texts that the captioner would cut.
 
     `max_tokens` counts the end token.
     """

@@ -15,12 +15,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ureca.models.data.check import DataFinding, check_texts
-from ureca.models.data.contact_sheet import choose, write_sheets
-from ureca.models.data.counts import Counts, count, table
+from ureca.models.data.contact_sheet import choose_regions, write_sheets
+from ureca.models.data.counts import Counts, count_records, format_table
 from ureca.models.data.folders import check_pictures, check_regions, read_folders
 from ureca.models.data.readers.cli import add_import, add_shards
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore
-from ureca.models.runtime.pretrained import shipped_bundle
+from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.tokenizer import Tokenizer
 
 _NAMED = 10
@@ -36,7 +36,7 @@ ten are named; 2: a folder cannot be read at all."""
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The outcome of a check."""
+    """The result of a check."""
 
     counts: Counts
     findings: tuple[DataFinding, ...]
@@ -46,28 +46,28 @@ class CheckReport:
         """Findings that make the data wrong."""
         return [finding for finding in self.findings if finding.is_fault]
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """For `--json` and `report.json`."""
         return {
-            **self.counts.as_json(),
+            **self.counts.to_json(),
             "faults": len(self.faults),
-            "findings": self._kinds(),
+            "findings": self._count_kinds(),
             "first_faults": [str(fault) for fault in self.faults[:_NAMED]],
-            "first_notes": list(self._first_notes()),
+            "first_notes": list(self._list_first_notes()),
         }
 
-    def lines(self) -> Iterator[str]:
-        """For people."""
-        yield from table(self.counts)
-        yield f"  {len(self.faults)} faults; findings by kind: {self._kinds() or 'none'}"
-        yield from (f"  note   {text}" for text in self._first_notes())
+    def format_lines(self) -> Iterator[str]:
+        """Format the report for a terminal."""
+        yield from format_table(self.counts)
+        yield f"  {len(self.faults)} faults; findings by kind: {self._count_kinds() or 'none'}"
+        yield from (f"  note   {text}" for text in self._list_first_notes())
         yield from (f"  FAULT  {fault}" for fault in self.faults[:_NAMED])
 
-    def _kinds(self) -> dict[str, int]:
+    def _count_kinds(self) -> dict[str, int]:
         return dict(Counter(finding.kind for finding in self.findings))
 
-    def _first_notes(self) -> Iterable[str]:
-        """Three of every kind."""
+    def _list_first_notes(self) -> Iterable[str]:
+        """Return three notes of every kind."""
         seen: Counter[str] = Counter()
         for finding in self.findings:
             seen[finding.kind] += 1
@@ -76,31 +76,33 @@ class CheckReport:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see `--help`."""
-    options = _parser().parse_args(argv)
+    """Run the command; see `--help`."""
+    options = _build_parser().parse_args(argv)
     return int(options.run(options))
 
 
-def _check(options: argparse.Namespace) -> int:
+def _run_check(options: argparse.Namespace) -> int:
     data = read_folders(options.roots)
     store = ImageStore([root / "images" for root in options.roots])
-    tokenizer = Tokenizer.load(options.tokenizer or shipped_bundle() / "tokenizer.json")
+    tokenizer = Tokenizer.load(options.tokenizer or require_bundle() / "tokenizer.json")
     findings = [*data.unreadable, *check_regions(data, options.held_out_every)]
     texts = tqdm(data.records, desc="texts", unit="region", disable=None)
     findings += check_texts(texts, tokenizer.encode, options.max_tokens)
     findings += check_pictures(data, store, part=options.pictures, every=options.held_out_every)
-    report = CheckReport(count(data.records, data.images, options.held_out_every), tuple(findings))
-    text = json.dumps(report.as_json(), indent=1) + "\n"
+    report = CheckReport(
+        count_records(data.records, data.images, options.held_out_every), tuple(findings)
+    )
+    text = json.dumps(report.to_json(), indent=1) + "\n"
     if options.out:
-        chosen = choose(data.records, options.sheet, options.seed)
+        chosen = choose_regions(data.records, options.sheet, options.seed)
         for path in write_sheets(chosen, store, options.out):
             sys.stderr.write(f"{path}\n")
         (options.out / "report.json").write_text(text, encoding="utf8")
-    sys.stdout.write(text if options.json else "\n".join(report.lines()) + "\n")
+    sys.stdout.write(text if options.json else "\n".join(report.format_lines()) + "\n")
     return 1 if report.faults else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca data", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG
     )
@@ -114,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_run_check)
     add = check.add_argument
     add("roots", nargs="+", type=Path, metavar="ROOT", help="data folders")
     add(

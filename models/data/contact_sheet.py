@@ -1,4 +1,4 @@
-"""A contact sheet: random regions on their pictures, with outline and words, to look at."""
+"""Draws contact sheets: random regions on their images, with outline and texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ureca.datatypes import Rle
 from ureca.errors import RegionError, SourceError
 from ureca.models.data.regions import ImageStore, RegionRecord
-from ureca.models.data.text_augmentation import class_phrase
+from ureca.models.data.text_augmentation import make_class_phrase
 from ureca.protocol import rle
 
 U8 = npt.NDArray[np.uint8]
@@ -27,8 +27,8 @@ _INK, _PAPER = (30, 30, 30), 255
 _OUTLINE, _HALO = (255, 40, 40), (255, 255, 255)
 
 
-def choose(records: Sequence[RegionRecord], number: int, seed: int) -> list[RegionRecord]:
-    """`number` random regions, taken in turn from every kind of source and mask."""
+def choose_regions(records: Sequence[RegionRecord], number: int, seed: int) -> list[RegionRecord]:
+    """Choose `number` random regions in turn from every kind of source and mask."""
     groups: dict[tuple[str, str], list[RegionRecord]] = defaultdict(list)
     for record in records:
         groups[record.shard.split("-")[0] or record.source, record.mask_source[:9]].append(record)
@@ -44,7 +44,7 @@ def choose(records: Sequence[RegionRecord], number: int, seed: int) -> list[Regi
 def write_sheets(
     records: Sequence[RegionRecord], store: ImageStore, folder: Path
 ) -> Iterator[Path]:
-    """PNG pages `sheet-<n>.png` of the given regions, one after the other.
+    """Write PNG pages `sheet-<n>.png` of the given regions.
 
     Regions whose picture or mask cannot be decoded get a grey cell. Raises `SourceError` when a
     page cannot be written.
@@ -52,36 +52,36 @@ def write_sheets(
     folder.mkdir(parents=True, exist_ok=True)
     size = _COLUMNS * _ROWS
     for page, start in enumerate(range(0, len(records), size)):
-        cells = [_cell(record, store) for record in records[start : start + size]]
+        cells = [_make_cell(record, store) for record in records[start : start + size]]
         path = folder / f"sheet-{page:02d}.png"
-        if not cv2.imwrite(str(path), cv2.cvtColor(_page(cells), cv2.COLOR_RGB2BGR)):
+        if not cv2.imwrite(str(path), cv2.cvtColor(_make_page(cells), cv2.COLOR_RGB2BGR)):
             raise SourceError(f"cannot write {path}")
         yield path
 
 
-def _page(cells: Sequence[U8]) -> U8:
+def _make_page(cells: Sequence[U8]) -> U8:
     blank = np.full_like(cells[0], _PAPER)
     full = [*cells, *[blank] * (-len(cells) % _COLUMNS)]
     rows = [np.hstack(full[i : i + _COLUMNS]) for i in range(0, len(full), _COLUMNS)]
     return np.asarray(np.vstack(rows), np.uint8)
 
 
-def _cell(record: RegionRecord, store: ImageStore) -> U8:
+def _make_cell(record: RegionRecord, store: ImageStore) -> U8:
     width, height = _PICTURE
     cell = np.full((height + _LINES * _LINE_PX + 10, width + 8, 3), _PAPER, np.uint8)
     try:
-        picture = _drawn(store.read(record.image_key), record)
+        picture = _draw_region(store.read(record.image_key), record)
     except (SourceError, RegionError):
         picture = np.full((height, width, 3), 128, np.uint8)
     cell[4 : 4 + picture.shape[0], 4 : 4 + picture.shape[1]] = picture
-    for number, text in enumerate(islice(_words(record), _LINES)):
+    for number, text in enumerate(islice(_format_words(record), _LINES)):
         at = (4, height + (number + 1) * _LINE_PX + 2)
         cv2.putText(cell, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.38, _INK, 1, cv2.LINE_AA)
     return cell
 
 
-def _drawn(image: U8, record: RegionRecord) -> U8:
-    """The picture as large as fits, the region's outline on it and the rest a little darker."""
+def _draw_region(image: U8, record: RegionRecord) -> U8:
+    """Draw the image as large as fits, with the region's outline and the rest slightly darker."""
     mask = rle.decode(Rle(size=(record.height, record.width), counts=record.counts))
     scale = min(_PICTURE[0] / image.shape[1], _PICTURE[1] / image.shape[0])
     size = (max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale)))
@@ -94,13 +94,13 @@ def _drawn(image: U8, record: RegionRecord) -> U8:
     return picture
 
 
-def _words(record: RegionRecord) -> Iterable[str]:
-    """Lines of text under a picture: source, short texts, long texts."""
+def _format_words(record: RegionRecord) -> Iterable[str]:
+    """Return lines of text under an image: source, short texts, long texts."""
     flags = [name for name in ("part", "stuff", "group") if getattr(record, name)]
     head = [record.shard.split("-")[0] or record.source, record.mask_source[:14], *flags]
     texts = [" / ".join(record.short), *record.long]
     if not any(texts):
-        texts = [f"(class: {class_phrase(record.category, record.source) or record.category})"]
+        texts = [f"(class: {make_class_phrase(record.category, record.source) or record.category})"]
     yield "  ".join(head)
     for text in filter(None, texts):
         yield from textwrap.wrap(text, _CHARACTERS)

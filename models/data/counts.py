@@ -1,4 +1,4 @@
-"""How much of what a data set holds, as plain numbers and as a table."""
+"""Counts the content of a data set, as plain numbers and as a table."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class Counts:
     totals: Mapping[str, int]
     regions_by: Mapping[str, Mapping[str, int]]
 
-    def as_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """For `--json`."""
         by = {name: dict(values) for name, values in self.regions_by.items()}
         return {"totals": dict(self.totals), "regions_by": by}
 
 
-def count(
+def count_records(
     records: Sequence[RegionRecord], images: Sequence[ImageRecord], held_out_every: int
 ) -> Counts:
-    """Totals, and regions by source, shard, mask source, type, words, flag and licence."""
+    """Count totals, and regions by source, shard, mask source, type, words, flag and licence."""
     by: dict[str, Counter[str]] = {
         "source": Counter(r.source for r in records),
         "shard": Counter(r.shard for r in records),
-        "mask source": Counter(_folded(r.mask_source) for r in records),
+        "mask source": Counter(_fold_group(r.mask_source) for r in records),
         "type": Counter(kind for r in records for kind in r.types or ("none",)),
         "words from": Counter(r.expr_source or "none" for r in records),
-        "style": Counter(_styles(r) for r in records),
-        "flag": Counter(flag for r in records for flag in _flags(r)),
+        "style": Counter(_name_styles(r) for r in records),
+        "flag": Counter(flag for r in records for flag in _list_flags(r)),
         "split": Counter(r.split or "none" for r in records),
         "licence": Counter(r.license or "none" for r in records),
     }
@@ -44,9 +44,9 @@ def count(
     totals = {
         "pictures": len({r.image_key for r in records}),
         "pictures listed": len(images),
-        "held out by hash": len({r.image_key for r in records if r.held_out(held_out_every)}),
+        "held out by hash": len({r.image_key for r in records if r.is_held_out(held_out_every)}),
         "regions": len(records),
-        "held out regions": sum(r.held_out(held_out_every) for r in records),
+        "held out regions": sum(r.is_held_out(held_out_every) for r in records),
         "short texts": short.total(),
         "distinct short texts": len(short),
         "long texts": sum(len(r.long) for r in records),
@@ -56,12 +56,12 @@ def count(
     return Counts(totals, {name: dict(c.most_common()) for name, c in by.items()})
 
 
-def _folded(mask_source: str) -> str:
-    """Groups whose members differ count as one kind."""
+def _fold_group(mask_source: str) -> str:
+    """Fold groups whose members differ into one kind."""
     return "mixed" if mask_source.startswith("mixed") else mask_source or "none"
 
 
-def _styles(record: RegionRecord) -> str:
+def _name_styles(record: RegionRecord) -> str:
     if record.short and record.long:
         return "short and long"
     if record.short or record.long:
@@ -69,13 +69,13 @@ def _styles(record: RegionRecord) -> str:
     return "class name only" if record.category else "no words"
 
 
-def _flags(record: RegionRecord) -> Iterable[str]:
+def _list_flags(record: RegionRecord) -> Iterable[str]:
     named = {"part": record.part, "stuff": record.stuff, "group": record.group}
     return [name for name, is_set in named.items() if is_set] or ["thing"]
 
 
-def table(counts: Counts) -> Iterator[str]:
-    """Lines of a readable table; long lists end with their rest."""
+def format_table(counts: Counts) -> Iterator[str]:
+    """Return the lines of a table; long lists end with the sum of the rest."""
     for name, value in counts.totals.items():
         yield f"  {name:<28}{value:>9,}"
     for name, values in counts.regions_by.items():

@@ -1,4 +1,4 @@
-"""Data folders as a whole: everything readable in them, and the checks that need all of it."""
+"""Reads data folders, and runs the checks that need all of their records."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ureca.models.data.check import (
     check_splits,
 )
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.regions import ImageStore, RegionRecord, image_hash, read_rows
+from ureca.models.data.regions import ImageStore, RegionRecord, hash_image_key, read_rows
 
 _Record = TypeVar("_Record", RegionRecord, ImageRecord)
 
 
 @dataclass(frozen=True)
 class FolderContents:
-    """Everything readable in the folders, and what was not."""
+    """The readable content of the folders, and findings on the rest."""
 
     records: tuple[RegionRecord, ...]
     images: tuple[ImageRecord, ...]
@@ -35,7 +35,7 @@ class FolderContents:
 
 
 def read_folders(roots: Sequence[Path]) -> FolderContents:
-    """Records of all folders. Unreadable lines become findings.
+    """Read the records of all folders. Unreadable lines become findings.
 
     Raises `ConfigError` for a folder without regions.
     """
@@ -47,13 +47,13 @@ def read_folders(roots: Sequence[Path]) -> FolderContents:
         if not files:
             raise ConfigError(f"{root} has no regions-*.jsonl[.gz]; expected a data folder")
         for path in files:
-            records += _read(path, RegionRecord.from_json, unreadable)
+            records += _read_records(path, RegionRecord.from_json, unreadable)
         for path in sorted(root.glob("images-*.jsonl*")):
-            images += _read(path, ImageRecord.from_json, unreadable)
+            images += _read_records(path, ImageRecord.from_json, unreadable)
     return FolderContents(tuple(records), tuple(images), tuple(unreadable))
 
 
-def _read(
+def _read_records(
     path: Path, from_json: Callable[[object], _Record], unreadable: list[DataFinding]
 ) -> Iterator[_Record]:
     try:
@@ -62,12 +62,12 @@ def _read(
                 yield from_json(row)
             except SourceError as error:  # noqa: PERF203 - one bad line must not hide the rest
                 unreadable.append(DataFinding("unreadable record", path.name, str(error)))
-    except SourceError as error:  # the rest of the file is lost
+    except SourceError as error:  # the rest of the file cannot be read
         unreadable.append(DataFinding("unreadable record", path.name, str(error)))
 
 
 def check_regions(data: FolderContents, every: int) -> Iterator[DataFinding]:
-    """Faults of every region and of ids, splits and photographs over all folders."""
+    """Return faults of every region and of ids, splits and photographs over all folders."""
     for record in tqdm(data.records, desc="regions", unit="region", disable=None):
         yield from check_record(record)
     yield from check_ids((r.region_id for r in data.records), "duplicate region")
@@ -80,15 +80,15 @@ def check_regions(data: FolderContents, every: int) -> Iterator[DataFinding]:
 def check_pictures(
     data: FolderContents, store: ImageStore, *, part: int, every: int
 ) -> Iterator[DataFinding]:
-    """Missing pictures; of one in `part`: undecodable, of another size than their masks, or the
-    same pixels under a held-out and a training key.
+    """Return missing images; of an image in `part`: undecodable, of another size than its masks, or
+    with the pixels of another image on the other side of the split.
     """
     sizes = {r.image_key: (r.height, r.width) for r in data.records}
     keys_by_pixels: dict[bytes, str] = {}
     for key in tqdm(sizes, desc="pictures", unit="picture", disable=None):
         if key not in store:
             yield DataFinding("missing picture", key, "is in none of the image shards")
-        elif part <= 1 or image_hash(key) % part == 0:
+        elif part <= 1 or hash_image_key(key) % part == 0:
             yield from _check_pixels(key, sizes[key], store, keys_by_pixels, every)
 
 
@@ -105,5 +105,5 @@ def _check_pixels(
         yield DataFinding("wrong picture size", key, f"{found}, its masks are {expected}")
     digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     other = keys_by_pixels.setdefault(digest, key)
-    if (image_hash(other) % every == 0) != (image_hash(key) % every == 0):
+    if (hash_image_key(other) % every == 0) != (hash_image_key(key) % every == 0):
         yield DataFinding("leak of a photograph", key, f"same pixels as {other}, only one held out")

@@ -1,4 +1,4 @@
-"""One line of `images-*.jsonl.gz`: what is known of a picture besides its regions."""
+"""One line of `images-*.jsonl.gz`: an image's record without its regions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ImageRecord:
                 f"picture {name!r}: {error!r}; expected image_key, width, height"
             ) from error
 
-    def as_json(self) -> dict[str, Any]:  # JSON
+    def to_json(self) -> dict[str, Any]:  # JSON
         """The line that `from_json` reads back as this record."""
         return {**asdict(self), "captions": list(self.captions)}
 

@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ureca.errors import SourceError
+from ureca.errors import SourceError, WireError
+from ureca.protocol.image_header import first_picture, measure
 
 HELD_OUT_EVERY = 16
 """One picture in this many, by the hash of its key, is for development and never trained on."""
@@ -29,7 +30,17 @@ PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """Suffixes of pictures; a shard may hold other things beside them."""
 _NEEDED = frozenset({"region_id", "image_key", "bbox", "rle"})
 _AS_THEY_ARE = (
-    *("shard", "source", "mask_source", "category", "part", "stuff", "group", "parent"),
+    *(
+        "shard",
+        "source",
+        "mask_source",
+        "mask_score",
+        "category",
+        "part",
+        "stuff",
+        "group",
+        "parent",
+    ),
     *("expr_source", "split", "license"),
 )
 
@@ -48,6 +59,8 @@ class RegionRecord:
     """COCO compressed RLE of the mask at `height x width`."""
     box_xywh_px: tuple[float, float, float, float]
     mask_source: str = ""
+    mask_score: float = 0.0
+    """How sure the mask's maker is of it, 0..1; 0 where nobody said."""
     category: str = ""
     short: tuple[str, ...] = ()
     long: tuple[str, ...] = ()
@@ -59,7 +72,7 @@ class RegionRecord:
     group: bool = False
     """Several things in one mask."""
     parent: str = ""
-    """Of a part: the `region_id` of the thing; our worlds only."""
+    """Of a part: the `region_id` of the thing, where the source says it (`parent`, `part_of`)."""
     expr_source: str = ""
     """Whose words: `human_phrase`, `caption_np`, `image_caption`, `template` or `none`."""
     split: str = ""
@@ -72,26 +85,27 @@ class RegionRecord:
             height, width = row["rle"]["size"]
             x, y, box_width, box_height = row["bbox"]
             return cls(
-                region_id=_text(row["region_id"]),
-                image_key=_text(row["image_key"]),
+                region_id=_to_text(row["region_id"]),
+                image_key=_to_text(row["image_key"]),
                 height=operator.index(height),
                 width=operator.index(width),
-                counts=_text(row["rle"]["counts"]),
+                counts=_to_text(row["rle"]["counts"]),
                 box_xywh_px=(float(x), float(y), float(box_width), float(box_height)),
-                short=tuple(map(_text, row.get("expressions") or ())),
-                long=tuple(map(_text, row.get("expressions_long") or ())),
-                types=tuple(map(_text, row.get("types") or ())),
+                short=tuple(map(_to_text, row.get("expressions") or ())),
+                long=tuple(map(_to_text, row.get("expressions_long") or ())),
+                types=tuple(map(_to_text, row.get("types") or ())),
                 part=bool(row.get("part")),
                 stuff=bool(row.get("stuff")),
                 group=bool(row.get("group")),
-                shard=_optional(row, "shard"),
-                source=_optional(row, "source"),
-                mask_source=_optional(row, "mask_source"),
-                category=_optional(row, "category"),
-                parent=_optional(row, "parent"),
-                expr_source=_optional(row, "expr_source"),
-                split=_optional(row, "split"),
-                license=_optional(row, "license"),
+                shard=_read_optional(row, "shard"),
+                source=_read_optional(row, "source"),
+                mask_source=_read_optional(row, "mask_source"),
+                category=_read_optional(row, "category"),
+                parent=_read_optional(row, "parent") or _read_optional(row, "part_of"),
+                expr_source=_read_optional(row, "expr_source"),
+                split=_read_optional(row, "split"),
+                mask_score=float(row.get("mask_score") or 0.0),
+                license=_read_optional(row, "license"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             name = row.get("region_id", "?") if isinstance(row, dict) else "?"
@@ -100,7 +114,7 @@ class RegionRecord:
                 "rle {size, counts}, and lists of texts"
             ) from error
 
-    def as_json(self) -> dict[str, Any]:  # JSON
+    def to_json(self) -> dict[str, Any]:  # JSON
         """The line that `from_json` reads back as this record; what is not set is left out."""
         row = {
             "region_id": self.region_id,
@@ -119,49 +133,53 @@ class RegionRecord:
         """Whether its data set lets it be trained on: its split is `train`, or it has none."""
         return self.split in {"", "train"}
 
-    def held_out(self, every: int) -> bool:
-        """Whether this record's picture belongs to the hash-held-out split (one picture in
+    def is_held_out(self, every: int) -> bool:
+        """Whether the hash of the record's image holds it out of training (one image in
         `every`).
         """
-        return image_hash(self.image_key) % every == 0
+        return hash_image_key(self.image_key) % every == 0
 
 
-def _text(value: object) -> str:
+def _to_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {value!r:.60}")
     return value
 
 
-def _optional(row: dict[str, Any], name: str) -> str:
-    return _text(row.get(name) or "")
+def _read_optional(row: dict[str, Any], name: str) -> str:
+    return _to_text(row.get(name) or "")
 
 
-def image_hash(image_key: str) -> int:
-    """A stable number for a picture; the held-out split must never change."""
+def hash_image_key(image_key: str) -> int:
+    """Return a stable number for an image. The held-out split must never change."""
     return int(hashlib.md5(image_key.encode(), usedforsecurity=False).hexdigest(), 16)
 
 
 def read_regions(path: Path) -> Iterator[RegionRecord]:
-    """Records of a `.jsonl` or `.jsonl.gz` file. Raises `SourceError` naming file and line."""
+    """Read the records of a `.jsonl` or `.jsonl.gz` file. Raises `SourceError` with file and
+    line.
+    """
     yield from map(RegionRecord.from_json, read_rows(path))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a `.jsonl` or `.jsonl.gz` file. Raises `SourceError` naming file and line."""
+    """Read the JSON objects of a `.jsonl` or `.jsonl.gz` file. Raises `SourceError` with file and
+    line.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf8") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _row(line, path, number)
+                    yield _parse_row(line, path, number)
     except (OSError, EOFError) as error:
         raise SourceError(f"cannot read {path}: {error}") from error
 
 
-def _row(line: str, path: Path, number: int) -> dict[str, Any]:
+def _parse_row(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}:{number}: not a JSON object ({error})") from error
     if not isinstance(row, dict):
         raise SourceError(f"{path}:{number}: not a JSON object (got {type(row).__name__})")
@@ -169,7 +187,7 @@ def _row(line: str, path: Path, number: int) -> dict[str, Any]:
 
 
 class ImageStore:
-    """Pictures by key, from tar shards and folders; tars are indexed once and then read at an
+    """Reads images by key from tar shards and folders. Tars are indexed once and then read at an
     offset.
     """
 
@@ -207,8 +225,8 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self._where)
 
-    def encoded(self, image_key: str) -> bytes:
-        """The picture's file as it is stored. Raises `SourceError` when absent."""
+    def read_encoded(self, image_key: str) -> bytes:
+        """Return the image's file as stored. Raises `SourceError` if it is absent."""
         if image_key not in self._where:
             raise SourceError(f"picture {image_key!r} is in none of the given folders or tars")
         path, offset, size = self._where[image_key]
@@ -217,11 +235,17 @@ class ImageStore:
             return file.read(size)
 
     def read(self, image_key: str) -> npt.NDArray[np.uint8]:
-        """The picture as u8 [H, W, 3] RGB. Raises `SourceError` when absent or not decodable."""
-        encoded = np.frombuffer(self.encoded(image_key), np.uint8)
+        """Return the image as u8 [H, W, 3] RGB. Raises `SourceError` if it is absent or cannot be
+        decoded.
+        """
+        try:
+            encoded = self.read_encoded(image_key)
+            picture = np.frombuffer(first_picture(encoded, measure(encoded)), np.uint8)
+        except WireError as error:
+            raise SourceError(f"picture {image_key!r}: {error}") from error
         # Masks lie over the pixels as they are stored, whichever way up a camera held them.
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(encoded, flags) if encoded.size else None
+        image = cv2.imdecode(picture, flags)
         if image is None:
             where = self._where[image_key][0]
             raise SourceError(f"picture {image_key!r} in {where} cannot be decoded")

@@ -1,7 +1,7 @@
-"""Writes a data folder picture by picture: tar shards, regions and pictures, whole or not at all.
+"""Writes a data folder image by image: tar shards, regions and images, complete or not at all.
 
-With `webdataset` every picture in a shard is followed by `<image_key>.json`, its record and those
-of its regions: the shards are WebDataset shards as well, and the folder is still a data folder.
+With `webdataset` every image in a shard is followed by `<image_key>.json`, its record and those of
+its regions: the shards are WebDataset shards as well, and the folder is still a data folder.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 from ureca.errors import ConfigError, SourceError
 from ureca.models.data.images import ImageRecord
+from ureca.models.data.queries import QueryRecord
 from ureca.models.data.regions import RegionRecord
 
 SHARD_BYTES = 1 << 30
@@ -33,20 +34,23 @@ _SUFFIXES = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 @dataclass(frozen=True, slots=True)
 class ShardSample:
-    """One picture: its record, its file as it is, its regions."""
+    """One image: its record, its encoded file, its regions, and texts about it."""
 
     image: ImageRecord
     encoded: bytes
     regions: tuple[RegionRecord, ...]
+    queries: tuple[QueryRecord, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:  # JSON
+    def to_json(self) -> dict[str, Any]:  # JSON
         """What stands beside the picture in a WebDataset shard."""
-        regions = [region.as_json() for region in self.regions]
-        return {"image": self.image.as_json(), "regions": regions}
+        regions = [region.to_json() for region in self.regions]
+        queries = [query.to_json() for query in self.queries]
+        found = {"image": self.image.to_json(), "regions": regions}
+        return {**found, "queries": queries} if queries else found
 
 
 class FolderWriter:
-    """A data folder in the making; it takes its name when the `with` block ends well.
+    """A data folder in the making; it gets its name when the `with` block ends without an error.
 
     Records without a `shard` get the name of the one that they are in. Raises `ConfigError` when
     `out` is there already, `SourceError` when it cannot be written.
@@ -90,7 +94,7 @@ class FolderWriter:
             shutil.rmtree(self._draft, ignore_errors=True)
 
     def add(self, sample: ShardSample) -> None:
-        """Append a picture with its regions."""
+        """Append an image with its regions."""
         key, split = sample.image.image_key, sample.image.split or "train"
         if not NAME.fullmatch(key) or not NAME.fullmatch(split):
             raise SourceError(
@@ -105,13 +109,15 @@ class FolderWriter:
         except OSError as error:
             raise SourceError(f"cannot write {self._out}: {error}; make room") from error
         self.counts.update(pictures=1, regions=len(sample.regions))
+        if sample.queries:
+            self.counts.update(queries=len(sample.queries))
 
-    def note(self, name: str, content: Mapping[str, Any]) -> None:
-        """A JSON file beside the data."""
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file beside the data."""
         (self._draft / name).write_text(json.dumps(content, indent=1) + "\n", "utf8")
 
-    def copy(self, path: Path) -> None:
-        """A file of the folder that these pictures come from."""
+    def copy_file(self, path: Path) -> None:
+        """Copy a file of the source folder."""
         shutil.copyfile(path, self._draft / path.name)
 
 
@@ -122,6 +128,7 @@ class _Split:
         self._folder, self._name, self._split, self._shard_bytes = folder, name, split, shard_bytes
         self._number, self._filled = -1, 0
         self._tar: tarfile.TarFile | None = None
+        self._queries: _Lines | None = None
 
     def __enter__(self) -> _Split:
         self._regions = _Lines(self._folder / f"regions-{self._split}.jsonl.gz")
@@ -129,7 +136,7 @@ class _Split:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._tar, self._regions, self._images):
+        for file in (self._tar, self._regions, self._images, self._queries):
             if file is not None:
                 file.close()
 
@@ -140,12 +147,17 @@ class _Split:
         image = replace(sample.image, shard=sample.image.shard or shard)
         regions = tuple(replace(r, shard=r.shard or shard) for r in sample.regions)
         sample = replace(sample, image=image, regions=regions)
-        self._put(tar, f"{image.image_key}.{suffix_of(sample.encoded)}", sample.encoded)
+        self._put(tar, f"{image.image_key}.{find_suffix(sample.encoded)}", sample.encoded)
         if webdataset:
-            self._put(tar, f"{image.image_key}.json", _json(sample.as_json()))
-        self._images.write(_json(image.as_json()) + b"\n")
+            self._put(tar, f"{image.image_key}.json", _encode_json(sample.to_json()))
+        self._images.write(_encode_json(image.to_json()) + b"\n")
         for region in regions:
-            self._regions.write(_json(region.as_json()) + b"\n")
+            self._regions.write(_encode_json(region.to_json()) + b"\n")
+        for query in sample.queries:
+            self._queries = self._queries or _Lines(
+                self._folder / f"queries-{self._split}.jsonl.gz"
+            )
+            self._queries.write(_encode_json(query.to_json()) + b"\n")
 
     @property
     def _shard(self) -> str:
@@ -165,8 +177,10 @@ class _Split:
         self._filled += len(data)
 
 
-def suffix_of(encoded: bytes) -> str:
-    """`jpg`, `png` or `webp` from a picture's first bytes. Raises `SourceError` for others."""
+def find_suffix(encoded: bytes) -> str:
+    """Return `jpg`, `png` or `webp` from an image's first bytes. Raises `SourceError` for
+    others.
+    """
     for start, suffix in _SUFFIXES:
         if encoded.startswith(start):
             return suffix
@@ -174,7 +188,7 @@ def suffix_of(encoded: bytes) -> str:
 
 
 def read_samples(tar_path: Path, *, max_bytes: int) -> Iterator[tuple[str, bytes, bytes]]:
-    """Key, picture and JSON of every WebDataset sample of a shard, in its order.
+    """Yield key, image and JSON of every WebDataset sample of a shard, in its order.
 
     Members of one sample stand next to each other; samples without a picture or without JSON, and
     those with a member over `max_bytes`, come with empty bytes instead. Raises `SourceError` for
@@ -189,18 +203,18 @@ def read_samples(tar_path: Path, *, max_bytes: int) -> Iterator[tuple[str, bytes
                     continue
                 stem, _, suffix = Path(member.name).name.partition(".")
                 if stem != key and parts:
-                    yield key, *_parted(parts)
+                    yield key, *_split_parts(parts)
                     parts = {}
                 key = stem
                 file = tar.extractfile(member) if member.size <= max_bytes else None
                 parts[suffix.lower()] = file.read() if file else b""
         if parts:
-            yield key, *_parted(parts)
+            yield key, *_split_parts(parts)
     except (OSError, tarfile.TarError) as error:
         raise SourceError(f"cannot read shard {tar_path}: {error}") from error
 
 
-def _parted(parts: Mapping[str, bytes]) -> tuple[bytes, bytes]:
+def _split_parts(parts: Mapping[str, bytes]) -> tuple[bytes, bytes]:
     pictures = [parts[suffix] for suffix in ("jpg", "jpeg", "png", "webp") if suffix in parts]
     return next(iter(pictures), b""), parts.get("json", b"")
 
@@ -217,12 +231,12 @@ class _Lines(gzip.GzipFile):
         self._below.close()
 
 
-def _json(row: Mapping[str, Any]) -> bytes:
+def _encode_json(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def records_by_picture(records: Iterable[RegionRecord]) -> dict[str, list[RegionRecord]]:
-    """Records by their picture's key, in their order."""
+def group_by_picture(records: Iterable[RegionRecord]) -> dict[str, list[RegionRecord]]:
+    """Group records by their image's key, in their order."""
     found: dict[str, list[RegionRecord]] = {}
     for record in records:
         found.setdefault(record.image_key, []).append(record)

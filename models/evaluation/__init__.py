@@ -1,1 +1,1 @@
-"""How captions are judged."""
+"""Evaluates captions."""

@@ -1,8 +1,8 @@
-"""`ureca caption`: captions for a file of regions, written line by line for scoring.
+"""`ureca caption`: captions a file of regions and writes the captions line by line.
 
-Regions are grouped by picture: each picture is encoded once and its regions decoded in one batch,
-as the node does. A region that cannot be captioned is counted and named on stderr; it never becomes
-text.
+Regions are grouped by image: each image is encoded once and its regions are decoded in one batch,
+as in the node. A region that cannot be captioned is counted and reported on stderr. It never
+becomes text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ureca.engine import Engine
 from ureca.errors import RegionError, SourceError, UrecaError
 from ureca.models.data.regions import ImageStore, RegionRecord, read_regions
 from ureca.models.evaluation.captioners.engines import open_engine
-from ureca.models.evaluation.captioners.mask_variants import MaskEdit, mask_edit
+from ureca.models.evaluation.captioners.mask_variants import MaskEdit, make_mask_edit
 from ureca.protocol import rle
 
 StyleChoice = Literal["auto", "short", "long"]
@@ -48,8 +48,8 @@ class Captioned:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """One region that has no caption, and why."""
+class FailedCaption:
+    """One region without a caption, and the reason."""
 
     region_id: str
     reason: str
@@ -57,9 +57,9 @@ class Failed:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
-    options = _parser().parse_args(argv)
-    records = _selected(options.regions, every=options.held_out_every, limit=options.limit)
-    done = set() if options.overwrite else captioned_ids(options.out)
+    options = _build_parser().parse_args(argv)
+    records = _select_records(options.regions, every=options.held_out_every, limit=options.limit)
+    done = set() if options.overwrite else read_captioned_ids(options.out)
     todo = [record for record in records if record.region_id not in done]
     engine = open_engine(options.bundle, threads=options.threads)
     store = ImageStore(options.images)
@@ -68,12 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if options.render is not None:
         # Imported here: it draws, and captioning alone needs nothing to draw with.
-        from ureca.models.evaluation.reports.captioned_images import rendered
+        from ureca.models.evaluation.reports.captioned_images import render_captions
 
-        results = rendered(results, todo, store, options.render)
+        results = render_captions(results, todo, store, options.render)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w" if options.overwrite else "a", encoding="utf8") as out:
-        failed = _write(tqdm(results, total=len(todo), unit="region"), out)
+        failed = _write_captions(tqdm(results, total=len(todo), unit="region"), out)
     sys.stderr.write(
         f"{len(todo) - failed} captioned, {failed} failed, {len(done)} were there already\n"
     )
@@ -88,60 +88,62 @@ def caption_records(
     style: StyleChoice = "auto",
     image_only: bool = False,
     edit: MaskEdit | None = None,
-) -> Iterator[Captioned | Failed]:
-    """One result per record, picture by picture.
+) -> Iterator[Captioned | FailedCaption]:
+    """Caption the records image by image; yield one result per record.
 
-    With `image_only` every region is given the full frame as its mask, so that nothing of the
-    region is left: the control that shows how much the region itself contributes. `edit` changes
-    the masks in another way (`masks.mask_edit`).
+    With `image_only` every region gets a full-frame mask, which has no information on the region:
+    the control that shows how much the region contributes. `edit` changes the masks in another way
+    (`mask_variants.make_mask_edit`).
     """
-    shown = edit or mask_edit("image" if image_only else "true")
-    for image_key, group in _by_picture(records).items():
+    shown = edit or make_mask_edit("image" if image_only else "true")
+    for image_key, group in _group_by_picture(records).items():
         try:
             image = store.read(image_key)
             frame = engine.encode(image)
         except UrecaError as error:
-            yield from (Failed(record.region_id, str(error)) for record in group)
+            yield from (FailedCaption(record.region_id, str(error)) for record in group)
             continue
-        made = [_row(record, image, engine, style, shown) for record in group]
-        yield from (row for row in made if isinstance(row, Failed))
-        rows = [row for row in made if not isinstance(row, Failed)]
+        made = [_make_request(record, image, engine, style, shown) for record in group]
+        yield from (row for row in made if isinstance(row, FailedCaption))
+        rows = [row for row in made if not isinstance(row, FailedCaption)]
         for start in range(0, len(rows), engine.info.max_regions):
-            yield from _batch(engine, frame, rows[start : start + engine.info.max_regions])
+            yield from _caption_batch(engine, frame, rows[start : start + engine.info.max_regions])
 
 
 def caption_crops(
     engine: Engine, store: ImageStore, records: Sequence[RegionRecord], *, style: StyleChoice
-) -> Iterator[Captioned | Failed]:
-    """One result per record from the region's box cut out as a picture of its own, all of it asked
-    for: what a captioner of whole pictures can do, without any context.
+) -> Iterator[Captioned | FailedCaption]:
+    """Cut each region's box out and caption the whole crop, as a captioner of whole images does,
+    without context. Yield one result per record.
     """
-    for image_key, group in _by_picture(records).items():
+    for image_key, group in _group_by_picture(records).items():
         try:
             image = store.read(image_key)
         except UrecaError as error:
-            yield from (Failed(record.region_id, str(error)) for record in group)
+            yield from (FailedCaption(record.region_id, str(error)) for record in group)
             continue
         for record in group:
-            row = _row(record, image, engine, style, mask_edit("box"))
-            if isinstance(row, Failed):
+            row = _make_request(record, image, engine, style, make_mask_edit("box"))
+            if isinstance(row, FailedCaption):
                 yield row
                 continue
             box = row[1].mask
             crop = image[np.ix_(box.any(axis=1), box.any(axis=0))]
             whole = replace(row[1], mask=np.ones(crop.shape[:2], np.bool_))
-            yield from _batch(engine, engine.encode(crop), [(row[0], whole)])
+            yield from _caption_batch(engine, engine.encode(crop), [(row[0], whole)])
 
 
-def chosen_style(record: RegionRecord, choice: StyleChoice) -> Style:
-    """`auto` says a sentence only where people wrote sentences and no phrase for the region."""
+def choose_style(record: RegionRecord, choice: StyleChoice) -> Style:
+    """Return the style. `auto` is long only if people wrote sentences and no phrase for the
+    region.
+    """
     if choice != "auto":
         return choice
     return "long" if record.long and not record.short else "short"
 
 
-def captioned_ids(path: Path) -> set[str]:
-    """Ids in an output file; a last line that a kill cut short is removed from it.
+def read_captioned_ids(path: Path) -> set[str]:
+    """Read the ids in an output file; remove a last line that a kill cut short.
 
     Raises `SourceError` for a file that is not such an output.
     """
@@ -159,67 +161,69 @@ def captioned_ids(path: Path) -> set[str]:
         ) from error
 
 
-def _batch(engine: Engine, frame: object, rows: Sequence[Row]) -> Iterator[Captioned | Failed]:
+def _caption_batch(
+    engine: Engine, frame: object, rows: Sequence[Row]
+) -> Iterator[Captioned | FailedCaption]:
     try:
         ends = [e for e in engine.caption(frame, [r for _, r in rows]) if isinstance(e, RowDone)]
     except UrecaError as error:
-        yield from (Failed(region_id, str(error)) for region_id, _ in rows)
+        yield from (FailedCaption(region_id, str(error)) for region_id, _ in rows)
         return
     for end in sorted(ends, key=lambda e: e.row):
         region_id = rows[end.row][0]
         if end.stop in ("eos", "length"):
             yield Captioned(region_id, end.text, end.score)
         else:
-            yield Failed(region_id, f"the caption ended with {end.stop!r}")
+            yield FailedCaption(region_id, f"the caption ended with {end.stop!r}")
 
 
-def _row(
+def _make_request(
     record: RegionRecord, image: Image, engine: Engine, style: StyleChoice, edit: MaskEdit
-) -> Row | Failed:
+) -> Row | FailedCaption:
     try:
-        mask = _filled(edit(_filled(_mask(record, image)), record.region_id))
+        mask = _refuse_empty(edit(_refuse_empty(_read_mask(record, image)), record.region_id))
     except RegionError as error:
-        return Failed(record.region_id, str(error))
+        return FailedCaption(record.region_id, str(error))
     region = RegionInput(
-        mask, style=chosen_style(record, style), max_new_tokens=engine.info.max_new_tokens
+        mask, style=choose_style(record, style), max_new_tokens=engine.info.max_new_tokens
     )
     return record.region_id, region
 
 
-def _mask(record: RegionRecord, image: Image) -> Mask:
+def _read_mask(record: RegionRecord, image: Image) -> Mask:
     mask = rle.decode(Rle((record.height, record.width), record.counts))
     if mask.shape != image.shape[:2]:
         raise RegionError(
-            f"expected a mask of the picture's size {list(image.shape[:2])}, got {list(mask.shape)}"
+            f"expected a mask of the image's size {list(image.shape[:2])}, got {list(mask.shape)}"
         )
     return mask
 
 
-def _filled(mask: Mask) -> Mask:
-    if not mask.any():  # one such row would cost the whole batch
+def _refuse_empty(mask: Mask) -> Mask:
+    if not mask.any():  # one such row would fail the whole batch
         raise RegionError("the mask is empty: a region needs at least one pixel")
     return mask
 
 
-def _by_picture(records: Iterable[RegionRecord]) -> dict[str, list[RegionRecord]]:
+def _group_by_picture(records: Iterable[RegionRecord]) -> dict[str, list[RegionRecord]]:
     groups: dict[str, list[RegionRecord]] = {}
     for record in records:
         groups.setdefault(record.image_key, []).append(record)
     return groups
 
 
-def _selected(path: Path, *, every: int | None, limit: int | None) -> list[RegionRecord]:
-    records = [r for r in read_regions(path) if every is None or r.held_out(every)]
+def _select_records(path: Path, *, every: int | None, limit: int | None) -> list[RegionRecord]:
+    records = [r for r in read_regions(path) if every is None or r.is_held_out(every)]
     if not records:
         raise SourceError(f"{path} has no regions to caption: check --held-out-every")
     return records[:limit]
 
 
-def _write(results: Iterable[Captioned | Failed], out: TextIO) -> int:
-    """Write captions as they come and name failures on stderr; returns how many failed."""
+def _write_captions(results: Iterable[Captioned | FailedCaption], out: TextIO) -> int:
+    """Write captions as they come and failures to stderr; return the number of failures."""
     failed = 0
     for result in results:
-        if isinstance(result, Failed):
+        if isinstance(result, FailedCaption):
             failed += 1
             sys.stderr.write(f"{result.region_id}: {result.reason}\n")
             continue
@@ -233,7 +237,7 @@ def _write(results: Iterable[Captioned | Failed], out: TextIO) -> int:
     return failed
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca caption",
         description="Caption every region of a file.",
@@ -248,10 +252,10 @@ def _parser() -> argparse.ArgumentParser:
         "--bundle", type=Path, required=True, help="bundle of ureca export, or a checkpoint folder"
     )
     parser.add_argument("-o", "--out", type=Path, required=True, help="captions, one JSON a line")
-    parser.add_argument("--limit", type=_positive, help="at most this many regions")
+    parser.add_argument("--limit", type=_parse_positive, help="at most this many regions")
     parser.add_argument(
         "--held-out-every",
-        type=_positive,
+        type=_parse_positive,
         metavar="N",
         help="only pictures whose hash is held out of training (one in N)",
     )
@@ -265,11 +269,11 @@ def _parser() -> argparse.ArgumentParser:
         "--render", type=Path, metavar="DIR", help="write each picture with its captions as PNG"
     )
     parser.add_argument("--overwrite", action="store_true", help="overwrite the output")
-    parser.add_argument("--threads", type=_positive, help="threads of ONNX Runtime")
+    parser.add_argument("--threads", type=_parse_positive, help="threads of ONNX Runtime")
     return parser
 
 
-def _positive(text: str) -> int:
+def _parse_positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")

@@ -1,4 +1,4 @@
-"""One evaluation: captions of a data set in one style, their figures, and the folder they go to."""
+"""Evaluates a data set in one style: captions, figures, and the result folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ureca.datatypes import Style
-from ureca.models.evaluation.caption import Captioned, Failed
+from ureca.models.evaluation.caption import Captioned, FailedCaption
 from ureca.models.evaluation.measures.failure_rates import (
-    commonest_template,
-    long_faults,
-    short_faults,
+    find_commonest_template,
+    measure_long_faults,
+    measure_short_faults,
 )
 from ureca.models.evaluation.measures.scores import (
     Figures,
-    Scored,
+    ScoredCaption,
     Tools,
-    aggregate,
-    by_group,
-    score,
+    aggregate_scores,
+    group_scores,
+    score_cases,
 )
 from ureca.models.evaluation.test_set import EvaluationCase, References, TestSet
 
@@ -31,20 +31,20 @@ REFERENCES: dict[Style, References] = {"short": "both", "long": "long"}
 
 @dataclass(frozen=True, slots=True)
 class CaptionResults:
-    """The captions of one pass, with their scores, and the regions that have none."""
+    """The captions of one pass with their scores, and the regions without a caption."""
 
     captions: Mapping[str, str]
     confidence: Mapping[str, float]
     failed: Mapping[str, str]
 
     @classmethod
-    def collect(cls, results: Iterable[Captioned | Failed]) -> CaptionResults:
+    def collect(cls, results: Iterable[Captioned | FailedCaption]) -> CaptionResults:
         """Sort the results of a captioner."""
         captions: dict[str, str] = {}
         confidence: dict[str, float] = {}
         failed: dict[str, str] = {}
         for result in results:
-            if isinstance(result, Failed):
+            if isinstance(result, FailedCaption):
                 failed[result.region_id] = result.reason
                 continue
             captions[result.region_id] = result.caption
@@ -54,11 +54,11 @@ class CaptionResults:
 
 @dataclass(frozen=True)
 class EvaluationPart:
-    """One data set in one style, judged."""
+    """One data set in one style, with its figures."""
 
     data: TestSet
     style: Style
-    scored: list[Scored]
+    scored: list[ScoredCaption]
     groups: dict[str, Figures]
     faults: dict[str, Figures]
     template: str
@@ -70,63 +70,65 @@ class EvaluationPart:
         return f"{self.data.name}/{self.style}"
 
 
-def cases_for(data: TestSet, style: Style) -> list[EvaluationCase]:
-    """Long captions are asked only where people wrote some."""
+def select_cases(data: TestSet, style: Style) -> list[EvaluationCase]:
+    """Select the cases of a style. Long captions need sentences that people wrote."""
     if style == "short":
         return list(data.cases)
-    return [case for case in data.cases if case.references("long")]
+    return [case for case in data.cases if case.list_references("long")]
 
 
-def judge(data: TestSet, style: Style, said: CaptionResults, tools: Tools) -> EvaluationPart:
-    """Score what was said, by group and by fault."""
+def score_captions(
+    data: TestSet, style: Style, said: CaptionResults, tools: Tools
+) -> EvaluationPart:
+    """Score the captions, by group and by fault."""
     which = REFERENCES[style]
-    scored = score(data.cases, said.captions, tools, pool=data.cases, references=which)
-    sorted_ = by_group(scored)
-    groups = {name: aggregate(items, tools) for name, items in sorted_.items()}
+    scored = score_cases(data.cases, said.captions, tools, pool=data.cases, references=which)
+    sorted_ = group_scores(scored)
+    groups = {name: aggregate_scores(items, tools) for name, items in sorted_.items()}
     faults = {
-        name: _faults(items, data, style)
+        name: _measure_faults(items, data, style)
         for name, items in sorted_.items()
         if name == "all" or _is_family(name)
     }
-    name, _ = commonest_template(item.caption for item in scored)
+    name, _ = find_commonest_template(item.caption for item in scored)
     return EvaluationPart(data, style, scored, groups, faults, name, said)
 
 
-def _faults(items: Sequence[Scored], data: TestSet, style: Style) -> Figures:
+def _measure_faults(items: Sequence[ScoredCaption], data: TestSet, style: Style) -> Figures:
     if style == "long":
-        return long_faults(items)
-    return short_faults(items, data.cases, data.training, references=REFERENCES[style])
+        return measure_long_faults(items)
+    return measure_short_faults(items, data.cases, data.training, references=REFERENCES[style])
 
 
 def _is_family(name: str) -> bool:
     return name.startswith("family=") and "|" not in name
 
 
-def part_json(part: EvaluationPart) -> dict[str, Any]:  # JSON
-    """What `metrics.json` says of a part."""
+def describe_part(part: EvaluationPart) -> dict[str, Any]:  # JSON
+    """Return a part's entry in `metrics.json`."""
     return {
         "captions": len(part.scored),
         "failed": len(part.said.failed),
         "references": REFERENCES[part.style],
         "commonest_template": part.template,
-        "groups": {name: rounded(figures) for name, figures in part.groups.items()},
-        "faults": {name: rounded(figures) for name, figures in part.faults.items()},
+        "groups": {name: round_figures(figures) for name, figures in part.groups.items()},
+        "faults": {name: round_figures(figures) for name, figures in part.faults.items()},
     }
 
 
-def rounded(figures: Figures) -> Figures:
-    """Five decimals: more would be noise."""
+def round_figures(figures: Figures) -> Figures:
+    """Round to five decimals."""
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in figures.items()}
 
 
 def write_captions(path: Path, part: EvaluationPart) -> None:
-    """One line per caption with its references and own figures."""
+    """Write one line per caption with its references and figures."""
     with path.open("w", encoding="utf8") as out:
         for item in part.scored:
-            out.write(json.dumps(_caption_row(item, part)) + "\n")
+            out.write(json.dumps(_make_caption_row(item, part)) + "\n")
 
 
-def _caption_row(item: Scored, part: EvaluationPart) -> dict[str, Any]:  # JSON
+def _make_caption_row(item: ScoredCaption, part: EvaluationPart) -> dict[str, Any]:  # JSON
     key = item.case.region_id
     return {
         "region_id": key,
@@ -139,13 +141,15 @@ def _caption_row(item: Scored, part: EvaluationPart) -> dict[str, Any]:  # JSON
     }
 
 
-def captions_path(out: Path, part: EvaluationPart, *, several: bool) -> Path:
-    """`captions.jsonl` for the short ones, `captions-long.jsonl`; with the root's name if many."""
+def make_captions_path(out: Path, part: EvaluationPart, *, several: bool) -> Path:
+    """Return `captions.jsonl` for short captions, `captions-long.jsonl` for long ones; with several
+    roots, the name contains the root.
+    """
     words = ["captions", *([part.data.name] if several else [])]
     words += ["long"] if part.style == "long" else []
     return out / ("-".join(words) + ".jsonl")
 
 
-def failures(parts: Sequence[EvaluationPart]) -> dict[str, str]:
-    """Every region without a caption, and why."""
+def list_failures(parts: Sequence[EvaluationPart]) -> dict[str, str]:
+    """List every region without a caption, and the reason."""
     return {key: reason for part in parts for key, reason in part.said.failed.items()}

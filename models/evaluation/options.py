@@ -25,6 +25,7 @@ _EPILOG = """examples:
   ureca eval --captions captions.jsonl --data DATA -o scored
   ureca eval --compare report noisy control -o table
   ureca eval dlc --help        # DLC-Bench, with a judge
+  ureca eval res --help        # text to regions: which one, several or none
 
 A data folder has regions-*.jsonl[.gz] and images/. Of regions-train* only the pictures whose hash
 is held out are used. The folder given with -o gets metrics.json, captions.jsonl and report.html,
@@ -35,7 +36,7 @@ Exit status: 0 done, 1 some regions could not be captioned (see stderr), 2 it co
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What was asked for; see `ureca eval --help`."""
+    """The parsed options; see `ureca eval --help`."""
 
     model: Path | None
     data: tuple[Path, ...]
@@ -66,9 +67,9 @@ class Options:
         return ("short", "long") if self.style == "auto" else (self.style,)
 
 
-def parse(argv: Sequence[str] | None) -> Options:
-    """Options from the command line; a wrong one ends the program with exit status 2."""
-    parser = _parser()
+def parse_options(argv: Sequence[str] | None) -> Options:
+    """Parse the command line; a wrong option ends the program with exit status 2."""
+    parser = _build_parser()
     found = parser.parse_args(argv)
     ways = [found.model, found.baseline, found.captions, found.compare or None]
     if sum(way is not None for way in ways) != 1:
@@ -83,20 +84,20 @@ def parse(argv: Sequence[str] | None) -> Options:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca eval",
         description="Measure captions of held-out regions, by source, mask, type and fault.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_what(parser)
-    _add_how(parser)
+    _add_input_options(parser)
+    _add_measure_options(parser)
     _add_output(parser)
     return parser
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
+def _add_input_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, nargs="?", metavar="BUNDLE_OR_CHECKPOINT")
     add("--data", type=Path, action="append", default=[], help="data folder; may be repeated")
@@ -105,16 +106,16 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("--compare", type=Path, nargs="+", default=[], metavar="DIR", help="finished evaluations")
     add(
         "--held-out-every",
-        type=positive,
+        type=parse_positive,
         default=HELD_OUT_EVERY,
         metavar="N",
         help=f"one picture in N [{HELD_OUT_EVERY}]",
     )
-    add("--limit", type=positive, help="at most this many regions of each data folder")
+    add("--limit", type=parse_positive, help="at most this many regions of each data folder")
     add("--style", choices=("auto", "short", "long"), default="auto")
 
 
-def _add_how(parser: argparse.ArgumentParser) -> None:
+def _add_measure_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--masks",
@@ -124,7 +125,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
     add("--image-only", action="store_true", help="control: the same as --masks image")
     add("--video", action="store_true", help="flicker on the clips of DATA/videos")
-    add("--video-every", type=positive, default=5, metavar="K", help="every K-th frame [5]")
+    add("--video-every", type=parse_positive, default=5, metavar="K", help="every K-th frame [5]")
     add(
         "--masks-from",
         type=Path,
@@ -132,10 +133,13 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help="folder with the masks of a tracker, one CLIP.jsonl per clip",
     )
     add(
-        "--train-pictures", type=positive, default=1500, help="training images of a baseline [1500]"
+        "--train-pictures",
+        type=parse_positive,
+        default=1500,
+        help="training images of a baseline [1500]",
     )
     add("--seed", type=int, default=0, help="random seed of noisy masks and samples [0]")
-    add("--threads", type=positive, help="of the model")
+    add("--threads", type=parse_positive, help="of the model")
     add("--vocab", type=Path, help="MiniLM vocab.txt or tokenizer.json; or set MINILM_VOCAB")
     add(
         "--no-meteor",
@@ -150,12 +154,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-o", "--out", type=Path, required=True, help="folder for the results")
     add("--no-report", dest="report", action="store_false", help="no report.html")
-    add("--samples", type=positive, default=24, help="images of each kind in the report [24]")
+    add("--samples", type=parse_positive, default=24, help="images of each kind in the report [24]")
     add("--json", action="store_true", help="print metrics.json instead of a table")
 
 
-def positive(text: str) -> int:
-    """An integer of at least 1."""
+def parse_positive(text: str) -> int:
+    """Parse an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")

@@ -1,8 +1,8 @@
-"""The regions of an evaluation: records with their group flags, references, and the split.
+"""Reads the regions of an evaluation: records with their group flags, references, and the split.
 
 One data root is a folder with `regions-*.jsonl[.gz]` and `images/`. Of a file named
-`regions-train*` only the pictures that the hash holds out are used; every other file is taken
-whole, since it was made for testing.
+`regions-train*` only the images that the hash holds out are used. Every other file is used
+completely, because it was made for testing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ureca.errors import SourceError
-from ureca.models.data.regions import RegionRecord, image_hash, read_rows
+from ureca.models.data.regions import RegionRecord, hash_image_key, read_rows
 from ureca.models.evaluation.text.phrase_parsing import (
     Accepted,
-    accepted_names,
-    normal,
-    singular,
-    tokens,
+    find_accepted_names,
+    make_singular,
+    normalise_text,
+    split_words,
 )
 
 References = Literal["both", "short", "long"]
@@ -29,7 +29,7 @@ References = Literal["both", "short", "long"]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCase:
-    """One region to caption and what its caption is judged by."""
+    """One region to caption, with the references for its caption."""
 
     record: RegionRecord
 
@@ -50,26 +50,26 @@ class EvaluationCase:
 
     @property
     def outlined(self) -> bool:
-        """Whether somebody named or outlined it: whole pictures and bare boxes are left out."""
+        """Whether a person named or outlined it. Whole images and bare boxes are left out."""
         if self.record.mask_source == "full_image":
             return False
         named = self.record.short or self.record.long
         return bool(named or (self.record.category and self.record.mask_source != "box"))
 
-    def references(self, which: References) -> tuple[str, ...]:
-        """People's words for it, normalised and without repeats."""
+    def list_references(self, which: References) -> tuple[str, ...]:
+        """Return people's captions of it, normalised and without repeats."""
         record = self.record
         texts = {"short": record.short, "long": record.long, "both": record.short + record.long}
-        return tuple(dict.fromkeys(text for text in map(normal, texts[which]) if text))
+        return tuple(dict.fromkeys(text for text in map(normalise_text, texts[which]) if text))
 
-    def accepted(self, which: References) -> Accepted:
-        """The names that count as right."""
-        return accepted_names(self.record.category, self.references(which))
+    def find_accepted_names(self, which: References) -> Accepted:
+        """Return the names that count as right."""
+        return find_accepted_names(self.record.category, self.list_references(which))
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """The cases of one root, and what the other pictures of its training file are like."""
+    """The cases of one root, and the training data of the same root."""
 
     name: str
     root: Path
@@ -79,15 +79,15 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Training:
-    """What a model could have learnt from the root's training pictures."""
+    """What a model could learn from the root's training images."""
 
     categories: Counter[str]
-    """How often each category was there; empty when the root has no training file."""
+    """How often each category occurs; empty if the root has no training file."""
     rows: tuple[EvaluationCase, ...] = ()
-    """Training regions themselves, kept only when a baseline asks for them."""
+    """The training regions, kept only if a baseline needs them."""
 
-    def common(self, count: int) -> frozenset[str]:
-        """The `count` most frequent categories."""
+    def list_common(self, count: int) -> frozenset[str]:
+        """Return the `count` most frequent categories."""
         return frozenset(name for name, _ in self.categories.most_common(count))
 
 
@@ -99,12 +99,12 @@ def read_data(root: Path, *, every: int, keep_training: bool = False) -> TestSet
     cases: list[EvaluationCase] = []
     rows: list[EvaluationCase] = []
     categories: Counter[str] = Counter()
-    for row, learnt in (pair for path in files for pair in _rows(path, every=every)):
+    for row, learnt in (pair for path in files for pair in _read_rows(path, every=every)):
         if not learnt:
             cases.append(EvaluationCase(RegionRecord.from_json(row)))
             continue
         if row.get("category"):
-            categories[category_name(row["category"])] += 1
+            categories[normalise_category(row["category"])] += 1
         if keep_training:
             rows.append(EvaluationCase(RegionRecord.from_json(row)))
     kept = tuple(case for case in cases if case.outlined)
@@ -113,48 +113,52 @@ def read_data(root: Path, *, every: int, keep_training: bool = False) -> TestSet
     return TestSet(root.resolve().name, root, kept, Training(categories, tuple(rows)))
 
 
-def category_name(category: str) -> str:
-    """A category as it is counted: lower-case, singular words."""
-    return " ".join(singular(word) for word in tokens(category))
+def normalise_category(category: str) -> str:
+    """Normalise a category: lower-case, singular words."""
+    return " ".join(make_singular(word) for word in split_words(category))
 
 
-def by_picture(cases: Iterable[EvaluationCase]) -> dict[str, list[EvaluationCase]]:
-    """Cases by `image_key`, in order."""
+def group_by_picture(cases: Iterable[EvaluationCase]) -> dict[str, list[EvaluationCase]]:
+    """Group cases by `image_key`, in order."""
     pictures: dict[str, list[EvaluationCase]] = {}
     for case in cases:
         pictures.setdefault(case.image_key, []).append(case)
     return pictures
 
 
-def limited(cases: Sequence[EvaluationCase], limit: int | None) -> list[EvaluationCase]:
-    """At most `limit` cases, whole pictures in the order of their hashes: a sample, not a shard."""
+def limit_cases(cases: Sequence[EvaluationCase], limit: int | None) -> list[EvaluationCase]:
+    """Return at most `limit` cases, whole images in the order of their hashes, so that a part is a
+    sample.
+    """
     if limit is None or len(cases) <= limit:
         return list(cases)
-    ordered = sorted(cases, key=lambda case: image_hash(case.image_key))
+    ordered = sorted(cases, key=lambda case: hash_image_key(case.image_key))
     return ordered[:limit]
 
 
-def groups_of(case: EvaluationCase) -> list[str]:
-    """Names of the groups that a case counts in; the first is "all"."""
+def list_groups(case: EvaluationCase) -> list[str]:
+    """Return the names of a case's groups; the first is "all"."""
     record = case.record
     source = record.source.split("/")[0] or "?"
     mask = "mixed" if record.mask_source.startswith("mixed") else record.mask_source or "?"
     kind = "people" if case.people else "non-people"
     names = ["all", f"source={source}", f"mask={mask}", f"{source}|{mask}"]
-    names += [f"family={family(source)}", f"family={family(source)}|{kind}", kind]
+    names += [f"family={get_family(source)}", f"family={get_family(source)}|{kind}", kind]
     names += [f"type={name}" for name in record.types]
     return names + [name for name in ("part", "stuff", "group") if getattr(record, name)]
 
 
-def family(source: str) -> str:
-    """The leading letters of a source: "coco" of "coco-val2017", "flickr" of "flickr30k-..."."""
+def get_family(source: str) -> str:
+    """Return the leading letters of a source: "coco" of "coco-val2017", "flickr" of
+    "flickr30k-...".
+    """
     found = re.match(r"[a-z]+", source.lower())
     return found.group() if found else "?"
 
 
-def _rows(path: Path, *, every: int) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Rows of a file, each with whether it belongs to the training side."""
+def _read_rows(path: Path, *, every: int) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Read rows of a file, each with whether it belongs to the training side."""
     hashed = path.name.startswith("regions-train")
     for row in read_rows(path):
-        # Most rows only count; reading them whole would take most of the time.
-        yield row, hashed and image_hash(str(row.get("image_key"))) % every != 0
+        # Most rows are only counted; parsing them completely would take most of the time.
+        yield row, hashed and hash_image_key(str(row.get("image_key"))) % every != 0

@@ -1,1 +1,1 @@
-"""`ureca-mllm`: URECA over a vision-language model of the package `transformers` (torch)."""
+"""`ureca-mllm`: URECA on a vision-language model of the package `transformers` (torch)."""

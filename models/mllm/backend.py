@@ -1,4 +1,4 @@
-"""The language model of a batch of regions: own keys and values grow, the prefix is shared."""
+"""Runs the language model on a batch of regions: own keys and values grow, the prefix is shared."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ureca.models.mllm.network.captioner import Mllm, placed
-from ureca.models.mllm.network.positions import Opening
+from ureca.models.mllm.network.model import Mllm, insert_features
+from ureca.models.mllm.network.positions import PromptOpening
 from ureca.models.mllm.network.prefix_attention import Prefix
 from ureca.models.mllm.prompt import I64, CaptionPrompt
 from ureca.models.preprocess import Grid
@@ -21,28 +21,34 @@ _BLOCKED = -1e9
 
 
 @torch.inference_mode()
-def prefix_input(model: Mllm, prompt: CaptionPrompt, grid: Grid, image_tokens: Tensor) -> Opening:
-    """Everything before the mask block, image tokens in place."""
-    return prefix_tokens(model, prompt, torch.from_numpy(prompt.prefix(grid)), image_tokens)
+def make_prefix_input(
+    model: Mllm, prompt: CaptionPrompt, grid: Grid, image_tokens: Tensor
+) -> PromptOpening:
+    """Return the input before the mask block, with image tokens in place."""
+    return embed_prefix(model, prompt, torch.from_numpy(prompt.encode_prefix(grid)), image_tokens)
 
 
-def prefix_tokens(model: Mllm, prompt: CaptionPrompt, ids: Tensor, image_tokens: Tensor) -> Opening:
-    """The same from ids [P]; training runs it with gradients."""
+def embed_prefix(
+    model: Mllm, prompt: CaptionPrompt, ids: Tensor, image_tokens: Tensor
+) -> PromptOpening:
+    """Return the same from ids [P]; training runs it with gradients."""
     rows = ids.to(model.device)[None]
-    x = placed(model.embed(rows), rows, prompt.image_id, image_tokens)
-    return model.opening(x, rows[0] == prompt.image_id)
+    x = insert_features(model.embed(rows), rows, prompt.image_id, image_tokens)
+    return model.make_opening(x, rows[0] == prompt.image_id)
 
 
-def suffix_input(model: Mllm, prompt: CaptionPrompt, ids: I64, region_tokens: Tensor) -> Tensor:
-    """Embeddings [1, L, d] of one region's own prompt, mask tokens [K, d] in place."""
+def make_suffix_input(
+    model: Mllm, prompt: CaptionPrompt, ids: I64, region_tokens: Tensor
+) -> Tensor:
+    """Return embeddings [1, L, d] of one region's own prompt, with mask tokens [K, d] in place."""
     rows = torch.from_numpy(ids).to(model.device)[None]
     x = model.embed(rows, mark_ids=prompt.mark_ids)
-    return placed(x, rows, prompt.mask_id, region_tokens)
+    return insert_features(x, rows, prompt.mask_id, region_tokens)
 
 
-class Rows:
-    """A batch after one prefix, behind which positions count from `goes_on`. Prompts are padded on
-    the left, so all rows grow in step.
+class SuffixBatch:
+    """A batch behind one prefix; its positions continue from `goes_on`. Prompts are padded on the
+    left, so all rows grow together.
     """
 
     def __init__(self, model: Mllm, prefix: Prefix, goes_on: int) -> None:
@@ -54,7 +60,9 @@ class Rows:
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Tensor]) -> Tensor:
-        """Run prompts [1, L, d] of different lengths; logits f32 [N, V] of the next token."""
+        """Run prompts [1, L, d] of different lengths; return logits f32 [N, V] of the next
+        token.
+        """
         longest = max(x.shape[1] for x in prompts)
         padded = [torch.nn.functional.pad(x, (0, 0, longest - x.shape[1], 0)) for x in prompts]
         padding = [longest - x.shape[1] for x in prompts]
@@ -63,7 +71,7 @@ class Rows:
 
     @torch.inference_mode()
     def step(self, ids: I64) -> Tensor:
-        """One more token for each row; logits f32 [N, V]."""
+        """Run one more token for each row; return logits f32 [N, V]."""
         chosen = torch.from_numpy(ids).to(self._model.device)
         return self._run(self._model.embed(chosen[:, None]))
 
@@ -82,14 +90,16 @@ class Rows:
         answer = self._model.extend(
             self._cache,
             inputs_embeds=x,
-            attention_mask=self._mask(at, past + steps, x),
+            attention_mask=self._make_mask(at, past + steps, x),
             position_ids=positions,
             ureca_prefix=self._prefix,
         )
         return self._model.logits(answer.last_hidden_state[:, -1]).float()
 
-    def _mask(self, at: Tensor, total: int, like: Tensor) -> Tensor:
-        """What is added to own scores: [N, 1, T, S]; later tokens and padding are not seen."""
+    def _make_mask(self, at: Tensor, total: int, like: Tensor) -> Tensor:
+        """Return the values added to own scores: [N, 1, T, S]. Later tokens and padding are
+        masked.
+        """
         keys = torch.arange(total, device=like.device)
         seen = (keys[None, None] <= at[None, :, None]) & (keys >= self._padding[:, None])[:, None]
         nothing = torch.zeros((), dtype=like.dtype, device=like.device)
@@ -97,7 +107,7 @@ class Rows:
 
 
 def choose(logits: Tensor, stop_ids: Sequence[int]) -> Choice:
-    """The likeliest token of each row; every stop token is reported as the first of them."""
+    """Return the likeliest token of each row. Every stop token is reported as the first of them."""
     best = logits.argmax(-1)
     logprob = torch.log_softmax(logits, dim=-1).gather(1, best[:, None])[:, 0]
     ids = best.cpu().numpy()
@@ -105,6 +115,6 @@ def choose(logits: Tensor, stop_ids: Sequence[int]) -> Choice:
     return Choice(ids.astype(np.int64), logprob.cpu().numpy())
 
 
-def release(prefix: Any) -> int:
-    """Bytes that a prefix holds: what one encoded picture costs."""
+def count_prefix_bytes(prefix: Any) -> int:
+    """Return the bytes of a prefix: the memory of one encoded image."""
     return sum(t.numel() * t.element_size() for layer in prefix for t in layer)

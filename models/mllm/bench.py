@@ -30,15 +30,15 @@ from tqdm import tqdm
 from ureca.datatypes import Mask, RegionInput
 from ureca.errors import ConfigError
 from ureca.models.mllm import generate
-from ureca.models.mllm.backend import prefix_input
-from ureca.models.mllm.engine import MllmEncodedPicture, MllmEngine, checkpoint_engine
+from ureca.models.mllm.backend import make_prefix_input
+from ureca.models.mllm.mllm_engine import MllmEncodedPicture, MllmEngine, open_checkpoint
 
 _BASELINE = "per region"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
-    """One arm: seconds of every round, and its quotient to the per-region arm round by round."""
+class TimedArm:
+    """One method: seconds of every round, and its quotient to the per-region method by round."""
 
     arm: str
     seconds: list[float]
@@ -47,13 +47,15 @@ class Timed:
     @property
     def row(self) -> str:
         """Median and spread, for a table."""
-        low, middle, high = _spread(self.seconds)
-        return f"{self.arm:<12}{middle:>9.3f} ({low:.3f}-{high:.3f}) s{_ratio(self.speed_up)}"
+        low, middle, high = _format_spread(self.seconds)
+        return (
+            f"{self.arm:<12}{middle:>9.3f} ({low:.3f}-{high:.3f}) s{_format_ratio(self.speed_up)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What was measured."""
+class BenchResult:
+    """The result of the bench."""
 
     model: str
     regions: int
@@ -65,10 +67,10 @@ class Result:
     """Rows whose tokens are the same in the shared arm and the per-region arm."""
     device: str
     threads: int
-    arms: list[Timed]
+    arms: list[TimedArm]
 
     def table(self) -> str:
-        """The result for a terminal."""
+        """Format the result for a terminal."""
         head = (
             f"{self.model}: {self.regions} regions, prefix {self.prefix_tokens} + own "
             f"{self.own_tokens} tokens, {self.new_tokens} new; {self.rounds} rounds in turn on "
@@ -79,19 +81,23 @@ class Result:
 
 
 @torch.inference_mode()
-def bench(
+def run_bench(
     engine: MllmEngine, *, regions: int, rounds: int, new_tokens: int, seed: int = 0
-) -> Result:
-    """Time the arms on a synthetic picture. Every row writes exactly `new_tokens` tokens."""
-    frame, suffixes = _scene(engine, regions, seed)
-    model, stop = engine.model, (_unused(engine),)
-    prefix = prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
-    ways = {"shared": generate.shared, "batch": generate.expanded, _BASELINE: generate.per_region}
+) -> BenchResult:
+    """Time the methods on a synthetic image. Every row generates exactly `new_tokens` tokens."""
+    frame, suffixes = _make_scene(engine, regions, seed)
+    model, stop = engine.model, (_find_unused_id(engine),)
+    prefix = make_prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
+    ways = {
+        "shared": generate.generate_shared,
+        "batch": generate.generate_unshared_batch,
+        _BASELINE: generate.generate_per_region,
+    }
     arms = {
         name: partial(way, model, prefix, suffixes, stop_ids=stop, max_new_tokens=new_tokens)
         for name, way in ways.items()
     }
-    said = {name: arm() for name, arm in arms.items()}  # also warms up
+    said = {name: arm() for name, arm in arms.items()}  # warm-up, and the tokens to compare
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for _ in tqdm(range(rounds), desc="rounds", disable=None):
         for name, arm in arms.items():
@@ -99,7 +105,7 @@ def bench(
             arm()
             seconds[name].append(time.perf_counter() - began)
     pairs = zip(said["shared"], said[_BASELINE], strict=True)
-    return Result(
+    return BenchResult(
         model=engine.info.model,
         regions=regions,
         rounds=rounds,
@@ -109,25 +115,29 @@ def bench(
         equal_rows=sum(a == b and len(a) == new_tokens for a, b in pairs),
         device=str(model.device),
         threads=torch.get_num_threads(),
-        arms=[_timed(name, seconds) for name in arms],
+        arms=[_time_arm(name, seconds) for name in arms],
     )
 
 
-def _unused(engine: MllmEngine) -> int:
-    """An id that is never chosen, so that no row ends early: the work is the same in all arms."""
+def _find_unused_id(engine: MllmEngine) -> int:
+    """Return an id that is never chosen, so that no row ends early and all methods do the same
+    work.
+    """
     return int(engine.model.base.get_output_embeddings().weight.shape[0])
 
 
-def _scene(engine: MllmEngine, regions: int, seed: int) -> tuple[MllmEncodedPicture, list[Tensor]]:
+def _make_scene(
+    engine: MllmEngine, regions: int, seed: int
+) -> tuple[MllmEncodedPicture, list[Tensor]]:
     draw = np.random.default_rng(seed)
     side = engine.config.picture.tile_px
     image = draw.integers(0, 256, (side, side, 3), np.uint8)
     frame = engine.encode(image)
-    inputs = [RegionInput(_box(draw, side), max_new_tokens=1) for _ in range(regions)]
-    return frame, engine.suffixes(frame, inputs)
+    inputs = [RegionInput(_draw_box(draw, side), max_new_tokens=1) for _ in range(regions)]
+    return frame, engine.make_suffixes(frame, inputs)
 
 
-def _box(draw: np.random.Generator, side: int) -> Mask:
+def _draw_box(draw: np.random.Generator, side: int) -> Mask:
     mask = np.zeros((side, side), np.bool_)
     y, x = draw.integers(0, side // 2, 2)
     height, width = draw.integers(side // 8, side // 2, 2)
@@ -135,22 +145,22 @@ def _box(draw: np.random.Generator, side: int) -> Mask:
     return mask
 
 
-def _timed(name: str, seconds: dict[str, list[float]]) -> Timed:
+def _time_arm(name: str, seconds: dict[str, list[float]]) -> TimedArm:
     pairs = zip(seconds[_BASELINE], seconds[name], strict=True)
-    return Timed(arm=name, seconds=seconds[name], speed_up=[base / own for base, own in pairs])
+    return TimedArm(arm=name, seconds=seconds[name], speed_up=[base / own for base, own in pairs])
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+def _format_spread(values: Sequence[float]) -> tuple[float, float, float]:
     return min(values), statistics.median(values), max(values)
 
 
-def _ratio(values: Sequence[float]) -> str:
-    low, middle, high = _spread(values)
+def _format_ratio(values: Sequence[float]) -> str:
+    low, middle, high = _format_spread(values)
     return f"   {middle:.2f} times as fast ({low:.2f}-{high:.2f})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`ureca mllm bench CHECKPOINT`."""
+    """Run `ureca mllm bench CHECKPOINT`."""
     parser = argparse.ArgumentParser(
         prog="ureca mllm bench",
         description=__doc__,
@@ -172,8 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if min(options.regions, options.rounds, options.tokens) < 1:
         raise ConfigError("--regions, --rounds and --tokens must be at least 1")
-    engine = checkpoint_engine(options.checkpoint, device=options.device)
-    result = bench(
+    engine = open_checkpoint(options.checkpoint, device=options.device)
+    result = run_bench(
         engine, regions=options.regions, rounds=options.rounds, new_tokens=options.tokens
     )
     sys.stdout.write(result.table() + "\n" + json.dumps(asdict(result)) + "\n")

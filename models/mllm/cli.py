@@ -29,27 +29,27 @@ a checkpoint becomes a bundle with: ureca export CHECKPOINT -o BUNDLE"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see `--help`."""
+    """Run the command; see `--help`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] and arguments[0] in _OTHERS:
         module = importlib.import_module(_OTHERS[arguments[0]])
         return int(module.main(arguments[1:]))
-    options = _parser().parse_args(arguments)
+    options = _build_parser().parse_args(arguments)
     require("torch", extra=EXTRA)
     return _OWN[options.command](options)
 
 
 def _wrap(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.checkpoints.wrap import wrap
+    from ureca.models.mllm.checkpoints.wrap import wrap_base
 
-    given = load_config(MllmConfig, options.config, options.set) if _asked(options) else None
+    given = load_config(MllmConfig, options.config, options.set) if _read_config(options) else None
     if options.parts is not None:
         if given is not None:
             raise ConfigError("--parts brings its own configuration: leave out --config and --set")
-        out = wrap(options.base, options.out, parts=options.parts)
+        out = wrap_base(options.base, options.out, parts=options.parts)
         sys.stdout.write(f"checkpoint: {out}\nnext: ureca export {out} -o BUNDLE\n")
         return 0
-    out = wrap(options.base, options.out, given, seed=options.seed)
+    out = wrap_base(options.base, options.out, given, seed=options.seed)
     sys.stdout.write(
         f"checkpoint: {out} (its mask encoder is untrained)\n"
         "next: ureca mllm train configs/train/mllm-stage1.yaml --set "
@@ -59,7 +59,7 @@ def _wrap(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.checkpoints.convert import Compatibility, convert
+    from ureca.models.mllm.checkpoints.convert import Compatibility, convert_checkpoint
 
     scale = None if options.scale is None else options.scale == "255"
     how = Compatibility(
@@ -67,16 +67,16 @@ def _convert(options: argparse.Namespace) -> int:
         alpha_over_rank=options.alpha_over_rank,
         max_tiles=options.max_tiles,
     )
-    out = convert(options.folder, options.out, how)
+    out = convert_checkpoint(options.folder, options.out, how)
     sys.stdout.write(f"checkpoint: {out}\nnext: ureca export {out} -o BUNDLE --precision bf16\n")
     return 0
 
 
 def _join(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.checkpoints.compose import NANO, join
+    from ureca.models.mllm.checkpoints.compose import NANO, join_models
 
     nano = options.nano or NANO
-    out = join(options.out, language=options.language, nano=nano, seed=options.seed)
+    out = join_models(options.out, language=options.language, nano=nano, seed=options.seed)
     sys.stdout.write(
         f"base: {out} (its image projector is untrained)\n"
         f"next: ureca mllm wrap {out} -o CHECKPOINT --config configs/model/smol.yaml, "
@@ -86,9 +86,9 @@ def _join(options: argparse.Namespace) -> int:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from ureca.models.mllm.checkpoints.wrap import pack
+    from ureca.models.mllm.checkpoints.wrap import pack_parts
 
-    out = pack(options.checkpoint, options.out)
+    out = pack_parts(options.checkpoint, options.out)
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     sys.stdout.write(
         f"parts: {out}, {size / 1e6:.1f} MB\nnext: ureca mllm wrap BASE --parts {out}\n"
@@ -96,11 +96,11 @@ def _pack(options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(options: argparse.Namespace) -> bool:
+def _read_config(options: argparse.Namespace) -> bool:
     return options.config is not None or bool(options.set)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca mllm",
         description=__doc__,
@@ -138,7 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", choices=("1", "255"), help="masks of 0..1 or 0..255 (by config)"
     )
     convert.add_argument(
-        "--alpha-over-rank", type=_positive, default=2.0, help="of unmerged adapters (%(default)s)"
+        "--alpha-over-rank",
+        type=_parse_positive,
+        default=2.0,
+        help="of unmerged adapters (%(default)s)",
     )
     convert.add_argument("--max-tiles", type=int, help="12: as its demonstration (by config)")
     for name, module in _OTHERS.items():
@@ -146,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> float:
+def _parse_positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise ConfigError(f"expected a number above 0, got {text}")

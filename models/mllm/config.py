@@ -1,7 +1,8 @@
-"""What a `ureca-mllm` captioner is made of beside its base model: frozen sizes, texts, switches.
+"""Configures a `ureca-mllm` captioner on its base model: frozen sizes, texts, switches.
 
-Pure data, stored as `mllm.json` beside the weights. The defaults are those of URECA's best run
-(arXiv 2504.05305, table 6: 16 mask tokens) over InternVL 2.5; `configs/model/*.yaml` override them.
+It is pure data, stored as `mllm.json` beside the weights. The defaults are those of URECA's best
+run (arXiv 2504.05305, table 6: 16 mask tokens) over InternVL 2.5; `configs/model/*.yaml` override
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class PictureConfig:
-    """How pictures are cut and normalised; sizes follow the base model."""
+    """How images are tiled and normalised. Sizes follow the base model."""
 
     tile_px: int = 448
     tokens_per_tile: int = 256
@@ -44,7 +45,7 @@ class PictureConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """The mask encoder ("arch 3") and what may stand beside it."""
+    """The mask encoder ("arch 3") and optional tokens beside it."""
 
     num_mask_tokens: int = 16
     """Channels of the encoder; channel n becomes mask token n of its tile."""
@@ -55,8 +56,8 @@ class MaskConfig:
     feature_token: bool = False
     """One more token: the image tokens averaged inside the mask (an addition to the paper)."""
     region_tokens: int = 0
-    """More tokens: what the picture tower itself says of a region, where the family's can (an
-    addition to the paper). All that it says, or 0.
+    """Additional tokens: the picture tower's own region features, if the family has them (an
+    addition to the paper). All of them, or 0.
     """
     region_width: int = 384
     """Width of the layer between them and the language model."""
@@ -72,14 +73,14 @@ class MaskConfig:
         """Values of one channel after the convolutions: the input of the shared linear layer."""
         return (self.side_px // 4) ** 2
 
-    def tokens(self, tiles: int) -> int:
+    def count_tokens(self, tiles: int) -> int:
         """Tokens of one region in a picture of `tiles` tiles (thumbnail included)."""
         return self.num_mask_tokens * tiles + self.feature_token + self.region_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """The words around picture and mask. Everything up to the mask block is the shared prefix."""
+    """The texts around image and mask. Everything before the mask block is the shared prefix."""
 
     begin: str = "<|im_start|>user\n"
     image_open: str = "<img>"
@@ -92,14 +93,14 @@ class PromptConfig:
     long: str = "Describe this region in detail."
     end: str = "<|im_end|>\n<|im_start|>assistant\n"
     stop: tuple[str, ...] = ("<|im_end|>",)
-    """Tokens that end a caption; the first one is taught."""
+    """Tokens that end a caption. Training teaches the first one."""
 
     def __post_init__(self) -> None:
         if not self.stop:
             raise ValueError("stop must name at least one token")
 
     def instruction(self, style: Style) -> str:
-        """What is asked of the model."""
+        """Return the instruction of a style."""
         return self.short if style == "short" else self.long
 
     @property
@@ -137,14 +138,14 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MllmConfig:
-    """The whole captioner but for the base's own configuration, which is `base/config.json`."""
+    """The whole captioner except the base's own configuration, which is `base/config.json`."""
 
     name: str = "ureca-mllm"
     family: str = "internvl"
     base: str = "base"
     """Folder of the base model, relative to the checkpoint."""
     base_sha256: str = ""
-    """Over the base's configuration and weights; empty: not checked."""
+    """Hash of the base's configuration and weights; empty: not checked."""
     picture: PictureConfig = field(default_factory=PictureConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

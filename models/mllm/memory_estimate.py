@@ -1,10 +1,10 @@
-"""Memory and time of training, computed and never measured: `ureca mllm plan`.
+"""Estimates memory and time of training: `ureca mllm plan`. The figures are computed, not measured.
 
 Parameters are counted from the shapes of the published configurations. Memory of one worker is
-weights + what learns (float32 weight, gradient and two moments) + activations: with gradient
+weights + trained parameters (float32 weight, gradient and two moments) + activations: with gradient
 checkpointing one layer's input for every layer, one layer recomputed, and the logits of the answer.
-Time is floating-point work over an assumed share of the device's peak. Both are for planning: a
-measured run goes above the memory by the allocator's slack.
+Time is floating-point work over an assumed share of the device's peak. Both are for planning:
+measured memory is higher by the allocator's slack.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ _PROMPT_TOKENS = 48
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What decides the cost of a base model; `heads` and `shared` are query and key-value heads."""
+class BaseShape:
+    """The sizes that determine the cost of a base model; `heads` and `shared` are query and
+    key-value heads.
+    """
 
     name: str
     width: int
@@ -44,7 +46,7 @@ class Shape:
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """(out, in) of the linear layers of one block: where adapters go."""
+        """(out, in) of the linear layers of one block, which may have adapters."""
         query, key = self.heads * self.head_dim, self.shared * self.head_dim
         return {
             "q_proj": (query, self.width),
@@ -71,18 +73,18 @@ class Shape:
         """Parameters of the image projector."""
         return 4 * self.vision_width * self.width + self.width**2
 
-    def lora(self, rank: int) -> int:
+    def count_lora_parameters(self, rank: int) -> int:
         """Parameters of adapters on every matrix."""
         return self.layers * rank * sum(a + b for a, b in self.matrices.values())
 
-    def mask(self, tokens: int, *, side_px: int = 448) -> int:
+    def count_mask_parameters(self, tokens: int, *, side_px: int = 448) -> int:
         """Parameters of the mask encoder: two convolutions and the shared linear layer."""
         convolutions = 10 * tokens + 9 * tokens**2 + tokens
         return convolutions + (side_px // 4) ** 2 * self.width + self.width
 
 
 SHAPES = (
-    Shape(
+    BaseShape(
         name="1B",
         width=896,
         layers=24,
@@ -92,7 +94,7 @@ SHAPES = (
         ff_width=4864,
         vocab=151_674,
     ),
-    Shape(
+    BaseShape(
         name="2B",
         width=2048,
         layers=24,
@@ -102,7 +104,7 @@ SHAPES = (
         ff_width=8192,
         vocab=92_553,
     ),
-    Shape(
+    BaseShape(
         name="8B",
         width=4096,
         layers=32,
@@ -117,8 +119,8 @@ SHAPES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How one worker trains."""
+class TrainingRecipe:
+    """The training settings of one worker."""
 
     stage: int
     rows_per_pass: int = 4
@@ -139,7 +141,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class TrainingBudget:
     """One worker's memory in GiB, and hours of an epoch over URECA's training set."""
 
     parameters: int
@@ -155,28 +157,34 @@ class Budget:
         return self.weights_gib + self.state_gib + self.activations_gib
 
 
-def budget(shape: Shape, recipe: Recipe) -> Budget:
-    """Memory and time of one stage; frozen weights in bfloat16, every worker holds all of them."""
+def estimate_budget(shape: BaseShape, recipe: TrainingRecipe) -> TrainingBudget:
+    """Return memory and time of one stage. Frozen weights are bfloat16; every worker holds all of
+    them.
+    """
     frozen = shape.language + shape.vision + shape.projector
-    learning = shape.mask(recipe.mask_tokens) if recipe.stage == 1 else shape.lora(recipe.rank)
-    idle = shape.mask(recipe.mask_tokens) if recipe.stage == 2 else 0
+    learning = (
+        shape.count_mask_parameters(recipe.mask_tokens)
+        if recipe.stage == 1
+        else shape.count_lora_parameters(recipe.rank)
+    )
+    idle = shape.count_mask_parameters(recipe.mask_tokens) if recipe.stage == 2 else 0
     tokens = recipe.rows_per_pass * recipe.length
     checkpoints = tokens * shape.width * shape.layers * 2
     layer = tokens * (_LAYER_FACTOR * shape.width + 3 * shape.ff_width) * 2
     logits = recipe.rows_per_pass * _ANSWER_TOKENS * shape.vocab * 4 * 2
-    return Budget(
+    return TrainingBudget(
         parameters=frozen + learning + idle,
         learning=learning,
         weights_gib=2 * (frozen + 2 * idle) / _GIB,
         state_gib=_STATE_BYTES * learning / _GIB,
         activations_gib=(checkpoints + layer + logits) / _GIB,
-        hours=_hours(shape, recipe),
+        hours=_estimate_hours(shape, recipe),
     )
 
 
-def _hours(shape: Shape, recipe: Recipe) -> float:
-    """An epoch: forward, recomputed forward, and the backward pass to the inputs (weights are
-    frozen); the image encoder forward only; attention's own products on top.
+def _estimate_hours(shape: BaseShape, recipe: TrainingRecipe) -> float:
+    """Return the hours of an epoch: forward, recomputed forward, and the backward pass to the
+    inputs (weights are frozen); the image encoder forward only; attention's own products on top.
     """
     passes = 3
     attention = 2 * recipe.length * shape.heads * shape.head_dim * shape.layers
@@ -186,21 +194,21 @@ def _hours(shape: Shape, recipe: Recipe) -> float:
     return _SAMPLES * flops / (recipe.workers * recipe.peak_flops * recipe.share_of_peak) / 3600
 
 
-def table(recipe: Recipe = Recipe(stage=1)) -> str:
-    """The plan as Markdown, both stages of every shape."""
+def format_table(recipe: TrainingRecipe = TrainingRecipe(stage=1)) -> str:
+    """Return the plan as Markdown, both stages of every shape."""
     head = (
         "| base | stage | parameters | learning | weights GiB | state GiB | activations GiB | "
         "total GiB | hours an epoch |\n|---|---|---|---|---|---|---|---|---|"
     )
     rows = [
-        _row(shape.name, stage, budget(shape, replace(recipe, stage=stage)))
+        _format_row(shape.name, stage, estimate_budget(shape, replace(recipe, stage=stage)))
         for shape in SHAPES
         for stage in (1, 2)
     ]
     return "\n".join([head, *rows])
 
 
-def _row(name: str, stage: int, found: Budget) -> str:
+def _format_row(name: str, stage: int, found: TrainingBudget) -> str:
     numbers = (found.weights_gib, found.state_gib, found.activations_gib, found.total_gib)
     cells = " | ".join(f"{number:.1f}" for number in numbers)
     sizes = f"{found.parameters / 1e9:.2f} G | {found.learning / 1e6:.1f} M"
@@ -208,7 +216,7 @@ def _row(name: str, stage: int, found: Budget) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`ureca mllm plan`."""
+    """Run `ureca mllm plan`."""
     parser = argparse.ArgumentParser(
         prog="ureca mllm plan",
         description=__doc__,
@@ -216,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: ureca mllm plan --workers 8 --rows-per-pass 2",
     )
     add = parser.add_argument
-    known = Recipe(stage=1)
+    known = TrainingRecipe(stage=1)
     add("--workers", type=int, default=known.workers, help="devices (%(default)s)")
     add("--rows-per-pass", type=int, default=known.rows_per_pass, help="(%(default)s)")
     add("--peak-tflops", type=float, default=known.peak_flops / 1e12, help="(%(default)s)")
@@ -229,5 +237,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         peak_flops=options.peak_tflops * 1e12,
         share_of_peak=options.share_of_peak,
     )
-    sys.stdout.write("computed, not measured\n\n" + table(recipe) + "\n")
+    sys.stdout.write("computed, not measured\n\n" + format_table(recipe) + "\n")
     return 0

@@ -1,7 +1,8 @@
-"""The base model's own words, and the prompt: `[..image..][mask][instruction]`, counted.
+"""Builds the prompt `[..image..][mask][instruction]` in the base's format and counts its
+placeholders.
 
-The prompt is cut in two at the mask block. What stands before does not depend on the region and is
-run once per picture; both parts begin at a special token, so cutting changes no token.
+The prompt is split at the mask block. The part before it does not depend on the region and runs
+once per image. Both parts begin at a special token, so the split changes no token.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _GLOBAL, _FAKE = "<global-img>", "<fake_token_around_image>"
 
 
 class TextTokenizer:
-    """Text to ids and back, by the base's `tokenizer.json`."""
+    """Encodes and decodes text with the base's `tokenizer.json`."""
 
     def __init__(self, inner: Any) -> None:  # a `tokenizers.Tokenizer`
         self._inner = inner
@@ -45,7 +46,7 @@ class TextTokenizer:
         path.write_text(self._inner.to_str(pretty=False), encoding="utf8")
 
     def add_special(self, tokens: Sequence[str]) -> int:
-        """Append the tokens that are not known yet; returns how many."""
+        """Append the tokens that are not known yet; return their number."""
         package = require("tokenizers", extra=EXTRA)
         added = [package.AddedToken(token, special=True, normalized=False) for token in tokens]
         return int(self._inner.add_special_tokens(added))
@@ -56,15 +57,15 @@ class TextTokenizer:
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; special tokens in it become their ids, and none is added."""
+        """Return ids of `text`. Special tokens in it become their ids, and none is added."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, special tokens left out, surrounding space stripped."""
+        """Return the text of `ids` without special tokens and surrounding space."""
         return str(self._inner.decode(list(ids), skip_special_tokens=True)).strip()
 
     def id_of(self, token: str) -> int:
-        """The id of one token. Raises `WeightsError` when the tokenizer does not have it."""
+        """Return the id of one token. Raises `WeightsError` if the tokenizer does not have it."""
         found = self._inner.token_to_id(token)
         if found is None:
             raise WeightsError(
@@ -75,7 +76,9 @@ class TextTokenizer:
 
 
 class CaptionPrompt:
-    """Ids of a picture's shared prefix and of a region's own suffix; placeholders are counted."""
+    """Builds ids of an image's shared prefix and of a region's own suffix, and counts
+    placeholders.
+    """
 
     def __init__(
         self, words: TextTokenizer, config: PromptConfig, *, layout: Layout, tokens_per_tile: int
@@ -89,26 +92,28 @@ class CaptionPrompt:
         self.mark_ids = tuple(words.id_of(config.mask_specials[k]) for k in (0, 2))
         self.stop_ids = tuple(words.id_of(token) for token in config.stop)
 
-    def prefix(self, grid: Grid) -> I64:
-        """Everything before the mask block, for a picture of `grid`."""
-        text = self._config.begin + self._image_block(grid) + self._config.image_close
-        return self._counted(text, images=self._per_tile * grid.tiles, masks=0)
+    def encode_prefix(self, grid: Grid) -> I64:
+        """Return everything before the mask block, for an image of `grid`."""
+        text = self._config.begin + self._format_image_block(grid) + self._config.image_close
+        return self._encode_counted(text, images=self._per_tile * grid.tiles, masks=0)
 
-    def suffix(self, style: Style, *, mask_tokens: int) -> I64:
-        """The mask block, the instruction and the start of the answer."""
+    def encode_suffix(self, style: Style, *, mask_tokens: int) -> I64:
+        """Return the mask block, the instruction and the start of the answer."""
         config = self._config
         block = config.mask_open + config.mask_token * mask_tokens + config.mask_close
         text = block + config.instruction(style) + config.end
-        return self._counted(text, images=0, masks=mask_tokens)
+        return self._encode_counted(text, images=0, masks=mask_tokens)
 
-    def answer(self, caption: str) -> list[int]:
-        """A caption and the token that ends it. Raises `ConfigError` for placeholders in it."""
+    def encode_answer(self, caption: str) -> list[int]:
+        """Return a caption and the token that ends it. Raises `ConfigError` for placeholders in
+        it.
+        """
         ids = self._words.encode(caption)
         check_count(np.array(ids), self.image_id, 0, "image placeholders in a caption")
         check_count(np.array(ids), self.mask_id, 0, "mask placeholders in a caption")
         return [*ids, self.stop_ids[0]]
 
-    def _image_block(self, grid: Grid) -> str:
+    def _format_image_block(self, grid: Grid) -> str:
         one = self._config.image_token * self._per_tile
         if self._layout == "plain":
             return self._config.image_open + one * grid.tiles
@@ -123,7 +128,7 @@ class CaptionPrompt:
         ]
         return "\n".join(rows) + "\n\n" + whole
 
-    def _counted(self, text: str, *, images: int, masks: int) -> I64:
+    def _encode_counted(self, text: str, *, images: int, masks: int) -> I64:
         ids = np.array(self._words.encode(text), np.int64)
         check_count(ids, self.image_id, images, "image placeholders")
         check_count(ids, self.mask_id, masks, "mask placeholders")

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder with `model.safetensors`, `config.json` and `tokenizer.json`. Tensors and
-JSON, no code.
+"""Reads and writes checkpoints: a folder with `model.safetensors`, `config.json` and
+`tokenizer.json`. It contains tensors and JSON, no code.
 
-Published checkpoints hold float16 weights (half the size); they are always read back into float32,
-so whatever is exported from a checkpoint equals what is loaded from it. A trunk that was never
-trained is left out: it is read from its own package again.
+Published checkpoints hold float16 weights (half the size). They are always loaded as float32, so an
+export of a checkpoint equals the model that is loaded from it. A trunk that was never trained is
+left out; it is read from its own package again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ureca.errors import WeightsError
 from ureca.models.config import CaptionerConfig
-from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.network import Captioner
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -36,9 +36,9 @@ def save_checkpoint(
     half: bool = False,
     left_out: Collection[str] = (),
 ) -> None:
-    """Write a checkpoint; each file appears whole or not at all.
+    """Write a checkpoint. Each file appears complete or not at all.
 
-    `left_out` names tensors that are still exactly ImageNet's and need not be stored.
+    `left_out` names tensors that equal ImageNet's and need not be stored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float16 if half else torch.float32
@@ -54,10 +54,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Captioner:
-    """Read a checkpoint into float32, in eval mode.
+    """Read a checkpoint as float32, in eval mode.
 
-    Raises `WeightsError` when a file is missing, damaged, or does not fit its configuration, and
-    `MissingExtraError` when ImageNet's part was left out and that one's package is absent.
+    Raises `WeightsError` when a file is missing, damaged, or does not fit its configuration. Raises
+    `MissingExtraError` when the ImageNet part was left out and its package is not installed.
     """
     try:
         config = msgspec.convert(json.loads((folder / CONFIG).read_text()), CaptionerConfig)
@@ -69,7 +69,7 @@ def load_checkpoint(folder: Path) -> Captioner:
     model = Captioner(config)
     if any(name.startswith("trunk.") and name not in state for name in model.state_dict()):
         model.load_imagenet()
-        state = {**_imagenet(model), **state}
+        state = {**_list_imagenet_tensors(model), **state}
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:
@@ -77,7 +77,7 @@ def load_checkpoint(folder: Path) -> Captioner:
     return model.eval()
 
 
-def _imagenet(model: Captioner) -> dict[str, Tensor]:
-    """What `save_checkpoint` may have left out: the trunk and the classifier over its classes."""
+def _list_imagenet_tensors(model: Captioner) -> dict[str, Tensor]:
+    """List the tensors that `save_checkpoint` may leave out: the trunk and the classifier."""
     parts = ("trunk.", "features.classifier.")
     return {name: t for name, t in model.state_dict().items() if name.startswith(parts)}

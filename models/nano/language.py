@@ -1,13 +1,13 @@
-"""A small causal language model whose attention keeps the image prefix apart from each region's own
-tokens.
+"""A small causal language model whose attention keeps the image prefix separate from each region's
+own tokens.
 
 Pre-norm blocks with RMSNorm, rotary positions and SwiGLU; token embeddings are tied to the output.
 
-Split-prefix attention (the idea is Hydragen's, arXiv 2402.05099): the keys and
-values of the image tokens exist once per picture, with R regions reading them. Scores are [q @
-prefix | q @ own], joined before one softmax, so the result is exact and the prefix is never copied
-per region. Rows are ordered by picture: row `b * R + r` is region r of picture b. The node always
-has one picture (B = 1); training has many.
+Split-prefix attention (as in Hydragen, arXiv 2402.05099): the keys and values of the image tokens
+exist once per image, and R regions read them. Scores are [q @ prefix | q @ own], joined before one
+softmax, so the result is exact and the prefix is never copied per region. Rows are ordered by
+image: row `b * R + r` is region r of image b. The node always has one image (B = 1); training has
+many.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _ROPE_BASE = 10_000.0
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation, spelled out so that every exporter sees plain operators."""
+    """Root-mean-square normalisation in plain operators, which every exporter accepts."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        # In just this form ONNX Runtime knows the norm and runs it as one operator.
+        # ONNX Runtime recognises this form as the norm and runs it as one operator.
         return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.weight
 
 
 class Attention(nn.Module):
-    """Multi-head attention over a shared prefix and the row's own past."""
+    """Multi-head attention over a shared prefix and the row's own keys and values."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -63,10 +63,12 @@ class Attention(nn.Module):
         grow: Grow,
         last: bool = False,
     ) -> tuple[Tensor, KV]:
-        """x [N, T, d] -> ([N, T, d], own KV grown by T); with `last` only [N, 1, d], the end's."""
+        """x [N, T, d] -> ([N, T, d], own KV grown by T); with `last` only [N, 1, d], the last
+        position.
+        """
         rows, steps, width = x.shape
         qkv = self.qkv(x).view(rows, steps, 3, self.heads, self.head_dim).permute(2, 3, 0, 1, 4)
-        (query, key), value = rotate(qkv[:2], rope), qkv[2]
+        (query, key), value = apply_rope(qkv[:2], rope), qkv[2]
         grown = grow(own[0], key), grow(own[1], value)
         if last:
             query, bias = query[:, :, -1:], bias[-1:]
@@ -90,7 +92,9 @@ def _attend(query: Tensor, prefix: KV, own: KV, bias: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and a gated feed-forward layer, each behind a norm and a residual."""
+    """Attention and a gated feed-forward layer, each with a norm before it and a residual around
+    it.
+    """
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -136,11 +140,11 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.width)
-        self.register_buffer("rope", _rope_table(config.head_dim), persistent=False)
-        self.apply(_init)
+        self.register_buffer("rope", _make_rope_table(config.head_dim), persistent=False)
+        self.apply(_init_weights)
 
-    def empty(self, rows: int) -> tuple[KV, ...]:
-        """KV of length 0 for every layer."""
+    def make_empty_kv(self, rows: int) -> tuple[KV, ...]:
+        """Return KV of length 0 for every layer."""
         shape = (self.config.heads, rows, 0, self.config.head_dim)
         zero = self.rope.new_zeros(shape)
         return tuple((zero, zero) for _ in self.blocks)
@@ -157,7 +161,7 @@ class LanguageModel(nn.Module):
         keys = torch.arange(past + x.shape[1], device=x.device)
         visible = keys[None, :] <= steps[:, None] + past
         bias = torch.where(visible, 0.0, -1e9).to(x.dtype)
-        return self.run(x, prefix, own, rope=rope, bias=bias, grow=appended, last=last)
+        return self.run(x, prefix, own, rope=rope, bias=bias, grow=append_to_cache, last=last)
 
     def run(
         self,
@@ -170,10 +174,10 @@ class LanguageModel(nn.Module):
         grow: Grow,
         last: bool = False,
     ) -> tuple[Tensor, tuple[KV, ...]]:
-        """The blocks at given positions; `grow` decides where new keys and values go.
+        """Run the blocks at given positions; `grow` decides where new keys and values are stored.
 
-        With `last` the top block works out the last position alone: nobody reads its others but as
-        keys and values, which is a sixth of a prompt's products with four blocks.
+        With `last` the top block computes the last position alone. Its other positions are needed
+        only as keys and values. With four blocks that saves a sixth of a prompt's products.
         """
         grown: list[KV] = []
         given: dict[str, Any] = {"rope": rope, "bias": bias, "grow": grow}
@@ -188,25 +192,25 @@ class LanguageModel(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
 
-def appended(cache: Tensor, new: Tensor) -> Tensor:
-    """A cache that grows: [H, N, S + T, hd]."""
+def append_to_cache(cache: Tensor, new: Tensor) -> Tensor:
+    """Return a cache that grew: [H, N, S + T, hd]."""
     return torch.cat([cache, new], dim=2).contiguous()
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864); x [..., T, hd], rope [T, 2, hd]."""
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
+    """Apply rotary position embedding (arXiv 2104.09864); x [..., T, hd], rope [T, 2, hd]."""
     first, second = x.chunk(2, dim=-1)
     return x * rope[:, 0] + torch.cat([second, first], dim=-1) * rope[:, 1]
 
 
-def _rope_table(head_dim: int) -> Tensor:
-    """Cosines and sines f32 [positions, 2, hd]; the first half of the sines has the sign in it."""
+def _make_rope_table(head_dim: int) -> Tensor:
+    """Return cosines and sines f32 [positions, 2, hd]. The first half of the sines is negated."""
     frequency = _ROPE_BASE ** (-torch.arange(0, head_dim, 2).float() / head_dim)
     angle = torch.arange(_MAX_POSITIONS).float()[:, None] * frequency
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)], dim=1)
 
 
-def _init(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

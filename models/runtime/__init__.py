@@ -1,1 +1,1 @@
-"""How a captioner is executed: one `Engine` protocol, one file per runtime."""
+"""Runs a captioner: one `Engine` protocol, one file per runtime."""

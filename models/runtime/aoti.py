@@ -1,8 +1,8 @@
-"""AOTInductor: graphs compiled to machine code for hosts that have torch and nothing else.
+"""AOTInductor: graphs compiled to machine code, for hosts that have torch and nothing else.
 
-torch is loaded only when a bundle asks for this runtime. The compiler took the shapes and strides
-of contiguous tensors for granted and checks neither: another layout gives wrong logits silently, so
-every tensor is made contiguous on its way in.
+torch is loaded only if a bundle asks for this runtime. Compiled code assumes the shapes and strides
+of contiguous tensors and checks neither. Another layout gives wrong logits silently, so every
+tensor is made contiguous before it is passed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class AotiRunner:
         self._torch = require("torch", extra=EXTRA)
         self._torch.set_num_threads(threads)
         self._specs = specs
-        self._graphs = {name: _opened(path) for name, path in paths.items()}
+        self._graphs = {name: _open(path) for name, path in paths.items()}
 
     def put(self, array: npt.NDArray[Any]) -> Value:
         """The array as a tensor that shares its memory."""
@@ -46,14 +46,14 @@ class AotiRunner:
                 kept = [cache.index_select(1, rows) for cache in own]
                 return dict(zip(outputs, kept, strict=True))
             spec = self._specs[graph]
-            self._check(graph, feeds)
+            self._check_shapes(graph, feeds)
             answer = self._graphs[graph](*(feeds[each.name].contiguous() for each in spec.inputs))
             values = answer if isinstance(answer, tuple) else (answer,)
             named = dict(zip((each.name for each in spec.outputs), values, strict=True))
             return {name: named[name] for name in outputs}
 
-    def _check(self, graph: str, feeds: Values) -> None:
-        """Compiled code reads past the end of a tensor that is too small, so shapes come first."""
+    def _check_shapes(self, graph: str, feeds: Values) -> None:
+        """Check shapes first: compiled code reads past the end of a tensor that is too small."""
         for spec in self._specs[graph].inputs:
             shape, kind = tuple(feeds[spec.name].shape), str(feeds[spec.name].dtype)
             fits = len(shape) == len(spec.shape) and all(
@@ -67,23 +67,23 @@ class AotiRunner:
                 )
 
 
-def torch_version() -> str:
+def get_torch_version() -> str:
     """Version of the installed torch."""
     return str(require("torch", extra=EXTRA).__version__)
 
 
-def cpu_target() -> str:
+def describe_cpu_target() -> str:
     """What compiled code depends on: machine and vector instructions, such as `x86_64-avx2`."""
     capability = require("torch", extra=EXTRA).backends.cpu.get_cpu_capability()
     return f"{platform.machine()}-{capability.lower()}"
 
 
-def _opened(path: Path) -> Any:  # torch's loader class is private
+def _open(path: Path) -> Any:  # torch's loader class is private
     inductor = require("torch._inductor", extra=EXTRA)
     try:
         return inductor.aoti_load_package(str(path))
     except RuntimeError as error:
         raise BundleError(
-            f"torch {torch_version()} cannot open {path}: {error}; compile it on this machine: "
+            f"torch {get_torch_version()} cannot open {path}: {error}; compile it on this machine: "
             "ureca export CHECKPOINT --runtime aoti"
         ) from error

@@ -1,4 +1,4 @@
-"""Which bundles this process may open, and with what: the runtimes, their versions and devices."""
+"""Checks which bundles this process can open: their runtimes, versions and devices."""
 
 from __future__ import annotations
 
@@ -11,68 +11,73 @@ from ureca.errors import BundleError, MissingExtraError
 from ureca.extras import require
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime import aoti, ort
-from ureca.models.runtime.cuda import CudaDevice, compute_capability
+from ureca.models.runtime.cuda import CudaDevice, find_compute_capability
 from ureca.models.runtime.graph_backend import Runner
 from ureca.models.runtime.graph_names import GATHER, GRAPHS
-from ureca.models.runtime.ort_gpu import PLACEMENTS, BoundRunner, placed
+from ureca.models.runtime.ort_gpu import PLACEMENTS, BoundRunner, place_graph
 from ureca.models.runtime.trt import EXTRAS, PACKAGES, PlanRunner
 
 ONNX, ORT_GPU, AOTI = "onnxruntime", "ort-gpu", "aoti"
 TENSORRT, TENSORRT_RTX = PACKAGES
 OPTIONS = {"onnx": ONNX, **{name: name for name in (ORT_GPU, TENSORRT, TENSORRT_RTX, AOTI)}}
-"""`ureca export --runtime` to the `runtime` of a manifest."""
+"""Maps `ureca export --runtime` to the `runtime` of a manifest."""
 
 TRANSFORMERS = "transformers"
-"""Runtime of `ureca-mllm` bundles, which hold tensors and no graphs (`models/mllm/engine.py`)."""
+"""Runtime of `ureca-mllm` bundles, which hold tensors and no graphs
+(`models/mllm/mllm_engine.py`).
+"""
 MLLM_CONFIG = "mllm.json"
-"""The file by which a checkpoint of `ureca-mllm` is known."""
+"""A folder with this file is a checkpoint of `ureca-mllm`."""
 
 ANY = "any"
 RTX_ANY = "sm_80+"
-"""Target of an RTX plan that names no device: every one from Ampere on, but for Jetson's."""
+"""Target of an RTX plan that names no device: every device from Ampere on, except Jetson's."""
 _NO_RTX = frozenset({"sm_87", "sm_90", "sm_100", "sm_101", "sm_103", "sm_110"})
 """Jetson and data centres: TensorRT-RTX 1.7 has no code for them."""
 
 
-def graph_names(runtime: str) -> tuple[str, ...]:
-    """The graphs that a bundle of `runtime` must hold; torch gathers rows without one."""
+def list_graph_names(runtime: str) -> tuple[str, ...]:
+    """List the graphs that a bundle of `runtime` must hold. torch gathers rows without a graph."""
     return tuple(name for name in GRAPHS if runtime != AOTI or name != GATHER)
 
 
-def version(runtime: str) -> str:
-    """Version of the installed runtime. Raises `MissingExtraError`, or `BundleError` for a name
-    that is none.
+def get_runtime_version(runtime: str) -> str:
+    """Return the version of the installed runtime. Raises `MissingExtraError`, or `BundleError` for
+    an unknown runtime.
     """
     if runtime in {ONNX, ORT_GPU}:
-        return ort.runtime_version()
+        return ort.get_ort_version()
     if runtime == AOTI:
-        return aoti.torch_version()
+        return aoti.get_torch_version()
     if runtime not in PACKAGES:
         raise BundleError(f"expected a runtime of {list(OPTIONS.values())}, got {runtime!r}")
     return str(require(PACKAGES[runtime], extra=EXTRAS[runtime]).__version__)
 
 
-def check_home(folder: Path, manifest: BundleManifest) -> None:
+def check_compatibility(folder: Path, manifest: BundleManifest) -> None:
     """Raise `BundleError` for a bundle of another runtime, version or device, with the remedy."""
     runtime, target = manifest.runtime, manifest.target
     made = f"{folder} was made for {runtime} {manifest.runtime_version} on {target}"
     try:
-        here = version(runtime)
+        here = get_runtime_version(runtime)
     except (BundleError, MissingExtraError) as error:
-        raise BundleError(f"{made}, which is not here: {error}. {_remedy(folder)}") from error
-    fits, device = _fits(runtime, target)
-    # Engines and machine code work with the version that made them; ONNX graphs with any.
+        raise BundleError(
+            f"{made}, which is not here: {error}. {_format_remedy(folder)}"
+        ) from error
+    fits, device = _check_target(runtime, target)
+    # Plans and machine code need the version that made them; ONNX graphs run in any version.
     if not fits or (runtime in {AOTI, *PACKAGES} and here != manifest.runtime_version):
         again = next(key for key, name in OPTIONS.items() if name == runtime) if fits else "auto"
         raise BundleError(
-            f"{made}; this process has {runtime} {here} on {device}. {_remedy(folder, again)}"
+            f"{made}; this process has {runtime} {here} on {device}. "
+            f"{_format_remedy(folder, again)}"
         )
 
 
 def open_runner(
     manifest: BundleManifest, paths: Mapping[str, Path], config: CaptionerConfig, *, threads: int
 ) -> Runner:
-    """The runtime of a bundle that `check_home` let pass, its graphs opened."""
+    """Open the graphs of a bundle that passed `check_compatibility` in its runtime."""
     runtime, specs = manifest.runtime, manifest.graphs
     if runtime == AOTI:
         return aoti.AotiRunner(paths, specs, threads=threads)
@@ -83,35 +88,39 @@ def open_runner(
     where = PLACEMENTS[manifest.target]
     sessions = {}
     for name, path in paths.items():
-        providers = placed(where, name, specs[name], config, manifest.limits)
+        providers = place_graph(where, name, specs[name], config, manifest.limits)
         sessions[name] = ort.open_session(path, threads=threads, providers=providers)
     return BoundRunner(sessions, device=where.device)
 
 
-def rtx_runs_on(target: str, device: str | None) -> bool:
-    """Does an RTX plan for `target` run on the `sm_XX` of a device?"""
+def is_rtx_target_supported(target: str, device: str | None) -> bool:
+    """Whether an RTX plan for `target` runs on the `sm_XX` of a device."""
     if device is None or device in _NO_RTX:
         return False
-    return _number(device) >= _number(RTX_ANY) if target == RTX_ANY else device == target
+    return (
+        _parse_capability(device) >= _parse_capability(RTX_ANY)
+        if target == RTX_ANY
+        else device == target
+    )
 
 
-def _fits(runtime: str, target: str) -> tuple[bool, str]:
-    """(may a bundle for `target` run here, what is here in words)."""
+def _check_target(runtime: str, target: str) -> tuple[bool, str]:
+    """Return (whether a bundle for `target` can run here, a description of this machine)."""
     if runtime == ONNX:
         return target == ANY, "the CPU"
     if runtime == ORT_GPU:
         return target in PLACEMENTS, f"targets {', '.join(PLACEMENTS)}"
     if runtime == AOTI:
-        return target == aoti.cpu_target(), aoti.cpu_target()
-    device, reason = compute_capability()
-    fits = rtx_runs_on(target, device) if runtime == TENSORRT_RTX else device == target
+        return target == aoti.describe_cpu_target(), aoti.describe_cpu_target()
+    device, reason = find_compute_capability()
+    fits = is_rtx_target_supported(target, device) if runtime == TENSORRT_RTX else device == target
     return fits, device or f"no device: {reason}"
 
 
-def _number(target: str) -> int:
+def _parse_capability(target: str) -> int:
     found = re.fullmatch(r"sm_(\d+)\+?", target)
     return int(found[1]) if found else 0
 
 
-def _remedy(folder: Path, runtime: str = "auto") -> str:
+def _format_remedy(folder: Path, runtime: str = "auto") -> str:
     return f"Make one for it: ureca export CHECKPOINT -o {folder} --runtime {runtime}"

@@ -1,7 +1,7 @@
-"""The token loop that every runtime shares: greedy rows of one batch, each ending on its own.
+"""The token loop of every runtime: greedy decoding of one batch whose rows end independently.
 
-It knows ids, log-probabilities and text, and nothing of tensors: a runtime lends it a
-`DecodingBatch`. Time, devices and KV layouts stay on the runtime's side.
+It handles ids, log-probabilities and text, and no tensors: a runtime provides a `DecodingBatch`.
+Time, devices and KV layouts are the runtime's concern.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import RowDelta, RowDone, Stop
-from ureca.models.tokenizer import Decodes, Detokenizer
+from ureca.models.tokenizer import Detokenizer, SupportsDecode
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 _COMPACT_AT = 0.5
-"""Finished rows are dropped once at most this share of the batch is alive.
+"""Finished rows are dropped when at most this share of the batch is still running.
 
-Dropping copies the own KV of the rest, which costs about as much as one step of attention; halving
-bounds that to log2(N) copies, while a dead row costs its share of every step to come.
+Dropping copies the own KV of the other rows, which costs about one step of attention. Halving
+bounds that to log2(N) copies. A finished row that stays costs its share of every later step.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one step chose: ids i64 [N], and the log of each chosen probability f32 [N].
+    """The result of one step: ids i64 [N], and the log-probability of each f32 [N].
 
     A log-probability that is not finite means that the row's logits were not.
     """
@@ -40,21 +40,25 @@ class Choice:
 
 
 class DecodingBatch(Protocol):
-    """One batch in a runtime: its prompt is known, its own KV grows step by step."""
+    """One batch in a runtime. Its prompt is set; its own KV grows step by step."""
 
     def start(self, rows: I64) -> Choice:
-        """Run the prompts of `rows` (indices into the caption call, ascending) and choose."""
+        """Run the prompts of `rows` (indices into the caption call, ascending) and choose
+        tokens.
+        """
 
     def step(self, ids: I64) -> Choice:
         """Append one token to each row of the batch and choose the next."""
 
     def keep(self, slots: I64) -> None:
-        """Drop every row of the batch but `slots` (indices into the current batch, ascending)."""
+        """Drop every row of the batch except `slots` (indices into the current batch,
+        ascending).
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """One row of a caption call and how long its caption may become."""
+    """One row of a caption call and the maximum length of its caption."""
 
     row: int
     max_new_tokens: int
@@ -69,10 +73,10 @@ class _DecodingRow:
     chosen: int = 0
     done: bool = False
 
-    def end(self, stop: Stop) -> Iterator[RowDelta | RowDone]:
-        """Flush what was held back, then the one terminal."""
+    def finish(self, stop: Stop) -> Iterator[RowDelta | RowDone]:
+        """Emit the text that was held back, then the one terminal."""
         self.done = True
-        yield from self._delta(self.text.finish())
+        yield from self._make_delta(self.text.finish())
         score = math.exp(self.logprob_sum / self.chosen) if self.chosen else 0.0
         yield RowDone(
             self.plan.row,
@@ -82,22 +86,22 @@ class _DecodingRow:
             score=min(score, 1.0),
         )
 
-    def take(self, token_id: int, logprob: float, eos_id: int) -> Iterator[RowDelta | RowDone]:
+    def accept(self, token_id: int, logprob: float, eos_id: int) -> Iterator[RowDelta | RowDone]:
         """Accept one chosen token."""
         if not math.isfinite(logprob):
-            yield from self.end("non_finite")
+            yield from self.finish("non_finite")
             return
         self.logprob_sum += logprob
         self.chosen += 1
         if token_id == eos_id:
-            yield from self.end("eos")
+            yield from self.finish("eos")
             return
         self.ids.append(token_id)
-        yield from self._delta(self.text.push(token_id))
+        yield from self._make_delta(self.text.push(token_id))
         if len(self.ids) >= self.plan.max_new_tokens:
-            yield from self.end("length")
+            yield from self.finish("length")
 
-    def _delta(self, text: str) -> Iterator[RowDelta]:
+    def _make_delta(self, text: str) -> Iterator[RowDelta]:
         if text:
             yield RowDelta(self.plan.row, offset=len(self.text.text) - len(text), text=text)
 
@@ -105,12 +109,14 @@ class _DecodingRow:
 def decode(
     stepper: DecodingBatch,
     plans: Sequence[RowPlan],
-    tokenizer: Decodes,
+    tokenizer: SupportsDecode,
     *,
     eos_id: int,
     aborted: Callable[[int], bool],
 ) -> Iterator[RowDelta | RowDone]:
-    """Caption the rows of `plans` greedily; `ureca.engine.Engine.caption` says what is yielded."""
+    """Caption the rows of `plans` greedily; `ureca.engine.Engine.caption` describes what is
+    yielded.
+    """
     batch = [_DecodingRow(plan, Detokenizer(tokenizer)) for plan in plans]
     yield from _abort(batch, aborted)
     batch = [row for row in batch if not row.done]
@@ -132,10 +138,10 @@ def decode(
 
 
 def _accept(batch: list[_DecodingRow], choice: Choice, eos_id: int) -> Iterator[RowDelta | RowDone]:
-    """Rows that ended but were not dropped yet run along; what they choose is ignored."""
+    """Pass each row its token. Rows that ended but are not dropped yet ignore it."""
     for row, token_id, logprob in zip(batch, choice.ids, choice.logprob, strict=True):
         if not row.done:
-            yield from row.take(int(token_id), float(logprob), eos_id)
+            yield from row.accept(int(token_id), float(logprob), eos_id)
 
 
 def _abort(
@@ -143,4 +149,4 @@ def _abort(
 ) -> Iterator[RowDelta | RowDone]:
     for row in batch:
         if not row.done and aborted(row.plan.row):
-            yield from row.end("aborted")
+            yield from row.finish("aborted")

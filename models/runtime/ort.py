@@ -1,6 +1,6 @@
-"""ONNX Runtime on the CPU: what ships and runs by default. KV caches stay in OrtValues.
+"""ONNX Runtime on the CPU, the default runtime. KV caches stay in OrtValues.
 
-Sessions do not spin (a spinning pool costs a busy two-core board more than it gains).
+Sessions do not spin: on a busy two-core board a spinning pool costs more than it gains.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class OrtRunner:
     """Implements `graph_backend.Runner` over one session per graph."""
 
     def __init__(self, sessions: Mapping[str, Session]) -> None:
-        self._ort = _onnxruntime()
-        self._errors = _error_types(self._ort)
+        self._ort = _import_onnxruntime()
+        self._errors = list_error_types()
         self._sessions = sessions
 
     def put(self, array: npt.NDArray[Any]) -> Value:
-        """The array as an OrtValue that shares its memory."""
+        """Return the array as an OrtValue that shares its memory."""
         return self._ort.OrtValue.ortvalue_from_numpy(array)
 
     def run(self, graph: str, outputs: Sequence[str], feeds: Values) -> dict[str, Value]:
@@ -54,12 +54,14 @@ def open_session(
     path: Path, *, threads: int, providers: Sequence[Provider] = (PROVIDER,)
 ) -> Session:
     """Open one graph on the first of `providers`. Raises `BundleError` when it cannot run there."""
-    package, first = _onnxruntime(), _name(providers[0])
+    package, first = _import_onnxruntime(), _name_of_provider(providers[0])
     options = package.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.enable_mem_pattern = False  # one is kept for every new combination of lengths
+    options.enable_mem_pattern = (
+        False  # a pattern would be kept for every new combination of lengths
+    )
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if first not in package.get_available_providers():
         raise BundleError(
@@ -69,13 +71,13 @@ def open_session(
         )
     try:
         session = package.InferenceSession(str(path), options, providers=list(providers))
-    except _error_types(package) as error:
+    except list_error_types() as error:
         raise BundleError(
             f"onnxruntime {package.__version__} cannot open {path}: {error}; update onnxruntime or "
             "export the bundle again with this version"
         ) from error
     if session.get_providers()[0] != first:
-        # A provider whose libraries are missing is left out with no more than a log line.
+        # ONNX Runtime drops a provider whose libraries are missing and only logs it.
         raise BundleError(
             f"expected {path} on {first}, it runs on {session.get_providers()}: install the CUDA "
             "libraries that this onnxruntime asks for, or export with --runtime onnx"
@@ -84,33 +86,34 @@ def open_session(
     return session
 
 
-def run_options() -> Any:
-    """Options of a session's runs: once `terminate` is True, runs end with an error at their next
-    operator.
+def make_run_options() -> Any:
+    """Make options for a session's runs. When `terminate` is True, runs end with an error at their
+    next operator.
     """
-    return _onnxruntime().RunOptions()
+    return _import_onnxruntime().RunOptions()
 
 
-def default_threads() -> int:
-    """Cores that this process may use, at most 4: the node has other work."""
+def count_default_threads() -> int:
+    """Return the cores that this process may use, at most 4: the node has other work."""
     return min(len(os.sched_getaffinity(0)), 4)
 
 
-def runtime_version() -> str:
-    """Version of the installed onnxruntime."""
-    return str(_onnxruntime().__version__)
+def get_ort_version() -> str:
+    """Return the version of the installed onnxruntime."""
+    return str(_import_onnxruntime().__version__)
 
 
-def _name(provider: Provider) -> str:
+def _name_of_provider(provider: Provider) -> str:
     return provider if isinstance(provider, str) else provider[0]
 
 
-def _onnxruntime() -> ModuleType:
+def _import_onnxruntime() -> ModuleType:
     return require("onnxruntime", extra="node")
 
 
-def _error_types(package: ModuleType) -> tuple[type[Exception], ...]:
-    """The package raises a dozen unrelated exception types."""
+def list_error_types() -> tuple[type[Exception], ...]:
+    """List the unrelated exception types that the package raises."""
+    package = _import_onnxruntime()
     state = vars(package.capi.onnxruntime_pybind11_state).values()
     raised = [t for t in state if isinstance(t, type) and issubclass(t, Exception)]
     return (*raised, RuntimeError, ValueError)

@@ -1,7 +1,7 @@
-"""ONNX Runtime's CUDA and TensorRT providers: every value stays on the device by IO binding.
+"""ONNX Runtime's CUDA and TensorRT providers. IO binding keeps every value on the device.
 
-Without binding, ONNX Runtime copies each output to the host, the KV caches with it. The device is a
-row of a table, so the same code runs on the CPU, where it can be tested without a GPU.
+Without binding, ONNX Runtime copies each output to the host, including the KV caches. The device is
+a row of a table, so the same code runs on the CPU, where it is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ureca.bundle import GraphSpec, Limits
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.graph_backend import Value, Values
 from ureca.models.runtime.ort import PROVIDER, OrtRunner, Provider, Session
-from ureca.models.runtime.shape_ranges import joined, profiles, sizes
+from ureca.models.runtime.shape_ranges import build_profiles, compute_shapes, join_ranges
 
 _TENSORRT = "TensorrtExecutionProvider"
-_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # fp32 is to mean float32
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})  # fp32 must mean float32: no TF32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,19 @@ PLACEMENTS: Mapping[str, ProviderChoice] = {
 """By the `target` of a bundle. `cpu` gains nothing; it is there to prove the path of the others."""
 
 
-def placed(
+def place_graph(
     where: ProviderChoice, graph: str, spec: GraphSpec, config: CaptionerConfig, limits: Limits
 ) -> list[Provider]:
-    """The providers of one graph; TensorRT's is told all shapes, or it builds anew for each."""
-    ranges = joined(profiles(graph, config, max_regions=limits.max_regions))
+    """Return the providers of one graph. TensorRT gets all shape ranges; otherwise it builds again
+    for each new shape.
+    """
+    ranges = join_ranges(build_profiles(graph, config, max_regions=limits.max_regions))
     free = [each for each in spec.inputs if any(isinstance(d, str) for d in each.shape)]
-    told = {}
+    profiles = {}
     for index, kind in enumerate(("min", "opt", "max")):
-        shapes = (f"{e.name}:{'x'.join(map(str, sizes(e, ranges)[index]))}" for e in free)
-        told[f"trt_profile_{kind}_shapes"] = ",".join(shapes)
-    return [(each, told) if each == _TENSORRT and free else each for each in where.providers]
+        shapes = (f"{e.name}:{'x'.join(map(str, compute_shapes(e, ranges)[index]))}" for e in free)
+        profiles[f"trt_profile_{kind}_shapes"] = ",".join(shapes)
+    return [(each, profiles) if each == _TENSORRT and free else each for each in where.providers]
 
 
 class BoundRunner(OrtRunner):

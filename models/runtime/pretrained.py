@@ -1,5 +1,5 @@
-"""Where the shipped captioner and the demo clip are: in the checkout, or in a distribution of their
-own.
+"""Finds the shipped captioner and the demo clip: in the checkout, or in the package of the
+weights.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ CHECKOUT_BUNDLE = _PACKAGE / "pretrained" / "ureca-nano"
 
 
 def find_bundle() -> Path | None:
-    """The folder of the shipped bundle: the checkout's, else the installed one, else None."""
-    folders = (CHECKOUT_BUNDLE, _installed("bundle"))
-    return next((folder for folder in folders if _holds(folder, MANIFEST_NAME)), None)
+    """Return the folder of the shipped bundle: the checkout's, else the installed one, else
+    None.
+    """
+    folders = (CHECKOUT_BUNDLE, _find_installed("bundle"))
+    return next((folder for folder in folders if _has_file(folder, MANIFEST_NAME)), None)
 
 
-def shipped_bundle() -> Path:
-    """As `find_bundle`, but raises `BundleError` with the commands that bring one."""
+def require_bundle() -> Path:
+    """As `find_bundle`, but raise `BundleError` with the commands that install one."""
     folder = find_bundle()
     if folder is not None:
         return folder
@@ -37,21 +39,21 @@ def shipped_bundle() -> Path:
     )
 
 
-def demo_clip() -> tuple[Path, Path] | None:
-    """The demo clip and its prompts, from where the shipped bundle may be; None without them."""
+def find_demo_clip() -> tuple[Path, Path] | None:
+    """Return the demo clip and its prompts from the folder of the shipped bundle, or None."""
     clip, prompts = "tabletop.mp4", "prompts.json"
-    for folder in (_PACKAGE.resolve().parent / "configs" / "demo", _installed("demo")):
-        if _holds(folder, clip) and _holds(folder, prompts):
+    for folder in (_PACKAGE.resolve().parent / "configs" / "demo", _find_installed("demo")):
+        if _has_file(folder, clip) and _has_file(folder, prompts):
             return folder / clip, folder / prompts
     return None
 
 
-def _installed(name: str) -> Path:
-    """A folder of the weights' distribution, which is looked up and never imported."""
+def _find_installed(name: str) -> Path:
+    """Return a folder of the weights' package. The package is located and never imported."""
     spec = find_spec(DISTRIBUTION.replace("-", "_"))
     origin = None if spec is None else spec.origin
     return Path(origin).parent / name if origin else Path()
 
 
-def _holds(folder: Path, name: str) -> bool:
+def _has_file(folder: Path, name: str) -> bool:
     return folder != Path() and (folder / name).is_file()

@@ -1,4 +1,6 @@
-"""Regions as the arrays that every runtime feeds to its graphs; bad ones are refused here."""
+"""Converts regions to the arrays that every runtime feeds to its graphs, and refuses bad
+regions.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from ureca.datatypes import RegionInput
 from ureca.errors import EngineError, RegionError
 from ureca.models.config import VisionConfig
-from ureca.models.preprocess import Grid, box_norm_from_mask, masks_tiles
+from ureca.models.preprocess import Grid, compute_box_norm, make_mask_tiles_batch
 
 F32 = npt.NDArray[np.float32]
 
@@ -35,8 +37,8 @@ def check_regions(
     for row, region in enumerate(regions):
         if region.mask.shape != (height_px, width_px):
             raise RegionError(
-                f"row {row}: expected a mask of the picture's size [{height_px}, {width_px}], "
-                f"got {list(region.mask.shape)}: scale the mask to the encoded picture"
+                f"row {row}: expected a mask of the image's size [{height_px}, {width_px}], "
+                f"got {list(region.mask.shape)}: scale the mask to the encoded image"
             )
         if not region.mask.any():
             raise RegionError(f"row {row}: the mask is empty: a region needs at least one pixel")
@@ -46,10 +48,10 @@ def check_regions(
             )
 
 
-def region_arrays(
+def make_region_arrays(
     regions: Sequence[RegionInput], *, grid: Grid, vision: VisionConfig
 ) -> RegionArrays:
-    """Tile the masks with the picture's own grid and find their boxes."""
-    masks = masks_tiles([region.mask for region in regions], grid, vision)
-    boxes = np.stack([box_norm_from_mask(region.mask) for region in regions])
+    """Tile the masks with the image's grid and compute their boxes."""
+    masks = make_mask_tiles_batch([region.mask for region in regions], grid, vision)
+    boxes = np.stack([compute_box_norm(region.mask) for region in regions])
     return RegionArrays(masks, boxes)

@@ -1,8 +1,8 @@
-"""The self-test that travels with a bundle: a picture, its regions, and what was said of them.
+"""The self-test of a bundle: an image, its regions, and their captions at export.
 
-`ureca export` lets the finished bundle caption a picture of our own worlds and keeps the captions
-beside it. Whoever opens the bundle later asks again: another runtime version, another processor or
-a driver that computes something else is found out at start-up, not by a robot.
+`ureca export` captions an image of our synthetic worlds with the finished bundle and stores the
+captions. Opening the bundle later repeats this. Another runtime version, another processor or a
+faulty driver that computes something else is then detected at start-up, before a robot uses it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import msgspec
 import numpy as np
 
 from ureca.datatypes import Image, RegionInput, Rle, RowDone, Style
-from ureca.engine import Engine
+from ureca.engine import EncodedFrame, Engine
 from ureca.errors import BundleError, RegionError
 from ureca.protocol import rle
 
 GOLDEN, GOLDEN_PICTURE = "golden.json", "golden.png"
 MIN_AGREEMENT = 0.8
-"""Words that must be the same; below 1 because int8 activations round differently elsewhere."""
+"""Share of words that must be equal. Below 1, because int8 activations round differently on other
+machines.
+"""
 
 
 class GoldenRegion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A mask as compressed RLE of `size` (h, w), how it is asked for, and the caption it got."""
+    """A mask as compressed RLE of `size` (h, w), the caption style, and the caption at export."""
 
     size: tuple[int, int]
     counts: str
@@ -35,40 +37,46 @@ class GoldenRegion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def read_regions(path: Path) -> tuple[GoldenRegion, ...]:
-    """Raises `BundleError` for a file that is no list of regions."""
+    """Read the regions. Raises `BundleError` for a file that is not a list of regions."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=tuple[GoldenRegion, ...])
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise BundleError(f"{path} holds no regions for the self-test: {error}") from error
 
 
 def read_picture(path: Path) -> Image:
-    """The picture u8 [H, W, 3] RGB. Raises `BundleError`."""
+    """Read the image u8 [H, W, 3] RGB. Raises `BundleError`."""
     found = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if found is None:
-        raise BundleError(f"{path} is not a picture: export the checkpoint again")
+        raise BundleError(f"{path}is not an image: export the checkpoint again")
     return np.ascontiguousarray(found[:, :, ::-1])
 
 
-def say(engine: Engine, image: Image, regions: Sequence[GoldenRegion]) -> list[str]:
-    """What the engine says of the regions now, in their order. Raises `BundleError`."""
+def run_captions(engine: Engine, image: Image, regions: Sequence[GoldenRegion]) -> list[str]:
+    """Caption the regions now, in their order. Raises `BundleError`."""
     try:
         inputs = [RegionInput(rle.decode(Rle(r.size, r.counts)), style=r.style) for r in regions]
-        stream = engine.caption(engine.encode(image), inputs)
+        frame, size = engine.encode(image), engine.info.max_regions
+        batches = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+        return [text for batch in batches for text in _caption_batch(engine, frame, batch)]
     except RegionError as error:
-        raise BundleError(f"the self-test's regions do not fit its picture: {error}") from error
+        raise BundleError(f"the self-test's regions do not fit its image: {error}") from error
+
+
+def _caption_batch(engine: Engine, frame: EncodedFrame, inputs: list[RegionInput]) -> list[str]:
+    stream = engine.caption(frame, inputs)
     texts = {event.row: event.text for event in stream if isinstance(event, RowDone)}
-    return [texts[row] for row in range(len(regions))]
+    return [texts[row] for row in range(len(inputs))]
 
 
-def self_test(engine: Engine, folder: Path) -> float:
-    """Share of words that are as they were at export.
+def run_self_test(engine: Engine, folder: Path) -> float:
+    """Return the share of words that equal those at export.
 
-    Raises `BundleError` below `MIN_AGREEMENT`, naming the first caption that changed.
+    Raises `BundleError` below `MIN_AGREEMENT`, with the first caption that changed.
     """
     regions = read_regions(folder / GOLDEN)
-    now = say(engine, read_picture(folder / GOLDEN_PICTURE), regions)
-    agreed = agreement([region.text for region in regions], now)
+    now = run_captions(engine, read_picture(folder / GOLDEN_PICTURE), regions)
+    agreed = measure_word_agreement([region.text for region in regions], now)
     if agreed < MIN_AGREEMENT:
         was, said = next((r.text, t) for r, t in zip(regions, now, strict=True) if r.text != t)
         raise BundleError(
@@ -80,7 +88,7 @@ def self_test(engine: Engine, folder: Path) -> float:
     return agreed
 
 
-def agreement(before: Sequence[str], now: Sequence[str]) -> float:
-    """Equal words at equal places, of all places in either; 1 when nothing was said at all."""
+def measure_word_agreement(before: Sequence[str], now: Sequence[str]) -> float:
+    """Return the equal words at equal positions, divided by all positions; 1 if both are empty."""
     pairs = [p for a, b in zip(before, now, strict=True) for p in zip_longest(a.split(), b.split())]
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else 1.0

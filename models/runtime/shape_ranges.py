@@ -1,4 +1,4 @@
-"""How small and how large each free dimension of a graph may get, from the model's limits."""
+"""Computes the minimum and maximum of each free dimension of a graph from the model's limits."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ from collections.abc import Mapping, Sequence
 
 from ureca.bundle import TensorSpec
 from ureca.models.config import CaptionerConfig
-from ureca.models.runtime.graph_names import LM
+from ureca.models.runtime.graph_names import LM, SCORE
 
 Range = tuple[int, int, int]
-"""Least, likeliest and largest size of a free dimension."""
+"""Minimum, typical and maximum size of a free dimension."""
 Ranges = Mapping[str, Range]
 
 
-def own_slots(config: CaptionerConfig) -> int:
-    """Length of a fixed own cache: region tokens, the start token and the longest caption."""
-    return config.regions.tokens(max_tiles(config)) + 1 + config.language.max_new_tokens
+def count_own_slots(config: CaptionerConfig) -> int:
+    """Return the length of a fixed own cache: region tokens, the start token and the longest
+    caption.
+    """
+    return config.regions.count_tokens(count_max_tiles(config)) + 1 + config.language.max_new_tokens
 
 
-def max_tiles(config: CaptionerConfig) -> int:
-    """Tiles of the largest picture, its thumbnail included."""
+def count_max_tiles(config: CaptionerConfig) -> int:
+    """Return the tiles of the largest image, with its thumbnail."""
     return config.vision.max_tiles + (config.vision.max_tiles > 1)
 
 
-def profiles(name: str, config: CaptionerConfig, *, max_regions: int) -> tuple[Ranges, ...]:
-    """Ranges of a graph's dimensions. `lm` has two: the prefix pass, and everything after it."""
-    tiles = max_tiles(config)
-    image, slots = config.vision.tokens_per_tile * tiles, own_slots(config)
-    prompt = config.regions.tokens(tiles) + 1
+def build_profiles(name: str, config: CaptionerConfig, *, max_regions: int) -> tuple[Ranges, ...]:
+    """Return the ranges of a graph's dimensions. `lm` has two: for the prefix pass, and for later
+    passes.
+    """
+    tiles = count_max_tiles(config)
+    image, slots = config.vision.tokens_per_tile * tiles, count_own_slots(config)
+    prompt = config.regions.count_tokens(tiles) + 1
     common: Ranges = {
         "T": (1, 1, tiles),
         "K": (1, prompt - 1, prompt - 1),
@@ -37,15 +41,18 @@ def profiles(name: str, config: CaptionerConfig, *, max_regions: int) -> tuple[R
         "P": (0, image, image),
         "S": (0, min(16, slots), slots),
     }
+    if name == SCORE:
+        longest = config.language.max_new_tokens + 1
+        return ({**common, "Q": (1, min(8, longest), longest)},)
     if name != LM:
         return (common,)
     least = config.vision.tokens_per_tile
     return ({"N": (1, 1, 1), "Q": (least, image, image), "P": (0, 0, 0), "S": (0, 0, 0)}, common)
 
 
-def joined(ranges: Sequence[Ranges]) -> Ranges:
-    """One profile that holds all of `ranges`, for runtimes that know only one; the last says what
-    is likeliest.
+def join_ranges(ranges: Sequence[Ranges]) -> Ranges:
+    """Return one profile that contains all of `ranges`, for runtimes that know only one. The last
+    one gives the typical size.
     """
     return {
         d: (min(r[d][0] for r in ranges if d in r), last[1], max(r[d][2] for r in ranges if d in r))
@@ -53,6 +60,6 @@ def joined(ranges: Sequence[Ranges]) -> Ranges:
     }
 
 
-def sizes(spec: TensorSpec, ranges: Ranges) -> list[list[int]]:
-    """The tensor's shape at the least, likeliest and largest sizes."""
+def compute_shapes(spec: TensorSpec, ranges: Ranges) -> list[list[int]]:
+    """Return the tensor's shape at the minimum, typical and maximum sizes."""
     return [[d if isinstance(d, int) else ranges[d][k] for d in spec.shape] for k in range(3)]

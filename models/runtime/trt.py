@@ -1,6 +1,6 @@
 """TensorRT and TensorRT-RTX: engines ("plans") of a bundle on a CUDA device.
 
-One file for both packages and for TensorRT 10 and 11, which share the few calls used here. It was
+One file serves both packages, and TensorRT 10 and 11, which share the few calls used here. It was
 run with fakes of the packages only: no NVIDIA device has executed it yet (`docs/export.md`).
 """
 
@@ -30,18 +30,18 @@ class PlanRunner:
     def __init__(self, trt: Any, paths: Mapping[str, Path], device: CudaDevice) -> None:
         self._device = device
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # must outlive its engines
-        self._plans = {name: self._opened(trt, path) for name, path in paths.items()}
+        self._plans = {name: self._open(trt, path) for name, path in paths.items()}
 
     def put(self, array: npt.NDArray[Any]) -> Buffer:
-        """A copy of the array on the device."""
+        """Copy the array to the device."""
         return self._device.upload(array)
 
     def run(self, graph: str, outputs: Sequence[str], feeds: Values) -> dict[str, Buffer]:
-        """Enqueue one graph; nothing waits for it before somebody reads an output."""
+        """Enqueue one graph. It completes when an output is read."""
         values = self._plans[graph].run(feeds)
         return {name: values[name] for name in outputs}
 
-    def _opened(self, trt: Any, path: Path) -> TensorRtPlan:
+    def _open(self, trt: Any, path: Path) -> TensorRtPlan:
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise BundleError(
@@ -61,12 +61,12 @@ class TensorRtPlan:
         self._inputs = [t for t in tensors if engine.get_tensor_mode(t) == of]
         self._outputs = [t for t in tensors if engine.get_tensor_mode(t) != of]
         self._dtypes = {t: np.dtype(trt.nptype(engine.get_tensor_dtype(t))) for t in tensors}
-        self._ranges = [self._profile(i) for i in range(engine.num_optimization_profiles)]
-        self._contexts = [self._context(i) for i in range(len(self._ranges))]
+        self._ranges = [self._read_profile(i) for i in range(engine.num_optimization_profiles)]
+        self._contexts = [self._get_context(i) for i in range(len(self._ranges))]
 
     def run(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]:
-        """All outputs of one execution; every address is given anew, since buffers come and go."""
-        context = self._contexts[self._chosen({n: feeds[n].shape for n in self._inputs})]
+        """Run once and return all outputs. Every address is set again, because buffers change."""
+        context = self._contexts[self._choose_profile({n: feeds[n].shape for n in self._inputs})]
         for name in self._inputs:
             self._check_dtype(name, feeds[name])
             if not context.set_input_shape(name, feeds[name].shape):
@@ -81,12 +81,12 @@ class TensorRtPlan:
             raise EngineError(f"the plan {self._name!r} failed to run: see TensorRT's log above")
         return results
 
-    def _profile(self, index: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Least and largest shape of every input."""
+    def _read_profile(self, index: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Read the minimum and maximum shape of every input."""
         shapes = {n: self._engine.get_tensor_profile_shape(n, index) for n in self._inputs}
         return {n: (tuple(least), tuple(most)) for n, (least, _, most) in shapes.items()}
 
-    def _context(self, profile: int) -> Any:
+    def _get_context(self, profile: int) -> Any:
         context = self._engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(
             profile, self._device.stream
@@ -97,10 +97,10 @@ class TensorRtPlan:
             )
         return context
 
-    def _chosen(self, shapes: Shapes) -> int:
-        """The first profile that takes `shapes`; `lm` has one of its own for the prefix pass."""
+    def _choose_profile(self, shapes: Shapes) -> int:
+        """Return the first profile that accepts `shapes`; `lm` has its own for the prefix pass."""
         for index, ranges in enumerate(self._ranges):
-            if all(_within(shape, *ranges[name]) for name, shape in shapes.items()):
+            if all(_is_within(shape, *ranges[name]) for name, shape in shapes.items()):
                 return index
         raise EngineError(
             f"the plan {self._name!r} takes inputs within {self._ranges}, got {dict(shapes)}: "
@@ -114,7 +114,7 @@ class TensorRtPlan:
             )
 
 
-def _within(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:
+def _is_within(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:
     return len(shape) == len(least) and all(
         low <= size <= high for low, size, high in zip(least, shape, most, strict=True)
     )

@@ -1,1 +1,1 @@
-"""How a captioner is trained: one recipe, readable from top to bottom (torch)."""
+"""Trains a captioner: one recipe in one readable file (torch)."""

@@ -1,7 +1,8 @@
-"""Saves of a training run: tensors as safetensors in `step-<n>/`, the newest named by a pointer.
+"""Saves and resumes a training run: tensors as safetensors in `step-<n>/`; a pointer file names the
+newest.
 
-The two newest saves are kept and the pointer is replaced last, so a kill at any moment leaves one
-whole save.
+The two newest saves are kept and the pointer is replaced last, so one complete save remains
+whenever the process is killed.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ Tensors = Mapping[str, Tensor]
 
 
 class Resumable(Protocol):
-    """What is saved and resumed: `loop.Learner`."""
+    """An object that can be saved and resumed: `loop.Learner`."""
 
     files: tuple[str, ...]
     worker: Worker
 
     def state(self) -> dict[str, Tensors]:
-        """What a save holds, by file."""
+        """Return the content of a save, by file."""
 
     def load_state(self, files: Mapping[str, dict[str, Tensor]]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
 
 
 def save_state(folder: Path, learner: Resumable, *, step: int) -> None:
-    """The leader writes `step-<n>/` and points to it; all workers must call this, since each may
-    hold a part. `step` is the next step to run.
+    """Write `step-<n>/` and point to it. The leader writes; all workers must call this, because
+    each may hold a part. `step` is the next step to run.
     """
     state = learner.state()
     if learner.worker.leads:
@@ -49,7 +50,8 @@ def save_state(folder: Path, learner: Resumable, *, step: int) -> None:
 
 
 def resume_state(folder: Path, learner: Resumable) -> int:
-    """Load the newest save into `learner`; returns the step to go on with (0 if none).
+    """Load the newest save into `learner`; return the step to continue with (0 if there is no
+    save).
 
     Raises `WeightsError` for a save that cannot be read or is of another model.
     """
@@ -60,7 +62,7 @@ def resume_state(folder: Path, learner: Resumable) -> int:
     try:
         learner.load_state(dict(zip(learner.files, tensors, strict=True)))
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
-        raise unusable(folder, error) from error
+        raise format_unusable(folder, error) from error
     return step
 
 
@@ -71,7 +73,7 @@ def write_save(folder: Path, step: int, files: Mapping[str, Tensors]) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name, tensors in files.items():
-        save_file(_plain(tensors), part / f"{name}.safetensors")
+        save_file(_to_plain(tensors), part / f"{name}.safetensors")
     shutil.rmtree(target, ignore_errors=True)
     part.replace(target)
     pointer = folder / (_POINTER + ".part")
@@ -82,7 +84,7 @@ def write_save(folder: Path, step: int, files: Mapping[str, Tensors]) -> None:
 
 
 def read_save(folder: Path, names: tuple[str, ...]) -> tuple[int, list[dict[str, Tensor]]] | None:
-    """Step and tensors of the newest save; None when there is none.
+    """Return step and tensors of the newest save, or None.
 
     Raises `WeightsError` when it cannot be read.
     """
@@ -94,22 +96,22 @@ def read_save(folder: Path, names: tuple[str, ...]) -> tuple[int, list[dict[str,
         tensors = [load_file(saved / f"{name}.safetensors") for name in names]
         return int(pointer["step"]), tensors
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise unusable(folder, error) from error
+        raise format_unusable(folder, error) from error
 
 
-def unusable(folder: Path, error: Exception) -> WeightsError:
-    """What to say when a save does not fit."""
+def format_unusable(folder: Path, error: Exception) -> WeightsError:
+    """Format the error for a save that does not fit."""
     return WeightsError(f"cannot resume from {folder}: {error}; remove it to start again")
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of every parameter as `<index>.<key>`."""
+def get_optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the state of every parameter as `<index>.<key>`."""
     state = optimizer.state_dict()["state"]
     return {f"{n}.{key}": value for n, entry in state.items() for key, value in entry.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put back what `optimizer_tensors` gave; rates and groups stay those of `optimizer`."""
+    """Restore what `get_optimizer_tensors` returned. Rates and groups stay those of `optimizer`."""
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
@@ -118,5 +120,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
-def _plain(tensors: Tensors) -> dict[str, Tensor]:
+def _to_plain(tensors: Tensors) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

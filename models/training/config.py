@@ -1,4 +1,4 @@
-"""What a training run is: frozen, stored beside its checkpoint, overridden by YAML."""
+"""Configures a training run: frozen, stored beside its checkpoint, overridden by YAML."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ class DataConfig:
 
     root: str
     shards: tuple[str, ...] = ()
-    """Keep only records whose shard begins with one of these; empty keeps all."""
+    """Keep only records whose shard begins with one of these; empty: keep all."""
+    files: tuple[str, ...] = ()
+    """Read only region files whose name begins with one of these, such as `regions-parts`; empty:
+    read all.
+    """
     share: float = 1.0
     """How often one epoch visits each picture: 0.25 is every fourth (others the next time), 3 is
     three times.
@@ -25,13 +29,21 @@ class DataConfig:
     class_names: bool = True
     """Say "a <category>" for regions without human words (COCO classes)."""
     mirror: bool = False
-    """Show every second visit in a mirror; "left" and "right" change places in the words."""
+    """Mirror every second visit; "left" and "right" are exchanged in the texts."""
     regions_per_image: int = 5
     """Regions of one picture in one batch; those of a picture with fewer are repeated."""
     texts_per_image: int = 8
     """Phrases that these regions are taught with; a region with several gets more than one."""
+    faulty: float = 0.0
+    """Part of the pictures, 0..1, that are softened, compressed, blurred or lit otherwise, so that
+    sharpness tells nothing about the words of a source.
+    """
+    name_cap: int = 0
+    """At most this many regions of one class name that no person chose for them; 0: no limit."""
+    long_texts: bool = True
+    """Use long texts; sentences that were said of a whole picture are false of its regions."""
     mask_noise: float = 0.0
-    """Part of the masks, 0..1, that are damaged as a tracker would."""
+    """Share of the masks, 0..1, that are distorted as a tracker's."""
     long_share: float | None = None
     """Part of this source's groups asked for a long caption; None: as `TrainConfig.long_share`."""
     in_prior: bool = True
@@ -45,8 +57,45 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.share <= 0:
             raise ValueError(f"share must be above 0, got {self.share}")
-        if not 0 <= self.mask_noise <= 1:
-            raise ValueError(f"mask_noise must be in 0..1, got {self.mask_noise}")
+        for name in ("mask_noise", "faulty"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalConfig:
+    """What else the margin loss (`TrainConfig.margin`) holds phrases against; all of it is off by
+    default. Without these, a phrase's rival is another region of its picture.
+    """
+
+    fragments: float = 0.0
+    """Part of the regions, 0..1, whose phrases have a fragment of that region for a rival."""
+    other_parts: float = 0.0
+    """Part of the phrases, 0..1, whose rival is a part of another thing, where there is one."""
+    statements: str = ""
+    """A file of hard statements (`models/data/statements.py`): each pair teaches that the false
+    variant fits the whole picture worse. Only pictures of `data` count.
+    """
+    statement_share: float = 1.0
+    """How often an epoch visits each picture that has statements."""
+    statements_per_image: int = 4
+    """Pairs of a picture in one batch; those of a picture with fewer are repeated."""
+
+    def __post_init__(self) -> None:
+        for name in ("fragments", "other_parts"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
+        if self.statement_share <= 0:
+            raise ValueError(f"statement_share must be above 0, got {self.statement_share}")
+        if self.statements_per_image < 1:
+            raise ValueError(
+                f"statements_per_image must be at least 1, got {self.statements_per_image}"
+            )
+
+    @property
+    def on(self) -> bool:
+        """Whether anything of it is used."""
+        return bool(self.fragments or self.other_parts or self.statements)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +142,8 @@ class TrainConfig:
     """
     margin_weight: float = 0.0
     """Weight of that term; 0 leaves it out."""
+    rivals: RivalConfig = field(default_factory=RivalConfig)
+    """Harder rivals for that term."""
     phrase_weight: float = 1.0
     """Weight of the cross-entropy on human (or rendered) phrases."""
     prior_weight: float = 0.0
@@ -126,3 +177,8 @@ class TrainConfig:
             raise ValueError(f"reward_samples must be at least 2, got {self.reward_samples}")
         if not self.data:
             raise ValueError("data must name at least one folder of regions")
+        if self.rivals.on and not (self.margin > 0 and self.margin_weight > 0):
+            raise ValueError(
+                f"rivals count in the margin loss alone: margin and margin_weight must be above 0, "
+                f"got {self.margin} and {self.margin_weight}"
+            )

@@ -1,4 +1,6 @@
-"""How often words are said: what logit adjustment (arXiv 2007.07314) takes off a model's habits."""
+"""Computes word frequencies for logit adjustment (arXiv 2007.07314), which lowers frequent
+phrases.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ _NEUTRAL = 1e-3
 _RAREST = 2e-5
 
 
-def log_prior(texts: Iterable[str], tokenizer: Tokenizer, *, size: int) -> Tensor:
-    """Log of each token's share of `texts`, f32 [size], relative to a share of 1 in 1,000.
+def compute_log_prior(texts: Iterable[str], tokenizer: Tokenizer, *, size: int) -> Tensor:
+    """Return the log of each token's share of `texts`, f32 [size], relative to a share of 1 in
+    1,000.
 
-    Words that hold a phrase together, and the tokens that start and end one, are left at 0, or
-    captions would lose their grammar. What is hardly ever said counts as 1 in 50,000.
+    Function words, start and end tokens stay at 0, because captions would otherwise lose their
+    grammar. Rare tokens count as 1 in 50,000.
     """
     seen = Counter(token for text in texts for token in tokenizer.encode(text))
     total = max(1, seen.total())

@@ -1,8 +1,8 @@
 """The training loop that all recipes share: plan, step, save, log, resume.
 
-A recipe builds a `Run`: what a batch costs (a `Learner`), which batches come (a `Plan`), and what
-is kept in the end. Everything random follows from (seed, step), so a resumed run equals an unbroken
-one.
+A recipe builds a `Run`: a `Learner` computes the loss of a batch, a `Plan` selects the batches, and
+the run writes the checkpoint. Everything random follows from (seed, step), so a resumed run equals
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ureca.models.training.checkpoints import resume_state, save_state
-from ureca.models.training.distributed import Worker, joined, select_device
+from ureca.models.training.distributed import Worker, join_workers, select_device
 
 Group = TypeVar("Group")
 Row = dict[str, float]
 
 
 class TrainingSettings(Protocol):
-    """What the loop reads of a recipe's configuration."""
+    """The part of a recipe's configuration that the loop reads."""
 
     @property
     def steps(self) -> int:
@@ -37,7 +37,7 @@ class TrainingSettings(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of everything random."""
+        """Seed of everything random."""
 
     @property
     def threads(self) -> int:
@@ -49,7 +49,7 @@ class TrainingSettings(Protocol):
 
     @property
     def gradient_clip(self) -> float:
-        """The longest gradient."""
+        """Maximum norm of a gradient."""
 
     @property
     def save_every(self) -> int:
@@ -57,20 +57,20 @@ class TrainingSettings(Protocol):
 
 
 class Plan(ABC, Generic[Group]):
-    """Epochs of batches; a batch is a list of groups, which the workers share out."""
+    """Selects epochs of batches. A batch is a list of groups, which the workers share."""
 
     @abstractmethod
     def epoch(self, epoch: int) -> list[list[Group]]:
-        """Batches of one epoch: a pure function of (seed, epoch)."""
+        """Return the batches of one epoch: a pure function of (seed, epoch)."""
 
     def steps(self, start: int, stop: int) -> Iterator[tuple[int, list[Group]]]:
-        """The groups of steps `start..stop-1`."""
+        """Yield the groups of steps `start..stop-1`."""
         batches = itertools.chain.from_iterable(map(self.epoch, itertools.count()))
         yield from itertools.islice(enumerate(batches), start, stop)
 
 
 class Learner(ABC, Generic[Group]):
-    """Model and optimiser, advanced one batch at a time.
+    """Holds model and optimiser and runs one update per batch.
 
     A group of the optimiser has its own `rate`, and may have a factor `times` on it.
     """
@@ -92,24 +92,24 @@ class Learner(ABC, Generic[Group]):
 
     @abstractmethod
     def rate_factor(self, step: int) -> float:
-        """The schedule, 0..1."""
+        """Return the factor 0..1 of the learning-rate schedule."""
 
     @abstractmethod
     def add_gradients(self, groups: Sequence[Group]) -> float:
-        """Gradients of this worker's groups; returns the loss in nats per token."""
+        """Compute gradients of this worker's groups; return the loss in nats per token."""
 
     @abstractmethod
     def state(self) -> dict[str, Mapping[str, Tensor]]:
-        """What a save holds, by file. All workers must call this alike."""
+        """Return the content of a save, by file. All workers must call this in the same order."""
 
     @abstractmethod
     def load_state(self, files: Mapping[str, dict[str, Tensor]]) -> None:
-        """Put back what `state` gave. Raises `ValueError`, `KeyError`, `IndexError` or
-        `RuntimeError` when it is of another model.
+        """Restore what `state` returned. Raises `ValueError`, `KeyError`, `IndexError` or
+        `RuntimeError` when it belongs to another model.
         """
 
     def learn(self, step: int, groups: Sequence[Group]) -> float:
-        """One update; dropout is seeded by (seed, step, worker). Returns the loss."""
+        """Run one update; dropout is seeded by (seed, step, worker). Return the loss."""
         torch.manual_seed((self._settings.seed * 1_000_003 + step) * 64 + self.worker.rank)
         self._module.train()
         factor = self.rate_factor(step)
@@ -117,23 +117,23 @@ class Learner(ABC, Generic[Group]):
             group["lr"] = group["rate"] * factor * group.get("times", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.add_gradients(self.worker.part(groups))
-        self.agree()
+        self.average_gradients()
         self.optimizer.step()
-        self.follow(step)
+        self.after_update(step)
         return loss
 
-    def agree(self) -> None:
-        """One gradient for all workers, not too long."""
+    def average_gradients(self) -> None:
+        """Average the gradient over all workers and clip its norm."""
         self.worker.average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
 
-    def follow(self, step: int) -> None:
-        """What is done behind an update."""
+    def after_update(self, step: int) -> None:
+        """Run after an update."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Generic[Group]):
-    """What a recipe gives to the loop, built once."""
+    """What a recipe passes to the loop, built once."""
 
     learner: Learner[Group]
     plan: Plan[Group]
@@ -141,11 +141,13 @@ class Run(Generic[Group]):
     """Of the progress bar."""
     log_every: int
     row: Callable[[int, float], Row]
-    """(steps done, mean loss since the last row) to a row of `log.jsonl`; called on the leader."""
+    """Converts (steps done, mean loss since the last row) to a row of `log.jsonl`; called on the
+    leader.
+    """
     keep: Callable[[Path], None]
     """Writes the checkpoint. All workers call it; the leader writes."""
     tell: Callable[[Row], None] = lambda _row: None
-    """Gets every row, too."""
+    """Receives every row, too."""
 
 
 def train(
@@ -155,7 +157,7 @@ def train(
     *,
     stop_after: int | None = None,
 ) -> Path:
-    """Build, resume, learn and keep; returns the checkpoint folder.
+    """Build, resume, train and write the checkpoint; return its folder.
 
     `stop_after` ends the session early at that step with a save, as a kill would (the schedule is
     unchanged).
@@ -163,16 +165,16 @@ def train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = select_device(settings.device)
-    with joined(device) as worker:
+    with join_workers(device) as worker:
         run = build(worker, device)
         start = resume_state(out / "state", run.learner)
-        _loop(run, settings, out, start, min(settings.steps, stop_after or settings.steps))
+        _run_loop(run, settings, out, start, min(settings.steps, stop_after or settings.steps))
         run.keep(out / "checkpoint")
         worker.wait()
     return out / "checkpoint"
 
 
-def _loop(run: Run[Any], settings: TrainingSettings, out: Path, start: int, stop: int) -> None:
+def _run_loop(run: Run[Any], settings: TrainingSettings, out: Path, start: int, stop: int) -> None:
     learner, leads = run.learner, run.learner.worker.leads
     began, losses = time.monotonic(), []
     bar = tqdm(
@@ -198,10 +200,10 @@ def _loop(run: Run[Any], settings: TrainingSettings, out: Path, start: int, stop
             losses.clear()
 
 
-def training_parser(
+def build_training_parser(
     prog: str, description: str | None, *, example: str, recipe: str, out: Path
 ) -> argparse.ArgumentParser:
-    """The options that all training commands have. `recipe` says what the YAML file holds."""
+    """Build the options that all training commands share. `recipe` describes the YAML file."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,

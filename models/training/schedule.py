@@ -1,4 +1,4 @@
-"""Learning rates over a run, as factors 0..1 of the rate that is configured."""
+"""Learning-rate schedules, as factors 0..1 of the configured rate."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 _FLOOR = 0.02
 
 
-def cosine_with_floor(step: int, *, steps: int, warmup_steps: int, decay_steps: int = 0) -> float:
-    """Linear warm-up; then a cosine down to 2 %, or constant and a straight fall over the last
+def compute_rate_with_decay(
+    step: int, *, steps: int, warmup_steps: int, decay_steps: int = 0
+) -> float:
+    """Linear warm-up; then a cosine down to 2 %, or a constant rate and a linear fall over the last
     `decay_steps`.
 
     (The second: arXiv 2405.18392. Its length can be decided while it runs.)
@@ -21,7 +23,7 @@ def cosine_with_floor(step: int, *, steps: int, warmup_steps: int, decay_steps: 
     return warm * (_FLOOR + (1 - _FLOOR) * fall)
 
 
-def cosine_after_warmup(step: int, *, steps: int, warmup_share: float) -> float:
+def compute_cosine_rate(step: int, *, steps: int, warmup_share: float) -> float:
     """Linear warm-up over a share of the steps, then a cosine to zero."""
     warm = max(1, round(warmup_share * steps))
     if step < warm:

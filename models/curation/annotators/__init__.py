@@ -1,1 +1,1 @@
-"""Who answers: our own captioner, an OpenAI-compatible server, or a local transformers model."""
+"""Annotators: our own captioner, an OpenAI-compatible server, or a local transformers model."""

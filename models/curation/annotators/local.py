@@ -25,9 +25,11 @@ class LocalAnnotator:
         if device == "auto":
             device = "cuda" if self._torch.cuda.is_available() else "cpu"
         try:
-            self._processor = transformers.AutoProcessor.from_pretrained(folder)
+            self._processor = transformers.AutoProcessor.from_pretrained(
+                folder, trust_remote_code=False
+            )
             self._model = transformers.AutoModelForImageTextToText.from_pretrained(
-                folder, dtype="auto"
+                folder, dtype="auto", trust_remote_code=False
             )
         except (OSError, ValueError, ImportError) as error:
             raise WeightsError(f"cannot load {folder}: {error}") from error

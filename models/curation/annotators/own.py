@@ -1,8 +1,8 @@
-"""Our own captioner as annotator: no download, no server, and no better than it is.
+"""Our own captioner as annotator: it needs no download and no server.
 
-It sees a region and nothing else: neither drawn views nor prompts. A long or refined caption is
-its long style. A caption is taken as true when a second look, at the region cut out with some
-surroundings, names the same kind of thing or part.
+It gets a region and nothing else: neither drawn views nor prompts. A long or refined caption is its
+long style. A caption counts as true if a second caption, of the region cut out with a margin, names
+the same kind of object or part.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from ureca.datatypes import Image, Mask, RegionInput, RowDone, Style
 from ureca.engine import Engine
 from ureca.models.curation.prompts import AnnotatorQuestion, Answer
-from ureca.models.curation.views import box_with_margin
+from ureca.models.curation.views import compute_box_with_margin
 
 _LOOK_MARGIN = 1.0
 _SMALL = re.compile(
@@ -25,7 +25,7 @@ _SMALL = re.compile(
 
 
 class OwnAnnotator:
-    """Answers with an `Engine`; one question at a time."""
+    """Annotates with an `Engine`, one question at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -34,32 +34,32 @@ class OwnAnnotator:
 
     @property
     def model(self) -> str:
-        """Model and bundle."""
+        """Name of captioner and bundle."""
         info = self._engine.info
         return f"{info.model}@{info.bundle_sha[:16]}"
 
     def answer(self, question: AnnotatorQuestion) -> Answer:
-        """A caption, or `True` or `False` for `verify`."""
+        """Return a caption, or `True` or `False` for `verify`."""
         with self._lock:
             if question.kind == "verify":
-                return Answer(str(self._holds(question)))
+                return Answer(str(self._verify(question)))
             style: Style = "short" if question.kind == "short" else "long"
-            return Answer(self._caption(question.image, question.mask, style))
+            return Answer(self._generate(question.image, question.mask, style))
 
-    def _holds(self, question: AnnotatorQuestion) -> bool:
-        part = box_with_margin(question.mask, _LOOK_MARGIN)
+    def _verify(self, question: AnnotatorQuestion) -> bool:
+        part = compute_box_with_margin(question.mask, _LOOK_MARGIN)
         image = np.ascontiguousarray(question.image[part])
-        again = self._caption(image, np.ascontiguousarray(question.mask[part]), "short")
-        return bool(_content(again) & _content(question.said))
+        again = self._generate(image, np.ascontiguousarray(question.mask[part]), "short")
+        return bool(_list_content_words(again) & _list_content_words(question.said))
 
-    def _caption(self, image: Image, mask: Mask, style: Style) -> str:
-        if self._last[0] is not image:  # questions about one picture come one after another
+    def _generate(self, image: Image, mask: Mask, style: Style) -> str:
+        if self._last[0] is not image:  # questions about one image follow each other
             self._last = (image, self._engine.encode(image))
         region = RegionInput(mask, style, self._engine.info.max_new_tokens)
         events = self._engine.caption(self._last[1], [region])
         return next(event.text for event in events if isinstance(event, RowDone))
 
 
-def _content(text: str) -> set[str]:
-    """Words that mean something, without their plural."""
+def _list_content_words(text: str) -> set[str]:
+    """Return the words with meaning, without their plural."""
     return {word.removesuffix("s") for word in re.findall(r"\w+", _SMALL.sub("", text.lower()))}

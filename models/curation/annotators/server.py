@@ -17,14 +17,14 @@ from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.models.curation.errors import AnnotatorError
 from ureca.models.curation.prompts import AnnotatorQuestion, Answer
-from ureca.models.curation.views import png
+from ureca.models.curation.views import encode_png
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Where and how to ask."""
+    """Address and settings of the server."""
 
     url: str
     model: str
@@ -33,7 +33,7 @@ class ServerConfig:
     retries: int = 6
     timeout_s: float = 120.0
     per_minute: float = 0.0
-    """Requests started per minute, over all threads; 0 does not hold back."""
+    """Requests started per minute, over all threads; 0: no limit."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -48,7 +48,7 @@ class ServerConfig:
 
 
 class ServerAnnotator:
-    """Answers with a server's model. Raises `MissingExtraError` without the extra `curation`."""
+    """Annotates with a server's model. Raises `MissingExtraError` without the extra `curation`."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
@@ -63,16 +63,16 @@ class ServerAnnotator:
 
     @property
     def model(self) -> str:
-        """Model and sampling: other settings are other answers."""
+        """Model and sampling, because other settings give other answers."""
         return f"{self._config.model} t={self._config.temperature} n={self._config.max_tokens}"
 
     def answer(self, question: AnnotatorQuestion) -> Answer:
-        """The server's words. Raises `AnnotatorError` when it gave none in all attempts."""
+        """Return the server's text. Raises `AnnotatorError` if no attempt gave one."""
         self._pace.wait()
         try:
             reply = self._client.chat.completions.create(
                 model=self._config.model,
-                messages=[{"role": "user", "content": _content(question)}],
+                messages=[{"role": "user", "content": _make_content(question)}],
                 temperature=self._config.temperature,
                 max_tokens=self._config.max_tokens,
             )
@@ -80,7 +80,7 @@ class ServerAnnotator:
             raise AnnotatorError(f"{self._config.url}: {type(error).__name__}: {error}") from error
         except (ValueError, TypeError) as error:  # 200 with something that is no answer
             raise AnnotatorError(f"{self._config.url} sent no answer: {error}") from error
-        return _answer(reply, self._config.url)
+        return _parse_answer(reply, self._config.url)
 
     def close(self) -> None:
         """Close the connections."""
@@ -88,7 +88,7 @@ class ServerAnnotator:
 
 
 class RateLimiter:
-    """Lets so many callers a minute go on, evenly."""
+    """Limits the rate of callers per minute, evenly."""
 
     def __init__(self, per_minute: float) -> None:
         self._gap_s = 60 / per_minute if per_minute else 0.0
@@ -96,32 +96,34 @@ class RateLimiter:
         self._next = 0.0
 
     def wait(self) -> None:
-        """Return when it is the caller's turn."""
+        """Wait for the caller's turn."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._gap_s
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
-def _content(question: AnnotatorQuestion) -> list[dict[str, Any]]:
+def _make_content(question: AnnotatorQuestion) -> list[dict[str, Any]]:
     pictures = [
         {
             "type": "image_url",
-            "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png(view)).decode()}"},
+            "image_url": {
+                "url": f"data:image/png;base64,{base64.b64encode(encode_png(view)).decode()}"
+            },
         }
         for view in question.views
     ]
     return [*pictures, {"type": "text", "text": question.prompt}]
 
 
-def _answer(reply: Any, url: str) -> Answer:  # whatever the server sent
+def _parse_answer(reply: Any, url: str) -> Answer:  # whatever the server sent
     try:
         text = reply.choices[0].message.content
         usage = reply.usage
         cost = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
     except (AttributeError, IndexError, TypeError) as error:
         raise AnnotatorError(f"{url} sent no answer: {error}") from error
-    text = "" if text is None else text  # it had nothing to say: paid for, and no caption
+    text = "" if text is None else text  # an empty answer: paid for, and no caption
     if not isinstance(text, str) or not all(isinstance(n, int) for n in cost):
         raise AnnotatorError(f"{url} sent no answer: content {text!r:.60}, usage {cost}")
     return Answer(text, *cost)

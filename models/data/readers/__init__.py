@@ -1,1 +1,1 @@
-"""Readers of other people's data sets into our own folders: a module per format, a common core."""
+"""Readers of other data sets into our own folders: a module per format, a common core."""

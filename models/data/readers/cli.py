@@ -1,4 +1,6 @@
-"""`ureca data import`: another data set into a folder of ours; `ureca data shards`: into shards."""
+"""`ureca data import` converts another data set to our format; `ureca data shards` writes
+shards.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from ureca.errors import ConfigError
 from ureca.models.data.folders import read_folders
 from ureca.models.data.images import ImageRecord
+from ureca.models.data.queries import QueryRecord, query_files, read_queries
 from ureca.models.data.readers.core import ImportJob
 from ureca.models.data.readers.formats import FORMATS
 from ureca.models.data.regions import ImageStore
@@ -23,7 +26,7 @@ from ureca.models.data.shards import (
     SHARD_BYTES,
     FolderWriter,
     ShardSample,
-    records_by_picture,
+    group_by_picture,
 )
 
 NOTE = "import.json"
@@ -35,6 +38,8 @@ examples:
       --split val -o data/coco
   ureca data import refcoco 'refs(umd).json' instances.json --pictures train2014 \\
       --name refcocog -o data/refcocog
+  ureca data import grefcoco 'grefs(unc).json' instances.json --pictures train2014 \\
+      --split val -o data/grefcoco
   ureca data import vg region_descriptions.json image_data.json \\
       --pictures VG_100K VG_100K_2 -o data/vg
   ureca data import ureca train.jsonl SA1B_FOLDER -o data/ureca
@@ -50,7 +55,7 @@ The folder is a data folder as before."""
 
 
 def add_import(commands: Any) -> None:  # argparse's own type has no public name
-    """The options of `ureca data import`."""
+    """Add the options of `ureca data import`."""
     formats = "\n".join(f"  {name:<11}{one.files}" for name, one in FORMATS.items())
     parser = commands.add_parser(
         "import",
@@ -81,7 +86,7 @@ def add_import(commands: Any) -> None:  # argparse's own type has no public name
 
 
 def add_shards(commands: Any) -> None:  # argparse's own type has no public name
-    """The options of `ureca data shards`."""
+    """Add the options of `ureca data shards`."""
     parser = commands.add_parser(
         "shards",
         help="write data folders as WebDataset shards",
@@ -104,15 +109,21 @@ def _add_output(parser: argparse.ArgumentParser, *, webdataset: bool) -> None:
         metavar="DIR",
         help="output folder; must not exist",
     )
-    add("--limit", type=_positive, metavar="N", help="at most N pictures")
-    add("--shard-mb", type=_positive, default=SHARD_BYTES >> 20, metavar="N", help="[%(default)s]")
+    add("--limit", type=_parse_positive, metavar="N", help="at most N pictures")
+    add(
+        "--shard-mb",
+        type=_parse_positive,
+        default=SHARD_BYTES >> 20,
+        metavar="N",
+        help="[%(default)s]",
+    )
     add("--json", action="store_true", help="one JSON object")
     if webdataset:
         add("--webdataset", action="store_true", help="shards as `ureca data shards` writes them")
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """0 when regions were written."""
+    """Return 0 when regions were written."""
     chosen = FORMATS[options.format]
     if not options.pictures and not chosen.brings_pictures:
         raise ConfigError(f"{options.format} needs --pictures DIR, the folder of its pictures")
@@ -128,26 +139,31 @@ def run_import(options: argparse.Namespace) -> int:
         split=options.split,
         license=chosen.license if options.license is None else options.license,
     )
-    writer = _writer(options, job.name, webdataset=options.webdataset)
+    writer = _make_writer(options, job.name, webdataset=options.webdataset)
     made = {"format": options.format, "files": [path.name for path in options.paths]}
-    return _write(writer, chosen.samples(options.paths, job), options, job, made=made)
+    return _write_samples(writer, chosen.samples(options.paths, job), options, job, made=made)
 
 
 def run_shards(options: argparse.Namespace) -> int:
-    """0 when regions were written."""
+    """Return 0 when regions were written."""
     job = ImportJob(name=options.root.resolve().name)
-    writer = _writer(options, job.name, webdataset=True)
+    writer = _make_writer(options, job.name, webdataset=True)
     scenes = sorted(options.root.glob("scenes-*.jsonl.gz"))
-    return _write(writer, folder_samples(options.root, job), options, job, copied=scenes)
+    return _write_samples(
+        writer, read_folder_samples(options.root, job), options, job, copied=scenes
+    )
 
 
-def folder_samples(root: Path, job: ImportJob) -> Iterator[ShardSample]:
-    """Everything in a data folder, picture by picture; unreadable lines are counted."""
+def read_folder_samples(root: Path, job: ImportJob) -> Iterator[ShardSample]:
+    """Read everything in a data folder image by image; unreadable lines are counted."""
     data = read_folders([root])
     job.reject("malformed", len(data.unreadable))
     store = ImageStore([root / "images"])
     images = {image.image_key: image for image in data.images}
-    for key, records in records_by_picture(data.records).items():
+    asked: dict[str, list[QueryRecord]] = {}
+    for query in (query for path in query_files(root) for query in read_queries(path)):
+        asked.setdefault(query.image_key, []).append(query)
+    for key, records in group_by_picture(data.records).items():
         if key not in store:
             job.reject("no such picture", len(records))
             continue
@@ -155,21 +171,22 @@ def folder_samples(root: Path, job: ImportJob) -> Iterator[ShardSample]:
         image = images.get(key) or ImageRecord(
             key, head.shard, head.source, head.width, head.height, split=head.split
         )
-        yield ShardSample(image, store.encoded(key), tuple(records))
+        encoded = store.read_encoded(key)
+        yield ShardSample(image, encoded, tuple(records), tuple(asked.get(key, ())))
 
 
-def _writer(options: argparse.Namespace, name: str, *, webdataset: bool) -> FolderWriter:
-    _say_leftovers(options.out)
+def _make_writer(options: argparse.Namespace, name: str, *, webdataset: bool) -> FolderWriter:
+    _print_leftovers(options.out)
     size = options.shard_mb << 20
     return FolderWriter(options.out, name=name, shard_bytes=size, webdataset=webdataset)
 
 
-def _say_leftovers(out: Path) -> None:
+def _print_leftovers(out: Path) -> None:
     for place in sorted(out.parent.glob(f".{out.name}.part-*")):
         sys.stderr.write(f"{place} is left of a run that was killed, or of one that goes on\n")
 
 
-def _write(
+def _write_samples(
     writer: FolderWriter,
     found: Iterable[ShardSample],
     options: argparse.Namespace,
@@ -189,22 +206,24 @@ def _write(
             "left_out": {k: n for k, n in rejected.items() if n},
         }
         if made:
-            writer.note(NOTE, {**report, "name": job.name, "license": job.license})
+            writer.write_json(NOTE, {**report, "name": job.name, "license": job.license})
         for path in copied:
-            writer.copy(path)
+            writer.copy_file(path)
         if not writer.counts["regions"]:
             raise ConfigError(f"no region could be kept; left out: {report['left_out'] or 'none'}")
-    sys.stdout.write(json.dumps(report) + "\n" if options.json else _table(report, options.out))
+    sys.stdout.write(
+        json.dumps(report) + "\n" if options.json else _format_table(report, options.out)
+    )
     return 0
 
 
-def _positive(text: str) -> int:
+def _parse_positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
     return value
 
 
-def _table(report: dict[str, Any], out: Path) -> str:
+def _format_table(report: dict[str, Any], out: Path) -> str:
     left = "".join(f"  left out {n:>9,}  {reason}\n" for reason, n in report["left_out"].items())
     return f"{out}: {report['pictures']:,} pictures, {report['regions']:,} regions\n{left}"

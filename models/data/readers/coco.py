@@ -17,8 +17,14 @@ import msgspec
 
 from ureca.datatypes import Rle
 from ureca.errors import RegionError
-from ureca.models.data.readers.core import ImportJob, SourcePicture, SourceRegion, load, picture_key
-from ureca.models.data.readers.masks import boxes_mask, coco_mask
+from ureca.models.data.readers.core import (
+    ImportJob,
+    SourcePicture,
+    SourceRegion,
+    load_json,
+    make_picture_key,
+)
+from ureca.models.data.readers.masks import decode_coco_mask, fill_boxes
 
 _CC = re.compile(r"creativecommons\.org/licenses/([a-z-]+)/([\d.]+)")
 _PHOTO = re.compile(r"/(\d+)_[0-9a-f]+(?:_\w)?\.jpg")
@@ -88,32 +94,32 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     names: dict[int, str] = {}
     licenses: dict[int, str] = {}
     for path in paths:
-        file = load(path, CocoFile)
+        file = load_json(path, CocoFile)
         names |= {category.id: category.name for category in file.categories}
-        licenses |= {entry.id: license_name(entry) for entry in file.licenses}
-        for image in job.each(file.images, CocoImage):
+        licenses |= {entry.id: shorten_license(entry) for entry in file.licenses}
+        for image in job.parse_rows(file.images, CocoImage):
             images.setdefault(image.id, image)
-        for annotation in job.each(file.annotations, CocoAnnotation):
+        for annotation in job.parse_rows(file.annotations, CocoAnnotation):
             if not annotation.outlined and annotation.bbox is None:
                 captions.setdefault(annotation.image_id, []).append(annotation.caption or "")
             else:
                 regions.setdefault(annotation.image_id, []).append(annotation)
     job.reject("no such picture", sum(len(rows) for i, rows in regions.items() if i not in images))
-    for group in _by_file(images.values()).values():
+    for group in _group_by_file(images.values()).values():
         head = group[0]
         expressions = [(image, row) for image in group for row in regions.get(image.id, ())]
         yield SourcePicture(
-            key=picture_key(job.name, head.file_name),
+            key=make_picture_key(job.name, head.file_name),
             file=head.file_name,
             size=(head.width, head.height),
             license=licenses.get(head.license or 0, ""),
-            photo_id=photo_id(head.flickr_url),
+            photo_id=parse_photo_id(head.flickr_url),
             captions=tuple(text for image in group for text in captions.get(image.id, ())),
-            regions=tuple(_regions(expressions, names, job)),
+            regions=tuple(_read_regions(expressions, names, job)),
         )
 
 
-def _by_file(images: Iterator[CocoImage] | Any) -> dict[str, list[CocoImage]]:
+def _group_by_file(images: Iterator[CocoImage] | Any) -> dict[str, list[CocoImage]]:
     """MDETR lists a picture once for every expression."""
     files: dict[str, list[CocoImage]] = {}
     for image in images:
@@ -121,7 +127,7 @@ def _by_file(images: Iterator[CocoImage] | Any) -> dict[str, list[CocoImage]]:
     return files
 
 
-def _regions(
+def _read_regions(
     found: Sequence[tuple[CocoImage, CocoAnnotation]], names: dict[int, str], job: ImportJob
 ) -> Iterator[SourceRegion]:
     texts: dict[int, list[str]] = {}
@@ -137,18 +143,18 @@ def _regions(
         category = names.get(row.category_id or 0, "")
         # What MDETR and GRiT call their only category says nothing about a region.
         category = "" if texts[number] and len(names) == 1 else category
-        yield region(row, region_id=str(number), texts=texts[number], category=category)
+        yield make_region(row, region_id=str(number), texts=texts[number], category=category)
 
 
-def region(
+def make_region(
     row: CocoAnnotation, *, region_id: str, texts: Sequence[str], category: str
 ) -> SourceRegion:
     """A region from an annotation: its outline where there is one, else its box."""
     if row.outlined:
-        draw = partial(_outline, row.segmentation)
+        draw = partial(_make_mask, row.segmentation)
     else:
         x, y, width, height = row.bbox or (0.0, 0.0, 0.0, 0.0)
-        draw = partial(boxes_mask, [(x, y, x + width, y + height)])
+        draw = partial(fill_boxes, [(x, y, x + width, y + height)])
     return SourceRegion(
         region_id=region_id,
         draw=draw,
@@ -158,20 +164,20 @@ def region(
     )
 
 
-def _outline(segmentation: msgspec.Raw, height: int, width: int) -> Rle:
+def _make_mask(segmentation: msgspec.Raw, height: int, width: int) -> Rle:
     try:
-        return coco_mask(msgspec.json.decode(segmentation), height, width)
+        return decode_coco_mask(msgspec.json.decode(segmentation), height, width)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise RegionError(f"segmentation: {error}") from error
 
 
-def license_name(entry: License) -> str:
+def shorten_license(entry: License) -> str:
     """Short where it is a Creative Commons licence: "CC BY-NC 2.0"."""
     found = _CC.search(entry.url)
     return f"CC {found[1].upper()} {found[2]}" if found else entry.name
 
 
-def photo_id(url: str | None) -> str:
+def parse_photo_id(url: str | None) -> str:
     """The photograph's number at Flickr, from its address."""
     found = _PHOTO.search(url or "")
     return found[1] if found else ""

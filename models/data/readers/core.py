@@ -1,8 +1,8 @@
-"""What all formats share: pictures and regions as a reader finds them, limits, and the way from
-there into our records.
+"""The common part of all formats: images and regions of a reader, limits, and the conversion to our
+records.
 
-A reader only says what stands in its files. Here pictures are looked up, sizes compared, masks and
-words checked; what is wrong is left out and counted by its reason.
+A reader only returns the content of its files. This module finds the images, compares sizes, checks
+masks and texts; invalid ones are left out and counted by reason.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import msgspec
 
 from ureca.datatypes import Rle
 from ureca.errors import ConfigError, RegionError, SourceError, WireError
-from ureca.models.data.check import tight_box
+from ureca.models.data.check import compute_tight_box
 from ureca.models.data.images import ImageRecord
+from ureca.models.data.queries import QueryKind, QueryRecord
 from ureca.models.data.regions import RegionRecord
-from ureca.models.data.shards import NAME, ShardSample, suffix_of
+from ureca.models.data.shards import NAME, ShardSample, find_suffix
 from ureca.protocol import rle
-from ureca.protocol.image_header import any_picture_size
+from ureca.protocol.image_header import measure
 
 MAX_FILE_BYTES = 2 << 30
 """Of an annotation file; the largest that is read, Visual Genome's, has 0.7 GB."""
@@ -37,12 +38,12 @@ T = TypeVar("T")
 
 
 class Rejected(Exception):  # noqa: N818  (it is counted, not raised to the user)
-    """A picture or region that is left out, and why."""
+    """An image or region that is left out, and the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRegion:
-    """One region as a format has it."""
+    """One region in a format's terms."""
 
     region_id: str
     draw: Callable[[int, int], Rle]
@@ -59,9 +60,17 @@ class SourceRegion:
     expr_source: str = "human_phrase"
 
 
+@dataclass(frozen=True, slots=True)
+class SourceQuery:
+    """One text and the `region_id`s that it means, as a format has them; none: not there."""
+
+    text: str
+    regions: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcePicture:
-    """One picture as a format has it; `size` is width, height where the format says it."""
+    """One image in a format's terms; `size` is width, height if the format has it."""
 
     key: str
     file: str
@@ -73,11 +82,12 @@ class SourcePicture:
     license: str = ""
     photo_id: str = ""
     captions: tuple[str, ...] = ()
+    queries: Sequence[SourceQuery] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportJob:
-    """One import: what was asked for, and what was left out so far."""
+    """One import: its options, and the regions left out so far."""
 
     name: str
     pictures: tuple[Path, ...] = ()
@@ -89,8 +99,8 @@ class ImportJob:
         """Count regions that are left out."""
         self.rejected[reason] += count
 
-    def each(self, rows: Iterable[msgspec.Raw], kind: type[T]) -> Iterator[T]:
-        """Rows of JSON as `kind`; what is none is counted."""
+    def parse_rows(self, rows: Iterable[msgspec.Raw], kind: type[T]) -> Iterator[T]:
+        """Return rows of JSON as `kind`; invalid ones are counted."""
         for row in rows:
             try:
                 yield msgspec.json.decode(row, type=kind)
@@ -98,19 +108,19 @@ class ImportJob:
                 self.reject("malformed")
 
 
-def load(path: Path, kind: type[T]) -> T:
-    """A JSON file as `kind`. Raises `SourceError` when it is too large or of another form."""
-    data = file_bytes(path, MAX_FILE_BYTES)
+def load_json(path: Path, kind: type[T]) -> T:
+    """Read a JSON file as `kind`. Raises `SourceError` if it is too large or of another form."""
+    data = read_file(path, MAX_FILE_BYTES)
     if data[:1] == b"\x80" or path.suffix in {".p", ".pkl", ".pickle"}:
         raise SourceError(
             f"{path} is a pickle, which runs code when it is read: convert it to JSON where you "
             "trust it (docs/data.md, RefCOCO)"
         )
-    return parsed(path, data, kind)
+    return parse_json(path, data, kind)
 
 
-def parsed(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
-    """A part of a JSON file as `kind`. Raises `SourceError` when it is of another form."""
+def parse_json(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Parse a part of a JSON file as `kind`. Raises `SourceError` if it is of another form."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -122,8 +132,8 @@ def is_list(content: msgspec.Raw) -> bool:
     return bytes(memoryview(content)[:1]) == b"["
 
 
-def file_bytes(path: Path, most: int) -> bytes:
-    """A file's content. Raises `SourceError` when it is larger than `most`, or unreadable."""
+def read_file(path: Path, most: int) -> bytes:
+    """Read a file. Raises `SourceError` if it is larger than `most`, or unreadable."""
     try:
         size = path.stat().st_size
         if size > most:
@@ -133,25 +143,25 @@ def file_bytes(path: Path, most: int) -> bytes:
         raise SourceError(f"cannot read {path}: {error}") from error
 
 
-def inside(folder: Path, name: str) -> Path:
-    """`name` within `folder`. Raises `Rejected` for a name that would leave it."""
+def join_inside(folder: Path, name: str) -> Path:
+    """Join `name` to `folder`. Raises `Rejected` for a name that would leave it."""
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise Rejected("bad picture name")
     return folder / path
 
 
-def picture_key(name: str, file: str) -> str:
-    """A picture's key. COCO's have one in all of its data sets: they are the same pictures."""
+def make_picture_key(name: str, file: str) -> str:
+    """Return an image's key. COCO's images have one key in all of its data sets."""
     coco = _COCO_FILE.fullmatch(PurePosixPath(file).name)
     if coco:
         return f"mscoco_{coco[1]}"
     return re.sub(r"[^\w+-]", "_", f"{name}_{PurePosixPath(file).stem}", flags=re.ASCII)
 
 
-def samples(found: Iterable[SourcePicture], job: ImportJob) -> Iterator[ShardSample]:
-    """Every picture that can be used, with those of its regions that can. Raises `ConfigError`
-    when `job.split` is none that the files name.
+def make_samples(found: Iterable[SourcePicture], job: ImportJob) -> Iterator[ShardSample]:
+    """Yield every usable image with its usable regions. Raises `ConfigError` if the files do not
+    have the split `job.split`.
     """
     others: set[str] = set()
     kept = 0
@@ -164,7 +174,7 @@ def samples(found: Iterable[SourcePicture], job: ImportJob) -> Iterator[ShardSam
         if not picture.regions:
             continue
         try:
-            sample = _sample(picture, split, job)
+            sample = _make_sample(picture, split, job)
         except Rejected as reason:
             job.reject(str(reason), max(1, len(picture.regions)))
             continue
@@ -174,11 +184,11 @@ def samples(found: Iterable[SourcePicture], job: ImportJob) -> Iterator[ShardSam
         raise ConfigError(f"no picture of split {job.split!r}: the files have {sorted(others)}")
 
 
-def _sample(picture: SourcePicture, split: str, job: ImportJob) -> ShardSample:
+def _make_sample(picture: SourcePicture, split: str, job: ImportJob) -> ShardSample:
     if not NAME.fullmatch(split) or not NAME.fullmatch(picture.key):
         raise Rejected("bad picture name")
-    encoded = _encoded(picture.file, (picture.folder,) if picture.folder else job.pictures)
-    size = picture_pixels(encoded)
+    encoded = _read_encoded(picture.file, (picture.folder,) if picture.folder else job.pictures)
+    size = read_size(encoded)
     if picture.size not in {None, size}:
         raise Rejected("wrong picture size")
     license_ = picture.license or job.license
@@ -189,46 +199,80 @@ def _sample(picture: SourcePicture, split: str, job: ImportJob) -> ShardSample:
         width=size[0],
         height=size[1],
         photo_id=picture.photo_id,
-        captions=tuple(filter(None, map(clean, picture.captions))),
+        captions=tuple(filter(None, map(clean_text, picture.captions))),
         split=split,
         license=license_,
     )
-    return ShardSample(image, encoded, tuple(_records(picture.regions, image, job)))
+    records = tuple(_make_records(picture.regions, image, job))
+    return ShardSample(
+        image, encoded, records, tuple(_make_queries(picture.queries, image, records, job))
+    )
 
 
-def _encoded(name: str, folders: Sequence[Path]) -> bytes:
-    """The picture's bytes; COCO's are also found under the name of another release."""
+def _make_queries(
+    found: Sequence[SourceQuery],
+    image: ImageRecord,
+    records: Sequence[RegionRecord],
+    job: ImportJob,
+) -> Iterator[QueryRecord]:
+    kept = {record.region_id for record in records}
+    parts = {record.region_id for record in records if record.part}
+    for number, query in enumerate(found):
+        targets = tuple(f"{job.name}_{region}" for region in query.regions)
+        if not clean_text(query.text):
+            continue
+        if not kept.issuperset(targets):
+            job.reject("text without its region")
+            continue
+        yield QueryRecord(
+            query_id=f"{job.name}_{image.image_key}_{image.split}_q{number}",
+            image_key=image.image_key,
+            text=clean_text(query.text),
+            targets=targets,
+            kind=_find_kind(targets, parts),
+            split=image.split,
+        )
+
+
+def _find_kind(targets: Sequence[str], parts: set[str]) -> QueryKind:
+    if len(targets) != 1:
+        return "several" if targets else "none"
+    return "part" if targets[0] in parts else "thing"
+
+
+def _read_encoded(name: str, folders: Sequence[Path]) -> bytes:
+    """Return the image's bytes; COCO's are also found under the name of another release."""
     for folder in folders:
-        path = inside(folder, name)
+        path = join_inside(folder, name)
         bare = path.with_name(re.sub(r"^COCO_\w+?_(?=\d{12}\.jpg$)", "", path.name))
         for place in (path, bare):
             if place.is_file():
                 try:
-                    return file_bytes(place, MAX_PICTURE_BYTES)
+                    return read_file(place, MAX_PICTURE_BYTES)
                 except SourceError:
                     raise Rejected("broken picture") from None
     raise Rejected("no such picture")
 
 
-def picture_pixels(encoded: bytes) -> tuple[int, int]:
-    """Width and height of a picture. Raises `Rejected` for one that is none or too large."""
+def read_size(encoded: bytes) -> tuple[int, int]:
+    """Return width and height of an image. Raises `Rejected` if it is invalid or too large."""
     try:
-        suffix_of(encoded)
-        width, height = any_picture_size(encoded)
+        find_suffix(encoded)
+        facts = measure(encoded)
     except (SourceError, WireError):
         raise Rejected("broken picture") from None
-    if not 0 < width * height <= rle.MAX_PIXELS:
+    if not 0 < facts.width * facts.height <= rle.MAX_PIXELS:
         raise Rejected("picture too large")
-    return width, height
+    return facts.width, facts.height
 
 
-def _records(
+def _make_records(
     found: Iterable[SourceRegion], image: ImageRecord, job: ImportJob
 ) -> Iterator[RegionRecord]:
     ids: set[str] = set()
     for region in found:
         try:
-            record = _record(region, image, job)
+            record = _make_record(region, image, job)
         except Rejected as reason:
             job.reject(str(reason))
             continue
@@ -239,14 +283,14 @@ def _records(
             yield record
 
 
-def _record(region: SourceRegion, image: ImageRecord, job: ImportJob) -> RegionRecord:
-    texts = list(filter(None, map(clean, region.texts)))
-    long = list(filter(None, map(clean, region.long)))
+def _make_record(region: SourceRegion, image: ImageRecord, job: ImportJob) -> RegionRecord:
+    texts = list(filter(None, map(clean_text, region.texts)))
+    long = list(filter(None, map(clean_text, region.long)))
     if not (texts or long or region.category):
         raise Rejected("nothing said")
     try:
         code = region.draw(image.height, image.width)
-        box = tight_box(rle.check(code), image.height)
+        box = compute_tight_box(rle.check(code), image.height)
     except RegionError:
         raise Rejected("bad mask") from None
     if box is None:
@@ -275,7 +319,9 @@ def _record(region: SourceRegion, image: ImageRecord, job: ImportJob) -> RegionR
     )
 
 
-def clean(text: str) -> str:
-    """A text on one line, without control characters; empty when it is too long to be a caption."""
+def clean_text(text: str) -> str:
+    """Return a text on one line without control characters; empty if it is too long for a
+    caption.
+    """
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MAX_TEXT_CHARS else ""

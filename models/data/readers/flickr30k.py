@@ -18,9 +18,9 @@ from ureca.models.data.readers.core import (
     Rejected,
     SourcePicture,
     SourceRegion,
-    file_bytes,
+    read_file,
 )
-from ureca.models.data.readers.masks import Box, boxes_mask
+from ureca.models.data.readers.masks import Box, fill_boxes
 
 _MAX_BYTES = 4 << 20
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/\w+)+) ([^\]]*)\]")
@@ -42,11 +42,11 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
         files = sorted((root / "Annotations").glob("*.xml"))
         if not files:
             raise SourceError(f"{root} has no Annotations/*.xml: expected Flickr30kEntities")
-        splits = dict(_splits(root))
+        splits = dict(_read_splits(root))
         for path in files:
             try:
-                boxes, size = _boxes(path)
-                words, sentences = _words(root / "Sentences" / f"{path.stem}.txt")
+                boxes, size = _read_boxes(path)
+                words, sentences = _read_sentences(root / "Sentences" / f"{path.stem}.txt")
             except (Rejected, SourceError):
                 job.reject("malformed")
                 continue
@@ -57,19 +57,19 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
                 split=splits.get(path.stem, "none" if splits else ""),
                 photo_id=path.stem,
                 captions=sentences,
-                regions=tuple(_regions(path.stem, boxes, words, job)),
+                regions=tuple(_make_regions(path.stem, boxes, words, job)),
             )
 
 
-def _splits(root: Path) -> Iterator[tuple[str, str]]:
+def _read_splits(root: Path) -> Iterator[tuple[str, str]]:
     for name in ("train", "val", "test"):
         path = root / f"{name}.txt"
         if path.is_file():
-            text = file_bytes(path, _MAX_BYTES).decode("utf8", "replace")
+            text = read_file(path, _MAX_BYTES).decode("utf8", "replace")
             yield from ((stem, name) for stem in text.split())
 
 
-def _regions(
+def _make_regions(
     stem: str, boxes: dict[str, list[Box]], words: dict[str, _Entity], job: ImportJob
 ) -> Iterator[SourceRegion]:
     for number, entity in words.items():
@@ -78,7 +78,7 @@ def _regions(
             continue
         yield SourceRegion(
             region_id=f"{stem}_{number}",
-            draw=partial(boxes_mask, boxes[number]),
+            draw=partial(fill_boxes, boxes[number]),
             mask_source="box",
             texts=tuple(p for p in entity.phrases if p not in _PRONOUNS),
             types=tuple(sorted(entity.types)),
@@ -96,10 +96,10 @@ class _Entity:
         self.types: set[str] = set()
 
 
-def _words(path: Path) -> tuple[dict[str, _Entity], tuple[str, ...]]:
+def _read_sentences(path: Path) -> tuple[dict[str, _Entity], tuple[str, ...]]:
     """Entities by number, and the plain sentences."""
     found: dict[str, _Entity] = {}
-    lines = file_bytes(path, _MAX_BYTES).decode("utf8", "replace").splitlines()
+    lines = read_file(path, _MAX_BYTES).decode("utf8", "replace").splitlines()
     for line in lines:
         for number, types, phrase in _PHRASE.findall(line):
             if number != _NOT_VISUAL:
@@ -109,9 +109,9 @@ def _words(path: Path) -> tuple[dict[str, _Entity], tuple[str, ...]]:
     return found, tuple(_PHRASE.sub(r"\3", line) for line in lines if line.strip())
 
 
-def _boxes(path: Path) -> tuple[dict[str, list[Box]], tuple[int, int]]:
+def _read_boxes(path: Path) -> tuple[dict[str, list[Box]], tuple[int, int]]:
     """Boxes by entity, and the picture's width and height. Corners count from 1, both inside."""
-    data = file_bytes(path, _MAX_BYTES)
+    data = read_file(path, _MAX_BYTES)
     if b"<!" in data:  # a document type may define entities that unpack to gigabytes
         raise Rejected("malformed")
     try:

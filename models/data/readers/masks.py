@@ -1,6 +1,7 @@
-"""Regions as other data sets write them (polygons, run lengths, boxes) into our masks.
+"""Converts regions of other data sets (polygons, run lengths, boxes) to our masks.
 
-Everything is checked before a mask is allocated or handed to pycocotools, whose C code is not.
+Everything is checked before a mask is allocated or passed to pycocotools, whose C code checks
+nothing.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels."""
 
 
-def coco_mask(segmentation: Any, height: int, width: int) -> Rle:  # JSON
+def decode_coco_mask(segmentation: Any, height: int, width: int) -> Rle:  # JSON
     """COCO's `segmentation`: polygons, run lengths (compressed or not), or a list of run lengths.
 
     Raises `RegionError` for what is none, is too large, or belongs to another size.
     """
     if isinstance(segmentation, dict):
-        return _run_lengths(segmentation, height, width)
+        return _decode_run_lengths(segmentation, height, width)
     if not isinstance(segmentation, list) or not segmentation:
         raise RegionError(f"expected polygons or run lengths, got {segmentation!r:.60}")
     if isinstance(segmentation[0], dict):
-        masks = [rle.decode(_run_lengths(part, height, width)) for part in segmentation]
+        masks = [rle.decode(_decode_run_lengths(part, height, width)) for part in segmentation]
         return rle.encode(np.logical_or.reduce(masks))
-    return _polygons(segmentation, height, width)
+    return _fill_polygons(segmentation, height, width)
 
 
-def boxes_mask(boxes: Sequence[Box], height: int, width: int) -> Rle:
+def fill_boxes(boxes: Sequence[Box], height: int, width: int) -> Rle:
     """Filled boxes, cut off at the picture's edge. Raises `RegionError` for one that is no box."""
     mask = np.zeros((height, width), np.bool_)
     for x0, y0, x1, y1 in boxes:
@@ -52,7 +53,7 @@ def boxes_mask(boxes: Sequence[Box], height: int, width: int) -> Rle:
     return rle.encode(mask)
 
 
-def _run_lengths(code: Any, height: int, width: int) -> Rle:
+def _decode_run_lengths(code: Any, height: int, width: int) -> Rle:
     if not isinstance(code, dict) or code.get("size") != [height, width]:
         found = code.get("size") if isinstance(code, dict) else code
         raise RegionError(f"expected run lengths of size {[height, width]}, got {found!r:.60}")
@@ -61,10 +62,10 @@ def _run_lengths(code: Any, height: int, width: int) -> Rle:
         found_rle = Rle(size=(height, width), counts=counts)
         rle.check(found_rle)
         return found_rle
-    return rle.encode(_from_counts(counts, height, width))
+    return rle.encode(_decode_counts(counts, height, width))
 
 
-def _from_counts(counts: Any, height: int, width: int) -> Mask:
+def _decode_counts(counts: Any, height: int, width: int) -> Mask:
     if not isinstance(counts, list) or len(counts) > rle.MAX_RUNS:
         raise RegionError(
             f"expected a text or up to {rle.MAX_RUNS} run lengths, got {counts!r:.60}"
@@ -77,7 +78,7 @@ def _from_counts(counts: Any, height: int, width: int) -> Mask:
     return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
 
 
-def _polygons(polygons: list[Any], height: int, width: int) -> Rle:
+def _fill_polygons(polygons: list[Any], height: int, width: int) -> Rle:
     if not all(isinstance(polygon, list) for polygon in polygons):
         raise RegionError(f"expected polygons [[x, y, x, y, ...], ...], got {polygons!r:.60}")
     if sum(map(len, polygons)) > 2 * MAX_POINTS:

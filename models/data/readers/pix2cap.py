@@ -20,13 +20,13 @@ from ureca.models.data.readers.core import (
     Rejected,
     SourcePicture,
     SourceRegion,
-    file_bytes,
-    inside,
-    load,
-    picture_key,
+    join_inside,
+    load_json,
+    make_picture_key,
+    read_file,
 )
 from ureca.protocol import rle
-from ureca.protocol.image_header import picture_size
+from ureca.protocol.image_header import measure
 
 _LEAST_CHARS = 3
 """The authors' loader takes shorter descriptions for missing ones."""
@@ -64,32 +64,32 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     if not files or not folders:
         raise SourceError("expected pix2cap_coco_*.json and the folder of its panoptic PNGs")
     for path in files:
-        file = load(path, Pix2CapFile)
+        file = load_json(path, Pix2CapFile)
         names = {category.id: category for category in file.categories}
-        licenses = {entry.id: coco.license_name(entry) for entry in file.licenses}
-        images = {image.id: image for image in job.each(file.images, coco.CocoImage)}
-        for row in job.each(file.annotations, Pix2CapAnnotation):
+        licenses = {entry.id: coco.shorten_license(entry) for entry in file.licenses}
+        images = {image.id: image for image in job.parse_rows(file.images, coco.CocoImage)}
+        for row in job.parse_rows(file.annotations, Pix2CapAnnotation):
             image = images.get(row.image_id)
             name = image.file_name if image else f"{Path(row.file_name).stem}.jpg"
             yield SourcePicture(
-                key=picture_key(job.name, name),
+                key=make_picture_key(job.name, name),
                 file=name,
                 size=(image.width, image.height) if image else None,
                 license=licenses.get(image.license or 0, "") if image else "",
-                photo_id=coco.photo_id(image.flickr_url) if image else "",
-                regions=tuple(_regions(row, folders, names, job)),
+                photo_id=coco.parse_photo_id(image.flickr_url) if image else "",
+                regions=tuple(_make_regions(row, folders, names, job)),
             )
 
 
-def _regions(
+def _make_regions(
     row: Pix2CapAnnotation, folders: Sequence[Path], names: dict[int, coco.Category], job: ImportJob
 ) -> Iterator[SourceRegion]:
     try:
-        png = next(p for folder in folders if (p := inside(folder, row.file_name)).is_file())
+        png = next(p for folder in folders if (p := join_inside(folder, row.file_name)).is_file())
     except (StopIteration, Rejected):
         job.reject("no such panoptic PNG", len(row.segments_info))
         return
-    for segment in job.each(row.segments_info, Segment):
+    for segment in job.parse_rows(row.segments_info, Segment):
         if segment.iscrowd:
             job.reject("crowd")
             continue
@@ -97,7 +97,7 @@ def _regions(
         text = segment.description if len(segment.description.strip()) >= _LEAST_CHARS else ""
         yield SourceRegion(
             region_id=f"{row.image_id}_{segment.id}",
-            draw=partial(_segment_mask, png, segment.id),
+            draw=partial(_make_segment_mask, png, segment.id),
             mask_source="gt:coco-panoptic",
             long=(text,),
             category=category.name if category else "",
@@ -106,23 +106,23 @@ def _regions(
         )
 
 
-def _segment_mask(png: Path, segment: int, height: int, width: int) -> Rle:
-    ids = _segment_ids(png)
+def _make_segment_mask(png: Path, segment: int, height: int, width: int) -> Rle:
+    ids = read_segment_ids(png)
     if ids.shape != (height, width):
         raise RegionError(f"{png} has {list(ids.shape)}, its picture {[height, width]}")
     return rle.encode(ids == segment)
 
 
 @lru_cache(maxsize=2)
-def _segment_ids(png: Path) -> npt.NDArray[np.int32]:
+def read_segment_ids(png: Path) -> npt.NDArray[np.int32]:
     """Segment ids i32 [H, W]: red + 256 green + 65,536 blue."""
     try:
-        data = file_bytes(png, MAX_PICTURE_BYTES)
-        width, height = picture_size(data, "png")
+        data = read_file(png, MAX_PICTURE_BYTES)
+        facts = measure(data)
     except (SourceError, WireError) as error:
         raise RegionError(str(error)) from error
-    if width * height > rle.MAX_PIXELS:
-        raise RegionError(f"{png} has {width}x{height} pixels")
+    if facts.width * facts.height > rle.MAX_PIXELS:
+        raise RegionError(f"{png} has {facts.width}x{facts.height} pixels")
     colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if colours is None:
         raise RegionError(f"{png} cannot be decoded")

@@ -16,11 +16,12 @@ from ureca.models.data.readers import coco
 from ureca.models.data.readers.core import (
     ImportJob,
     SourcePicture,
+    SourceQuery,
     SourceRegion,
     is_list,
-    load,
-    parsed,
-    picture_key,
+    load_json,
+    make_picture_key,
+    parse_json,
 )
 
 
@@ -50,13 +51,13 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with the objects that people referred to. Raises `SourceError` unless one file has
     refs and one has instances.
     """
-    refs, instances = _told_apart(paths)
-    images = {image.id: image for image in job.each(instances.images, coco.CocoImage)}
-    rows = {row.id: row for row in job.each(instances.annotations, coco.CocoAnnotation)}
+    refs, instances = sort_files(paths)
+    images = {image.id: image for image in job.parse_rows(instances.images, coco.CocoImage)}
+    rows = {row.id: row for row in job.parse_rows(instances.annotations, coco.CocoAnnotation)}
     names = {category.id: category.name for category in instances.categories}
-    licenses = {entry.id: coco.license_name(entry) for entry in instances.licenses}
+    licenses = {entry.id: coco.shorten_license(entry) for entry in instances.licenses}
     groups: dict[tuple[int, str], list[Ref]] = {}
-    for ref in job.each(refs.refs, Ref):
+    for ref in job.parse_rows(refs.refs, Ref):
         if ref.image_id not in images or ref.ann_id not in rows:
             job.reject("no such region")
             continue
@@ -64,17 +65,22 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     for (image_id, split), group in groups.items():
         image = images[image_id]
         yield SourcePicture(
-            key=picture_key(job.name, image.file_name),
+            key=make_picture_key(job.name, image.file_name),
             file=image.file_name,
             size=(image.width, image.height),
             split=split,
             license=licenses.get(image.license or 0, ""),
-            photo_id=coco.photo_id(image.flickr_url),
-            regions=tuple(_regions(group, rows, names)),
+            photo_id=coco.parse_photo_id(image.flickr_url),
+            regions=tuple(_make_regions(group, rows, names)),
+            queries=tuple(
+                SourceQuery(sentence.sent or sentence.raw, (str(ref.ann_id),))
+                for ref in group
+                for sentence in ref.sentences
+            ),
         )
 
 
-def _regions(
+def _make_regions(
     group: Sequence[Ref], rows: dict[int, coco.CocoAnnotation], names: dict[int, str]
 ) -> Iterator[SourceRegion]:
     texts: dict[int, list[str]] = {}
@@ -83,20 +89,21 @@ def _regions(
     for number, said in texts.items():
         row = rows[number]
         category = names.get(row.category_id or 0, "")
-        yield coco.region(row, region_id=str(number), texts=said, category=category)
+        yield coco.make_region(row, region_id=str(number), texts=said, category=category)
 
 
-def _told_apart(paths: Sequence[Path]) -> tuple[Refs, coco.CocoFile]:
+def sort_files(paths: Sequence[Path]) -> tuple[Refs, coco.CocoFile]:
+    """The list of refs and the instances. Raises `SourceError` unless there is one of each."""
     refs: Refs | None = None
     instances: coco.CocoFile | None = None
     for path in paths:
-        content = load(path, msgspec.Raw)
+        content = load_json(path, msgspec.Raw)
         if is_list(content):
-            refs = Refs(parsed(path, content, list[msgspec.Raw]))
-        elif "refs" in parsed(path, content, dict[str, msgspec.Raw]):
-            refs = parsed(path, content, Refs)
+            refs = Refs(parse_json(path, content, list[msgspec.Raw]))
+        elif "refs" in parse_json(path, content, dict[str, msgspec.Raw]):
+            refs = parse_json(path, content, Refs)
         else:
-            instances = parsed(path, content, coco.CocoFile)
+            instances = parse_json(path, content, coco.CocoFile)
     if refs is None or instances is None:
         raise SourceError(
             f"expected a list of refs and instances.json, got {', '.join(map(str, paths))}; "

@@ -15,10 +15,10 @@ from ureca.models.data.readers.core import (
     ImportJob,
     SourcePicture,
     SourceRegion,
-    file_bytes,
-    load,
+    load_json,
+    read_file,
 )
-from ureca.models.data.readers.masks import coco_mask
+from ureca.models.data.readers.masks import decode_coco_mask
 
 
 class ConversationTurn(msgspec.Struct):
@@ -72,33 +72,35 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     places = {path.stem: path for folder in folders for path in sorted(folder.rglob("sa_*.json"))}
     for path in files:
         split = "test" if "test" in path.stem else "train"
-        for stem, captions in _captions(path, job).items():
+        for stem, captions in _read_captions(path, job).items():
             if stem not in places:
                 job.reject("no such picture", len(captions))
                 continue
-            yield from _picture(places[stem], captions, split, job)
+            yield from _make_picture(places[stem], captions, split, job)
 
 
-def _captions(path: Path, job: ImportJob) -> dict[str, dict[str, list[str]]]:
+def _read_captions(path: Path, job: ImportJob) -> dict[str, dict[str, list[str]]]:
     """Captions by picture and mask."""
     found: dict[str, dict[str, list[str]]] = {}
-    lines = file_bytes(path, MAX_FILE_BYTES).splitlines()
-    for row in job.each((msgspec.Raw(line) for line in lines if line.strip()), Sa1bCaption):
+    lines = read_file(path, MAX_FILE_BYTES).splitlines()
+    for row in job.parse_rows((msgspec.Raw(line) for line in lines if line.strip()), Sa1bCaption):
         said = [turn.value for turn in row.conversations if turn.speaker == "gpt"]
         masks = found.setdefault(row.image, {})
         masks.setdefault(str(row.mask_id), []).extend(said[-1:])
     return found
 
 
-def _picture(
+def _make_picture(
     path: Path, captions: dict[str, list[str]], split: str, job: ImportJob
 ) -> Iterator[SourcePicture]:
     try:
-        file = load(path, Masks)
+        file = load_json(path, Masks)
     except SourceError:
         job.reject("malformed", len(captions))
         return
-    masks = {str(row.id): row.segmentation for row in job.each(file.annotations, Sa1bAnnotation)}
+    masks = {
+        str(row.id): row.segmentation for row in job.parse_rows(file.annotations, Sa1bAnnotation)
+    }
     job.reject("no such mask", sum(number not in masks for number in captions))
     yield SourcePicture(
         key=path.stem,
@@ -109,7 +111,7 @@ def _picture(
         regions=tuple(
             SourceRegion(
                 region_id=f"{path.stem.removeprefix('sa_')}_{number}",
-                draw=partial(coco_mask, masks[number]),
+                draw=partial(decode_coco_mask, masks[number]),
                 mask_source="pseudo:sa1b",
                 long=tuple(said),
                 expr_source="machine",

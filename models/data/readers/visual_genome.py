@@ -17,10 +17,10 @@ from ureca.models.data.readers.core import (
     SourcePicture,
     SourceRegion,
     is_list,
-    load,
-    parsed,
+    load_json,
+    parse_json,
 )
-from ureca.models.data.readers.masks import boxes_mask
+from ureca.models.data.readers.masks import fill_boxes
 
 
 class Described(msgspec.Struct):
@@ -52,7 +52,7 @@ class VisualGenomeImage(msgspec.Struct):
 
 def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
     """Pictures with their described boxes."""
-    described, images, splits = _told_apart(paths, job)
+    described, images, splits = _sort_files(paths, job)
     for row in described:
         image = images.get(row.id)
         if image is None:
@@ -64,40 +64,40 @@ def read(paths: Sequence[Path], job: ImportJob) -> Iterator[SourcePicture]:
             size=(image.width, image.height),
             split=splits.get(row.id, "none" if splits else ""),
             photo_id=str(image.flickr_id or ""),
-            regions=tuple(map(_region, job.each(row.regions, Described))),
+            regions=tuple(map(_make_region, job.parse_rows(row.regions, Described))),
         )
 
 
-def _region(row: Described) -> SourceRegion:
+def _make_region(row: Described) -> SourceRegion:
     box = (row.x, row.y, row.x + row.width, row.y + row.height)
     return SourceRegion(
         region_id=str(row.region_id),
-        draw=partial(boxes_mask, [box]),
+        draw=partial(fill_boxes, [box]),
         mask_source="box",
         texts=(row.phrase,),
     )
 
 
-def _told_apart(
+def _sort_files(
     paths: Sequence[Path], job: ImportJob
 ) -> tuple[Iterator[VisualGenomeRegions], dict[int, VisualGenomeImage], dict[int, str]]:
     described: list[msgspec.Raw] = []
     images: dict[int, VisualGenomeImage] = {}
     splits: dict[int, str] = {}
     for path in paths:
-        content = load(path, msgspec.Raw)
+        content = load_json(path, msgspec.Raw)
         if not is_list(content):
-            for name, ids in parsed(path, content, dict[str, list[int]]).items():
+            for name, ids in parse_json(path, content, dict[str, list[int]]).items():
                 splits |= dict.fromkeys(ids, name)
             continue
-        rows = parsed(path, content, list[msgspec.Raw])
-        if rows and "regions" in parsed(path, rows[0], dict[str, msgspec.Raw]):
+        rows = parse_json(path, content, list[msgspec.Raw])
+        if rows and "regions" in parse_json(path, rows[0], dict[str, msgspec.Raw]):
             described = rows
         else:
-            images |= {image.image_id: image for image in job.each(rows, VisualGenomeImage)}
+            images |= {image.image_id: image for image in job.parse_rows(rows, VisualGenomeImage)}
     if not described or not images:
         raise SourceError(
             "expected region_descriptions.json and image_data.json, got "
             f"{', '.join(map(str, paths))}"
         )
-    return job.each(described, VisualGenomeRegions), images, splits
+    return job.parse_rows(described, VisualGenomeRegions), images, splits

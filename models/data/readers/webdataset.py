@@ -9,12 +9,13 @@ from pathlib import Path
 from ureca.errors import SourceError
 from ureca.models.data.check import check_record
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.readers.core import MAX_PICTURE_BYTES, ImportJob, Rejected, picture_pixels
+from ureca.models.data.queries import QueryRecord
+from ureca.models.data.readers.core import MAX_PICTURE_BYTES, ImportJob, Rejected, read_size
 from ureca.models.data.regions import RegionRecord
 from ureca.models.data.shards import NAME, ShardSample, read_samples
 
 
-def samples(paths: Sequence[Path], job: ImportJob) -> Iterator[ShardSample]:
+def read_webdataset(paths: Sequence[Path], job: ImportJob) -> Iterator[ShardSample]:
     """The samples of shards, or of all shards in folders. Raises `SourceError` where there is none.
 
     Records come back as they were packed; regions with a fault (`ureca data check`) are left out.
@@ -27,7 +28,7 @@ def samples(paths: Sequence[Path], job: ImportJob) -> Iterator[ShardSample]:
     for shard in shards:
         for _, encoded, text in read_samples(shard, max_bytes=MAX_PICTURE_BYTES):
             try:
-                sample = _sample(encoded, text, job)
+                sample = _make_sample(encoded, text, job)
             except Rejected as reason:
                 job.reject(str(reason))
                 continue
@@ -35,24 +36,31 @@ def samples(paths: Sequence[Path], job: ImportJob) -> Iterator[ShardSample]:
                 yield sample
 
 
-def _sample(encoded: bytes, text: bytes, job: ImportJob) -> ShardSample:
+def _make_sample(encoded: bytes, text: bytes, job: ImportJob) -> ShardSample:
     if not encoded or not text:
         raise Rejected("sample without picture or json")
-    size = picture_pixels(encoded)
+    size = read_size(encoded)
     try:
         row = json.loads(text)
         image = ImageRecord.from_json(row["image"])
         rows = list(row["regions"])
+        queries = tuple(map(QueryRecord.from_json, row.get("queries") or ()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SourceError):
         raise Rejected("malformed") from None
     if not NAME.fullmatch(image.image_key) or not NAME.fullmatch(image.split or "train"):
         raise Rejected("bad picture name")
     if (image.width, image.height) != size:
         raise Rejected("wrong picture size")
-    return ShardSample(image, encoded, tuple(_regions(rows, image, job)))
+    regions = tuple(_make_regions(rows, image, job))
+    kept = {region.region_id for region in regions}
+    asked = [query for query in queries if kept.issuperset(query.targets)]
+    job.reject("text without its region", len(queries) - len(asked))
+    return ShardSample(image, encoded, regions, tuple(asked))
 
 
-def _regions(rows: Sequence[object], image: ImageRecord, job: ImportJob) -> Iterator[RegionRecord]:
+def _make_regions(
+    rows: Sequence[object], image: ImageRecord, job: ImportJob
+) -> Iterator[RegionRecord]:
     for row in rows:
         try:
             record = RegionRecord.from_json(row)

@@ -1,1 +1,1 @@
-"""Procedural tabletop worlds: labelled pictures and a demo clip made from nothing but a seed."""
+"""Procedural tabletop scenes: labelled images and a demo clip, made from a seed alone."""

@@ -1,1 +1,1 @@
-"""Where the captions of an evaluation come from."""
+"""The captioners of an evaluation: models, baselines and files."""

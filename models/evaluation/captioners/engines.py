@@ -1,4 +1,4 @@
-"""Opens whatever can caption: an exported bundle, or a checkpoint folder through torch."""
+"""Opens a captioner: an exported bundle in its runtime, or a checkpoint folder in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHECKPOINT = ("config.json", "model.safetensors")
 
 
 def open_engine(folder: Path, *, threads: int | None = None) -> Engine:
-    """A bundle runs in its runtime; a checkpoint, or a run that holds one, in torch.
+    """Open a bundle in its runtime; a checkpoint, or a run that contains one, in torch.
 
     Raises `BundleError` for anything else, and what the loaders raise.
     """
@@ -23,26 +23,26 @@ def open_engine(folder: Path, *, threads: int | None = None) -> Engine:
         return load_engine(folder, threads=threads)
     for place in (folder, folder / "checkpoint"):
         if all((place / name).is_file() for name in _CHECKPOINT):
-            return _eager(place, threads)
+            return _open_eager(place, threads)
         if (place / MLLM_CONFIG).is_file():
-            return _mllm(place, threads)
+            return _open_mllm(place, threads)
     raise BundleError(
         f"{folder} is neither a bundle ({_BUNDLE}) nor a checkpoint ({', '.join(_CHECKPOINT)}, or "
         f"{MLLM_CONFIG})"
     )
 
 
-def _mllm(folder: Path, threads: int | None) -> Engine:
+def _open_mllm(folder: Path, threads: int | None) -> Engine:
     from ureca.extras import require
 
     torch = require("torch", extra="mllm")
     if threads:
         torch.set_num_threads(threads)
-    engine: Engine = require("ureca.models.mllm.engine", extra="mllm").checkpoint_engine(folder)
+    engine: Engine = require("ureca.models.mllm.mllm_engine", extra="mllm").open_checkpoint(folder)
     return engine
 
 
-def _eager(folder: Path, threads: int | None) -> Engine:
+def _open_eager(folder: Path, threads: int | None) -> Engine:
     from ureca.extras import require
 
     torch = require("torch", extra="train")
@@ -50,7 +50,7 @@ def _eager(folder: Path, threads: int | None) -> Engine:
         torch.set_num_threads(threads)
 
     from ureca.models.nano.checkpoint import load_checkpoint
-    from ureca.models.runtime.eager import eager_engine
+    from ureca.models.runtime.eager import make_eager_engine
     from ureca.models.tokenizer import Tokenizer
 
-    return eager_engine(load_checkpoint(folder), Tokenizer.load(folder / "tokenizer.json"))
+    return make_eager_engine(load_checkpoint(folder), Tokenizer.load(folder / "tokenizer.json"))

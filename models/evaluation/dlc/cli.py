@@ -16,25 +16,25 @@ from tqdm import tqdm
 
 from ureca.errors import ConfigError, SourceError, UrecaError
 from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerAnnotator, ServerConfig
-from ureca.models.curation.answer_cache import Ledger
+from ureca.models.curation.answer_cache import AnswerCache
 from ureca.models.curation.errors import AnnotatorError, BudgetError
-from ureca.models.curation.prompts import Annotator, text_question
+from ureca.models.curation.prompts import Annotator, make_text_question
 from ureca.models.data.folders import read_folders
-from ureca.models.data.readers.core import load
+from ureca.models.data.readers.core import load_json
 from ureca.models.data.regions import ImageStore
 from ureca.models.evaluation.caption import Captioned, caption_records
-from ureca.models.evaluation.captioners.captioners import read_captions
 from ureca.models.evaluation.captioners.engines import open_engine
+from ureca.models.evaluation.captioners.from_options import read_captions
 from ureca.models.evaluation.dlc.questions import (
     PROMPT,
     DlcQuestion,
-    figures,
-    prompt_of,
+    compute_means,
+    make_prompt,
     read_questions,
     score_region,
 )
-from ureca.models.evaluation.measures.scores import mean
-from ureca.models.evaluation.options import positive
+from ureca.models.evaluation.measures.scores import compute_mean
+from ureca.models.evaluation.options import parse_positive
 
 _MAX_ANSWER_TOKENS = 300
 _EPILOG = f"""examples:
@@ -53,24 +53,24 @@ Exit status: 0 done, 1 some regions could not be captioned or judged, 2 it could
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; see `--help`."""
-    options = _parser().parse_args(argv)
+    """Run the command; see `--help`."""
+    options = _build_parser().parse_args(argv)
     if (options.model is None) == (options.captions is None):
         raise ConfigError("give one of BUNDLE_OR_CHECKPOINT (with --data) and --captions")
-    template = _prompt(options.prompt) if options.prompt else PROMPT
+    template = _read_prompt(options.prompt) if options.prompt else PROMPT
     asked = read_questions(options.bench / "qa.json", options.bench / "class_names.json")
-    prompt_of(template, "", next(iter(asked.values()))[0])
-    captions = _captions(options, asked)
-    judged = _judge(options, asked, captions, template)
-    metrics = {**_setting(options, template), **judged.metrics()}
+    make_prompt(template, "", next(iter(asked.values()))[0])
+    captions = _load_captions(options, asked)
+    judged = _judge_captions(options, asked, captions, template)
+    metrics = {**_describe_setting(options, template), **judged.metrics()}
     (options.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", "utf8")
     with (options.out / "judged.jsonl").open("w", encoding="utf8") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in judged.rows())
-    print(json.dumps(metrics) if options.json else _table(metrics))
+    print(json.dumps(metrics) if options.json else _format_table(metrics))
     return int(bool(metrics["without_caption"] or metrics["not_judged"]))
 
 
-def _prompt(path: Path) -> str:
+def _read_prompt(path: Path) -> str:
     try:
         return path.read_text("utf8")
     except (OSError, UnicodeDecodeError) as error:
@@ -88,21 +88,21 @@ class JudgedRun:
     counts: Mapping[str, int]
 
     def metrics(self) -> dict[str, Any]:  # JSON
-        """The figures, and what they belong to."""
+        """Return the figures and their settings."""
         scores = {key: score_region(self.asked[key], said) for key, said in self.answers.items()}
         return {
             "judge": self.judge,
-            **figures(scores),
+            **compute_means(scores),
             "questions": sum(len(self.asked[key]) - 1 for key in scores),
             "without_caption": sum(not self.captions[key] for key in self.asked),
             "not_judged": len(self.asked) - len(scores),
-            "words": mean([len(self.captions[key].split()) for key in self.asked]),
+            "words": compute_mean([len(self.captions[key].split()) for key in self.asked]),
             "asked": self.counts["asked"],
             "tokens": [self.counts["tokens_in"], self.counts["tokens_out"]],
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:  # JSON
-        """A row per region, with every answer."""
+        """Return a row per region, with every answer."""
         for key, answers in self.answers.items():
             score = score_region(self.asked[key], answers)
             pairs = zip(self.asked[key], answers, strict=True)
@@ -118,7 +118,7 @@ class JudgedRun:
             }
 
 
-def _setting(options: argparse.Namespace, template: str) -> dict[str, Any]:  # JSON
+def _describe_setting(options: argparse.Namespace, template: str) -> dict[str, Any]:  # JSON
     return {
         "bench": "DLC-Bench",
         "model": str(options.model or options.captions),
@@ -128,7 +128,7 @@ def _setting(options: argparse.Namespace, template: str) -> dict[str, Any]:  # J
     }
 
 
-def _judge(
+def _judge_captions(
     options: argparse.Namespace,
     asked: Mapping[str, tuple[DlcQuestion, ...]],
     captions: Mapping[str, str],
@@ -144,13 +144,13 @@ def _judge(
         retries=options.retries,
     )
     server = ServerAnnotator(config)
-    ledger = Ledger(options.out / "answers", server, budget=options.max_questions)
+    ledger = AnswerCache(options.out / "answers", server, budget=options.max_questions)
     prompts = {
-        key: [prompt_of(template, captions[key], question) for question in questions]
+        key: [make_prompt(template, captions[key], question) for question in questions]
         for key, questions in asked.items()
     }
     try:
-        answers = dict(_answers(ledger, prompts, options.threads))
+        answers = dict(_collect_answers(ledger, prompts, options.threads))
     finally:
         ledger.close()
         server.close()
@@ -159,11 +159,13 @@ def _judge(
     )
 
 
-def _captions(
+def _load_captions(
     options: argparse.Namespace, asked: Mapping[str, tuple[DlcQuestion, ...]]
 ) -> dict[str, str]:
-    """A caption for every region that is asked about; empty where the model gave none."""
-    said = dict(_from_file(options.captions) if options.captions else _from_model(options, asked))
+    """Return a caption for every region with questions; empty if the model gave none."""
+    said = dict(
+        _read_captions(options.captions) if options.captions else _generate_captions(options, asked)
+    )
     missing = sorted(asked.keys() - said.keys())
     if len(missing) == len(asked):
         raise SourceError(f"no caption is of a region of {options.bench / 'qa.json'}")
@@ -172,42 +174,50 @@ def _captions(
     return {key: said.get(key, "") for key in asked}
 
 
-def _from_file(path: Path) -> Iterator[tuple[str, str]]:
-    """By annotation id: a JSON object, or the lines of `ureca eval` and `ureca caption`."""
+def _read_captions(path: Path) -> Iterator[tuple[str, str]]:
+    """Read captions by annotation id: a JSON object, or the lines of `ureca eval` and `ureca
+    caption`.
+    """
     if path.suffix == ".json":
-        yield from load(path, dict[str, str]).items()
+        yield from load_json(path, dict[str, str]).items()
         return
     for region_id, found in read_captions(path).items():
-        yield _annotation(region_id), found.caption
+        yield _parse_annotation_id(region_id), found.caption
 
 
-def _from_model(
+def _generate_captions(
     options: argparse.Namespace, asked: Mapping[str, tuple[DlcQuestion, ...]]
 ) -> Iterator[tuple[str, str]]:
     if options.data is None:
         raise ConfigError("--data is needed: the folder that `ureca data import coco` made")
-    records = [r for r in read_folders([options.data]).records if _annotation(r.region_id) in asked]
+    records = [
+        r
+        for r in read_folders([options.data]).records
+        if _parse_annotation_id(r.region_id) in asked
+    ]
     engine = open_engine(options.model)
     store = ImageStore([options.data / "images"])
     results = caption_records(engine, store, records, style="long")
     for result in tqdm(results, total=len(records), desc="captions", unit="region", disable=None):
         if isinstance(result, Captioned):
-            yield _annotation(result.region_id), result.caption
+            yield _parse_annotation_id(result.region_id), result.caption
 
 
-def _annotation(region_id: str) -> str:
-    """The benchmark's number of a region that was imported."""
+def _parse_annotation_id(region_id: str) -> str:
+    """Return the benchmark's number of an imported region."""
     return region_id.rpartition("_")[2]
 
 
-def _answers(
+def _collect_answers(
     judge: Annotator, prompts: Mapping[str, list[str]], threads: int
 ) -> Iterator[tuple[str, list[str]]]:
-    """The judge's answers by region; regions of which one is missing are left out and named."""
+    """Return the judge's answers by region. Regions with a missing answer are left out and
+    reported.
+    """
 
     def answers(key: str) -> list[str] | UrecaError:
         try:
-            questions = [text_question("judge", key, prompt) for prompt in prompts[key]]
+            questions = [make_text_question("judge", key, prompt) for prompt in prompts[key]]
             return [judge.answer(question).text for question in questions]
         except (AnnotatorError, BudgetError) as error:
             return error
@@ -221,14 +231,14 @@ def _answers(
                 yield key, said
 
 
-def _table(metrics: Mapping[str, Any]) -> str:
+def _format_table(metrics: Mapping[str, Any]) -> str:
     def shown(value: object) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
     return "\n".join(f"{name:<20} {shown(value)}" for name, value in metrics.items())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca eval dlc",
         description="DLC-Bench: detailed captions, judged by a language model.",
@@ -248,10 +258,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file with another prompt; contains {caption} and {question}",
     )
-    add("--threads", type=positive, default=4, help="regions in parallel [%(default)s]")
+    add("--threads", type=parse_positive, default=4, help="regions in parallel [%(default)s]")
     add("--per-minute", type=float, default=0.0, metavar="N", help="requests per minute, at most")
     add(
-        "--max-questions", type=positive, metavar="N", help="at most this many requests in this run"
+        "--max-questions",
+        type=parse_positive,
+        metavar="N",
+        help="at most this many requests in this run",
     )
     add("--retries", type=int, default=6, help="retries of a failed request [%(default)s]")
     add("-o", "--out", type=Path, required=True, help="folder for the results")

@@ -1,9 +1,9 @@
-"""The questions of DLC-Bench, how a judge is asked, and what its answer counts for.
+"""The questions of DLC-Bench, the judge's prompt, and the score of an answer.
 
 The rule is the published one (Describe Anything, section 5 and its evaluation program): every
-question is multiple choice with a score for each choice; the first asks whether the description is
-of the right kind of thing, and where it is not, no other question of the region counts above 0.
-The wording of the prompt and of that first question is ours.
+question is multiple choice with a score for each choice. The first asks whether the description is
+of the right kind of object; if it is not, no other question of the region scores above 0. The
+wording of the prompt and of that first question is ours.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from ureca.errors import ConfigError, SourceError
-from ureca.models.data.readers.core import load
-from ureca.models.evaluation.measures.scores import mean, standard_error
+from ureca.models.data.readers.core import load_json
+from ureca.models.evaluation.measures.scores import compute_mean, compute_standard_error
 
 PROMPT = """Below is a description of one thing in a picture that you cannot see, and a question \
 about the description with several answers.
@@ -46,7 +46,7 @@ class DlcQuestion(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RegionScore:
-    """A region's mean over its questions of each kind, None where there are none of the kind."""
+    """A region's mean over its questions of each kind, None if there are none of the kind."""
 
     positive: float | None
     negative: float | None
@@ -56,21 +56,23 @@ class RegionScore:
 
 
 def read_questions(qa: Path, names: Path) -> dict[str, tuple[DlcQuestion, ...]]:
-    """Questions by annotation id, the one about the kind of thing first. Raises `SourceError`."""
-    asked = load(qa, dict[str, list[DlcQuestion]])
-    kinds = load(names, dict[str, str])
+    """Read questions by annotation id, the one on the kind of object first. Raises
+    `SourceError`.
+    """
+    asked = load_json(qa, dict[str, list[DlcQuestion]])
+    kinds = load_json(names, dict[str, str])
     missing = sorted(asked.keys() - kinds.keys())
     if missing or not asked:
         raise SourceError(f"{names} has no name for the regions {missing[:5]} of {qa}")
-    found = {key: (recognition(kinds[key]), *rows) for key, rows in asked.items()}
+    found = {key: (make_recognition_question(kinds[key]), *rows) for key, rows in asked.items()}
     for key, rows in found.items():
         if not all(2 <= len(row.choices) <= len(ascii_uppercase) for row in rows):
             raise SourceError(f"{qa}: region {key}: expected 2 to 26 choices to every question")
     return found
 
 
-def recognition(kind: str) -> DlcQuestion:
-    """Whether a description is of this kind of thing."""
+def make_recognition_question(kind: str) -> DlcQuestion:
+    """Return the question whether a description is of this kind of object."""
     text = (
         f'Could what is described be this: "{kind}", or something of a similar kind? It need not '
         "be exactly that."
@@ -78,8 +80,10 @@ def recognition(kind: str) -> DlcQuestion:
     return DlcQuestion(text, (("Yes", 1.0), ("No", 0.0)), "recognition")
 
 
-def prompt_of(template: str, caption: str, question: DlcQuestion) -> str:
-    """What the judge reads. Raises `ConfigError` for a template without its two places."""
+def make_prompt(template: str, caption: str, question: DlcQuestion) -> str:
+    """Return the judge's prompt. Raises `ConfigError` for a template without its two
+    placeholders.
+    """
     if "{caption}" not in template or "{question}" not in template:
         raise ConfigError("a prompt needs the places {caption} and {question}")
     letters = zip(ascii_uppercase, question.choices, strict=False)
@@ -88,9 +92,10 @@ def prompt_of(template: str, caption: str, question: DlcQuestion) -> str:
     return "".join(places.get(part, part) for part in _PLACES.split(template))
 
 
-def picked(answer: str, choices: Sequence[str]) -> int | None:
-    """Which choice an answer means: by its text or letter, else the only choice that it contains,
-    else its leading letter, else the last choice in it, else the one that contains it.
+def find_choice(answer: str, choices: Sequence[str]) -> int | None:
+    """Return the choice that an answer selects: by its text or letter, else the only choice that it
+    contains, else its leading letter, else the last choice in it, else the choice that contains the
+    answer.
     """
     said = answer.strip().lower()
     texts = [choice.strip().lower() for choice in choices]
@@ -112,9 +117,9 @@ def picked(answer: str, choices: Sequence[str]) -> int | None:
 
 
 def score_region(questions: Sequence[DlcQuestion], answers: Sequence[str]) -> RegionScore:
-    """The score of a region from the judge's answers, in the order of its questions."""
+    """Return the score of a region from the judge's answers, in the order of its questions."""
     picks = [
-        picked(answer, [text for text, _ in question.choices])
+        find_choice(answer, [text for text, _ in question.choices])
         for question, answer in zip(questions, answers, strict=True)
     ]
     points = [
@@ -126,21 +131,24 @@ def score_region(questions: Sequence[DlcQuestion], answers: Sequence[str]) -> Re
     for question, value in zip(questions[1:], points[1:], strict=True):
         by_type[question.type].append(value if recognised else min(0.0, value))
     return RegionScore(
-        mean(by_type["positive"]), mean(by_type["negative"]), recognised, picks.count(None)
+        compute_mean(by_type["positive"]),
+        compute_mean(by_type["negative"]),
+        recognised,
+        picks.count(None),
     )
 
 
-def figures(scores: Mapping[str, RegionScore]) -> dict[str, float | int | None]:
-    """Means over regions in -1..1, their mean, and counts."""
+def compute_means(scores: Mapping[str, RegionScore]) -> dict[str, float | int | None]:
+    """Return means over regions in -1..1, their mean, and counts."""
     positive = [s.positive for s in scores.values() if s.positive is not None]
     negative = [s.negative for s in scores.values() if s.negative is not None]
-    both = (mean(positive), mean(negative))
+    both = (compute_mean(positive), compute_mean(negative))
     return {
         "positive": both[0],
         "negative": both[1],
         "average": None if both[0] is None or both[1] is None else (both[0] + both[1]) / 2,
-        "positive_se": standard_error(positive),
-        "negative_se": standard_error(negative),
+        "positive_se": compute_standard_error(positive),
+        "negative_se": compute_standard_error(negative),
         "regions": len(scores),
         "recognised": sum(s.recognised for s in scores.values()),
         "unread": sum(s.unread for s in scores.values()),

@@ -1,1 +1,1 @@
-"""The measures of an evaluation."""
+"""Measures of an evaluation."""

@@ -1,8 +1,9 @@
-"""Flicker: how often the words change between consecutive captions of one thing in a clip.
+"""Measures flicker: how often the text changes between consecutive captions of one object in a
+clip.
 
 Clips are tars with `frames/NNNNN.webp` and `masks/NNNNN.png` (the DAVIS clips of the data folder).
-A tracker's masks come as `CLIP.jsonl` in a folder, one `{"frame": n, "size": [h, w], "counts":
-"COCO compressed RLE"}` a line.
+A tracker's masks are `CLIP.jsonl` in a folder, one `{"frame": n, "size": [h, w], "counts": "COCO
+compressed RLE"}` a line.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 from ureca.datatypes import Image, Mask, RegionInput, Rle, RowDone, Style
 from ureca.engine import Engine
 from ureca.errors import RegionError, SourceError
-from ureca.models.evaluation.measures.scores import Figures, mean
-from ureca.models.evaluation.text.phrase_parsing import head_nouns, normal
+from ureca.models.evaluation.measures.scores import Figures, compute_mean
+from ureca.models.evaluation.text.phrase_parsing import find_head_nouns, normalise_text
 from ureca.protocol import rle
 
 MaskSource = Callable[[int], Mask | None]
@@ -29,7 +30,7 @@ MaskSource = Callable[[int], Mask | None]
 
 @dataclass(frozen=True, slots=True)
 class ClipCaptions:
-    """The captions of one clip's thing, in order of frames."""
+    """The captions of one clip's object, in order of frames."""
 
     clip: str
     frames: tuple[int, ...]
@@ -40,7 +41,7 @@ class AnnotatedClip:
     """One clip's frames and true masks, read from its tar on demand."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `SourceError` when the tar cannot be read."""
+        """Open the tar. Raises `SourceError` if it cannot be read."""
         self.name = path.stem
         try:
             with tarfile.open(path) as tar:
@@ -53,20 +54,20 @@ class AnnotatedClip:
             raise SourceError(f"cannot read the clip {path}: {error}") from error
 
     def frames(self) -> list[int]:
-        """Frame numbers, rising."""
+        """Return the frame numbers in ascending order."""
         names = (Path(name) for name in self._files)
         return sorted(int(name.stem) for name in names if name.parent.name == "frames")
 
     def image(self, frame: int) -> Image:
-        """The frame as u8 [H, W, 3] RGB."""
-        return _decoded(self._file("frames", frame), cv2.IMREAD_COLOR_RGB)
+        """Return the frame as u8 [H, W, 3] RGB."""
+        return _decode(self._read_file("frames", frame), cv2.IMREAD_COLOR_RGB)
 
     def mask(self, frame: int) -> Mask | None:
-        """The true mask bool [H, W]; None where the thing is not in the frame."""
-        mask = _decoded(self._file("masks", frame), cv2.IMREAD_GRAYSCALE) > 0
+        """Return the true mask bool [H, W]; None if the object is not in the frame."""
+        mask = _decode(self._read_file("masks", frame), cv2.IMREAD_GRAYSCALE) > 0
         return mask if mask.any() else None
 
-    def _file(self, folder: str, frame: int) -> bytes:
+    def _read_file(self, folder: str, frame: int) -> bytes:
         for name, data in self._files.items():
             path = Path(name)
             if path.parent.name == folder and path.stem == f"{frame:05d}":
@@ -77,12 +78,12 @@ class AnnotatedClip:
 def caption_clip(
     engine: Engine, clip: AnnotatedClip, masks: MaskSource, *, every: int, style: Style = "short"
 ) -> ClipCaptions:
-    """Caption the thing of a clip in every `every`-th frame in which it has a mask."""
-    pairs = list(_said(engine, clip, masks, every=every, style=style))
+    """Caption the object of a clip in every `every`-th frame in which it has a mask."""
+    pairs = list(_caption_frames(engine, clip, masks, every=every, style=style))
     return ClipCaptions(clip.name, tuple(f for f, _ in pairs), tuple(text for _, text in pairs))
 
 
-def _said(
+def _caption_frames(
     engine: Engine, clip: AnnotatedClip, masks: MaskSource, *, every: int, style: Style
 ) -> Iterator[tuple[int, str]]:
     for frame in clip.frames()[::every]:
@@ -94,20 +95,20 @@ def _said(
         yield from ((frame, end.text) for end in ends if isinstance(end, RowDone))
 
 
-def masks_from(folder: Path, clip: str) -> MaskSource:
-    """A tracker's masks. Raises `SourceError` naming the file and line that is wrong."""
+def read_tracker_masks(folder: Path, clip: str) -> MaskSource:
+    """Read a tracker's masks. Raises `SourceError` with the file and line that is wrong."""
     path = folder / f"{clip}.jsonl"
     try:
         lines = path.read_text(encoding="utf8").splitlines()
     except OSError as error:
         raise SourceError(f"no tracker masks for {clip}: {error}") from error
     numbered = enumerate(lines, 1)
-    masks = dict(_tracked(line, where=f"{path}:{number}") for number, line in numbered)
+    masks = dict(_parse_mask(line, where=f"{path}:{number}") for number, line in numbered)
     return lambda frame: mask if (mask := masks.get(frame)) is not None and mask.any() else None
 
 
-def _tracked(line: str, *, where: str) -> tuple[int, Mask]:
-    """Frame number and mask bool [H, W] of one line."""
+def _parse_mask(line: str, *, where: str) -> tuple[int, Mask]:
+    """Return frame number and mask bool [H, W] of one line."""
     try:
         row = json.loads(line)
         height, width = row["size"]
@@ -116,47 +117,51 @@ def _tracked(line: str, *, where: str) -> tuple[int, Mask]:
         raise SourceError(f"{where}: expected frame, size, counts ({error})") from error
 
 
-def flicker_figures(clips: Sequence[ClipCaptions]) -> dict[str, Figures]:
-    """Per clip and over all consecutive pairs of all clips ("all").
+def measure_flicker(clips: Sequence[ClipCaptions]) -> dict[str, Figures]:
+    """Return figures per clip and over all consecutive pairs of all clips ("all").
 
-    changed: share of pairs with another caption. words_changed: mean share of words that are not
-    in both. head_changed: share of pairs with another head noun.
+    changed: share of pairs with another caption. words_changed: mean share of words that are not in
+    both. head_changed: share of pairs with another head noun.
     """
     pairs = {clip.clip: list(zip(clip.captions, clip.captions[1:], strict=False)) for clip in clips}
     everything = [pair for some in pairs.values() for pair in some]
-    figures = {"all": _figures(everything)}
+    figures = {"all": _compute_figures(everything)}
     for clip in clips:
         figures[clip.clip] = {
-            **_figures(pairs[clip.clip]),
-            "distinct": len(set(map(normal, clip.captions))),
+            **_compute_figures(pairs[clip.clip]),
+            "distinct": len(set(map(normalise_text, clip.captions))),
         }
     return figures
 
 
-def _figures(pairs: Sequence[tuple[str, str]]) -> Figures:
+def _compute_figures(pairs: Sequence[tuple[str, str]]) -> Figures:
     return {
         "n": len(pairs),
-        "changed": mean([float(normal(a) != normal(b)) for a, b in pairs]),
-        "words_changed": mean([_words_changed(a, b) for a, b in pairs]),
-        "head_changed": mean([float(head_nouns(a) != head_nouns(b)) for a, b in pairs]),
+        "changed": compute_mean([float(normalise_text(a) != normalise_text(b)) for a, b in pairs]),
+        "words_changed": compute_mean([_measure_words_changed(a, b) for a, b in pairs]),
+        "head_changed": compute_mean(
+            [float(find_head_nouns(a) != find_head_nouns(b)) for a, b in pairs]
+        ),
     }
 
 
-def _words_changed(one: str, other: str) -> float:
-    first, second = set(normal(one).split()), set(normal(other).split())
+def _measure_words_changed(one: str, other: str) -> float:
+    first, second = set(normalise_text(one).split()), set(normalise_text(other).split())
     both = first | second
     return 1 - len(first & second) / len(both) if both else 0.0
 
 
-def clip_paths(folder: Path) -> list[Path]:
-    """The clips of a data root's `videos/` folder. Raises `SourceError` when there are none."""
+def list_clips(folder: Path) -> list[Path]:
+    """List the clips of a data root's `videos/` folder. Raises `SourceError` when there are
+    none.
+    """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
         raise SourceError(f"no clips in {folder}: expected videos/*.tar")
     return paths
 
 
-def _decoded(data: bytes, flags: int) -> Image:
+def _decode(data: bytes, flags: int) -> Image:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise SourceError("a frame or mask of the clip cannot be decoded")

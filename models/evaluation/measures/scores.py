@@ -1,8 +1,8 @@
-"""From captions to figures: every measure of every region, and their aggregates per group.
+"""Computes every measure of every region, and aggregates per group.
 
-Figures of one region stay in a `Scored` and are averaged; corpus measures (METEOR, BLEU, distinct
-ratio) are computed from a group's captions together. What a missing package would have measured is
-None, with the remedy in `missing`.
+Figures of one region stay in a `ScoredCaption` and are averaged. Corpus measures (METEOR, BLEU,
+distinct ratio) are computed from a group's captions together. A measure whose package is missing is
+None, and `missing` has the remedy.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from typing import TypeVar
 
 from ureca.errors import MissingExtraError
 from ureca.models.evaluation.measures.meteor import Meteor
-from ureca.models.evaluation.measures.retrieval import find_own, of_same_type, similarities, stack
+from ureca.models.evaluation.measures.retrieval import (
+    compute_similarities,
+    find_own,
+    find_same_type,
+    stack_vectors,
+)
 from ureca.models.evaluation.measures.similarity import Embedder
-from ureca.models.evaluation.test_set import EvaluationCase, References, by_picture, groups_of
+from ureca.models.evaluation.test_set import (
+    EvaluationCase,
+    References,
+    group_by_picture,
+    list_groups,
+)
 from ureca.models.evaluation.text import ngrams
-from ureca.models.evaluation.text.phrase_parsing import is_headed_by, names_it, normal
+from ureca.models.evaluation.text.phrase_parsing import contains_name, is_headed_by, normalise_text
 
 Figures = dict[str, float | int | None]
 Made = TypeVar("Made")
@@ -35,7 +45,7 @@ WITH_ERROR = ("meteor_mean", "cider", "head", "unique")
 
 
 @dataclass(slots=True)
-class Scored:
+class ScoredCaption:
     """One captioned region: its normalised caption and references, and its own figures."""
 
     case: EvaluationCase
@@ -48,7 +58,7 @@ class Scored:
 
 @dataclass
 class Tools:
-    """The measures that need other programs; build it with `open_tools`."""
+    """The measures that need other programs; `open_tools` builds it."""
 
     meteor: Meteor | None
     embedder: Embedder | None
@@ -58,20 +68,20 @@ class Tools:
 def open_tools(
     stack: ExitStack, *, embedder: Callable[[], Embedder] | None, meteor: bool = True
 ) -> Tools:
-    """Start what is installed; the remedy for each absent piece goes into `missing`.
+    """Start every installed tool; add the remedy for each missing one to `missing`.
 
     The stack ends METEOR's Java process.
     """
     missing: dict[str, str] = {}
-    java = _if_there("meteor", Meteor, missing) if meteor else None
+    java = _open_if_installed("meteor", Meteor, missing) if meteor else None
     if java is not None:
         stack.enter_context(java)
-    model = _if_there("similarity", embedder, missing) if embedder is not None else None
-    _if_there("bleu, rouge_l, cider", _ngram_packages, missing)
+    model = _open_if_installed("similarity", embedder, missing) if embedder is not None else None
+    _open_if_installed("bleu, rouge_l, cider", _check_ngram_packages, missing)
     return Tools(java, model, missing)
 
 
-def _if_there(name: str, make: Callable[[], Made], missing: dict[str, str]) -> Made | None:
+def _open_if_installed(name: str, make: Callable[[], Made], missing: dict[str, str]) -> Made | None:
     try:
         return make()
     except MissingExtraError as error:
@@ -79,152 +89,159 @@ def _if_there(name: str, make: Callable[[], Made], missing: dict[str, str]) -> M
         return None
 
 
-def _ngram_packages() -> None:
-    ngrams.bleu(["a"], [["a"]])
+def _check_ngram_packages() -> None:
+    ngrams.compute_bleu(["a"], [["a"]])
 
 
-def score(
+def score_cases(
     cases: Sequence[EvaluationCase],
     captions: Mapping[str, str],
     tools: Tools,
     *,
     pool: Sequence[EvaluationCase],
     references: References,
-) -> list[Scored]:
-    """Every captioned case with its figures.
+) -> list[ScoredCaption]:
+    """Return every captioned case with its figures.
 
     `pool` holds all regions of the pictures: the candidates of the retrieval.
     """
     scored = [
-        Scored(case, normal(captions[case.region_id]), case.references(references))
+        ScoredCaption(
+            case, normalise_text(captions[case.region_id]), case.list_references(references)
+        )
         for case in cases
         if case.region_id in captions
     ]
     _score_names(scored, references)
-    told = [item for item in scored if item.references]
-    for item in told:
+    described = [item for item in scored if item.references]
+    for item in described:
         item.figures["words"] = len(item.caption.split())
-    _score_ngrams(told, tools)
-    if tools.meteor is not None and told:
-        _score_meteor(told, tools.meteor)
-    if tools.embedder is not None and told:
-        _score_meaning(told, pool, tools.embedder, references)
+    _score_ngrams(described, tools)
+    if tools.meteor is not None and described:
+        _score_meteor(described, tools.meteor)
+    if tools.embedder is not None and described:
+        _score_meaning(described, pool, tools.embedder, references)
     return scored
 
 
-def _score_names(scored: Iterable[Scored], references: References) -> None:
+def _score_names(scored: Iterable[ScoredCaption], references: References) -> None:
     for item in scored:
-        accepted = item.case.accepted(references)
+        accepted = item.case.find_accepted_names(references)
         if accepted:
-            item.figures["head"] = float(names_it(item.caption, accepted))
+            item.figures["head"] = float(contains_name(item.caption, accepted))
             item.figures["head_own"] = float(is_headed_by(item.caption, accepted))
 
 
-def _score_ngrams(told: Sequence[Scored], tools: Tools) -> None:
+def _score_ngrams(described: Sequence[ScoredCaption], tools: Tools) -> None:
     if any("bleu" in name for name in tools.missing):
         return
-    captions = {item.case.region_id: item.caption for item in told}
-    texts = {item.case.region_id: item.references for item in told}
-    consensus, overlap = ngrams.cider(captions, texts), ngrams.rouge_l(captions, texts)
-    for item in told:
+    captions = {item.case.region_id: item.caption for item in described}
+    texts = {item.case.region_id: item.references for item in described}
+    consensus, overlap = (
+        ngrams.compute_cider(captions, texts),
+        ngrams.compute_rouge_l(captions, texts),
+    )
+    for item in described:
         item.figures["cider"] = consensus[item.case.region_id]
         item.figures["rouge_l"] = overlap[item.case.region_id]
 
 
-def _score_meteor(told: Sequence[Scored], meteor: Meteor) -> None:
-    for item in told:
-        item.meteor = meteor.statistics(item.caption, item.references)
-    each, _ = meteor.evaluate([item.meteor for item in told])
-    for item, value in zip(told, each, strict=True):
+def _score_meteor(described: Sequence[ScoredCaption], meteor: Meteor) -> None:
+    for item in described:
+        item.meteor = meteor.match(item.caption, item.references)
+    each, _ = meteor.evaluate([item.meteor for item in described])
+    for item, value in zip(described, each, strict=True):
         item.figures["meteor_mean"] = value
 
 
 def _score_meaning(
-    told: Sequence[Scored],
+    described: Sequence[ScoredCaption],
     pool: Sequence[EvaluationCase],
     embedder: Embedder,
     references: References,
 ) -> None:
-    pictures = {item.case.image_key for item in told}
+    pictures = {item.case.image_key for item in described}
     shown = [case for case in pool if case.image_key in pictures]
-    texts = {case.region_id: case.references(references) for case in shown}
+    texts = {case.region_id: case.list_references(references) for case in shown}
     texts = {key: value for key, value in texts.items() if value}
-    neighbours = by_picture(case for case in shown if case.region_id in texts)
-    said = [item.caption for item in told]
+    neighbours = group_by_picture(case for case in shown if case.region_id in texts)
+    said = [item.caption for item in described]
     vectors = embedder.embed([*said, *(text for value in texts.values() for text in value)])
-    known = {key: stack(value, vectors) for key, value in texts.items()}
-    for item in told:
+    known = {key: stack_vectors(value, vectors) for key, value in texts.items()}
+    for item in described:
         own, near = item.case.region_id, neighbours[item.case.image_key]
         caption = vectors[item.caption]
-        most, mean = similarities(caption, known[own])
+        most, mean = compute_similarities(caption, known[own])
         item.figures |= {"sim_max": most, "sim_mean": mean}
         everyone = [case.region_id for case in near]
         for name, candidates in (
             ("unique", everyone),
-            ("unique_type", of_same_type(item.case, near)),
+            ("unique_type", find_same_type(item.case, near)),
         ):
             found = find_own(caption, own, candidates, known)
             if found is not None:
                 item.figures |= {name: found.hit, f"{name}_chance": found.chance}
 
 
-def by_group(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """Scored regions by group name, in the order of the report: "all" first."""
-    groups: dict[str, list[Scored]] = {"all": []}
+def group_scores(scored: Sequence[ScoredCaption]) -> dict[str, list[ScoredCaption]]:
+    """Group scored regions by group name, in the order of the report: "all" first."""
+    groups: dict[str, list[ScoredCaption]] = {"all": []}
     for item in scored:
-        for name in groups_of(item.case):
+        for name in list_groups(item.case):
             groups.setdefault(name, []).append(item)
-    return {name: groups[name] for name in sorted(groups, key=_place)}
+    return {name: groups[name] for name in sorted(groups, key=_rank_group)}
 
 
-def _place(group: str) -> tuple[int, str]:
+def _rank_group(group: str) -> tuple[int, str]:
     kinds = ("all", "family=", "people", "non-people", "type=", "part", "stuff", "group", "mask=")
     found = (i for i, kind in enumerate(kinds) if group.startswith(kind))
     return next(found, len(kinds)), group
 
 
-def aggregate(items: Sequence[Scored], tools: Tools) -> Figures:
-    """All figures of one group; None where nothing could be measured."""
-    told = [item for item in items if item.references]
+def aggregate_scores(items: Sequence[ScoredCaption], tools: Tools) -> Figures:
+    """Return all figures of one group; None for what could not be measured."""
+    described = [item for item in items if item.references]
     figures: Figures = {
-        "n": len(told),
-        "n_references": sum(len(item.references) for item in told),
+        "n": len(described),
+        "n_references": sum(len(item.references) for item in described),
         "n_pictures": len({item.case.image_key for item in items}),
-        "distinct": _ratio(len({item.caption for item in items}), len(items)),
-        "meteor": _corpus_meteor(told, tools),
+        "distinct": _compute_ratio(len({item.caption for item in items}), len(items)),
+        "meteor": _compute_corpus_meteor(described, tools),
     }
-    figures.update(_corpus_bleu(told, tools))
+    figures.update(_compute_corpus_bleu(described, tools))
     for name in MEANS:
         values = [item.figures[name] for item in items if name in item.figures]
-        figures[name] = mean(values)
+        figures[name] = compute_mean(values)
         if name in COUNTED:
             figures[f"n_{name}"] = len(values)
         if name in WITH_ERROR:
-            figures[f"{name}_se"] = standard_error(values)
+            figures[f"{name}_se"] = compute_standard_error(values)
     return figures
 
 
-def _corpus_meteor(told: Sequence[Scored], tools: Tools) -> float | None:
-    if tools.meteor is None or not told:
+def _compute_corpus_meteor(described: Sequence[ScoredCaption], tools: Tools) -> float | None:
+    if tools.meteor is None or not described:
         return None
-    return tools.meteor.evaluate([item.meteor for item in told])[1]
+    return tools.meteor.evaluate([item.meteor for item in described])[1]
 
 
-def _corpus_bleu(told: Sequence[Scored], tools: Tools) -> Figures:
+def _compute_corpus_bleu(described: Sequence[ScoredCaption], tools: Tools) -> Figures:
     names = [f"bleu{order}" for order in (1, 2, 3, 4)]
-    if not told or any("bleu" in name for name in tools.missing):
+    if not described or any("bleu" in name for name in tools.missing):
         return dict.fromkeys(names)
-    values = ngrams.bleu([item.caption for item in told], [item.references for item in told])
+    values = ngrams.compute_bleu(
+        [item.caption for item in described], [item.references for item in described]
+    )
     return dict(zip(names, values, strict=True))
 
 
-def mean(values: Sequence[float]) -> float | None:
-    """The mean, None of nothing."""
+def compute_mean(values: Sequence[float]) -> float | None:
+    """Return the mean, or None for no values."""
     return sum(values) / len(values) if values else None
 
 
-def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of independent values; None of fewer than two."""
+def compute_standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean of independent values; None for fewer than two."""
     if len(values) < 2:
         return None
     middle = sum(values) / len(values)
@@ -232,5 +249,5 @@ def standard_error(values: Sequence[float]) -> float | None:
     return math.sqrt(spread / (len(values) - 1) / len(values))
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def _compute_ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None

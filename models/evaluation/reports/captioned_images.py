@@ -1,4 +1,4 @@
-"""`ureca caption --render`: the captioned pictures, each with what was said of its regions."""
+"""`ureca caption --render`: draws each image with the captions of its regions."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ureca.datatypes import Rle
 from ureca.errors import ConfigError, UrecaError
 from ureca.extras import require
 from ureca.models.data.regions import ImageStore, RegionRecord
-from ureca.models.evaluation.caption import Captioned, Failed
+from ureca.models.evaluation.caption import Captioned, FailedCaption
 from ureca.protocol import rle
 from ureca.visualization.files import save
 from ureca.visualization.text import EXTRA
 
 
-def rendered(
-    results: Iterable[Captioned | Failed],
+def render_captions(
+    results: Iterable[Captioned | FailedCaption],
     records: Sequence[RegionRecord],
     store: ImageStore,
     folder: Path,
-) -> Iterator[Captioned | Failed]:
-    """Hand the results on, and write each picture when its last region has come.
+) -> Iterator[Captioned | FailedCaption]:
+    """Pass the results on, and write each image after its last region.
 
     Raises `MissingExtraError` without the `render` extra, `ConfigError` for a folder that cannot
     be made.
@@ -50,7 +50,7 @@ def _write(said: Sequence[tuple[RegionRecord, str]], store: ImageStore, folder: 
     key = said[0][0].image_key
     try:
         image = store.read(key)
-    except UrecaError:  # told as the failure of its regions already
+    except UrecaError:  # reported already as the failure of its regions
         return
     masks = [rle.decode(Rle((r.height, r.width), r.counts)) for r, _ in said]
     name = re.sub(r"[^\w.-]+", "_", key)

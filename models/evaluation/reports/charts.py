@@ -1,4 +1,4 @@
-"""Charts as SVG text that takes the page's own text colour, in light and dark alike."""
+"""Draws charts as SVG in the page's own text colour, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _BARS = ("#4c78a8", "#f58518", "#54a24b")
 _ROW_INCH, _WIDTH_INCH = 0.27, 6.4
 
 
-def bars(
+def draw_bars(
     title: str,
     names: Sequence[str],
     series: Mapping[str, Sequence[float | None]],
     *,
     limit: float | None = 1.0,
 ) -> str:
-    """Horizontal bars, one group of bars per name; None leaves a gap. Returns an <svg> element.
+    """Draw horizontal bars, one group of bars per name; None leaves a gap. Returns an <svg>
+    element.
 
     Raises `MissingExtraError` without matplotlib.
     """
@@ -41,11 +42,11 @@ def bars(
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
-    _inked(axes)
-    return _svg(figure)
+    _set_colours(axes)
+    return _render_svg(figure)
 
 
-def _inked(axes: Any) -> None:  # matplotlib's axes; the package is optional
+def _set_colours(axes: Any) -> None:  # matplotlib's axes; the package is optional
     axes.tick_params(colors=_INK, labelsize=8)
     axes.grid(axis="x", color=_INK, alpha=0.15)
     axes.set_axisbelow(True)
@@ -54,7 +55,7 @@ def _inked(axes: Any) -> None:  # matplotlib's axes; the package is optional
         spine.set_color(_INK)
 
 
-def _svg(figure: Any) -> str:  # matplotlib's figure
+def _render_svg(figure: Any) -> str:  # matplotlib's figure
     matplotlib = require("matplotlib", extra=EXTRA)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ureca"}):

@@ -1,4 +1,6 @@
-"""Sampled regions as small pictures: the mask's outline bright, everything else a little dimmer."""
+"""Draws sampled regions as small images: the mask's outline bright, everything else slightly
+darker.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Image, Mask
-from ureca.models.evaluation.measures.scores import Scored
+from ureca.models.evaluation.measures.scores import ScoredCaption
 
 _SIDE_PX = 340
 _QUALITY = 82
@@ -17,8 +19,8 @@ _DIM = 0.62
 _OUTLINE = (255, 214, 10)
 
 
-def outlined(image: Image, mask: Mask) -> Image:
-    """The picture u8 [H, W, 3], enlarged to its report size, with the mask's outline."""
+def draw_outline(image: Image, mask: Mask) -> Image:
+    """Return the image u8 [H, W, 3], enlarged to its report size, with the mask's outline."""
     scale = _SIDE_PX / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     picture = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -31,19 +33,23 @@ def outlined(image: Image, mask: Mask) -> Image:
     return np.asarray(canvas, np.uint8)
 
 
-def data_uri(image: Image) -> str:
-    """A picture u8 [H, W, 3] RGB as a JPEG inside a URI."""
+def encode_data_uri(image: Image) -> str:
+    """Encode an image u8 [H, W, 3] RGB as a JPEG inside a URI."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def sampled(
-    scored: Sequence[Scored], wanted: Callable[[Scored], bool], count: int, *, seed: int
-) -> list[Scored]:
-    """At most `count` regions of the wanted sort, drawn by the seed, of different pictures."""
+def sample_regions(
+    scored: Sequence[ScoredCaption],
+    wanted: Callable[[ScoredCaption], bool],
+    count: int,
+    *,
+    seed: int,
+) -> list[ScoredCaption]:
+    """Sample at most `count` regions of the wanted sort, by the seed, from different images."""
     order = np.random.default_rng(seed).permutation(len(scored))
-    drawn: dict[str, Scored] = {}
+    drawn: dict[str, ScoredCaption] = {}
     for index in order:
         item = scored[index]
         if wanted(item):

@@ -1,4 +1,4 @@
-"""The figures of `metrics.json` as plain tables, for terminals, Markdown and HTML alike."""
+"""Formats the figures of `metrics.json` as plain tables for terminals, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -41,90 +41,104 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def group_table(title: str, groups: Mapping[str, Json], *, least: int = 1) -> Table:
-    """One row per group with at least `least` regions."""
+def make_group_table(title: str, groups: Mapping[str, Json], *, least: int = 1) -> Table:
+    """Return one row per group with at least `least` regions."""
     shown = {name: g for name, g in groups.items() if max(g["n"], g["n_head"]) >= least}
-    rows = [(name, *(cell(group.get(key)) for key in COLUMNS)) for name, group in shown.items()]
+    rows = [
+        (name, *(format_cell(group.get(key)) for key in COLUMNS)) for name, group in shown.items()
+    ]
     return Table(title, ("group", *COLUMNS.values()), tuple(rows))
 
 
-def fault_table(title: str, faults: Mapping[str, Json]) -> Table:
-    """One row per fault, one column pair per family: the figure and its count."""
+def make_fault_table(title: str, faults: Mapping[str, Json]) -> Table:
+    """Return one row per fault and one column pair per family: the figure and its count."""
     names = [n for n in next(iter(faults.values()), {}) if not n.startswith("n_")]
     heading = ("fault", *(head for group in faults for head in (group, "n")))
     rows = [
-        (name, *(cell(v) for g in faults.values() for v in (g.get(name), _count(g, name))))
+        (
+            name,
+            *(
+                format_cell(v)
+                for g in faults.values()
+                for v in (g.get(name), _format_count(g, name))
+            ),
+        )
         for name in names
     ]
     return Table(title, heading, tuple(rows))
 
 
-def _count(group: Json, name: str) -> int | None:
+def _format_count(group: Json, name: str) -> int | None:
     found = group.get(f"n_{name}", group.get("n_long"))
     return None if found is None else int(found)
 
 
-def slot_table(title: str, groups: Mapping[str, Json]) -> Table:
-    """One row per kind of node, with the counts behind the slots."""
+def make_slot_table(title: str, groups: Mapping[str, Json]) -> Table:
+    """Return one row per kind of node, with the counts behind the slots."""
     names = [name for name in groups["all"] if not name.startswith("n")]
     rows = [
-        (group, str(figures["n"]), *(_counted(figures, name) for name in names))
+        (group, str(figures["n"]), *(_format_counted(figures, name) for name in names))
         for group, figures in groups.items()
     ]
     return Table(title, ("regions", "n", *names), tuple(rows))
 
 
-def _counted(figures: Json, name: str) -> str:
+def _format_counted(figures: Json, name: str) -> str:
     count = figures.get(f"n_{name}")
-    return cell(figures[name]) if count is None else f"{cell(figures[name])} ({count})"
+    return (
+        format_cell(figures[name]) if count is None else f"{format_cell(figures[name])} ({count})"
+    )
 
 
-def flicker_table(figures: Mapping[str, Json]) -> Table:
-    """One row per clip."""
+def make_flicker_table(figures: Mapping[str, Json]) -> Table:
+    """Return one row per clip."""
     names = ("n", "changed", "words_changed", "head_changed", "distinct")
-    rows = [(clip, *(cell(found.get(n)) for n in names)) for clip, found in figures.items()]
+    rows = [(clip, *(format_cell(found.get(n)) for n in names)) for clip, found in figures.items()]
     return Table("Flicker between consecutive captions", ("clip", *names), tuple(rows))
 
 
-def tables_of(metrics: Json, *, least: int = 20) -> list[Table]:
-    """Every table of an evaluation."""
+def make_tables(metrics: Json, *, least: int = 20) -> list[Table]:
+    """Return every table of an evaluation."""
     tables = []
     for name, part in metrics["parts"].items():
-        tables.append(group_table(f"{name}: by group", part["groups"], least=least))
-        tables.append(fault_table(f"{name}: faults", part["faults"]))
-    tables += [slot_table(f"{name}: slots", g) for name, g in metrics["worlds"].items()]
+        tables.append(make_group_table(f"{name}: by group", part["groups"], least=least))
+        tables.append(make_fault_table(f"{name}: faults", part["faults"]))
+    tables += [make_slot_table(f"{name}: slots", g) for name, g in metrics["worlds"].items()]
     if metrics["flicker"]:
-        tables.append(flicker_table(metrics["flicker"]["figures"]))
+        tables.append(make_flicker_table(metrics["flicker"]["figures"]))
     return tables
 
 
-def summary(metrics: Json) -> str:
-    """The headline of every part as text."""
+def format_summary(metrics: Json) -> str:
+    """Return the headline of every part as text."""
     tables = []
     for name, part in metrics["parts"].items():
         groups = {key: part["groups"][key] for key in HEADLINE if key in part["groups"]}
-        tables += [group_table(name, groups), fault_table(f"{name}: faults", part["faults"])]
-    tables += [slot_table(f"{name}: slots", g) for name, g in metrics["worlds"].items()]
+        tables += [
+            make_group_table(name, groups),
+            make_fault_table(f"{name}: faults", part["faults"]),
+        ]
+    tables += [make_slot_table(f"{name}: slots", g) for name, g in metrics["worlds"].items()]
     if metrics["flicker"]:
-        tables.append(flicker_table({"all": metrics["flicker"]["figures"]["all"]}))
-    return "\n\n".join(map(plain, tables))
+        tables.append(make_flicker_table({"all": metrics["flicker"]["figures"]["all"]}))
+    return "\n\n".join(map(format_plain, tables))
 
 
-def cell(value: float | str | None) -> str:
-    """A figure with three decimals, a count as it is, "-" for what was not measured."""
+def format_cell(value: float | str | None) -> str:
+    """Format a figure with three decimals, a count as an integer, "-" for what was not measured."""
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def plain(table: Table) -> str:
-    """Columns aligned with spaces."""
+def format_plain(table: Table) -> str:
+    """Align columns with spaces."""
     lines = [table.heading, *table.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.heading))]
-    return "\n".join([table.title, *(_aligned(line, widths) for line in lines)])
+    return "\n".join([table.title, *(_align(line, widths) for line in lines)])
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+def _align(line: Sequence[str], widths: Sequence[int]) -> str:
     first, *rest = (
         text.ljust(width) if not i else text.rjust(width)
         for i, (text, width) in enumerate(zip(line, widths, strict=True))
@@ -132,8 +146,8 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([first, *rest]).rstrip()
 
 
-def markdown(table: Table) -> str:
-    """A Markdown table under its title."""
+def format_markdown(table: Table) -> str:
+    """Format a Markdown table under its title."""
     lines = [table.heading, ("---",) * len(table.heading), *table.rows]
     rows = [" | ".join(text.replace("|", "\\|") for text in line) for line in lines]
     return "\n".join([f"### {table.title}", "", *(f"| {row} |" for row in rows)])

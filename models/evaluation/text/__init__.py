@@ -1,1 +1,1 @@
-"""Words of captions: n-grams, lexicon and phrase parsing."""
+"""Analyses the words of captions: n-grams, lexicon and phrase parsing."""

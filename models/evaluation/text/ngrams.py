@@ -1,6 +1,7 @@
-"""BLEU, ROUGE-L and CIDEr as `pycocoevalcap` computes them, without its tokenizer and printing.
+"""Computes BLEU, ROUGE-L and CIDEr as `pycocoevalcap` does, without its tokenizer and printing.
 
-Texts are normalised beforehand (`words.normal`), so that captions and references are cut alike.
+Texts are normalised first (`phrase_parsing.normalise_text`), so that captions and references are
+split alike.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ Texts = Mapping[str, str]
 References = Mapping[str, Sequence[str]]
 
 
-def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float | None]:
-    """Corpus BLEU-1 to BLEU-4 with the closest reference length.
+def compute_bleu(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[float | None]:
+    """Return corpus BLEU-1 to BLEU-4 with the closest reference length.
 
     An order for which no caption is long enough is None. Raises `MissingExtraError`.
     """
@@ -27,16 +30,19 @@ def bleu(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     values, _ = scorer.compute_score(option="closest", verbose=0)
     longest = max((len(caption.split()) for caption in captions), default=0)
     # An empty order is worth 1e-6 to the package; that is no score.
-    return [_or_zero(value) if order <= longest else None for order, value in enumerate(values, 1)]
+    return [
+        _drop_smoothing(value) if order <= longest else None
+        for order, value in enumerate(values, 1)
+    ]
 
 
-def _or_zero(value: float) -> float:
-    """The package's smoothing leaves tiny numbers where no n-gram matched."""
+def _drop_smoothing(value: float) -> float:
+    """Return 0 for the tiny numbers that the package's smoothing leaves where no n-gram matched."""
     return 0.0 if value < 1e-3 else float(value)
 
 
-def rouge_l(captions: Texts, references: References) -> dict[str, float]:
-    """ROUGE-L of every caption. Raises `MissingExtraError`."""
+def compute_rouge_l(captions: Texts, references: References) -> dict[str, float]:
+    """Return ROUGE-L of every caption. Raises `MissingExtraError`."""
     scorer = require("pycocoevalcap.rouge.rouge", extra=EXTRA).Rouge()
     return {
         key: float(scorer.calc_score([caption], list(references[key])))
@@ -44,11 +50,11 @@ def rouge_l(captions: Texts, references: References) -> dict[str, float]:
     }
 
 
-def cider(captions: Texts, references: References) -> dict[str, float]:
-    """CIDEr-D of every caption, 0 to 10.
+def compute_cider(captions: Texts, references: References) -> dict[str, float]:
+    """Return CIDEr-D of every caption, 0 to 10.
 
-    Document frequencies come from the references of all the captions given, so subsets must be
-    averaged from one call, not computed anew. Raises `MissingExtraError`.
+    Document frequencies come from the references of all given captions, so subsets must be averaged
+    from one call, not computed again. Raises `MissingExtraError`.
     """
     if not captions:
         return {}

@@ -1,7 +1,7 @@
-"""What a phrase names: word tokens, singular forms, head nouns, and whether a caption hits them.
+"""Parses phrases: word tokens, singular forms, head nouns, and whether a caption names an object.
 
-A head noun is found by a rule (the last word before the first preposition or verb-like word), not
-by a parser; the rule is applied to people's phrases and to captions alike.
+A rule finds the head noun (the last word before the first preposition or verb-like word), not a
+parser. The rule applies to people's phrases and to captions alike.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ _TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?(?:-[a-z0-9]+)*")
 _ES = ("ches", "shes", "sses", "xes", "zes")
 
 
-def tokens(text: str) -> list[str]:
-    """Lower-case words without punctuation: what every word measure sees, on both sides."""
+def split_words(text: str) -> list[str]:
+    """Return lower-case words without punctuation, the input of every word measure on both
+    sides.
+    """
     return _TOKEN.findall(text.lower())
 
 
-def normal(text: str) -> str:
-    """The tokens joined by single spaces."""
-    return " ".join(tokens(text))
+def normalise_text(text: str) -> str:
+    """Return the tokens joined by single spaces."""
+    return " ".join(split_words(text))
 
 
-def singular(word: str) -> str:
-    """The singular of a lower-case noun, by rule and a list of exceptions."""
+def make_singular(word: str) -> str:
+    """Return the singular of a lower-case noun, by rule and a list of exceptions."""
     if word in lexicon.IRREGULAR:
         return lexicon.IRREGULAR[word]
     if not _ends_in_plural_s(word):
@@ -54,14 +56,14 @@ class NounPhrase:
 
     @property
     def head(self) -> str | None:
-        """The last word as it stands, None for a bare colour or size."""
+        """The last word, None for a bare colour or size."""
         last = self.words[-1] if self.words else ""
         return None if not last or last in lexicon.ADJECTIVES else last
 
 
-def noun_phrase(text: str) -> NounPhrase:
+def parse_noun_phrase(text: str) -> NounPhrase:
     """Split a text at the end of its first noun phrase."""
-    found = tokens(text)
+    found = split_words(text)
     start = next((i for i, w in enumerate(found) if w not in lexicon.DETERMINERS), len(found))
     rest = found[start:]
     end = next((i for i in range(len(rest)) if _ends_phrase(rest, i)), len(rest))
@@ -80,14 +82,14 @@ def _ends_phrase(words: Sequence[str], i: int) -> bool:
     return bool(more and verb_like and words[i + 1] in lexicon.DETERMINERS)
 
 
-def head_nouns(text: str) -> tuple[str, ...]:
-    """Singular head noun of a phrase; of "a group of dogs" both "group" and "dog"."""
-    phrase = noun_phrase(text)
+def find_head_nouns(text: str) -> tuple[str, ...]:
+    """Return the singular head noun of a phrase; of "a group of dogs" both "group" and "dog"."""
+    phrase = parse_noun_phrase(text)
     if phrase.head is None:
         return ()
-    head = singular(phrase.head)
+    head = make_singular(phrase.head)
     if head in lexicon.COLLECTIVES and phrase.rest[:1] == ("of",):
-        return (head, *head_nouns(" ".join(phrase.rest[1:])))
+        return (head, *find_head_nouns(" ".join(phrase.rest[1:])))
     return (head,)
 
 
@@ -102,33 +104,35 @@ class Accepted:
         return bool(self.single or self.several)
 
 
-def accepted_names(category: str, references: Iterable[str]) -> Accepted:
-    """The class, its listed synonyms, and the head nouns of the references."""
+def find_accepted_names(category: str, references: Iterable[str]) -> Accepted:
+    """Return the class, its listed synonyms, and the head nouns of the references."""
     name = category.lower()
-    words = tuple(singular(word) for word in tokens(name))
-    single = {singular(word) for word in lexicon.SYNONYMS.get(name, ())}
+    words = tuple(make_singular(word) for word in split_words(name))
+    single = {make_singular(word) for word in lexicon.SYNONYMS.get(name, ())}
     single.update(words if len(words) == 1 else ())
-    single.update(head for text in references for head in head_nouns(text))
+    single.update(head for text in references for head in find_head_nouns(text))
     several = (words,) if len(words) > 1 else ()
     return Accepted(frozenset(single - lexicon.DETERMINERS), several)
 
 
-def names_it(caption: str, accepted: Accepted) -> bool:
+def contains_name(caption: str, accepted: Accepted) -> bool:
     """Whether the caption contains an accepted name anywhere."""
-    words = [singular(word) for word in tokens(caption)]
-    return bool(accepted.single & set(words)) or any(_within(n, words) for n in accepted.several)
+    words = [make_singular(word) for word in split_words(caption)]
+    return bool(accepted.single & set(words)) or any(
+        _contains_words(n, words) for n in accepted.several
+    )
 
 
 def is_headed_by(caption: str, accepted: Accepted) -> bool:
-    """The stricter question: whether the caption's own head noun is an accepted name."""
-    heads = set(head_nouns(caption))
+    """Whether the caption's head noun is an accepted name, which is stricter."""
+    heads = set(find_head_nouns(caption))
     if accepted.single & heads:
         return True
-    words = [singular(word) for word in tokens(caption)]
-    hit = any(_within(name, words) for name in accepted.several)
+    words = [make_singular(word) for word in split_words(caption)]
+    hit = any(_contains_words(name, words) for name in accepted.several)
     return hit and any(name[-1] in heads for name in accepted.several)
 
 
-def _within(name: Sequence[str], words: Sequence[str]) -> bool:
+def _contains_words(name: Sequence[str], words: Sequence[str]) -> bool:
     width = len(name)
     return any(tuple(words[i : i + width]) == tuple(name) for i in range(len(words) - width + 1))

@@ -1,1 +1,3 @@
-"""Checkpoints: read, write, wrap a base model, convert the published layout, compose two models."""
+"""Reads and writes checkpoints, wraps base models, converts the published layout, composes two
+models.
+"""

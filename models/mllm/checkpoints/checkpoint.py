@@ -24,9 +24,9 @@ from ureca.config import from_plain, to_plain
 from ureca.errors import ConfigError, MissingExtraError, WeightsError
 from ureca.extras import require
 from ureca.models.mllm.config import MllmConfig, Precision
-from ureca.models.mllm.network.captioner import Mllm
-from ureca.models.mllm.network.families import make_known
-from ureca.models.mllm.network.lora import add_lora, load_lora, lora_tensors, merge_lora
+from ureca.models.mllm.network.families import register_base
+from ureca.models.mllm.network.lora import add_lora, get_lora_tensors, load_lora, merge_lora
+from ureca.models.mllm.network.model import Mllm
 
 EXTRA = "mllm"
 CONFIG, MASK, PROJECTOR, LORA, TOKENIZER = (
@@ -45,7 +45,7 @@ _BITS: dict[str, dict[str, Any]] = {
 
 
 def read_config(folder: Path) -> MllmConfig:
-    """`mllm.json` of a checkpoint or bundle. Raises `WeightsError`."""
+    """Read `mllm.json` of a checkpoint or bundle. Raises `WeightsError`."""
     path = folder / CONFIG
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
@@ -69,17 +69,17 @@ def save_parts(
     tokenizer: Path,
     low: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write everything but the base; each file appears whole or not at all. `low`: the adapters,
-    where they are not whole in the model.
+    """Write everything except the base. Each file appears complete or not at all. `low`: the
+    adapters, if the model does not hold them complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_learned(folder, model, config=config, low=low)
+    save_trained(folder, model, config=config, low=low)
     text = tokenizer.read_text(encoding="utf8")
     (folder / TOKENIZER).write_text(text, encoding="utf8")
     write_config(folder, config)
 
 
-def save_learned(
+def save_trained(
     folder: Path,
     model: Mllm,
     *,
@@ -87,22 +87,22 @@ def save_learned(
     half: bool = False,
     low: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the tensors beside the base, `half` in float16. `low`: as in `save_parts`."""
+    """Write the trained tensors, `half` in float16. `low`: as in `save_parts`."""
     parts = {
-        MASK: mask_tensors(model),
-        LORA: lora_tensors(model.language) if low is None else low,
+        MASK: get_mask_tensors(model),
+        LORA: get_lora_tensors(model.language) if low is None else low,
     }
     if config.projector:
-        parts[PROJECTOR] = projector_tensors(model)
+        parts[PROJECTOR] = get_projector_tensors(model)
     kind = torch.float16 if half else torch.float32
     for name, tensors in parts.items():
         if tensors:
             _save({n: t.detach().to(kind) for n, t in tensors.items()}, folder / name)
 
 
-def load_learned(model: Mllm, folder: Path) -> None:
-    """Fill everything beside the base from the files of a checkpoint; adapters stay beside their
-    matrices. Raises `WeightsError` for a file that is missing or does not fit.
+def load_trained(model: Mllm, folder: Path) -> None:
+    """Load everything beside the base from the files of a checkpoint; adapters stay separate.
+    Raises `WeightsError` for a file that is missing or does not fit.
     """
     load_mask_tensors(model, read_tensors(folder / MASK))
     if model.config.projector:
@@ -112,21 +112,21 @@ def load_learned(model: Mllm, folder: Path) -> None:
         load_lora(model.language, read_tensors(folder / LORA))
 
 
-def projector_tensors(model: Mllm) -> dict[str, Tensor]:
-    """The image projector by the base's names."""
+def get_projector_tensors(model: Mllm) -> dict[str, Tensor]:
+    """Return the image projector's tensors under the base's names."""
     return dict(getattr(model.base.model, model.family.projector).state_dict())
 
 
 def load_projector(model: Mllm, tensors: dict[str, Tensor]) -> None:
-    """Fill it. Raises `WeightsError` for other names or shapes."""
+    """Load the image projector. Raises `WeightsError` for other names or shapes."""
     try:
         getattr(model.base.model, model.family.projector).load_state_dict(tensors)
     except RuntimeError as error:
         raise WeightsError(f"{PROJECTOR} does not fit the base: {error}") from error
 
 
-def mask_tensors(model: Mllm) -> dict[str, Tensor]:
-    """Mask encoder, marks and feature token by the names that the file has."""
+def get_mask_tensors(model: Mllm) -> dict[str, Tensor]:
+    """Return mask encoder, marks and feature token under the names in the file."""
     found = {
         name.removeprefix("masks."): tensor
         for name, tensor in model.state_dict().items()
@@ -136,8 +136,8 @@ def mask_tensors(model: Mllm) -> dict[str, Tensor]:
 
 
 def load_mask_tensors(model: Mllm, tensors: dict[str, Tensor]) -> None:
-    """Fill them. Raises `WeightsError` for other names or shapes."""
-    own = mask_tensors(model)
+    """Load them. Raises `WeightsError` for other names or shapes."""
+    own = get_mask_tensors(model)
     wrong = sorted(set(own) ^ set(tensors))
     shapes = [n for n in set(own) & set(tensors) if own[n].shape != tensors[n].shape]
     if wrong or shapes:
@@ -165,7 +165,7 @@ def load_checkpoint(
     """
     config = read_config(folder)
     base_folder = (folder / config.base).resolve()
-    if config.base_sha256 and (got := base_sha256(base_folder)) != config.base_sha256:
+    if config.base_sha256 and (got := hash_base(base_folder)) != config.base_sha256:
         raise WeightsError(
             f"{base_folder} is another base model: expected sha256 {config.base_sha256}, got {got}"
         )
@@ -175,19 +175,22 @@ def load_checkpoint(
         if part is not None:
             part.to(device)
     model.marks.data = model.marks.data.to(device)
-    load_learned(model, folder)
+    load_trained(model, folder)
     if merge and kind not in _BITS:
         merge_lora(model.language)
     return model.eval()
 
 
 def load_base(folder: Path, precision: Precision, *, device: str = "cpu") -> Any:
-    """The base model of `transformers`, read from safetensors without remote code."""
+    """Load the base model of `transformers` from safetensors, without remote code."""
     package = require("transformers", extra=EXTRA)
-    make_known(folder)
+    register_base(folder)
     options: dict[str, Any] = {"dtype": _DTYPES.get(precision, torch.bfloat16)}
     if precision in _BITS:
-        options |= {"quantization_config": _bits(package, precision), "device_map": device}
+        options |= {
+            "quantization_config": _make_quantisation(package, precision),
+            "device_map": device,
+        }
     try:
         base = package.AutoModelForImageTextToText.from_pretrained(
             folder,
@@ -202,32 +205,32 @@ def load_base(folder: Path, precision: Precision, *, device: str = "cpu") -> Any
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises `WeightsError`."""
+    """Read the tensors of a safetensors file. Raises `WeightsError`."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read the tensors {path}: {error}") from error
 
 
-def checkpoint_sha256(folder: Path) -> str:
-    """One sum over a checkpoint: mask encoder, adapters, words, and the base's own sum."""
+def hash_checkpoint(folder: Path) -> str:
+    """Return one hash of a checkpoint: mask encoder, adapters, tokenizer, and the base's hash."""
     config = read_config(folder)
-    digest = hashlib.sha256(base_sha256((folder / config.base).resolve()).encode())
+    digest = hashlib.sha256(hash_base((folder / config.base).resolve()).encode())
     for name in (MASK, PROJECTOR, LORA, TOKENIZER):
         if (folder / name).is_file():
-            digest.update(_file_sum(folder / name))
+            digest.update(_hash_file(folder / name))
     return digest.hexdigest()
 
 
-def base_sha256(folder: Path) -> str:
-    """One sum over configuration and weights of a base model. Raises `WeightsError`."""
+def hash_base(folder: Path) -> str:
+    """Return one hash of configuration and weights of a base model. Raises `WeightsError`."""
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     if len(files) == 1 or not files[0].is_file():
         raise WeightsError(f"{folder} is not a base model: expected config.json and *.safetensors")
-    return hashlib.sha256(b"".join(map(_file_sum, files))).hexdigest()
+    return hashlib.sha256(b"".join(map(_hash_file, files))).hexdigest()
 
 
-def _file_sum(path: Path) -> bytes:
+def _hash_file(path: Path) -> bytes:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -235,8 +238,10 @@ def _file_sum(path: Path) -> bytes:
     return digest.digest()
 
 
-def _bits(package: Any, precision: Precision) -> Any:
-    """The quantisation of `bitsandbytes`. Raises `MissingExtraError` where it is not installed."""
+def _make_quantisation(package: Any, precision: Precision) -> Any:
+    """Return the quantisation of `bitsandbytes`. Raises `MissingExtraError` if it is not
+    installed.
+    """
     try:
         require("bitsandbytes", extra="mllm-bits")
         require("accelerate", extra="mllm-bits")

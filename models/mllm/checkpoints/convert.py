@@ -1,8 +1,10 @@
-"""The published URECA checkpoint becomes a `ureca-mllm` checkpoint: `ureca mllm convert FOLDER`.
+"""Converts the published URECA checkpoint to a `ureca-mllm` checkpoint: `ureca mllm convert
+FOLDER`.
 
-Written from the description of its layout (paper and key names); no code of it is run, and weights
-are read as safetensors, or with torch's `weights_only`. What it was trained on is kept behind
-flags: masks of 0..255 on the dynamic path, Pillow's smooth thumbnail, InternVL's system message.
+It was written from the description of the layout (paper and key names). None of the published code
+is run, and weights are read as safetensors, or with torch's `weights_only`. Differences of the
+published training are options: masks of 0..255 on the dynamic path, Pillow's smooth thumbnail,
+InternVL's system message.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from ureca.models.mllm.checkpoints.key_map import (
     State,
     check_arch,
     fill,
-    merged,
-    renamed,
+    merge_adapters,
+    rename_tensors,
     split_parts,
 )
-from ureca.models.mllm.checkpoints.wrap import base_words, save_whole
+from ureca.models.mllm.checkpoints.wrap import load_base_tokenizer, save_wrapped
 from ureca.models.mllm.config import MaskConfig, MllmConfig, PictureConfig, PromptConfig
 
 EXTRA = "mllm"
@@ -57,7 +59,7 @@ _VISION_KEYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Compatibility:
-    """What the published weights expect and its configuration does not say."""
+    """What the published weights expect and their configuration does not say."""
 
     legacy_scale: bool | None = None
     """Masks of 0..255; None: exactly when `dynamic_mask_size` is on."""
@@ -67,7 +69,7 @@ class Compatibility:
     """None: `max_dynamic_patch`, as in training; the demonstration used 12."""
 
 
-def convert(folder: Path, out: Path, how: Compatibility | None = None) -> Path:
+def convert_checkpoint(folder: Path, out: Path, how: Compatibility | None = None) -> Path:
     """Read the published layout in `folder`, write the checkpoint `out`.
 
     Raises `WeightsError` for another architecture, a missing key or weights that do not fit.
@@ -78,18 +80,20 @@ def convert(folder: Path, out: Path, how: Compatibility | None = None) -> Path:
     official = read_official_config(folder)
     state = read_weights(folder)
     check_arch(state)
-    base_state, mask_state = split_parts(merged(state, alpha_over_rank=how.alpha_over_rank))
-    config = captioner_config(official, mask_state, how)
-    words = base_words(folder)
+    base_state, mask_state = split_parts(merge_adapters(state, alpha_over_rank=how.alpha_over_rank))
+    config = make_captioner_config(official, mask_state, how)
+    words = load_base_tokenizer(folder)
     language = official["llm_config"]
     heads = language["num_attention_heads"]
-    tensors = renamed(base_state, heads=heads, shared=language.get("num_key_value_heads") or heads)
-    base = _base(official, tensors, image_id=words.id_of(config.prompt.image_token))
-    return save_whole(out, base, words, config, mask=mask_state)
+    tensors = rename_tensors(
+        base_state, heads=heads, shared=language.get("num_key_value_heads") or heads
+    )
+    base = _make_base(official, tensors, image_id=words.id_of(config.prompt.image_token))
+    return save_wrapped(out, base, words, config, mask=mask_state)
 
 
 def read_official_config(folder: Path) -> dict[str, Any]:
-    """Its `config.json`, checked. Raises `WeightsError` naming what is missing or unknown."""
+    """Read and check its `config.json`. Raises `WeightsError` with what is missing or unknown."""
     path = folder / "config.json"
     try:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
@@ -106,7 +110,7 @@ def read_official_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> State:
-    """All tensors: safetensors, or `pytorch_model*.bin` without anything but tensors."""
+    """Read all tensors: safetensors, or `pytorch_model*.bin` that holds nothing but tensors."""
     paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not paths:
         raise WeightsError(f"{folder} holds neither *.safetensors nor pytorch_model*.bin")
@@ -116,8 +120,12 @@ def read_weights(folder: Path) -> State:
     return state
 
 
-def captioner_config(official: Mapping[str, Any], mask: State, how: Compatibility) -> MllmConfig:
-    """The captioner's configuration, mask sizes read from the file and checked on the weights."""
+def make_captioner_config(
+    official: Mapping[str, Any], mask: State, how: Compatibility
+) -> MllmConfig:
+    """Return the captioner's configuration. Mask sizes are read from the file and checked on the
+    weights.
+    """
     count, side = int(official["num_mask_token"]), int(official.get("force_image_size") or 448)
     dynamic = bool(official.get("dynamic_mask_size", False))
     legacy = dynamic if how.legacy_scale is None else how.legacy_scale
@@ -131,33 +139,35 @@ def captioner_config(official: Mapping[str, Any], mask: State, how: Compatibilit
     tiles = how.max_tiles or int(official.get("max_dynamic_patch") or 6)
     picture = PictureConfig(
         tile_px=side,
-        tokens_per_tile=_tokens(official, side),
+        tokens_per_tile=_count_tokens(official, side),
         max_tiles=tiles if dynamic else 1,
         resampling="official",
     )
-    prompt = official_prompt(bos=official["llm_config"].get("model_type") == "internlm2")
+    prompt = make_official_prompt(bos=official["llm_config"].get("model_type") == "internlm2")
     return MllmConfig(name="ureca-official", picture=picture, mask=found, prompt=prompt)
 
 
-def official_prompt(*, bos: bool) -> PromptConfig:
-    """Template `mug-cap`: MPT style with InternVL's system message, one instruction for all."""
+def make_official_prompt(*, bos: bool) -> PromptConfig:
+    """Return template `mug-cap`: MPT style with InternVL's system message, one instruction for
+    all.
+    """
     begin = f"<|im_start|>system\n{_SYSTEM}<|im_end|>\n<|im_start|>user\n"
     ask = "Describe this region."
     return replace(PromptConfig(), begin=("<s>" if bos else "") + begin, short=ask, long=ask)
 
 
-def _base(official: Mapping[str, Any], tensors: State, *, image_id: int) -> Any:
-    """The base model of `transformers` with the weights in it, in the type that they have."""
+def _make_base(official: Mapping[str, Any], tensors: State, *, image_id: int) -> Any:
+    """Return the base model of `transformers` with the weights in their own dtype."""
     package = require("transformers", extra=EXTRA)
     tied = "lm_head.weight" not in tensors
     table = tensors["model.language_model.embed_tokens.weight"]
     if tied:
         tensors["lm_head.weight"] = table
     config = package.InternVLConfig(
-        vision_config=_vision(package, official["vision_config"]),
-        text_config=_language(package, official["llm_config"], vocab_size=len(table)),
+        vision_config=_make_vision_config(package, official["vision_config"]),
+        text_config=_make_language_config(package, official["llm_config"], vocab_size=len(table)),
         image_token_id=image_id,
-        image_seq_length=_tokens(official, int(official.get("force_image_size") or 448)),
+        image_seq_length=_count_tokens(official, int(official.get("force_image_size") or 448)),
         downsample_ratio=float(official.get("downsample_ratio", 0.5)),
         vision_feature_layer=int(official.get("select_layer", -1)),
         tie_word_embeddings=tied,
@@ -167,7 +177,7 @@ def _base(official: Mapping[str, Any], tensors: State, *, image_id: int) -> Any:
     return base.eval()
 
 
-def _vision(package: Any, given: Mapping[str, Any]) -> Any:
+def _make_vision_config(package: Any, given: Mapping[str, Any]) -> Any:
     known = {key: given[key] for key in _VISION_KEYS if key in given}
     return package.InternVLVisionConfig(
         **{"norm_type": "rms_norm", **known},
@@ -176,8 +186,8 @@ def _vision(package: Any, given: Mapping[str, Any]) -> Any:
     )
 
 
-def _language(package: Any, given: Mapping[str, Any], *, vocab_size: int) -> Any:
-    """Qwen2 and Llama by their own classes; InternLM2 is a Llama under other names."""
+def _make_language_config(package: Any, given: Mapping[str, Any], *, vocab_size: int) -> Any:
+    """Qwen2 and Llama use their own classes; InternLM2 is a Llama under other names."""
     kinds = {
         "qwen2": package.Qwen2Config,
         "llama": package.LlamaConfig,
@@ -196,7 +206,7 @@ def _language(package: Any, given: Mapping[str, Any], *, vocab_size: int) -> Any
     )
 
 
-def _tokens(official: Mapping[str, Any], side: int) -> int:
+def _count_tokens(official: Mapping[str, Any], side: int) -> int:
     ratio = float(official.get("downsample_ratio", 0.5))
     return int(side // int(official["vision_config"].get("patch_size", 14)) * ratio) ** 2
 

@@ -1,8 +1,8 @@
-"""Names and shapes of the published URECA weights, and where each tensor goes.
+"""Maps names and shapes of the published URECA weights.
 
 The layout is InternVL's with remote code (`vision_model`, `mlp1`, `language_model`) plus
-`mask_encoder` and `mask_linear`; the language model may carry adapters that were never merged. Pure
-functions from names to names and tensors to tensors.
+`mask_encoder` and `mask_linear`; the language model may contain adapters that were never merged.
+All functions are pure: names to names, and tensors to tensors.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def check_arch(names: Mapping[str, object]) -> None:
     raise WeightsError(f"no URECA weights: {absent} are missing")
 
 
-def merged(state: State, *, alpha_over_rank: float) -> State:
-    """Adapters taken into their matrices, `peft`'s wrappers taken off the names.
+def merge_adapters(state: State, *, alpha_over_rank: float) -> State:
+    """Merge adapters into their matrices and remove `peft`'s wrappers from the names.
 
-    Merged weights come back as they are. Raises `WeightsError` for half an adapter.
+    Merged weights are returned unchanged. Raises `WeightsError` for an incomplete adapter.
     """
     adapters: dict[str, State] = {}
     plain: State = {}
@@ -96,37 +96,43 @@ def merged(state: State, *, alpha_over_rank: float) -> State:
 
 
 def split_parts(state: State) -> tuple[State, State]:
-    """(tensors of the base model, tensors of the mask encoder)."""
+    """Return (tensors of the base model, tensors of the mask encoder)."""
     mask = {n: t for n, t in state.items() if n.startswith(("mask_encoder.", "mask_linear."))}
     return {n: t for n, t in state.items() if n not in mask}, mask
 
 
-def renamed(state: State, *, heads: int, shared: int) -> State:
-    """A base's tensors under the names of `InternVLForConditionalGeneration`.
+def rename_tensors(state: State, *, heads: int, shared: int) -> State:
+    """Return a base's tensors under the names of `InternVLForConditionalGeneration`.
 
     `heads` and `shared` are query and key-value heads of the language model; InternLM2 keeps all
     three projections in one matrix.
     """
     return dict(
-        pair for name, tensor in state.items() for pair in _placed(name, tensor, heads, shared)
+        pair
+        for name, tensor in state.items()
+        for pair in _place_tensor(name, tensor, heads, shared)
     )
 
 
-def _placed(name: str, tensor: Tensor, heads: int, shared: int) -> Iterator[tuple[str, Tensor]]:
-    target = _renamed(name)
+def _place_tensor(
+    name: str, tensor: Tensor, heads: int, shared: int
+) -> Iterator[tuple[str, Tensor]]:
+    target = _rename(name)
     kinds = ("q_proj", "k_proj", "v_proj")
     if ".attn.qkv." in target:
         for kind, part in zip(kinds, tensor.chunk(3), strict=True):
             yield target.replace(".attn.qkv.", f".attention.{kind}."), part.clone()
     elif ".attention.wqkv." in target:
-        for kind, part in zip(kinds, unfused(tensor, heads=heads, shared=shared), strict=True):
+        for kind, part in zip(kinds, split_qkv(tensor, heads=heads, shared=shared), strict=True):
             yield target.replace(".attention.wqkv.", f".self_attn.{kind}."), part
     else:
         yield target, tensor
 
 
-def unfused(wqkv: Tensor, *, heads: int, shared: int) -> tuple[Tensor, Tensor, Tensor]:
-    """InternLM2's matrix [(H + 2 Hkv) * hd, d]: per key-value head its queries, key and value."""
+def split_qkv(wqkv: Tensor, *, heads: int, shared: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split InternLM2's matrix [(H + 2 Hkv) * hd, d]: per key-value head its queries, key and
+    value.
+    """
     group = heads // shared
     rows = wqkv.unflatten(0, (shared, group + 2, -1))
     query, key, value = rows[:, :group], rows[:, group], rows[:, group + 1]
@@ -134,7 +140,7 @@ def unfused(wqkv: Tensor, *, heads: int, shared: int) -> tuple[Tensor, Tensor, T
 
 
 def fill(base: torch.nn.Module, tensors: State) -> None:
-    """Load every tensor, and nothing else. Raises `WeightsError` with the first names that miss."""
+    """Load exactly these tensors. Raises `WeightsError` with the first names that do not match."""
     own = base.state_dict()
     missing, unknown = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     shapes = [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
@@ -146,7 +152,7 @@ def fill(base: torch.nn.Module, tensors: State) -> None:
     base.load_state_dict(tensors)
 
 
-def _renamed(name: str) -> str:
+def _rename(name: str) -> str:
     for pattern, target in _RENAMES:
         found = re.match(pattern, name)
         if found is not None:

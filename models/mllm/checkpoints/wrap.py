@@ -1,7 +1,8 @@
-"""A base model becomes a `ureca-mllm` checkpoint: sizes read, mask tokens added, weights fresh.
+"""Wraps a base model as a `ureca-mllm` checkpoint: reads its sizes, adds mask tokens, initialises
+weights.
 
-New words get the mean of the known embeddings (and of the output rows), so an untouched base says
-what it said; the mask encoder starts from Xavier's distribution and must be trained.
+New tokens get the mean of the known embeddings (and of the output rows), so an untrained wrap gives
+the base's output. The mask encoder starts from Xavier's distribution and must be trained.
 """
 
 from __future__ import annotations
@@ -17,25 +18,30 @@ from ureca.errors import WeightsError
 from ureca.extras import require
 from ureca.models.mllm.checkpoints.checkpoint import (
     TOKENIZER,
-    base_sha256,
+    get_mask_tensors,
+    hash_base,
     load_checkpoint,
-    load_learned,
     load_mask_tensors,
-    mask_tensors,
+    load_trained,
     read_config,
-    save_learned,
     save_parts,
+    save_trained,
     write_config,
 )
 from ureca.models.mllm.config import MllmConfig
-from ureca.models.mllm.network.captioner import Mllm
-from ureca.models.mllm.network.families import family_of, make_known, tile_px, tile_side
+from ureca.models.mllm.network.families import (
+    choose_tile_px,
+    count_tile_side,
+    find_family,
+    register_base,
+)
+from ureca.models.mllm.network.model import Mllm
 from ureca.models.mllm.prompt import TextTokenizer
 
 EXTRA = "mllm"
 
 
-def wrap(
+def wrap_base(
     base_folder: Path,
     out: Path,
     config: MllmConfig | None = None,
@@ -46,14 +52,14 @@ def wrap(
     """Write the checkpoint `out` over the model in `base_folder`, a folder of `save_pretrained`.
 
     `config` gives what the base does not decide; None takes the family's prompt and the paper's
-    sizes. `parts` is a folder of `pack`: the checkpoint is then what was packed, over this base.
-    Raises `WeightsError` for a base that does not fit.
+    sizes. `parts` is a folder of `pack_parts`: its parts are then combined with this base. Raises
+    `WeightsError` for a base that does not fit.
     """
     package = require("transformers", extra=EXTRA)
     if (out / "mllm.json").exists():
         raise WeightsError(f"{out} holds a checkpoint already: choose another folder")
-    words = base_words(base_folder)
-    make_known(base_folder)
+    words = load_base_tokenizer(base_folder)
+    register_base(base_folder)
     if parts is not None:
         config = read_config(parts)
     try:
@@ -62,35 +68,35 @@ def wrap(
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{base_folder} is not a base model: {error}") from error
-    fitted = fitted_config(base, config)
+    fitted = fit_config(base, config)
     known = words.size
     words.add_special(fitted.prompt.mask_specials)
-    widen(base, known=known, wanted=words.size)
+    add_token_rows(base, known=known, wanted=words.size)
     torch.manual_seed(seed)
-    return save_whole(out, base, words, fitted, parts=parts)
+    return save_wrapped(out, base, words, fitted, parts=parts)
 
 
-def pack(checkpoint: Path, out: Path) -> Path:
-    """What was learnt, in float16, without base and tokenizer: `wrap(..., parts=out)` brings them
-    together again. Raises `WeightsError` for a checkpoint that cannot be read.
+def pack_parts(checkpoint: Path, out: Path) -> Path:
+    """Write the trained parts in float16, without base and tokenizer. `wrap_base(..., parts=out)`
+    combines them again. Raises `WeightsError` for a checkpoint that cannot be read.
     """
     model = load_checkpoint(checkpoint, merge=False)
     out.mkdir(parents=True, exist_ok=True)
-    save_learned(out, model, config=model.config, half=True)
+    save_trained(out, model, config=model.config, half=True)
     write_config(out, replace(model.config, base="", base_sha256=""))
     return out
 
 
-def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
-    """The configuration with what the base decides: its family, sizes and normalisation."""
+def fit_config(base: Any, config: MllmConfig | None) -> MllmConfig:
+    """Return the configuration with what the base decides: its family, sizes and normalisation."""
     kind = base.config.model_type
-    family = family_of(kind)
+    family = find_family(kind)
     given = config or MllmConfig(prompt=family.prompt)
-    px = tile_px(base.config, given.picture.tile_px)
+    px = choose_tile_px(base.config, given.picture.tile_px)
     picture = replace(
         given.picture,
         tile_px=px,
-        tokens_per_tile=tile_side(base.config, px) ** 2,
+        tokens_per_tile=count_tile_side(base.config, px) ** 2,
         mean=family.mean,
         std=family.std,
     )
@@ -101,7 +107,7 @@ def fitted_config(base: Any, config: MllmConfig | None) -> MllmConfig:
     return replace(given, family=kind, picture=picture, mask=mask, base="base")
 
 
-def save_whole(
+def save_wrapped(
     out: Path,
     base: Any,
     words: TextTokenizer,
@@ -110,25 +116,25 @@ def save_whole(
     mask: dict[str, Tensor] | None = None,
     parts: Path | None = None,
 ) -> Path:
-    """Base and mask encoder (a fresh one when none is given, all that learnt when `parts` has it)
-    as a checkpoint; the base keeps the type it has.
+    """Write base and mask encoder as a checkpoint: a fresh encoder if none is given, all trained
+    parts if `parts` has them. The base keeps its dtype.
     """
     out.mkdir(parents=True, exist_ok=True)
     base.save_pretrained(out / "base")
     words.save(out / TOKENIZER)
-    config = replace(config, base="base", base_sha256=base_sha256(out / "base"))
+    config = replace(config, base="base", base_sha256=hash_base(out / "base"))
     model = Mllm(base, config)
     if mask is not None:
-        load_mask_tensors(model, {**mask_tensors(model), **mask})
+        load_mask_tensors(model, {**get_mask_tensors(model), **mask})
     if parts is not None:
-        load_learned(model, parts)
+        load_trained(model, parts)
     save_parts(out, model, config=config, tokenizer=out / TOKENIZER)
     return out
 
 
 @torch.no_grad()
-def widen(base: Any, *, known: int, wanted: int) -> None:
-    """Rows for new words, each the mean of the rows of the `known` ones."""
+def add_token_rows(base: Any, *, known: int, wanted: int) -> None:
+    """Add rows for new tokens, each the mean of the rows of the `known` ones."""
     if base.get_input_embeddings().weight.shape[0] < wanted:
         base.resize_token_embeddings(wanted, mean_resizing=False)
     tables = {id(t.weight): t.weight for t in (base.get_input_embeddings(), base.lm_head)}
@@ -136,8 +142,8 @@ def widen(base: Any, *, known: int, wanted: int) -> None:
         table[known:wanted] = table[:known].float().mean(0).to(table.dtype)
 
 
-def base_words(folder: Path) -> TextTokenizer:
-    """The base's tokenizer: `tokenizer.json`, or whatever `transformers` can turn into one."""
+def load_base_tokenizer(folder: Path) -> TextTokenizer:
+    """Load the base's tokenizer: `tokenizer.json`, or whatever `transformers` can convert to it."""
     if (folder / TOKENIZER).is_file():
         return TextTokenizer.load(folder / TOKENIZER)
     package = require("transformers", extra=EXTRA)

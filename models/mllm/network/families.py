@@ -1,8 +1,8 @@
-"""Which vision-language models of `transformers` can carry URECA, and where their parts are.
+"""Lists the vision-language models of `transformers` that URECA can use, and their parts.
 
-A family fits when its picture comes first as a run of tokens per tile. The rest of its forward pass
-(packing, new-line tokens, processors) is not used: tiles are cut by our own grid, since the mask
-must be cut by the same decision.
+A family fits if its image comes first as a run of tokens per tile. The rest of its forward pass
+(packing, new-line tokens, processors) is not used: tiles are cut by our own grid, because the same
+grid must cut the mask.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ NANO_LM = "ureca_nano_lm"
 
 @dataclass(frozen=True)
 class Tower:
-    """A picture tower that also says something of regions, in channels of its own; it never learns,
-    so what it says may be kept.
+    """A picture tower that also encodes regions, in its own channels. It is never trained, so its
+    output may be cached.
     """
 
-    look: Callable[[Any, Tensor], tuple[Tensor, Any]]
+    encode: Callable[[Any, Tensor], tuple[Tensor, Any]]
     """(base, tiles [T, 3, S, S]) -> (image tokens [T, p, c], maps to read regions from)."""
     project: Callable[[Any, Tensor], Tensor]
     """(base, image tokens [T, p, c]) -> [T, p, d]."""
@@ -48,7 +48,7 @@ class Tower:
 class Family:
     """The parts of a base model that URECA needs."""
 
-    see: Callable[[Any, Tensor], Tensor]
+    encode: Callable[[Any, Tensor], Tensor]
     """(base, tiles [T, 3, S, S]) -> projected image tokens [T, p, d]."""
     language: str
     """The language model, as an attribute of `base.model`."""
@@ -57,7 +57,7 @@ class Family:
     grid_side: Callable[[Any, int], float]
     """Tokens along one side of a tile of so many pixels, from the base's configuration."""
     step_px: Callable[[Any], int] | None = None
-    """Set where the base takes pictures of any size whose sides are multiples of this."""
+    """Set if the base accepts images of any size whose sides are multiples of this."""
     axes: Literal[1, 3] = 1
     """Dimensions in which the language model counts positions."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -65,10 +65,10 @@ class Family:
     layout: Layout = "plain"
     prompt: PromptConfig = field(default_factory=PromptConfig)
     tower: Tower | None = None
-    """Set where the picture tower has region tokens of its own."""
+    """Set if the picture tower has its own region tokens."""
 
 
-def _see_internvl(base: Any, tiles: Tensor) -> Tensor:
+def _encode_internvl(base: Any, tiles: Tensor) -> Tensor:
     config = base.config
     return base.model.get_image_features(
         pixel_values=tiles,
@@ -78,7 +78,7 @@ def _see_internvl(base: Any, tiles: Tensor) -> Tensor:
     ).pooler_output
 
 
-def _see_llava(base: Any, tiles: Tensor) -> Tensor:
+def _encode_llava(base: Any, tiles: Tensor) -> Tensor:
     config = base.config
     seen = base.model.vision_tower(tiles, output_hidden_states=True, return_dict=True)
     features = seen.hidden_states[config.vision_feature_layer]
@@ -87,15 +87,15 @@ def _see_llava(base: Any, tiles: Tensor) -> Tensor:
     return base.model.multi_modal_projector(features)
 
 
-def _see_idefics(base: Any, tiles: Tensor) -> Tensor:
+def _encode_idefics(base: Any, tiles: Tensor) -> Tensor:
     side = tiles.shape[-1] // base.config.vision_config.patch_size
     whole = torch.ones(len(tiles), side, side, dtype=torch.bool, device=tiles.device)
     seen = base.model.vision_model(pixel_values=tiles, patch_attention_mask=whole)
     return base.model.connector(seen.last_hidden_state)
 
 
-def _see_qwen(base: Any, tiles: Tensor) -> Tensor:
-    """Patches in the order of the package's own processor: blocks that are merged lie together."""
+def _encode_qwen(base: Any, tiles: Tensor) -> Tensor:
+    """Order patches as the package's own processor does: blocks that are merged are adjacent."""
     vision = base.config.vision_config
     patch, merge, times = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     count, channels, side = len(tiles), tiles.shape[1], tiles.shape[-1] // patch
@@ -114,30 +114,30 @@ def _project_nano(base: Any, tokens: Tensor) -> Tensor:
     return projector(tokens.to(projector.linear_1.weight.dtype))
 
 
-def _see_nano(base: Any, tiles: Tensor) -> Tensor:
+def _encode_nano(base: Any, tiles: Tensor) -> Tensor:
     return _project_nano(base, base.model.vision_tower(tiles).tokens)
 
 
-def _nano_of(config: Any) -> CaptionerConfig:
+def _make_nano_config(config: Any) -> CaptionerConfig:
     return msgspec.convert(config.vision_config.nano, CaptionerConfig)
 
 
-def _nano_shape(config: Any) -> tuple[int, int, int]:
-    nano = _nano_of(config)
-    features = nano.regions.tokens(tiles=1) - nano.regions.num_mask_tokens
+def _read_nano_shape(config: Any) -> tuple[int, int, int]:
+    nano = _make_nano_config(config)
+    features = nano.regions.count_tokens(tiles=1) - nano.regions.num_mask_tokens
     return nano.vision.mask_px, features, nano.language.width
 
 
-def _side(value: Any) -> int:
-    """A side that is written as a number or as a pair."""
+def _read_side(value: Any) -> int:
+    """Return a side that is given as a number or as a pair."""
     return int(value[0] if isinstance(value, list | tuple) else value)
 
 
-def _internvl_side(config: Any, px: int) -> float:
-    return px / _side(config.vision_config.patch_size) * config.downsample_ratio
+def _count_internvl_side(config: Any, px: int) -> float:
+    return px / _read_side(config.vision_config.patch_size) * config.downsample_ratio
 
 
-def _qwen_step(config: Any) -> int:
+def _read_qwen_step(config: Any) -> int:
     return int(config.vision_config.patch_size * config.vision_config.spatial_merge_size)
 
 
@@ -157,7 +157,7 @@ _IDEFICS_PROMPT = PromptConfig(
     stop=("<end_of_utterance>",),
 )
 _IDEFICS = Family(
-    see=_see_idefics,
+    encode=_encode_idefics,
     language="text_model",
     projector="connector",
     grid_side=lambda c, px: px / c.vision_config.patch_size / c.scale_factor,
@@ -168,11 +168,11 @@ _IDEFICS = Family(
 )
 
 _QWEN = Family(
-    see=_see_qwen,
+    encode=_encode_qwen,
     language="language_model",
     projector="visual.merger",
-    grid_side=lambda c, px: px / _qwen_step(c),
-    step_px=_qwen_step,
+    grid_side=lambda c, px: px / _read_qwen_step(c),
+    step_px=_read_qwen_step,
     axes=3,
     mean=_CLIP_MEAN,
     std=_CLIP_STD,
@@ -196,13 +196,13 @@ _NANO_PROMPT = PromptConfig(
 
 FAMILIES: dict[str, Family] = {
     "internvl": Family(
-        see=_see_internvl,
+        encode=_encode_internvl,
         language="language_model",
         projector="multi_modal_projector",
-        grid_side=_internvl_side,
+        grid_side=_count_internvl_side,
     ),
     "llava_onevision": Family(
-        see=_see_llava,
+        encode=_encode_llava,
         language="language_model",
         projector="multi_modal_projector",
         grid_side=lambda c, px: px // c.vision_config.patch_size,
@@ -211,16 +211,16 @@ FAMILIES: dict[str, Family] = {
         prompt=_CHATML,
     ),
     NANO_LM: Family(
-        see=_see_nano,
+        encode=_encode_nano,
         language="language_model",
         projector="multi_modal_projector",
-        grid_side=lambda c, _px: _nano_of(c).vision.tokens_per_tile ** 0.5,
+        grid_side=lambda c, _px: _make_nano_config(c).vision.tokens_per_tile ** 0.5,
         prompt=_NANO_PROMPT,
         tower=Tower(
-            look=lambda base, tiles: base.model.vision_tower(tiles),
+            encode=lambda base, tiles: base.model.vision_tower(tiles),
             project=_project_nano,
             regions=lambda base, masks, maps: base.model.vision_tower.regions(masks, maps),
-            shape=_nano_shape,
+            shape=_read_nano_shape,
         ),
     ),
     "smolvlm": _IDEFICS,
@@ -231,13 +231,13 @@ FAMILIES: dict[str, Family] = {
 """By `model_type` of the base's configuration."""
 
 _REFUSED = {
-    "qwen3_vl": "its first layers add image features of their own, which are not carried along",
+    "qwen3_vl": "its first layers add their own image features, which are not passed on",
     "internvl_chat": "this is the layout with remote code: `ureca mllm convert` reads it",
 }
 
 
-def family_of(model_type: str) -> Family:
-    """The family of a base model. Raises `WeightsError` for one that does not fit."""
+def find_family(model_type: str) -> Family:
+    """Return the family of a base model. Raises `WeightsError` for one that does not fit."""
     if model_type not in FAMILIES:
         why = _REFUSED.get(model_type, "no family of that name is known")
         raise WeightsError(
@@ -247,23 +247,23 @@ def family_of(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def make_known(folder: Path) -> None:
-    """Teach `transformers` the base in `folder` when it is of our own making."""
+def register_base(folder: Path) -> None:
+    """Register the base in `folder` with `transformers` if `ureca mllm join` made it."""
     try:
         text = (folder / "config.json").read_text(encoding="utf8")
     except (OSError, ValueError):
-        return  # whoever loads it says what is wrong
+        return  # loading the base reports the error
     if NANO_LM in text:
-        require("ureca.models.mllm.network.nano_tower", extra="mllm").register()
+        require("ureca.models.mllm.network.nano_tower", extra="mllm").register_tower()
 
 
-def tile_px(config: Any, wanted_px: int) -> int:
-    """Side of one tile in pixels: the base's own, or the wanted one where it takes any. Raises
-    `WeightsError` for a side that it does not take.
+def choose_tile_px(config: Any, wanted_px: int) -> int:
+    """Return the side of one tile in pixels: the base's own, or the wanted one if the base accepts
+    any. Raises `WeightsError` for a side that it does not accept.
     """
-    step_px = family_of(config.model_type).step_px
+    step_px = find_family(config.model_type).step_px
     if step_px is None:
-        return _side(config.vision_config.image_size)
+        return _read_side(config.vision_config.image_size)
     if wanted_px % step_px(config):
         raise WeightsError(
             f"picture.tile_px is {wanted_px}: this base takes multiples of {step_px(config)} px"
@@ -271,16 +271,20 @@ def tile_px(config: Any, wanted_px: int) -> int:
     return wanted_px
 
 
-def tile_side(config: Any, px: int) -> int:
-    """Image tokens along a side of a tile of `px`. Raises `WeightsError` when that is not whole."""
-    side = family_of(config.model_type).grid_side(config, px)
+def count_tile_side(config: Any, px: int) -> int:
+    """Return the image tokens along a side of a tile of `px`. Raises `WeightsError` if that is not
+    a whole number.
+    """
+    side = find_family(config.model_type).grid_side(config, px)
     if side != int(side) or side < 1:
         raise WeightsError(f"a tile of {px} px gives {side} tokens a side: not whole")
     return int(side)
 
 
-def language_of(base: Any, family: Family) -> Any:
-    """The decoder without its output layer. Raises `WeightsError` for sliding-window layers."""
+def get_language_model(base: Any, family: Family) -> Any:
+    """Return the decoder without its output layer. Raises `WeightsError` for sliding-window
+    layers.
+    """
     language = getattr(base.model, family.language)
     kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
     if kinds - {"full_attention"}:

@@ -1,5 +1,5 @@
-"""Low-rank additions (LoRA, arXiv 2106.09685), small enough to be ours: adapters are plain tensors
-named as `peft` names them, and merge into the matrices that they were learnt on.
+"""Low-rank adapters (LoRA, arXiv 2106.09685): plain tensors named as `peft` names them, which merge
+into their matrices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ureca.models.mllm.config import LoraConfig
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer `base`, and `scale * B A x` beside it; B starts at zero."""
+    """A frozen linear layer `base`, plus `scale * B A x`; B starts at zero."""
 
     def __init__(self, base: nn.Linear, config: LoraConfig) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class LoraLinear(nn.Module):
         return answer + added.to(answer.dtype)
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The layer with its addition taken in. Raises `WeightsError` for quantised weights."""
+    def merge(self) -> nn.Linear:
+        """Return the layer with its adapter merged. Raises `WeightsError` for quantised weights."""
         weight = self.base.weight
         if not weight.is_floating_point():
             raise WeightsError("adapters cannot be merged into quantised weights: load in bf16")
@@ -45,7 +45,9 @@ class LoraLinear(nn.Module):
 
 
 def add_lora(language: nn.Module, config: LoraConfig) -> list[str]:
-    """Replace the named linear layers; returns their places. Raises `WeightsError` if none is."""
+    """Replace the named linear layers; return their places. Raises `WeightsError` if there is
+    none.
+    """
     places = [
         name
         for name, module in language.named_modules()
@@ -58,36 +60,36 @@ def add_lora(language: nn.Module, config: LoraConfig) -> list[str]:
             "`lora.targets`"
         )
     for name in places:
-        _put(language, name, LoraLinear(language.get_submodule(name), config))  # type: ignore[arg-type]
+        _replace_module(language, name, LoraLinear(language.get_submodule(name), config))  # type: ignore[arg-type]
     return places
 
 
 def merge_lora(language: nn.Module) -> int:
-    """Take every addition into its matrix; returns how many there were."""
-    found = list(adapters(language))
+    """Merge every adapter into its matrix; return their number."""
+    found = list(list_adapters(language))
     for name, layer in found:
-        _put(language, name, layer.merged())
+        _replace_module(language, name, layer.merge())
     return len(found)
 
 
-def adapters(language: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
-    """Every layer with an addition, by name."""
+def list_adapters(language: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """Return every layer with an adapter, by name."""
     yield from [(n, m) for n, m in language.named_modules() if isinstance(m, LoraLinear)]
 
 
-def lora_tensors(language: nn.Module) -> dict[str, Tensor]:
-    """Adapters by name: `layers.0.self_attn.q_proj.lora_A.weight`, ..."""
+def get_lora_tensors(language: nn.Module) -> dict[str, Tensor]:
+    """Return adapters by name: `layers.0.self_attn.q_proj.lora_A.weight`, ..."""
     return {
         f"{name}.{part}.weight": getattr(layer, part)
-        for name, layer in adapters(language)
+        for name, layer in list_adapters(language)
         for part in ("lora_A", "lora_B")
     }
 
 
 @torch.no_grad()
 def load_lora(language: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Fill the adapters. Raises `WeightsError` for other names or shapes."""
-    own = lora_tensors(language)
+    """Load the adapters. Raises `WeightsError` for other names or shapes."""
+    own = get_lora_tensors(language)
     wrong = sorted(set(own) ^ set(tensors))
     if wrong:
         raise WeightsError(f"the adapters do not fit the language model: {wrong[:4]}")
@@ -99,6 +101,6 @@ def load_lora(language: nn.Module, tensors: dict[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def _put(root: nn.Module, name: str, module: nn.Module) -> None:
+def _replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module)

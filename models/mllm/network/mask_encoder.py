@@ -1,7 +1,8 @@
-"""A region as tokens: URECA's mask encoder ("arch 3"), and an optional token of image features.
+"""Encodes a region as tokens: URECA's mask encoder ("arch 3"), and an optional token of image
+features.
 
-Written from the description in the paper (arXiv 2504.05305, section 4.1 and appendix A) and the
-layout of the published weights: two convolutions of stride 2, each channel flattened and passed
+It was written from the description in the paper (arXiv 2504.05305, section 4.1 and appendix A) and
+the layout of the published weights: two convolutions of stride 2, each channel flattened and passed
 through **one shared** linear layer, so that channel n becomes mask token n. There is no position,
 no norm and no attention.
 """
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from ureca.models.mllm.config import MaskConfig
 
 _AT_ONCE = 32
-"""Tiles that the convolutions see together: 16 channels of 224 x 224 are 3 MB a tile."""
+"""Tiles per call of the convolutions: 16 channels of 224 x 224 are 3 MB a tile."""
 
 
 class MllmMaskEncoder(nn.Module):
-    """Tensors are named as in the published weights: `mask_encoder.{0,2}`, `mask_linear`."""
+    """The mask encoder. Tensors are named as in the published weights: `mask_encoder.{0,2}`,
+    `mask_linear`.
+    """
 
     def __init__(self, config: MaskConfig, *, width: int) -> None:
         super().__init__()
@@ -41,20 +44,20 @@ class MllmMaskEncoder(nn.Module):
         """masks f32 [N, T, M, M] of 0..1 -> mask tokens [N, T * n, d], tile by tile."""
         tiles = masks.flatten(0, 1)[:, None] * self.scale
         if self.training:
-            tokens = self._tokens(tiles)
+            tokens = self._encode_tiles(tiles)
         else:
-            tokens = torch.cat([self._tokens(part) for part in tiles.split(_AT_ONCE)])
+            tokens = torch.cat([self._encode_tiles(part) for part in tiles.split(_AT_ONCE)])
         return tokens.unflatten(0, masks.shape[:2]).flatten(1, 2)
 
-    def _tokens(self, tiles: Tensor) -> Tensor:
+    def _encode_tiles(self, tiles: Tensor) -> Tensor:
         """[B, 1, M, M] -> [B, n, d]: the channel is the token, its cells are the features."""
         return self.mask_linear(self.mask_encoder(tiles).flatten(2))
 
 
 class FeatureToken(nn.Module):
-    """The image tokens averaged inside the mask, as one more token (not in the paper).
+    """Averages the image tokens inside the mask to one more token (not in the paper).
 
-    Its last layer starts at zero, so an untrained one says nothing.
+    Its last layer starts at zero, so an untrained one has no effect.
     """
 
     def __init__(self, *, width: int, tokens_per_tile: int) -> None:
@@ -72,7 +75,9 @@ class FeatureToken(nn.Module):
 
 
 class RegionTokens(nn.Module):
-    """What a picture tower says of regions, in the language model's channels (not in the paper)."""
+    """Projects a picture tower's region features to the language model's channels (not in the
+    paper).
+    """
 
     def __init__(self, *, tokens: int, channels: int, hidden: int, width: int) -> None:
         super().__init__()
@@ -85,9 +90,9 @@ class RegionTokens(nn.Module):
         return self.outer(nn.functional.gelu(self.inner(said))) + self.place
 
     @torch.no_grad()
-    def begin(self, deviation: float) -> None:
-        """Scale a fresh layer's outputs to about those of word embeddings, whose `deviation` is
-        given: untrained tokens must not drown the words.
+    def scale_to_embeddings(self, deviation: float) -> None:
+        """Scale a fresh layer's outputs to word embeddings with the given `deviation`. Untrained
+        tokens must not dominate the text.
         """
         drawn = torch.randn(64, *self.place.shape[:1], self.inner.in_features)
         self.outer.weight.mul_(deviation / self(drawn).std())

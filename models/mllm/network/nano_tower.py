@@ -1,9 +1,9 @@
-"""The nano's picture trunk before a language model of `transformers`, as one model of that package.
+"""The nano's vision trunk and a language model of `transformers`, as one model of that package.
 
-The tower is everything of `ureca-nano` that sees: trunk, image projector, pyramid and region
-features. It stays as the nano's training left it. What it says of a picture (25 image tokens) and
-of a region (8 tokens) was learnt for a language model of width 256; the projector behind it says
-the same to another one. Everything else is LLaVA's classes, so the package's own ways of loading,
+The tower is the vision part of `ureca-nano`: trunk, image projector, pyramid and region features.
+It keeps the weights of the nano's training. Its features of an image (25 image tokens) and of a
+region (8 tokens) were trained for a language model of width 256; the projector behind it adapts
+them to another one. Everything else is LLaVA's classes, so the package's own functions for loading,
 saving and generating work.
 """
 
@@ -28,7 +28,7 @@ from transformers import (
 from ureca.errors import WeightsError
 from ureca.models.config import CaptionerConfig
 from ureca.models.mllm.network.families import NANO_LM
-from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.network import Captioner
 from ureca.models.nano.pyramid import Maps
 
 TOWER_TYPE = "ureca_nano_tower"
@@ -45,16 +45,18 @@ class TowerConfig(PreTrainedConfig):
 
 
 class TowerFeatures(NamedTuple):
-    """What the tower sees of the tiles of ONE picture."""
+    """The tower's features of the tiles of ONE image."""
 
     tokens: Tensor
     """Image tokens f32 [T, p, c], each of mean 0 and deviation 1."""
     maps: Maps
-    """What regions are read from."""
+    """The maps from which regions are read."""
 
 
 class NanoTower(PreTrainedModel):
-    """Frozen; always computes in float32, its tensors are few and its features were learnt so."""
+    """The frozen tower. It always computes in float32: its tensors are few and its features were
+    trained so.
+    """
 
     config_class = TowerConfig
     main_input_name = "pixel_values"
@@ -62,7 +64,7 @@ class NanoTower(PreTrainedModel):
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__(config)
-        nano = Captioner(nano_config(config))
+        nano = Captioner(read_nano_config(config))
         if nano.features is None:
             raise WeightsError("the nano has no region features: expected pooled_features or roi")
         self.trunk, self.projector = nano.trunk, nano.projector
@@ -70,23 +72,23 @@ class NanoTower(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Parts bring their own start."""
+        """Do nothing: the parts initialise themselves."""
 
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> TowerFeatures:
-        """Tiles f32 [T, 3, S, S] of one picture."""
+        """Encode tiles f32 [T, 3, S, S] of one image."""
         pixels = pixel_values.float()
-        raw = Captioner.see(self, pixels)  # type: ignore[arg-type]  # the same parts by name
-        return TowerFeatures(_even(self.projector(raw[2])), self.pyramid(raw))
+        raw = Captioner.encode_frozen(self, pixels)  # type: ignore[arg-type]  # the same parts by name
+        return TowerFeatures(_normalise(self.projector(raw[2])), self.pyramid(raw))
 
     @torch.no_grad()
     def regions(self, masks: Tensor, maps: Maps) -> Tensor:
-        """masks f32 [N, T, M, M] of 0/1 of that picture -> region tokens f32 [N, k, c]."""
-        return _even(self.features(masks, boxes_of(masks[:, -1]), maps))
+        """masks f32 [N, T, M, M] of 0/1 of that image -> region tokens f32 [N, k, c]."""
+        return _normalise(self.features(masks, compute_boxes(masks[:, -1]), maps))
 
 
 class NanoLmConfig(LlavaConfig):
-    """LLaVA's, with the nano's tower."""
+    """LLaVA's configuration, with the nano's tower."""
 
     model_type = NANO_LM
 
@@ -98,31 +100,33 @@ class NanoLm(LlavaForConditionalGeneration):
     _keep_in_fp32_modules_strict: set[str] | list[str] | None = ["vision_tower"]  # noqa: RUF012
 
 
-def register() -> None:
-    """Make both known to the package's `Auto` classes; doing it twice changes nothing."""
+def register_tower() -> None:
+    """Register both with the package's `Auto` classes; a second call changes nothing."""
     AutoConfig.register(TOWER_TYPE, TowerConfig, exist_ok=True)
     AutoConfig.register(NANO_LM, NanoLmConfig, exist_ok=True)
     AutoModel.register(TowerConfig, NanoTower, exist_ok=True)
     AutoModelForImageTextToText.register(NanoLmConfig, NanoLm, exist_ok=True)
 
 
-def tower_config(nano: CaptionerConfig) -> TowerConfig:
-    """The tower of a nano."""
+def make_tower_config(nano: CaptionerConfig) -> TowerConfig:
+    """Return the tower configuration of a nano."""
     return TowerConfig(
         nano=asdict(nano), image_size=nano.vision.tile_px, hidden_size=nano.language.width
     )
 
 
-def nano_config(config: Any) -> CaptionerConfig:  # a `TowerConfig`
-    """The nano that a tower came from. Raises `WeightsError` for one that is none."""
+def read_nano_config(config: Any) -> CaptionerConfig:  # a `TowerConfig`
+    """Return the configuration of a tower's nano. Raises `WeightsError` if it is none."""
     try:
         return msgspec.convert(config.nano or {}, CaptionerConfig)
     except (msgspec.ValidationError, ValueError) as error:
         raise WeightsError(f"the tower's configuration is not a nano's: {error}") from error
 
 
-def boxes_of(masks: Tensor) -> Tensor:
-    """Tight boxes f32 [N, 4] (xyxy, 0..1) of mask tiles [N, M, M] that show the whole picture."""
+def compute_boxes(masks: Tensor) -> Tensor:
+    """Return tight boxes f32 [N, 4] (xyxy, 0..1) of mask tiles [N, M, M] that show the whole
+    image.
+    """
     side = masks.shape[-1]
     edges = torch.arange(side, device=masks.device, dtype=torch.float32)
     found = []
@@ -135,6 +139,8 @@ def boxes_of(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=1) / side
 
 
-def _even(tokens: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 along the channels: kinds of tokens differ tenfold in length."""
+def _normalise(tokens: Tensor) -> Tensor:
+    """Normalise to mean 0 and deviation 1 along the channels: the lengths of token kinds differ
+    tenfold.
+    """
     return nn.functional.layer_norm(tokens, tokens.shape[-1:])

@@ -1,10 +1,10 @@
-"""Split-prefix attention for language models of `transformers`: the picture's keys and values stay
-at batch 1 and are never copied per region.
+"""Split-prefix attention for language models of `transformers`: the image's keys and values stay at
+batch 1 and are never copied per region.
 
-Scores are [q @ prefix | q @ own], joined before one softmax, so the result is exact (the idea is
-Hydragen's, arXiv 2402.05099; `models/nano/language.py` does the same). It is an attention function
-of the package's own registry: a model set to `NAME` runs as with `sdpa` until a forward pass brings
-`ureca_prefix` along, keys and values by layer.
+Scores are [q @ prefix | q @ own], joined before one softmax, so the result is exact (as in
+Hydragen, arXiv 2402.05099; `models/nano/language.py` does the same). It is an attention function in
+the package's own registry. A model set to `NAME` runs as with `sdpa` until a forward pass gets
+`ureca_prefix`, keys and values by layer.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Prefix = tuple[KV, ...]
 """Keys and values of every layer, each [Hkv, P, hd]."""
 
 
-def register() -> None:
-    """Make `NAME` known to `transformers`; doing it twice changes nothing."""
+def register_attention() -> None:
+    """Register `NAME` with `transformers`; a second call changes nothing."""
     package = require("transformers", extra=EXTRA)
     masks = require("transformers.masking_utils", extra=EXTRA)
-    package.AttentionInterface.register(NAME, attention)
+    package.AttentionInterface.register(NAME, attend_split_prefix)
     masks.AttentionMaskInterface.register(NAME, masks.sdpa_mask)
 
 
-def attention(
+def attend_split_prefix(
     module: Any,  # an attention layer of any model
     query: Tensor,
     key: Tensor,
@@ -56,11 +56,13 @@ def attention(
     if attention_mask is None:
         raise ValueError("split-prefix attention needs the mask of the rows' own tokens")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _split(query * scale, ureca_prefix[module.layer_idx], (key, value), attention_mask), None
+    return _attend(
+        query * scale, ureca_prefix[module.layer_idx], (key, value), attention_mask
+    ), None
 
 
-def _split(query: Tensor, prefix: KV, own: KV, mask: Tensor) -> Tensor:
-    """The prefix side is one matrix product per head over the queries of all rows."""
+def _attend(query: Tensor, prefix: KV, own: KV, mask: Tensor) -> Tensor:
+    """Compute the prefix part as one matrix product per head over the queries of all rows."""
     rows, heads, steps, dim = query.shape
     shared, length = own[0].shape[1], prefix[0].shape[1]
     group = heads // shared

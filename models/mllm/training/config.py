@@ -1,4 +1,4 @@
-"""What a training run of `ureca-mllm` is: frozen, stored beside it, overridden by YAML."""
+"""Configures a training run of `ureca-mllm`: frozen, stored beside the run, overridden by YAML."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MllmDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What learns. The image encoder never does."""
+    """The parts that are trained. The image encoder never is."""
 
     mask: bool = False
     """Mask encoder and its linear layer."""
@@ -54,7 +54,7 @@ STAGES: dict[int, Parts] = {1: Parts(mask=True, feature=True), 2: Parts(lora=Tru
 @dataclass(frozen=True, kw_only=True)
 class MllmTrainConfig:
     """One stage. Everything random follows from `seed` and the step, so a resumed run equals an
-    unbroken one.
+    uninterrupted one.
     """
 
     data: tuple[MllmDataConfig, ...]
@@ -62,7 +62,7 @@ class MllmTrainConfig:
     """A checkpoint folder: `ureca mllm wrap` or `convert` made it, or stage 1."""
     stage: Literal[1, 2] = 1
     parts: Parts | None = None
-    """What learns, when it is not what the stage says."""
+    """The trained parts, if they differ from those of the stage."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     """Adapters of stage 2, when the checkpoint has none."""
     steps: int = 8635
@@ -120,5 +120,5 @@ class MllmTrainConfig:
 
     @property
     def learns(self) -> Parts:
-        """What learns in this stage."""
+        """The parts that are trained in this stage."""
         return self.parts or STAGES[self.stage]

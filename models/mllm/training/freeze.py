@@ -1,4 +1,4 @@
-"""The freeze plan, set and then checked: what learns is listed by name, and nothing else may."""
+"""Sets which parts are trained, by name, and checks that no others are."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ import re
 from torch import nn
 
 from ureca.errors import ConfigError
-from ureca.models.mllm.network.captioner import Mllm
-from ureca.models.mllm.network.lora import adapters, add_lora
+from ureca.models.mllm.network.lora import add_lora, list_adapters
+from ureca.models.mllm.network.model import Mllm
 from ureca.models.mllm.training.config import MllmTrainConfig, Parts
 
 _MUST_NOT = re.compile(r"vision|visual\.(?!merger)|embed|^base\.lm_head")
 """Image encoder, words, output layer."""
 
 
-def freeze(model: Mllm, config: MllmTrainConfig) -> list[str]:
-    """Let exactly the stage's parts learn; returns their names in order.
+def freeze_parts(model: Mllm, config: MllmTrainConfig) -> list[str]:
+    """Enable gradients for exactly the stage's parts; return their names in order.
 
     Raises `ConfigError` when a part that should learn is absent, or another one would.
     """
     parts = config.learns
-    if parts.lora and not list(adapters(model.language)):
+    if parts.lora and not list(list_adapters(model.language)):
         add_lora(model.language, config.lora)
-    allowed = re.compile("|".join(_patterns(model, parts)) or "$^")
+    allowed = re.compile("|".join(_list_patterns(model, parts)) or "$^")
     for name, parameter in model.named_parameters():
         learns = allowed.fullmatch(name) is not None
         parameter.requires_grad_(learns)
         if learns:
             parameter.data = parameter.data.float()
-    names = trainable(model)
+    names = list_trainable(model)
     _check(model, parts, names)
     return names
 
 
-def trainable(model: nn.Module) -> list[str]:
-    """Names of everything that learns."""
+def list_trainable(model: nn.Module) -> list[str]:
+    """Return the names of all trained parameters."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def _patterns(model: Mllm, parts: Parts) -> list[str]:
+def _list_patterns(model: Mllm, parts: Parts) -> list[str]:
     family = model.family
     choices = (
         (parts.mask, r"masks\.mask_(encoder|linear)\..+"),
@@ -52,7 +52,7 @@ def _patterns(model: Mllm, parts: Parts) -> list[str]:
 
 
 def _check(model: Mllm, parts: Parts, names: list[str]) -> None:
-    if parts.projector and list(adapters(model.language)):
+    if parts.projector and list(list_adapters(model.language)):
         raise ConfigError("the image projector and adapters learn in different stages: drop one")
     if not names:
         raise ConfigError(f"nothing learns with {parts}: name at least one part")

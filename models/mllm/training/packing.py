@@ -1,10 +1,10 @@
-"""Regions of one picture, and phrases of one region, learn from one row: a tree laid out flat.
+"""Packs the regions of one image, and the phrases of one region, into one row: a flattened tree.
 
     [image prefix] -> [mask block, instruction] of region 1 -> answer, answer
                    -> [mask block, instruction] of region 2 -> answer
 
-A token sees its own branch only and stands where it would stand alone, so the loss is that of
-single rows, for a fraction of the tokens (what the engine does with keys and values at run time).
+A token attends to its own branch only and has the position that it has alone. The loss equals that
+of single rows, for a fraction of the tokens. The engine does the same with keys and values.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ureca.models.mllm.network.positions import Opening
+from ureca.models.mllm.network.positions import PromptOpening
 
 
 @dataclass(frozen=True)
-class Packed:
-    """One picture as a row of L tokens."""
+class PackedRow:
+    """One image as a row of L tokens."""
 
     x: Tensor
     """Embeddings [L, d]."""
     positions: Tensor
-    """i64 [A, L]: how many tokens stand before on the same branch, in A = 1 dimension, or in 3."""
+    """i64 [A, L]: number of preceding tokens on the same branch, in A = 1 dimension, or in 3."""
     seen: Tensor
     """bool [L, L]: which tokens each one sees."""
     at: Tensor
     """i64 [A]: places whose next token is taught, in the order of the answers."""
 
 
-def pack(before: Opening, asked: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> Packed:
-    """The image prefix, and for each region its own prompt [S, d] with the answers' embeddings.
+def pack_row(before: PromptOpening, asked: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> PackedRow:
+    """Pack the image prefix, and for each region its own prompt [S, d] with the answers'
+    embeddings.
 
     Answers [a, d] come without their last token, which nothing follows.
     """
@@ -52,12 +53,14 @@ def pack(before: Opening, asked: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> P
     counted, seen = layout.tensors()
     x = torch.cat(parts)
     place = x.device
-    positions = _placed(counted.to(place), before)
-    return Packed(x, positions, seen.to(place), torch.tensor(at, device=place))
+    positions = _offset_positions(counted.to(place), before)
+    return PackedRow(x, positions, seen.to(place), torch.tensor(at, device=place))
 
 
-def _placed(counted: Tensor, before: Opening) -> Tensor:
-    """Positions [A, L] of tokens that were counted [L]: the prefix's own, and on behind it."""
+def _offset_positions(counted: Tensor, before: PromptOpening) -> Tensor:
+    """Return positions [A, L] of tokens that were counted [L]: the prefix's own, and continued
+    behind it.
+    """
     if before.positions is None:
         return counted[None]
     size = before.x.shape[1]
@@ -65,9 +68,9 @@ def _placed(counted: Tensor, before: Opening) -> Tensor:
     return torch.cat([before.positions[:, 0], behind], dim=1)
 
 
-def padded(rows: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor]:
-    """(x [N, L, d], positions [N, L] or [3, N, L], mask bool [N, 1, L, L]); padding sees itself
-    alone.
+def pad_rows(rows: Sequence[PackedRow]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (x [N, L, d], positions [N, L] or [3, N, L], mask bool [N, 1, L, L]). Padding attends
+    to itself alone.
     """
     longest = max(len(row.x) for row in rows)
     x = torch.nn.utils.rnn.pad_sequence([row.x for row in rows], batch_first=True)
@@ -82,7 +85,7 @@ def padded(rows: Sequence[Packed]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Layout:
-    """Segments of a tree in the order in which they are laid out."""
+    """The segments of a tree in the order of the row."""
 
     def __init__(self) -> None:
         self._lengths: list[int] = []
@@ -94,7 +97,7 @@ class _Layout:
         return sum(self._lengths)
 
     def add(self, length: int, *, parent: int) -> int:
-        """Append a segment behind `parent` (-1: the root); returns its number."""
+        """Append a segment behind `parent` (-1: the root); return its number."""
         number = len(self._lengths)
         before = self._ancestors[parent] if parent >= 0 else set()
         start = self._starts[parent] + self._lengths[parent] if parent >= 0 else 0
@@ -104,7 +107,7 @@ class _Layout:
         return number
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Positions i64 [L], and what each token sees, bool [L, L]."""
+        """Return positions i64 [L], and the tokens to which each one attends, bool [L, L]."""
         lengths = torch.tensor(self._lengths)
         of = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
         starts = zip(self._starts, self._lengths, strict=True)

@@ -1,8 +1,8 @@
-"""The language model's layers split over all workers (torch's FSDP2, arXiv 2304.11277), for bases
-that do not fit one: a layer is put together where it runs and given up behind it.
+"""Splits the language model's layers over all workers (torch's FSDP2, arXiv 2304.11277), for bases
+that do not fit one. A layer is gathered where it runs and released after it.
 
-What is not split is held whole by every worker: image encoder, embeddings, output layer, mask
-modules.
+Parts that are not split are held whole by every worker: image encoder, embeddings, output layer,
+mask modules.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ureca.errors import ConfigError
-from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.network.model import Mllm
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.training.distributed import Worker
 
 
-def split(model: Mllm, config: MllmTrainConfig, worker: Worker, device: torch.device) -> None:
+def split_layers(
+    model: Mllm, config: MllmTrainConfig, worker: Worker, device: torch.device
+) -> None:
     """Split the layers of a model in main memory and move everything to `device`, layer by layer,
-    before an optimiser sees it; alone, nothing is split.
+    before an optimiser gets it. With one worker nothing is split.
 
     Raises `ConfigError` for settings under which workers would wait for each other for ever, or a
     base that learns could not be written.
@@ -45,8 +47,8 @@ def split(model: Mllm, config: MllmTrainConfig, worker: Worker, device: torch.de
     model.to(device)
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors with their parts put together. All workers must call this alike."""
+def gather_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with their parts gathered. All workers must call this in the same order."""
     return {
         name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         for name, tensor in tensors.items()
@@ -54,15 +56,17 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """This worker's part of a whole tensor, if `like` is split. All workers must call this."""
+    """Return this worker's part of a whole tensor, if `like` is split. All workers must call
+    this.
+    """
     if not isinstance(like, DTensor) or tensor.ndim == 0:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 @torch.no_grad()
-def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Put whole tensors into the parameters of the same names, each worker its parts.
+def load_parts(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Load whole tensors into the parameters of the same names, each worker its parts.
 
     Raises `ValueError` when the names differ.
     """
@@ -75,7 +79,7 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
 def split_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Each state (`checkpoints.optimizer_tensors`) in the parts that its parameter has."""
+    """Split each state (`checkpoints.get_optimizer_tensors`) as its parameter is split."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         name: split_like(tensor, parameters[int(name.partition(".")[0])])
@@ -89,15 +93,17 @@ def is_split(parameters: Iterable[nn.Parameter]) -> bool:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], worker: Worker) -> None:
-    """Of what every worker holds whole; the split ones are averaged where they are computed."""
+    """Average gradients of parameters that every worker holds whole. Split ones are averaged where
+    they are computed.
+    """
     own = [p for p in parameters if not isinstance(p, DTensor)]
     if own:
         worker.average_gradients(own)
 
 
 @torch.no_grad()
-def clip(parameters: Iterable[nn.Parameter], limit: float) -> None:
-    """`clip_grad_norm_` over parts that are split and others that are not."""
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """Run `clip_grad_norm_` over parameters of which some are split."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     parts = [g.to_local() for g in gradients if isinstance(g, DTensor)]
     squares = torch.stack([part.float().square().sum() for part in parts]).sum()

@@ -1,8 +1,8 @@
-"""Train one stage of `ureca-mllm`: `ureca mllm train configs/train/mllm-stage1.yaml --out DIR`.
+"""Trains one stage of `ureca-mllm`: `ureca mllm train configs/train/mllm-stage1.yaml --out DIR`.
 
-Writes under `--out`: `checkpoint/` (for stage 2, or for `ureca export`), `trainable.txt` (the names
-of everything that learnt), `log.jsonl`, and `state/` for resuming: the same command goes on exactly
-where the last save was. Several processes: `torchrun --nproc-per-node 2 -m
+It writes under `--out`: `checkpoint/` (for stage 2, or for `ureca export`), `trainable.txt` (the
+names of all trained parameters), `log.jsonl`, and `state/` for resuming: the same command continues
+exactly at the last save. Several processes: `torchrun --nproc-per-node 2 -m
 ureca.models.mllm.training.train CONFIG --out DIR`.
 """
 
@@ -26,52 +26,52 @@ from ureca.models.mllm.checkpoints.checkpoint import (
     read_config,
     save_parts,
 )
-from ureca.models.mllm.engine import prompt_of
 from ureca.models.mllm.image_tiles import ImageTiler
-from ureca.models.mllm.network.lora import lora_tensors
+from ureca.models.mllm.mllm_engine import make_prompt
+from ureca.models.mllm.network.lora import get_lora_tensors
 from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.batch_sampler import Group, MllmPlan, load_records
 from ureca.models.mllm.training.config import MllmTrainConfig
-from ureca.models.mllm.training.freeze import freeze
-from ureca.models.mllm.training.shard import split, whole
-from ureca.models.mllm.training.step import MllmLearner, Reader
+from ureca.models.mllm.training.freeze import freeze_parts
+from ureca.models.mllm.training.mllm_learner import ExampleReader, MllmLearner
+from ureca.models.mllm.training.shard import gather_tensors, split_layers
 from ureca.models.training import loop
 from ureca.models.training.distributed import Worker
 from ureca.models.training.loop import Row, Run
 
 
 def train(config: MllmTrainConfig, out: Path, *, stop_after: int | None = None) -> Path:
-    """Run one stage; returns the checkpoint folder.
+    """Run one stage; return the checkpoint folder.
 
     `stop_after` ends the session early at that step with a save, as a kill would.
     """
     return loop.train(
         config,
         out,
-        lambda worker, device: build(config, out, worker=worker, device=device),
+        lambda worker, device: build_run(config, out, worker=worker, device=device),
         stop_after=stop_after,
     )
 
 
-def build(
+def build_run(
     config: MllmTrainConfig, out: Path, *, worker: Worker, device: torch.device
 ) -> Run[Group]:
-    """Model, data and optimiser. The leader writes the list of what learns."""
+    """Build model, data and optimiser. The leader writes the list of trained parameters."""
     torch.manual_seed(config.seed)
     start = Path(config.start_from)
     place = "cpu" if config.shard else str(device)  # split before it goes to a device
     model = load_checkpoint(start, precision=config.precision, device=place, merge=False)
     picture = replace(model.config.picture, max_tiles=config.max_tiles)
     model.config = replace(model.config, picture=picture)
-    names = freeze(model, config)
+    names = freeze_parts(model, config)
     if config.gradient_checkpointing:
         _enable_checkpointing(model.base)
     if config.shard:
-        split(model, config, worker, device)
-    prompt = prompt_of(model, TextTokenizer.load(start / TOKENIZER))
+        split_layers(model, config, worker, device)
+    prompt = make_prompt(model, TextTokenizer.load(start / TOKENIZER))
     images = ImageStore(Path(source.root) / "images" for source in config.data)
     learner = MllmLearner(
-        model, prompt, Reader(model, prompt, images, config), config, worker=worker
+        model, prompt, ExampleReader(model, prompt, images, config), config, worker=worker
     )
     plan = MllmPlan(
         load_records(config),
@@ -88,19 +88,19 @@ def build(
         plan=plan,
         title=f"stage {config.stage}",
         log_every=config.log_every,
-        row=lambda done, loss: _row(learner, done, loss),
-        keep=lambda folder: _keep(learner, folder),
+        row=lambda done, loss: _make_log_row(learner, done, loss),
+        keep=lambda folder: _write_checkpoint(learner, folder),
     )
 
 
 def _enable_checkpointing(base: Any) -> None:
-    """Activations are computed again in the backward pass; transformers 5.23 renamed the method."""
+    """Recompute activations in the backward pass; transformers 5.23 renamed the method."""
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     enable = next(getattr(base, name) for name in names if hasattr(base, name))
     enable({"use_reentrant": False})
 
 
-def _row(learner: MllmLearner, done: int, loss: float) -> Row:
+def _make_log_row(learner: MllmLearner, done: int, loss: float) -> Row:
     config = learner.config
     return {
         "step": done,
@@ -110,12 +110,12 @@ def _row(learner: MllmLearner, done: int, loss: float) -> Row:
     }
 
 
-def _keep(learner: MllmLearner, out: Path) -> None:
-    """The checkpoint. Its base stays where it is and is named by a relative path. All workers call
-    this, since each may hold a part of the adapters.
+def _write_checkpoint(learner: MllmLearner, out: Path) -> None:
+    """Write the checkpoint. Its base is named by a relative path. All workers call this, because
+    each may hold a part of the adapters.
     """
     model, recipe = learner.model, learner.config
-    low = whole(lora_tensors(model.language))
+    low = gather_tensors(get_lora_tensors(model.language))
     if not learner.worker.leads:
         return
     start = Path(recipe.start_from)
@@ -130,8 +130,8 @@ def _keep(learner: MllmLearner, out: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`ureca mllm train CONFIG [--out DIR] [--set a.b=c]`."""
-    parser = loop.training_parser(
+    """Run `ureca mllm train CONFIG [--out DIR] [--set a.b=c]`."""
+    parser = loop.build_training_parser(
         "ureca mllm train",
         __doc__,
         example="ureca mllm train configs/train/mllm-stage1.yaml --set steps=100",
@@ -139,24 +139,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         out=Path("runs/mllm"),
     )
     parser.add_argument(
-        "--list", action="store_true", help="print what would learn, by name, and end"
+        "--list", action="store_true", help="print the names of all trained parameters, and end"
     )
     args = parser.parse_args(argv)
     config = load_config(MllmTrainConfig, args.config, args.set)
     if args.list:
-        return _list(config)
+        return _print_trainable(config)
     checkpoint = train(config, args.out, stop_after=args.stop_after)
     if os.environ.get("RANK", "0") == "0":
         print(f"checkpoint: {checkpoint}\nnext: ureca export {checkpoint} -o {args.out / 'bundle'}")
     return 0
 
 
-def _list(config: MllmTrainConfig) -> int:
+def _print_trainable(config: MllmTrainConfig) -> int:
     start = Path(config.start_from)
     if not (start / "mllm.json").is_file():
         raise ConfigError(f"start_from {str(start)!r} is not a checkpoint: ureca mllm wrap BASE")
     model = load_checkpoint(start, precision=config.precision, merge=False)
-    names = set(freeze(model, config))
+    names = set(freeze_parts(model, config))
     for name, parameter in model.named_parameters():
         if name in names:
             print(f"{parameter.numel():>12,}  {name}")

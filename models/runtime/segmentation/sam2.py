@@ -1,7 +1,7 @@
-"""SAM 2 (Ravi et al. 2024) for still pictures in ONNX Runtime: image encoder and mask decoder.
+"""SAM 2 (Ravi et al. 2024) for single images in ONNX Runtime: image encoder and mask decoder.
 
-The graphs are those of `ureca weights get sam2-hiera-tiny`. Pictures are stretched to a square, as
-SAM 2 does. The memory of SAM 2's video half is not in them: time is the tracker's business.
+The graphs are those of `ureca weights get sam2-hiera-tiny`. Images are stretched to a square, as in
+SAM 2. The memory of SAM 2's video part is not included: the tracker handles time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from ureca.datatypes import Image
 from ureca.errors import BundleError, EngineError, WeightsError
-from ureca.models.runtime.ort import open_session, run_options
+from ureca.models.runtime.ort import make_run_options, open_session
 from ureca.models.runtime.segmentation.base import F32, MaskPrediction, SegmenterPrompt
 
 ENCODER = "sam2_hiera_tiny_encoder.with_runtime_opt.ort"
@@ -27,14 +27,14 @@ _STD = np.array([0.229, 0.224, 0.225], np.float32)
 _MAPS = ("image_embed", "high_res_feats_0", "high_res_feats_1")
 _OFF, _ON, _BOX_FROM, _BOX_TO, _PAD = 0, 1, 2, 3, -1
 _MASK_LOGIT = 10.0
-"""SAM 2 is fed earlier masks as logits between minus and plus this."""
+"""SAM 2 takes earlier masks as logits between minus and plus this value."""
 _BATCH = 16
-"""Prompts decoded at once: the decoder's working memory grows with them."""
+"""Prompts decoded at once. The decoder's working memory grows with them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
-    """What the encoder saw: its three maps f32, and the picture's (height, width)."""
+class Sam2Maps:
+    """Output of the encoder: its three maps f32, and the image's (height, width)."""
 
     maps: Mapping[str, F32]
     size: tuple[int, int]
@@ -48,28 +48,31 @@ class Sam2:
     def __init__(self, folder: Path, *, threads: int = 1) -> None:
         self._encoder = _open(folder / ENCODER, threads)
         self._decoder = _open(folder / DECODER, threads)
-        self._run = run_options()
+        self._run = make_run_options()
 
-    def encode(self, image: Image) -> Maps:
+    def encode(self, image: Image) -> Sam2Maps:
         """See `Segmenter`."""
         square = cv2.resize(image, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_LINEAR)
         pixels = (np.asarray(square, np.float32) / 255 - _MEAN) / _STD
         batch = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
         found = self._encoder.run(_MAPS, {"image": batch}, self._run)
-        return Maps(dict(zip(_MAPS, found, strict=True)), (image.shape[0], image.shape[1]))
+        return Sam2Maps(dict(zip(_MAPS, found, strict=True)), (image.shape[0], image.shape[1]))
 
-    def features(self, encoded: Maps) -> F32:
+    def features(self, encoded: Sam2Maps) -> F32:
         """See `Segmenter`: f32 [256, 64, 64]."""
         return np.asarray(encoded.maps["image_embed"][0], np.float32)
 
     def segment(
-        self, encoded: Maps, prompts: Sequence[SegmenterPrompt]
+        self, encoded: Sam2Maps, prompts: Sequence[SegmenterPrompt]
     ) -> list[tuple[MaskPrediction, ...]]:
-        """See `Segmenter`; three answers to each prompt. Raises `EngineError` when the graph does
-        not answer in numbers.
+        """See `Segmenter`; three predictions for each prompt. Raises `EngineError` when the graph
+        gives values that are not finite.
         """
         found: dict[int, tuple[MaskPrediction, ...]] = {}
-        for has_soft in (False, True):  # one flag tells the graph whether the whole batch has masks
+        for has_soft in (
+            False,
+            True,
+        ):  # one input of the graph says whether the whole batch has masks
             alike = [n for n, prompt in enumerate(prompts) if (prompt.soft is not None) == has_soft]
             for begin in range(0, len(alike), _BATCH):
                 batch = alike[begin : begin + _BATCH]
@@ -82,16 +85,18 @@ class Sam2:
         self._run.terminate = True
 
     def _decode(
-        self, encoded: Maps, prompts: Sequence[SegmenterPrompt]
+        self, encoded: Sam2Maps, prompts: Sequence[SegmenterPrompt]
     ) -> list[tuple[MaskPrediction, ...]]:
-        rows = [_points(prompt, encoded.size) for prompt in prompts]
+        rows = [_make_points(prompt, encoded.size) for prompt in prompts]
         longest = max(len(row) for row in rows)
         padded = np.array([row + [(0.0, 0.0, _PAD)] * (longest - len(row)) for row in rows])
         feeds = {
             **encoded.maps,
             "point_coords": padded[..., :2].astype(np.float32),
             "point_labels": padded[..., 2].astype(np.float32),
-            "mask_input": np.stack([_earlier(prompt.soft) for prompt in prompts])[:, None],
+            "mask_input": np.stack([_make_earlier_mask(prompt.soft) for prompt in prompts])[
+                :, None
+            ],
             "has_mask_input": np.array([float(prompts[0].soft is not None)], np.float32),
         }
         logits, scores = self._decoder.run(("masks", "iou_predictions"), feeds, self._run)
@@ -106,7 +111,7 @@ class Sam2:
         ]
 
 
-def _points(prompt: SegmenterPrompt, size: tuple[int, int]) -> list[tuple[float, float, int]]:
+def _make_points(prompt: SegmenterPrompt, size: tuple[int, int]) -> list[tuple[float, float, int]]:
     """The prompt's points and box corners in the square's pixels, each with its label."""
     labelled = [(point, _ON) for point in prompt.points_xy_px]
     labelled += [(point, _OFF) for point in prompt.not_points_xy_px]
@@ -116,11 +121,11 @@ def _points(prompt: SegmenterPrompt, size: tuple[int, int]) -> list[tuple[float,
     height, width = size
     found = [(x * _SIDE_PX / width, y * _SIDE_PX / height, label) for (x, y), label in labelled]
     if prompt.box_xyxy_px is None:
-        found.append((0.0, 0.0, _PAD))  # SAM was trained to see one where no box is given
+        found.append((0.0, 0.0, _PAD))  # SAM was trained with a padding point if there is no box
     return found
 
 
-def _earlier(soft: F32 | None) -> F32:
+def _make_earlier_mask(soft: F32 | None) -> F32:
     side = _MASK_SIDE_PX
     if soft is None:
         return np.zeros((side, side), np.float32)

@@ -1,1 +1,1 @@
-"""What is true of a view in words, and whether a caption says so."""
+"""Texts that are true of a view, and the judge of captions."""

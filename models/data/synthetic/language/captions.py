@@ -1,6 +1,7 @@
-"""Names and sentences for what a view shows, all plainly true and checked for uniqueness.
+"""Writes names and sentences for the objects of a view; all are clearly true and checked for
+uniqueness.
 
-Sentences are tried in order of preference; the first that `judge.certain` accepts is kept.
+Sentences are tried in order of preference; the first that `judge.is_certain` accepts is kept.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Final
 
 from ureca.models.data.synthetic.language import vocabulary
 from ureca.models.data.synthetic.language.facts import Sighting
-from ureca.models.data.synthetic.language.judge import CLEAR_MARGIN, certain
+from ureca.models.data.synthetic.language.judge import CLEAR_MARGIN, is_certain
 from ureca.models.data.synthetic.language.truth import NodeTruth, Relation, ViewTruth
 from ureca.models.data.synthetic.objects.parts import Item, ObjectPart
 
@@ -22,31 +23,31 @@ _FEATURE_PIXELS: Final = 200
 _ANCHORS: Final = 4
 
 
-def with_article(noun: str) -> str:
-    """Put "a" or "an" before a noun phrase."""
+def add_article(noun: str) -> str:
+    """Return a noun phrase with "a" or "an"."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def indefinite_part(part: ObjectPart) -> str:
-    """A part as in "with ...": "a white handle", "black handles"."""
+def format_part(part: ObjectPart) -> str:
+    """Return a part as in "with ...": "a white handle", "black handles"."""
     phrase = f"{part.look.word} {part.name}"
-    return phrase if part.name in _PLURAL else with_article(phrase)
+    return phrase if part.name in _PLURAL else add_article(phrase)
 
 
-def title(item: Item) -> str:
-    """The canonical short name of an item: "a red mug", "a hammer with a wooden handle"."""
+def format_title(item: Item) -> str:
+    """Return the canonical short name of an item: "a red mug", "a hammer with a wooden handle"."""
     if item.titled_by_part:
-        return f"{with_article(item.kind)} with {indefinite_part(item.parts[item.title_part])}"
+        return f"{add_article(item.kind)} with {format_part(item.parts[item.title_part])}"
     if item.look.word == item.kind:
-        return with_article(item.kind)
-    return with_article(f"{item.look.word} {item.kind}")
+        return add_article(item.kind)
+    return add_article(f"{item.look.word} {item.kind}")
 
 
-def part_names(item: Item, part: ObjectPart) -> list[str]:
-    """Short names of a part, the canonical one first."""
-    # "the handle of a hammer with a red handle" says it twice; the bare kind is plainer.
+def list_part_names(item: Item, part: ObjectPart) -> list[str]:
+    """Return short names of a part, the canonical one first."""
+    # "the handle of a hammer with a red handle" repeats the part; the kind alone is better.
     by_part = item.titled_by_part and part is item.parts[item.title_part]
-    owner = with_article(item.kind) if by_part else title(item)
+    owner = add_article(item.kind) if by_part else format_title(item)
     return [f"the {part.name} of {owner}", f"the {part.look.word} {part.name} of {owner}"]
 
 
@@ -56,23 +57,25 @@ class Writer:
     def __init__(self, view: ViewTruth, seen: Sequence[Sighting]) -> None:
         self.view = view
         self._seen = {one.node: one for one in seen}
-        self._titles = {one.node: _seen_title(one) for one in seen}
+        self._titles = {one.node: _format_visible_title(one) for one in seen}
         self._anchor: dict[str, bool] = {}
 
     def short(self, node: NodeTruth) -> str:
-        """The shortest name with its colour; true, but not always unique."""
+        """Return the shortest name with its colour. It is true, but not always unique."""
         if node.type == "object":
             return self._titles[node.node]
         if node.type == "part":
             return f"the {node.part} of {self._owner(node)}"
         if node.type == "background":
-            return with_article(node.look)
+            return add_article(node.look)
         return self._group_name(node)
 
     def long(self, node: NodeTruth) -> str | None:
-        """One full sentence that fits only this node of the view; None if none is certain."""
+        """Return one full sentence that fits only this node of the view; None if no sentence is
+        certain.
+        """
         options = (text for text in self._sentences(node) if len(text.split()) <= MAX_WORDS)
-        return next((text for text in options if certain(self.view, node, text)), None)
+        return next((text for text in options if is_certain(self.view, node, text)), None)
 
     def _sentences(self, node: NodeTruth) -> Iterator[str]:
         if node.type == "object":
@@ -101,7 +104,7 @@ class Writer:
 
     def _part_sentences(self, node: NodeTruth) -> Iterator[str]:
         state = next(iter(node.states), "")
-        # "the white handle of a white mug" says it twice.
+        # "the white handle of a white mug" repeats the colour.
         look = "" if node.look in self._owner(node).split(" with ")[0] else node.look
         name = " ".join(word for word in (state, look, node.part) if word)
         base = f"the {name} of {self._owner(node)}"
@@ -138,49 +141,51 @@ class Writer:
         yield base
 
     def _owner(self, node: NodeTruth) -> str:
-        """The item of a part; its own telling part is not said twice."""
+        """Return the item of a part. Its identifying part is not repeated."""
         item = self._seen[node.owner].item
         by_part = item.titled_by_part and node.part == item.parts[item.title_part].name
-        return with_article(item.kind) if by_part else self._titles[node.owner]
+        return add_article(item.kind) if by_part else self._titles[node.owner]
 
     def _feature(self, node: NodeTruth) -> str:
-        """The first visible part with a look of its own: " with a white handle", or nothing."""
+        """Return the first visible part with its own look: " with a white handle", or nothing."""
         one = self._seen[node.node]
         for part, pixels in zip(one.item.parts, one.part_pixels, strict=True):
             named = part.name in vocabulary.PART_NAMES and not one.item.titled_by_part
             if named and pixels >= _FEATURE_PIXELS and part.look.word != one.item.look.word:
-                return f" with {indefinite_part(part)}"
+                return f" with {format_part(part)}"
         return ""
 
     def _is_anchor(self, node: NodeTruth) -> bool:
-        """Whether a thing's short name is enough to point at it."""
+        """Whether an item's short name identifies it."""
         if node.node not in self._anchor:
             name = self._titles[node.node]
-            self._anchor[node.node] = node.annotated and certain(self.view, node, name)
+            self._anchor[node.node] = node.annotated and is_certain(self.view, node, name)
         return self._anchor[node.node]
 
     def _places(self, node: NodeTruth) -> Iterator[str]:
-        """All clear places of an item, the plainest first."""
+        """Return all clear places of an item, the plainest first."""
         yield from self._own_places(node)
         yield from self._beside(node)
 
     def _own_places(self, node: NodeTruth) -> Iterator[str]:
-        """What a thing lies in or on, and the side of the picture: told without a look around."""
+        """Return what an item lies in or on, and the side of the image, which need no other
+        items.
+        """
         yield from self._within(node)
-        yield from (one.name for one in _clear(node) if not one.anchor)
+        yield from (one.name for one in _is_clear(node) if not one.anchor)
 
     def _beside(self, node: NodeTruth) -> Iterator[str]:
-        """Places beside other things, the nearest first.
+        """Return places beside other items, the nearest first.
 
-        The last resort: to say them, the thing beside must be found and named as well.
+        They come last, because the other item must be found and named as well.
         """
         anchored: dict[str, list[Relation]] = {}
-        for one in _clear(node):
+        for one in _is_clear(node):
             if one.anchor not in ("", "table", node.host):
                 anchored.setdefault(one.anchor, []).append(one)
         anchors = [self.view.nodes[name] for name in anchored]
         known = [anchor for anchor in anchors if self._is_anchor(anchor)]
-        for anchor in sorted(known, key=lambda other: _distance(node, other))[:_ANCHORS]:
+        for anchor in sorted(known, key=lambda other: _compute_distance(node, other))[:_ANCHORS]:
             for one in anchored[anchor.node]:
                 yield f"{_PREPOSITION.get(one.name, one.name)} {self._titles[anchor.node]}"
 
@@ -193,12 +198,12 @@ class Writer:
         members = [self.view.nodes[name] for name in node.members]
         if node.group == "holding":
             guests = " and ".join(self._titles[one.node] for one in members[1:])
-            plain = " and ".join(with_article(one.kind) for one in members[1:])
+            plain = " and ".join(add_article(one.kind) for one in members[1:])
             prep, host = members[1].prep, self._titles[members[0].node]
             full = f"{host} with {guests} {prep} it"
             simple = len(full.split()) <= MAX_WORDS - 2 and " with " not in guests
             return full if simple else f"{host} with {plain} {prep} it"
-        nouns = vocabulary.plural(node.kind)
+        nouns = vocabulary.make_plural(node.kind)
         looks = {one.look for one in members}
         shared = looks.pop() if len(looks) == 1 else ""
         if shared and shared != node.kind:
@@ -210,15 +215,15 @@ class Writer:
 _PREPOSITION: Final = {"left of": "to the left of", "right of": "to the right of"}
 
 
-def _seen_title(one: Sighting) -> str:
-    """The short name, without a look that hardly shows."""
-    return with_article(one.item.kind) if one.plain_title else title(one.item)
+def _format_visible_title(one: Sighting) -> str:
+    """Return the short name, without a look that is hardly visible."""
+    return add_article(one.item.kind) if one.plain_title else format_title(one.item)
 
 
-def _clear(node: NodeTruth) -> list[Relation]:
+def _is_clear(node: NodeTruth) -> list[Relation]:
     return [one for one in node.relations if one.margin >= CLEAR_MARGIN]
 
 
-def _distance(one: NodeTruth, other: NodeTruth) -> float:
+def _compute_distance(one: NodeTruth, other: NodeTruth) -> float:
     across, up = one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]
     return across * across + up * up

@@ -1,4 +1,4 @@
-"""Works out what is true of a rendered view: every visible node with its words and relations."""
+"""Computes the facts of a rendered view: every visible node with its words and relations."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Sighting:
         return part < least
 
 
-def nameable(seen: Sighting) -> bool:
-    """Whether enough of an item shows for its kind to be plain."""
+def is_nameable(seen: Sighting) -> bool:
+    """Whether enough of an item is visible to identify its kind."""
     item = seen.item
     if seen.pixels < MIN_OBJECT_PIXELS or not seen.on_table:
         return False
@@ -81,12 +81,12 @@ def nameable(seen: Sighting) -> bool:
     return item.fixed or seen.shown >= MIN_SHOWN
 
 
-def _held_back(item: Item, looks: Sequence[SurfaceAppearance]) -> bool:
+def _is_held_back(item: Item, looks: Sequence[SurfaceAppearance]) -> bool:
     pair = (item.look.colour, item.kind) in HELD_BACK_PAIRS
     return pair or any(look.held_back for look in looks)
 
 
-def _states(seen: Sighting) -> frozenset[str]:
+def _list_states(seen: Sighting) -> frozenset[str]:
     if seen.item.kind not in UPRIGHT:
         return frozenset()
     if abs(seen.up) < 0.35:
@@ -94,37 +94,37 @@ def _states(seen: Sighting) -> frozenset[str]:
     return frozenset({"standing"}) if seen.up > 0.9 else frozenset()
 
 
-def _object_node(seen: Sighting, relations: tuple[Relation, ...]) -> NodeTruth:
+def _make_object_node(seen: Sighting, relations: tuple[Relation, ...]) -> NodeTruth:
     item = seen.item
     looks = [
         part.look
         for part, pixels in zip(item.parts, seen.part_pixels, strict=True)
         if pixels >= LEAST_LOOK_SHARE * seen.pixels or part.look is item.look
     ]
-    said = frozenset().union(*(vocabulary.true_words(look.word) for look in looks))
-    doubtful = frozenset().union(*(vocabulary.doubtful_words(look.word) for look in looks))
+    said = frozenset().union(*(vocabulary.list_true_words(look.word) for look in looks))
+    doubtful = frozenset().union(*(vocabulary.list_doubtful_words(look.word) for look in looks))
     on_table = "table" if seen.on_table else ""
     return NodeTruth(
         node=seen.node,
         type="object",
         kind=item.kind,
-        nouns=vocabulary.nouns_of(item.kind),
+        nouns=vocabulary.list_nouns(item.kind),
         look="" if seen.plain_title or item.titled_by_part else item.look.word,
         words=said,
         doubtful=doubtful - said,
         host=on_table if seen.host is None else f"o{seen.host}",
-        states=_states(seen),
+        states=_list_states(seen),
         relations=relations,
         centre=seen.centre,
         depth=seen.depth,
         pixels=seen.pixels,
-        held_back=_held_back(item, [part.look for part in item.parts]),
-        annotated=nameable(seen),
+        held_back=_is_held_back(item, [part.look for part in item.parts]),
+        annotated=is_nameable(seen),
     )
 
 
-def _part_nodes(seen: Sighting) -> Iterator[NodeTruth]:
-    whole = nameable(seen)
+def _make_part_nodes(seen: Sighting) -> Iterator[NodeTruth]:
+    whole = is_nameable(seen)
     for number, (part, pixels) in enumerate(zip(seen.item.parts, seen.part_pixels, strict=True)):
         if part.name in PART_NAMES and pixels >= _HIDDEN_PIXELS:
             plain = MIN_PART_PIXELS <= pixels <= MAX_PART_SHARE * seen.pixels
@@ -132,22 +132,22 @@ def _part_nodes(seen: Sighting) -> Iterator[NodeTruth]:
                 node=f"{seen.node}p{number}",
                 type="part",
                 kind=seen.item.kind,
-                nouns=vocabulary.nouns_of(seen.item.kind),
+                nouns=vocabulary.list_nouns(seen.item.kind),
                 part=part.name,
-                part_nouns=vocabulary.part_nouns_of(part.name),
+                part_nouns=vocabulary.list_part_nouns(part.name),
                 owner=seen.node,
                 look=part.look.word,
-                words=vocabulary.true_words(part.look.word),
-                doubtful=vocabulary.doubtful_words(part.look.word),
+                words=vocabulary.list_true_words(part.look.word),
+                doubtful=vocabulary.list_doubtful_words(part.look.word),
                 states=frozenset(part.states),
                 depth=seen.depth,
                 pixels=pixels,
-                held_back=_held_back(seen.item, [part.look]),
+                held_back=_is_held_back(seen.item, [part.look]),
                 annotated=whole and plain,
             )
 
 
-def _margin(gap: float, unit: float, *, aside: float, clear: float, near: float) -> float:
+def _compute_margin(gap: float, unit: float, *, aside: float, clear: float, near: float) -> float:
     """A gap in units of its clear margin; less if the two are too far apart the other way."""
     margin = gap / unit
     if aside > near:
@@ -155,30 +155,30 @@ def _margin(gap: float, unit: float, *, aside: float, clear: float, near: float)
     return min(margin, 0.9) if aside > clear else margin
 
 
-def _pair_relations(one: Sighting, anchor: Sighting) -> Iterator[Relation]:
+def _list_pair_relations(one: Sighting, anchor: Sighting) -> Iterator[Relation]:
     across = one.centre[0] - anchor.centre[0]
     up, deep = abs(one.centre[1] - anchor.centre[1]), one.depth - anchor.depth
     for name, sign in (("left of", -1), ("right of", 1)):
-        gap = _margin(sign * across, SIDE_MARGIN, aside=up, clear=0.25, near=0.45)
+        gap = _compute_margin(sign * across, SIDE_MARGIN, aside=up, clear=0.25, near=0.45)
         yield Relation(name=name, anchor=anchor.node, margin=round(gap, 2))
     for name, sign in (("in front of", -1), ("behind", 1)):
-        gap = _margin(sign * deep, DEPTH_MARGIN, aside=abs(across), clear=0.1, near=0.25)
+        gap = _compute_margin(sign * deep, DEPTH_MARGIN, aside=abs(across), clear=0.1, near=0.25)
         yield Relation(name=name, anchor=anchor.node, margin=round(gap, 2))
 
 
-def _side_relations(one: Sighting) -> Iterator[Relation]:
-    """Left or right in the picture; doubtful for everything up to near the middle."""
+def _list_side_relations(one: Sighting) -> Iterator[Relation]:
+    """Left or right in the image; doubtful up to near the middle."""
     x = one.centre[0]
     yield Relation(name="on the left", anchor="", margin=round((0.42 - x) / 0.12, 2))
     yield Relation(name="on the right", anchor="", margin=round((x - 0.58) / 0.12, 2))
 
 
-def relations_of(one: Sighting, seen: Sequence[Sighting]) -> tuple[Relation, ...]:
-    """All relations of an item that hold or nearly hold."""
-    found = list(_side_relations(one))
+def list_relations(one: Sighting, seen: Sequence[Sighting]) -> tuple[Relation, ...]:
+    """Return all relations of an item that hold or nearly hold."""
+    found = list(_list_side_relations(one))
     for other in seen:
         if other.index not in (one.index, one.host) and other.host != one.index:
-            found += _pair_relations(one, other)
+            found += _list_pair_relations(one, other)
         if other.index == one.host:
             found.append(Relation(name=other.item.contents, anchor=other.node, margin=2.0))
     if one.on_table:
@@ -187,7 +187,7 @@ def relations_of(one: Sighting, seen: Sequence[Sighting]) -> tuple[Relation, ...
     return tuple(relation for relation in found if relation.margin >= _DOUBTFUL_FLOOR)
 
 
-def _group(name: str, group: GroupType, members: Sequence[NodeTruth]) -> NodeTruth:
+def _make_group(name: str, group: GroupType, members: Sequence[NodeTruth]) -> NodeTruth:
     first = members[0]
     return NodeTruth(
         node=name,
@@ -200,15 +200,15 @@ def _group(name: str, group: GroupType, members: Sequence[NodeTruth]) -> NodeTru
         doubtful=first.doubtful if group == "holding" else frozenset(),
         states=first.states if group == "holding" else frozenset(),
         members=tuple(member.node for member in members),
-        relations=_side_by_all(members) if group != "holding" else (),
+        relations=_list_common_sides(members) if group != "holding" else (),
         depth=float(np.mean([member.depth for member in members])),
         pixels=sum(member.pixels for member in members),
         held_back=any(member.held_back for member in members),
     )
 
 
-def _side_by_all(members: Sequence[NodeTruth]) -> tuple[Relation, ...]:
-    """Relations that every member has, with the least margin of them."""
+def _list_common_sides(members: Sequence[NodeTruth]) -> tuple[Relation, ...]:
+    """Return relations that every member has, with their least margin."""
     tables = [{(r.name, r.anchor): r.margin for r in member.relations} for member in members]
     shared = set.intersection(*(set(table) for table in tables))
     return tuple(
@@ -217,8 +217,8 @@ def _side_by_all(members: Sequence[NodeTruth]) -> tuple[Relation, ...]:
     )
 
 
-def _holding(objects: dict[str, NodeTruth]) -> Iterator[tuple[GroupType, list[NodeTruth]]]:
-    """Hosts with what lies in or on them; a thing on its like is a stack."""
+def _group_by_host(objects: dict[str, NodeTruth]) -> Iterator[tuple[GroupType, list[NodeTruth]]]:
+    """Group hosts with the items in or on them; an item on its like is a stack."""
     for host in objects.values():
         guests = [one for one in objects.values() if one.host == host.node]
         if not 1 <= len(guests) <= 3 or not all(one.annotated for one in (host, *guests)):
@@ -229,20 +229,20 @@ def _holding(objects: dict[str, NodeTruth]) -> Iterator[tuple[GroupType, list[No
             yield "holding", [host, *guests]
 
 
-def groups_of(objects: dict[str, NodeTruth]) -> list[NodeTruth]:
-    """Groups of a view: things with their contents, stacks, and all things of one kind."""
-    found = list(_holding(objects))
+def make_groups(objects: dict[str, NodeTruth]) -> list[NodeTruth]:
+    """Make the groups of a view: items with their contents, stacks, and all items of one kind."""
+    found = list(_group_by_host(objects))
     stacked = {frozenset(m.node for m in members) for _, members in found}
     for kind in dict.fromkeys(one.kind for one in objects.values()):
         alike = [one for one in objects.values() if one.kind == kind]
         names = frozenset(one.node for one in alike)
         if 2 <= len(alike) <= 4 and all(one.annotated for one in alike) and names not in stacked:
             found.append(("set", alike))
-    return [_group(f"g{number}", *one) for number, one in enumerate(found)]
+    return [_make_group(f"g{number}", *one) for number, one in enumerate(found)]
 
 
-def backdrop_node(backdrop: Backdrop, pixels: int, centre: tuple[float, float]) -> NodeTruth:
-    """The node of table, floor or wall."""
+def make_backdrop_node(backdrop: Backdrop, pixels: int, centre: tuple[float, float]) -> NodeTruth:
+    """Make the node of table, floor or wall."""
     kind = backdrop.phrase.split()[-1]
     fixed = {"wall": "behind", "floor": "under"}
     around = fixed.get(backdrop.name)
@@ -251,10 +251,10 @@ def backdrop_node(backdrop: Backdrop, pixels: int, centre: tuple[float, float]) 
         node=backdrop.name,
         type="background",
         kind=backdrop.name,
-        nouns=vocabulary.nouns_of(kind),
+        nouns=vocabulary.list_nouns(kind),
         look=backdrop.phrase.removeprefix("a "),
-        words=vocabulary.true_words(backdrop.phrase),
-        doubtful=vocabulary.doubtful_words(backdrop.phrase),
+        words=vocabulary.list_true_words(backdrop.phrase),
+        doubtful=vocabulary.list_doubtful_words(backdrop.phrase),
         relations=relations,
         centre=centre,
         pixels=pixels,
@@ -262,13 +262,13 @@ def backdrop_node(backdrop: Backdrop, pixels: int, centre: tuple[float, float]) 
     )
 
 
-def nodes_of(seen: Sequence[Sighting], backdrops: Sequence[NodeTruth]) -> dict[str, NodeTruth]:
-    """All nodes of a view by name."""
+def make_nodes(seen: Sequence[Sighting], backdrops: Sequence[NodeTruth]) -> dict[str, NodeTruth]:
+    """Make all nodes of a view by name."""
     objects = {}
     for one in seen:
-        node = _object_node(one, relations_of(one, seen))
+        node = _make_object_node(one, list_relations(one, seen))
         hosts = [other.item.contents for other in seen if other.index == one.host]
         objects[one.node] = replace(node, prep=hosts[0] if hosts else "on")
-    parts = [part for one in seen for part in _part_nodes(one)]
-    nodes = [*objects.values(), *parts, *groups_of(objects), *backdrops]
+    parts = [part for one in seen for part in _make_part_nodes(one)]
+    nodes = [*objects.values(), *parts, *make_groups(objects), *backdrops]
     return {node.node: node for node in nodes}

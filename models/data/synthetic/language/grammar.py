@@ -1,4 +1,4 @@
-"""Reads captions of the worlds' own kind: a small grammar, and nothing it does not know.
+"""Parses captions of the worlds' own kind with a small grammar.
 
     caption  := phrase
     phrase   := ("a" | "an" | "the" | "two" | ...) adjective* noun tail*
@@ -65,7 +65,7 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Phrase:
-    """A caption, taken apart. relations hold (name, anchor or None), inside (prep, things)."""
+    """A parsed caption. relations hold (name, anchor or None), inside (prep, things)."""
 
     noun: str
     count: int = 1
@@ -79,37 +79,37 @@ class Phrase:
     joined: tuple[Phrase, ...] = ()
 
 
-def _table(entries: dict[str, str]) -> dict[tuple[str, ...], str]:
-    """Word sequences to meanings, the longest first."""
+def _make_table(entries: dict[str, str]) -> dict[tuple[str, ...], str]:
+    """Return word sequences and their meanings, the longest first."""
     split = {tuple(text.split()): meaning for text, meaning in entries.items()}
     return dict(sorted(split.items(), key=lambda pair: -len(pair[0])))
 
 
-def _nouns() -> dict[str, tuple[str, int]]:
+def _list_nouns() -> dict[str, tuple[str, int]]:
     """Every noun, singular and plural, as (singular, least count)."""
-    kinds = {noun for kind in (*KINDS, *_BACKDROPS) for noun in vocabulary.nouns_of(kind)}
-    parts = {noun for part in PART_NAMES for noun in vocabulary.part_nouns_of(part)}
-    found = {vocabulary.plural(noun): (noun, 2) for noun in kinds}
+    kinds = {noun for kind in (*KINDS, *_BACKDROPS) for noun in vocabulary.list_nouns(kind)}
+    parts = {noun for part in PART_NAMES for noun in vocabulary.list_part_nouns(part)}
+    found = {vocabulary.make_plural(noun): (noun, 2) for noun in kinds}
     return found | {noun: (noun, 1) for noun in kinds | parts}
 
 
-_NOUNS: Final = _nouns()
-_NOUN_TABLE: Final = _table({noun: noun for noun in _NOUNS})
-_ADJECTIVE_TABLE: Final = _table(
+_NOUNS: Final = _list_nouns()
+_NOUN_TABLE: Final = _make_table({noun: noun for noun in _NOUNS})
+_ADJECTIVE_TABLE: Final = _make_table(
     {name: name for name in vocabulary.ADJECTIVES} | dict(vocabulary.SYNONYMS)
 )
 _TAILS: Final = {
-    "side": _table(SIDES),
-    "superlative": _table(SUPERLATIVES),
-    "state": _table(_STATES),
-    "relation": _table(RELATIONS),
+    "side": _make_table(SIDES),
+    "superlative": _make_table(SUPERLATIVES),
+    "state": _make_table(_STATES),
+    "relation": _make_table(RELATIONS),
 }
-_PART_NOUNS: Final = frozenset(n for part in PART_NAMES for n in vocabulary.part_nouns_of(part))
+_PART_NOUNS: Final = frozenset(n for part in PART_NAMES for n in vocabulary.list_part_nouns(part))
 
 
 @dataclass
 class _PhraseBuilder:
-    """A phrase whose tails are still being read."""
+    """A phrase whose tails are not complete yet."""
 
     noun: str
     count: int
@@ -138,7 +138,7 @@ class _PhraseBuilder:
 
 
 class _Reader:
-    """Recursive descent over the words of one caption."""
+    """A recursive-descent parser of one caption."""
 
     def __init__(self, caption: str) -> None:
         self.words = caption.lower().replace(",", " ").rstrip(" .").split()
@@ -278,6 +278,6 @@ class _Reader:
         return head.done(stack=stack)
 
 
-def parse(caption: str) -> Phrase:
-    """Take a caption apart. Raises `UnreadableError` for anything outside the grammar."""
+def parse_caption(caption: str) -> Phrase:
+    """Parse a caption. Raises `UnreadableError` for anything outside the grammar."""
     return _Reader(caption).caption()

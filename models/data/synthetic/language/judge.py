@@ -1,6 +1,6 @@
-"""Judges captions against the truth of a view: any true and unique phrase is right.
+"""Judges captions by the truth of a view: any true and unique phrase is right.
 
-`judge(view, node, caption)` is the one entry; see `docs/worlds.md` for the slots.
+`judge_caption(view, node, caption)` is the entry point; `docs/worlds.md` describes the slots.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Final
 
-from ureca.models.data.synthetic.language.grammar import Phrase, UnreadableError, parse
+from ureca.models.data.synthetic.language.grammar import Phrase, UnreadableError, parse_caption
 from ureca.models.data.synthetic.language.truth import TRUE_MARGIN, NodeTruth, ViewTruth
 from ureca.models.data.synthetic.language.vocabulary import STATES
 
@@ -44,7 +44,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Strictness:
-    """How far from plain a fact may be; doubtful words count when `doubtful` is set."""
+    """How clear a fact must be; doubtful words count when `doubtful` is set."""
 
     margin: float
     doubtful: bool = False
@@ -55,14 +55,14 @@ CLEAR: Final = _Strictness(CLEAR_MARGIN)
 DOUBTFUL: Final = _Strictness(DOUBTFUL_MARGIN, doubtful=True)
 
 
-def _all(verdicts: Iterable[Verdict]) -> Verdict:
-    """False if any is False, True if any is True, None if nothing was said."""
+def _combine(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return False if any is False, True if any is True, None if nothing was said."""
     said = [verdict for verdict in verdicts if verdict is not None]
     return all(said) if said else None
 
 
-class _Court:
-    """Decides phrases about the nodes of one view at one strictness."""
+class _PhraseJudge:
+    """Judges phrases about the nodes of one view at one strictness."""
 
     def __init__(self, view: ViewTruth, strictness: _Strictness) -> None:
         self.view = view
@@ -80,8 +80,8 @@ class _Court:
             found.containment_true,
             found.state_true,
         )
-        named = _all((found.kind_right, found.part_right)) is True
-        return replace(found, true=named and _all(verdicts) is not False)
+        named = _combine((found.kind_right, found.part_right)) is True
+        return replace(found, true=named and _combine(verdicts) is not False)
 
     def holds(self, phrase: Phrase, node: NodeTruth) -> bool:
         """Whether all of a phrase is true of a node."""
@@ -104,7 +104,7 @@ class _Court:
             readable=True,
             kind_right=False if odd and not plural_part else kind,
             part_right=part,
-            colour_true=_all(colours),
+            colour_true=_combine(colours),
             relation_true=self._relations(phrase, node),
             containment_true=self._containment(phrase, node),
             state_true=self._states(phrase, node),
@@ -125,7 +125,7 @@ class _Court:
             colour: Verdict = fits
         else:
             named = named and phrase.count == len(members)
-            colour = _all(self._words(each[0], member) for member in members)
+            colour = _combine(self._words(each[0], member) for member in members)
         return Judgement(
             readable=True,
             kind_right=named,
@@ -141,7 +141,7 @@ class _Court:
         if phrase is None or owner is None:
             return None
         features = [self._feature(feature, owner) for feature in phrase.features]
-        return _all([self._words(phrase, owner), self._states(phrase, owner), *features])
+        return _combine([self._words(phrase, owner), self._states(phrase, owner), *features])
 
     def _words(self, phrase: Phrase, node: NodeTruth) -> Verdict:
         said = set(phrase.adjectives) - STATES
@@ -163,7 +163,7 @@ class _Court:
         )
 
     def _stands_for(self, node: NodeTruth) -> NodeTruth:
-        """The node whose place counts: a part stands where its item does, a group its host."""
+        """Return the node whose place counts: an item for its part, the host for a group."""
         if node.type == "part":
             return self.view.nodes.get(node.owner, node)
         return self.view.nodes[node.members[0]] if node.group == "holding" else node
@@ -176,7 +176,7 @@ class _Court:
         ]
         if phrase.superlative:
             verdicts.append(self._superlative(phrase, node))
-        return _all(verdicts)
+        return _combine(verdicts)
 
     def _related(self, name: str, anchor: Phrase | None, node: NodeTruth) -> bool:
         return any(
@@ -193,7 +193,7 @@ class _Court:
         return anchor is not None and self.holds(phrase, anchor)
 
     def _superlative(self, phrase: Phrase, node: NodeTruth) -> bool:
-        """Nearest or farthest of all that the rest of the phrase could mean."""
+        """Nearest or farthest of all nodes that the rest of the phrase fits."""
         base = replace(phrase, superlative="")
         own = self._stands_for(node).depth
         near = phrase.superlative == "closest"
@@ -213,7 +213,7 @@ class _Court:
         ]
         # A group that shows contents must be called by them, or the vessel alone is meant.
         missing = [False] if node.group == "holding" and not inside else []
-        return _all([*inside, *within, *missing])
+        return _combine([*inside, *within, *missing])
 
     def _holds_things(self, prep: str, things: tuple[Phrase, ...], node: NodeTruth) -> bool:
         host = self._stands_for(node).node
@@ -225,42 +225,64 @@ class _Court:
         )
 
 
-def _related_regions(one: NodeTruth, other: NodeTruth) -> bool:
-    """Whether one is a group and the other the item it is named after: the same is meant."""
+def _are_related(one: NodeTruth, other: NodeTruth) -> bool:
+    """Whether one is a group and the other the item after which it is named; both mean the same."""
     return "holding" in (one.group, other.group) and (
         one.node in other.members[:1] or other.node in one.members[:1]
     )
 
 
-def rivals(view: ViewTruth, node: NodeTruth) -> Iterator[NodeTruth]:
-    """All other nodes of a view that a phrase about this one must not fit."""
+def list_rivals(view: ViewTruth, node: NodeTruth) -> Iterator[NodeTruth]:
+    """Return all other nodes of a view that a phrase about this one must not fit."""
     for other in view.nodes.values():
-        if other.node != node.node and not _related_regions(node, other):
+        if other.node != node.node and not _are_related(node, other):
             yield other
 
 
-def judge(view: ViewTruth, node: str, caption: str) -> Judgement:
+def judge_caption(view: ViewTruth, node: str, caption: str) -> Judgement:
     """Judge a caption about a node ("o3", "o3p1", "g0", "table") of a view.
 
     Raises `KeyError` when the view has no such node; never raises for a caption.
     """
     own = view.nodes[node]
     try:
-        phrase = parse(caption)
+        phrase = parse_caption(caption)
     except UnreadableError:
         part = False if own.type == "part" else None
         return Judgement(readable=False, kind_right=False, part_right=part)
-    court = _Court(view, TRUE)
+    court = _PhraseJudge(view, TRUE)
     found = court.slots(phrase, own)
-    others = (other for other in rivals(view, own) if other.annotated)
+    others = (other for other in list_rivals(view, own) if other.annotated)
     unique = found.true and not any(court.holds(phrase, other) for other in others)
     return replace(found, unique=unique)
 
 
-def certain(view: ViewTruth, node: NodeTruth, caption: str) -> bool:
-    """Whether a caption holds plainly for a node and, counted generously, for no other one."""
-    phrase = parse(caption)
-    if not _Court(view, CLEAR).holds(phrase, node):
+def is_certain(view: ViewTruth, node: NodeTruth, caption: str) -> bool:
+    """Whether a caption clearly holds for a node and, counted generously, for no other one."""
+    phrase = parse_caption(caption)
+    if not _PhraseJudge(view, CLEAR).holds(phrase, node):
         return False
-    court = _Court(view, DOUBTFUL)
-    return not any(court.holds(phrase, other) for other in rivals(view, node))
+    court = _PhraseJudge(view, DOUBTFUL)
+    return not any(court.holds(phrase, other) for other in list_rivals(view, node))
+
+
+@dataclass(frozen=True)
+class Holders:
+    """The nodes a caption holds for: `plainly` as judged, `possibly` counted generously."""
+
+    plainly: frozenset[str]
+    possibly: frozenset[str]
+
+
+def find_holders(view: ViewTruth, caption: str) -> Holders:
+    """All nodes of a view for which a caption holds; annotated or not.
+
+    Raises `UnreadableError` for a caption that the grammar does not cover.
+    """
+    phrase = parse_caption(caption)
+
+    def found(strictness: _Strictness) -> frozenset[str]:
+        court = _PhraseJudge(view, strictness)
+        return frozenset(name for name, node in view.nodes.items() if court.holds(phrase, node))
+
+    return Holders(found(TRUE), found(DOUBTFUL))

@@ -1,4 +1,4 @@
-"""What is true of a view, region by region: the record that captions are made and judged from.
+"""The truth of a view, region by region. Captions are written and judged from this record.
 
 The file `scenes-<split>.jsonl.gz` holds one `ViewTruth` a line. Nothing here needs MuJoCo.
 """
@@ -23,7 +23,7 @@ TRUE_MARGIN: Final = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """This node stands so to the anchor (a node name; "" is the picture itself).
+    """This node has this relation to the anchor (a node name; "" is the image itself).
 
     margin is in units of the clear margin: 1 and more is plain to everybody, below
     TRUE_MARGIN nobody would say it, below 0 it is false.
@@ -36,7 +36,7 @@ class Relation:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeTruth:
-    """All that can be said of one node (an item, a part, a group or a backdrop) in one view.
+    """All facts of one node (an item, a part, a group or a backdrop) in one view.
 
     nouns and part_nouns are the accepted nouns, words the true adjectives (colours, patterns,
     materials), doubtful those that only count against uniqueness, look the usual words. owner
@@ -71,7 +71,7 @@ class NodeTruth:
 
 @dataclass(frozen=True)
 class ViewTruth:
-    """The truth of one picture; nodes by name ("o3", "o3p1", "g0", "table")."""
+    """The truth of one image; nodes by name ("o3", "o3p1", "g0", "table")."""
 
     image_key: str
     split: str
@@ -83,14 +83,14 @@ class ViewTruth:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; empty fields are left out, relations below TRUE_MARGIN too."""
-        nodes = [_node_row(node) for node in self.nodes.values()]
+        nodes = [_encode_node(node) for node in self.nodes.values()]
         return {"image_key": self.image_key, "split": self.split, "nodes": nodes}
 
     @classmethod
     def from_json(cls, row: Any) -> ViewTruth:  # whatever the JSON line held
         """Read back what `to_json` wrote. Raises `SourceError` naming what is missing."""
         try:
-            nodes = [_node(dict(one)) for one in row["nodes"]]
+            nodes = [_decode_node(dict(one)) for one in row["nodes"]]
             return cls(row["image_key"], row["split"], {node.node: node for node in nodes})
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(
@@ -103,7 +103,7 @@ _SETS: Final = ("words", "doubtful", "states")
 _TUPLES: Final = ("nouns", "part_nouns", "members", "centre")
 
 
-def _node_row(node: NodeTruth) -> dict[str, Any]:
+def _encode_node(node: NodeTruth) -> dict[str, Any]:
     row = {key: value for key, value in asdict(node).items() if value not in ("", (), frozenset())}
     for key in _SETS:
         if key in row:
@@ -117,7 +117,7 @@ def _node_row(node: NodeTruth) -> dict[str, Any]:
     return row
 
 
-def _node(row: dict[str, Any]) -> NodeTruth:
+def _decode_node(row: dict[str, Any]) -> NodeTruth:
     for key in _SETS:
         row[key] = frozenset(row.get(key, ()))
     for key in _TUPLES:

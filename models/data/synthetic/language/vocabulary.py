@@ -1,4 +1,4 @@
-"""The nouns and adjectives of captions: which word is true of which kind, part and look."""
+"""The nouns and adjectives of captions: the true words of kinds, parts and looks."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ _DOUBTFUL: Final = MappingProxyType(
 _PLURALS: Final = MappingProxyType({"knife": "knives", "dish": "dishes", "box": "boxes"})
 
 
-def nouns_of(kind: str) -> tuple[str, ...]:
-    """Nouns that are right for a kind, the canonical one first."""
+def list_nouns(kind: str) -> tuple[str, ...]:
+    """Return nouns that are right for a kind, the canonical one first."""
     return NOUNS.get(kind, (kind,))
 
 
-def part_nouns_of(part: str) -> tuple[str, ...]:
-    """Nouns that are right for a part, the canonical one first."""
+def list_part_nouns(part: str) -> tuple[str, ...]:
+    """Return nouns that are right for a part, the canonical one first."""
     for place in ("top", "middle", "bottom"):
         # One drawer among several: without its place the name would fit the others too.
         if part == f"{place} drawer handle":
@@ -120,15 +120,15 @@ def part_nouns_of(part: str) -> tuple[str, ...]:
     return PART_NOUNS.get(part, (part,))
 
 
-def plural(noun: str) -> str:
-    """The plural of a noun: "mugs", "knives", "boxes"."""
+def make_plural(noun: str) -> str:
+    """Return the plural of a noun: "mugs", "knives", "boxes"."""
     if noun in _PLURALS:
         return _PLURALS[noun]
     return f"{noun}es" if noun.endswith(("ch", "sh", "x", "s")) else f"{noun}s"
 
 
-def adjectives_in(look: str) -> tuple[str, ...]:
-    """The single adjectives of a look's words: "red and white striped" has three."""
+def list_adjectives(look: str) -> tuple[str, ...]:
+    """Return the single adjectives of a look's words: "red and white striped" has three."""
     found, rest = [], look
     for name in sorted(ADJECTIVES, key=len, reverse=True):
         if f" {name} " in f" {rest} ":
@@ -137,17 +137,19 @@ def adjectives_in(look: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def true_words(look: str) -> frozenset[str]:
-    """Adjectives that a person would call right for a look."""
+def list_true_words(look: str) -> frozenset[str]:
+    """Return adjectives that a person would call right for a look."""
     words: set[str] = set()
-    for name in adjectives_in(look):
+    for name in list_adjectives(look):
         words |= _MATERIAL_COLOURS.get(name, frozenset({name}))
     if "polka dot" in words:
         words.add("white" if "yellow" not in words else "black")
     return frozenset(words)
 
 
-def doubtful_words(look: str) -> frozenset[str]:
-    """Adjectives that somebody might still use for a look; counted against uniqueness only."""
-    words = {more for name in adjectives_in(look) for more in _DOUBTFUL.get(name, ())}
-    return frozenset(words) - true_words(look)
+def list_doubtful_words(look: str) -> frozenset[str]:
+    """Return adjectives that a person might still use for a look; they count against uniqueness
+    only.
+    """
+    words = {more for name in list_adjectives(look) for more in _DOUBTFUL.get(name, ())}
+    return frozenset(words) - list_true_words(look)

@@ -1,1 +1,1 @@
-"""Pictures and clips of synthetic scenes."""
+"""Renders images and clips of synthetic scenes."""

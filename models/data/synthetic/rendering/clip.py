@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ureca.models.data.synthetic.rendering.render import Ids, Rgb8
-from ureca.models.data.synthetic.rendering.views import bounding_box, encode
+from ureca.models.data.synthetic.rendering.views import compute_bounding_box, encode_mask
 from ureca.models.data.synthetic.scenes.world import World
 
 FRAME_SIZE: Final = (360, 640)
@@ -43,7 +43,7 @@ class ClipFrame:
     ids: Ids
 
 
-def pieces_of(world: World, item: int, part: int | None = None) -> tuple[int, ...]:
+def list_pieces(world: World, item: int, part: int | None = None) -> tuple[int, ...]:
     """Indices into world.pieces of an item, or of one of its parts."""
     return tuple(
         index
@@ -52,16 +52,16 @@ def pieces_of(world: World, item: int, part: int | None = None) -> tuple[int, ..
     )
 
 
-def _mask(prompt: ClipPrompt, frame: ClipFrame) -> NDArray[np.bool_]:
+def _make_mask(prompt: ClipPrompt, frame: ClipFrame) -> NDArray[np.bool_]:
     return np.isin(frame.ids, prompt.pieces)
 
 
-def _prompt_rows(prompts: list[ClipPrompt], frame: ClipFrame) -> list[dict[str, Any]]:
+def _make_prompt_rows(prompts: list[ClipPrompt], frame: ClipFrame) -> list[dict[str, Any]]:
     return [
         {
             "frame": frame.number,
             "rid": one.rid,
-            "mask": encode(_mask(one, frame)),
+            "mask": encode_mask(_make_mask(one, frame)),
             "label": one.label,
         }
         for one in prompts
@@ -80,12 +80,12 @@ class Truth:
     def add(self, frame: ClipFrame) -> None:
         """Note counts and boxes of a frame, and whole masks of some."""
         for one in self.prompts:
-            mask = _mask(one, frame)
+            mask = _make_mask(one, frame)
             count = int(mask.sum())
             self.pixels[one.rid].append(count)
-            self.boxes[one.rid].append(bounding_box(mask) if count else None)
+            self.boxes[one.rid].append(compute_bounding_box(mask) if count else None)
             if frame.number % MASK_EVERY == 0:
-                self.masks[one.rid][str(frame.number)] = encode(mask)["counts"]
+                self.masks[one.rid][str(frame.number)] = encode_mask(mask)["counts"]
 
     def document(self, frames: int) -> Mapping[str, Any]:
         """Everything as one JSON object; masks are COCO RLE counts by frame number."""
@@ -125,7 +125,7 @@ def write_clip(
     for frame in frames:
         clip.write(np.ascontiguousarray(frame.picture[..., ::-1]))
         truth.add(frame)
-        first = first or _prompt_rows(prompts, frame)
+        first = first or _make_prompt_rows(prompts, frame)
         count += 1
     clip.release()
     (out / "prompts.json").write_text(json.dumps(first, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from ureca.models.data.synthetic.objects.parts import METAL_RGB, SurfaceAppearan
 from ureca.models.data.synthetic.objects.shapes import FloatArray
 from ureca.models.data.synthetic.rendering.render import Rgb8, SceneCamera
 from ureca.models.data.synthetic.scenes.scene import Lighting
-from ureca.models.data.synthetic.scenes.world import World, part_of
+from ureca.models.data.synthetic.scenes.world import World, find_part
 
 SAMPLES: Final = 8
 """Samples per pixel; with the denoiser eight look better than 64 without."""
@@ -50,8 +50,8 @@ def _import(name: str) -> ModuleType:
 
 
 @lru_cache(maxsize=1)
-def mitsuba() -> ModuleType:
-    """Mitsuba with its variant set. Raises `MissingExtraError` naming the remedy."""
+def import_mitsuba() -> ModuleType:
+    """Import Mitsuba with its variant set. Raises `MissingExtraError` with the remedy."""
     module = _import("mitsuba")
     _import("pyoidn")
     fast = bool(os.environ.get("DRJIT_LIBLLVM_PATH"))
@@ -60,13 +60,13 @@ def mitsuba() -> ModuleType:
     return module
 
 
-def _linear(values: FloatArray) -> FloatArray:
+def _to_linear(values: FloatArray) -> FloatArray:
     """Display (sRGB) values in 0..1 as linear ones."""
     high = ((values + 0.055) / 1.055) ** 2.4
     return np.where(values <= 0.04045, values / 12.92, high)
 
 
-def _display(values: Pixels) -> Rgb8:
+def _to_display(values: Pixels) -> Rgb8:
     """Linear values as display bytes; the very bright ones roll off softly."""
     soft = np.where(values > 0.8, 0.8 + 0.2 * np.tanh((values - 0.8) / 0.4), values)
     soft = np.clip(soft, 0, 1)
@@ -74,15 +74,15 @@ def _display(values: Pixels) -> Rgb8:
     return (np.where(soft <= 0.0031308, soft * 12.92, high) * 255 + 0.5).astype(np.uint8)
 
 
-def _surface(look: SurfaceAppearance) -> Properties:
+def _make_material(look: SurfaceAppearance) -> Properties:
     """The material of a look."""
-    mi = mitsuba()
+    mi = import_mitsuba()
     metal = look.rgb == METAL_RGB
-    base: Properties = {"type": "rgb", "value": _linear(np.array(look.rgb)).tolist()}
+    base: Properties = {"type": "rgb", "value": _to_linear(np.array(look.rgb)).tolist()}
     if metal:
         base = {"type": "rgb", "value": [0.78, 0.78, 0.8]}
     elif look.texture is not None:
-        picture = _linear(look.texture.astype(np.float64) / 255.0)
+        picture = _to_linear(look.texture.astype(np.float64) / 255.0)
         bitmap = mi.Bitmap(np.ascontiguousarray(picture, np.float32))
         scale = mi.ScalarTransform4f().scale([look.repeat[0], look.repeat[1], 1.0])
         base = {"type": "bitmap", "bitmap": bitmap, "raw": True, "to_uv": scale}
@@ -91,7 +91,7 @@ def _surface(look: SurfaceAppearance) -> Properties:
     return {"type": "twosided", "inner": {"type": "principled", "specular": 0.4, **plastic}}
 
 
-def _corners(world: World, geom: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _list_corners(world: World, geom: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Vertices (n, 3), normals (n, 3) and texture places (n, 2) of a geom, three a face."""
     model, data = world.model, world.data
     mesh = int(model.geom_dataid[geom])
@@ -105,11 +105,11 @@ def _corners(world: World, geom: int) -> tuple[FloatArray, FloatArray, FloatArra
     return vertices @ turn + data.geom_xpos[geom], normals @ turn, places
 
 
-def _mesh(world: World, piece: int, look: SurfaceAppearance) -> Any:  # a mitsuba.Mesh
-    mi = mitsuba()
-    vertices, normals, places = _corners(world, world.model.geom(f"piece{piece}").id)
+def _make_mesh(world: World, piece: int, look: SurfaceAppearance) -> Any:  # a mitsuba.Mesh
+    mi = import_mitsuba()
+    vertices, normals, places = _list_corners(world, world.model.geom(f"piece{piece}").id)
     properties = mi.Properties()
-    properties["bsdf"] = mi.load_dict(_surface(look))
+    properties["bsdf"] = mi.load_dict(_make_material(look))
     count = len(vertices)
     mesh = mi.Mesh(
         f"piece{piece}",
@@ -128,9 +128,9 @@ def _mesh(world: World, piece: int, look: SurfaceAppearance) -> Any:  # a mitsub
     return mesh
 
 
-def _lights(lighting: Lighting) -> Properties:
-    """Even light from all around and a lamp with soft shadows."""
-    mi = mitsuba()
+def _make_lights(lighting: Lighting) -> Properties:
+    """Make even light from all sides and a lamp with soft shadows."""
+    mi = import_mitsuba()
     place = np.array(lighting.place)
     tint = np.array(lighting.key) / max(lighting.key)
     edge = 0.25
@@ -150,8 +150,8 @@ def _lights(lighting: Lighting) -> Properties:
     }
 
 
-def _sensor(camera: SceneCamera, size: tuple[int, int]) -> Any:  # a mitsuba.Sensor
-    mi = mitsuba()
+def _make_sensor(camera: SceneCamera, size: tuple[int, int]) -> Any:  # a mitsuba.Sensor
+    mi = import_mitsuba()
     where = mi.ScalarTransform4f().look_at(
         origin=camera.position.tolist(), target=list(camera.target), up=[0, 0, 1]
     )
@@ -161,8 +161,8 @@ def _sensor(camera: SceneCamera, size: tuple[int, int]) -> Any:  # a mitsuba.Sen
     return mi.load_dict({"type": "perspective", **lens, "film": film})
 
 
-def _mended(picture: Pixels) -> Pixels:
-    """The picture without samples that are no numbers, negative or far too bright."""
+def _remove_outliers(picture: Pixels) -> Pixels:
+    """Return the image without samples that are NaN, negative or far too bright."""
     bad = np.any(~np.isfinite(picture) | (picture < 0), axis=-1, keepdims=True)[..., 0]
     picture = np.where(bad[..., None], 0.0, picture).astype(np.float32)
     if bad.any():
@@ -173,8 +173,9 @@ def _mended(picture: Pixels) -> Pixels:
     return np.minimum(picture, _BRIGHTEST * max(float(np.median(picture)), 1e-3))
 
 
-def _gain(picture: Pixels, albedo: Pixels) -> float:
-    """What brings a white surface in the typical light to its level, whatever else is shown.
+def _compute_gain(picture: Pixels, albedo: Pixels) -> float:
+    """Return the gain that brings a white surface in typical light to its level, for any image
+    content.
 
     Exposing by the picture's own brightness would turn a black table gray.
     """
@@ -184,17 +185,17 @@ def _gain(picture: Pixels, albedo: Pixels) -> float:
 
 
 class TracedPainter:
-    """Path-traces one world at one size (h, w) as it stands when the painter is made."""
+    """Path-traces one world at one size (h, w), in the state in which the painter was made."""
 
     def __init__(self, world: World, size: tuple[int, int], *, samples: int = SAMPLES) -> None:
-        self._mi = mitsuba()
+        self._mi = import_mitsuba()
         self._size, self._samples = size, samples
         whole: Properties = {"type": "scene", "integrator": {"type": "path", "max_depth": 4}}
-        whole |= _lights(world.scene.lighting)
+        whole |= _make_lights(world.scene.lighting)
         for number, piece in enumerate(world.pieces):
-            owner = part_of(world.scene, piece)
+            owner = find_part(world.scene, piece)
             look = world.scene.backdrops[piece.part].look if owner is None else owner[1].look
-            whole[f"piece{number}"] = _mesh(world, number, look)
+            whole[f"piece{number}"] = _make_mesh(world, number, look)
         self._scene = self._mi.load_dict(whole)
         self._guides = self._mi.load_dict({"type": "aov", "aovs": "al:albedo,nn:sh_normal"})
 
@@ -203,18 +204,18 @@ class TracedPainter:
 
     def picture(self, camera: SceneCamera, *, seed: int = 0) -> Rgb8:
         """RGB of shape (h, w, 3)."""
-        sensor = _sensor(camera, self._size)
-        noisy = _mended(self._render(sensor, spp=self._samples, seed=seed)[..., :3])
+        sensor = _make_sensor(camera, self._size)
+        noisy = _remove_outliers(self._render(sensor, spp=self._samples, seed=seed)[..., :3])
         guides = self._render(sensor, spp=_GUIDES, seed=seed + 1, integrator=self._guides)
         albedo = np.ascontiguousarray(np.clip(np.nan_to_num(guides[..., -6:-3]), 0, 1))
         normal = np.ascontiguousarray(np.nan_to_num(guides[..., -3:]))
         clean = _import("pyoidn").denoise(
             np.ascontiguousarray(noisy), hdr=True, quality="balanced", albedo=albedo, normal=normal
         )
-        return _display(np.asarray(clean, np.float32) * np.float32(_gain(noisy, albedo)))
+        return _to_display(np.asarray(clean, np.float32) * np.float32(_compute_gain(noisy, albedo)))
 
 
 def trace_views(world: World, cameras: Sequence[SceneCamera], size: tuple[int, int]) -> list[Rgb8]:
-    """Path-traced pictures of a world from several cameras; size is (h, w)."""
+    """Path-trace images of a world from several cameras; size is (h, w)."""
     painter = TracedPainter(world, size)
     return [painter.picture(camera, seed=2 * number) for number, camera in enumerate(cameras)]

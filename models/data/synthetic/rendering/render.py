@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ureca.models.data.synthetic.objects.shapes import FloatArray
-from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.mujoco_import import mujoco
 from ureca.models.data.synthetic.scenes.world import NOTHING, SHOWN_GROUP, World
 
 Rgb8 = NDArray[np.uint8]
@@ -65,7 +65,7 @@ class SceneCamera:
         return camera
 
 
-def _options() -> mujoco.MjvOption:
+def _make_options() -> mujoco.MjvOption:
     options = mujoco.MjvOption()
     options.geomgroup[:] = 0
     options.geomgroup[SHOWN_GROUP] = 1
@@ -73,7 +73,7 @@ def _options() -> mujoco.MjvOption:
 
 
 @lru_cache(maxsize=1)
-def _gl_context() -> mujoco.GLContext:
+def _get_gl_context() -> mujoco.GLContext:
     """The process's one OpenGL context; making a new one per scene would double the cost."""
     return mujoco.GLContext(64, 64)
 
@@ -84,13 +84,13 @@ class Painter:
     def __init__(self, world: World, size: tuple[int, int], *, ids: bool) -> None:
         self.world = world
         self._size = size
-        self._options, self._perturbation = _options(), mujoco.MjvPerturb()
-        _gl_context().make_current()
+        self._options, self._perturbation = _make_options(), mujoco.MjvPerturb()
+        _get_gl_context().make_current()
         self._scene = mujoco.MjvScene(world.model, maxgeom=2000)
         flags = (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR)
         for flag in flags:
             self._scene.flags[flag] = ids
-        self._buffers = _buffers(world.model, size, smooth=not ids)
+        self._buffers = _make_buffers(world.model, size, smooth=not ids)
 
     def __enter__(self) -> Painter:
         return self
@@ -133,7 +133,9 @@ class Painter:
         return pieces
 
 
-def _buffers(model: mujoco.MjModel, size: tuple[int, int], *, smooth: bool) -> mujoco.MjrContext:
+def _make_buffers(
+    model: mujoco.MjModel, size: tuple[int, int], *, smooth: bool
+) -> mujoco.MjrContext:
     """Off-screen buffers of a size (h, w) and the model's meshes, uploaded."""
     quality, samples = model.vis.quality, model.vis.quality.offsamples
     model.vis.global_.offheight, model.vis.global_.offwidth = size

@@ -24,13 +24,13 @@ from ureca.models.data.synthetic.rendering.clip import (
     FRAMES_PER_SECOND,
     ClipFrame,
     ClipPrompt,
-    pieces_of,
+    list_pieces,
     write_clip,
 )
 from ureca.models.data.synthetic.rendering.render import Painter, SceneCamera
-from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.mujoco_import import mujoco
 from ureca.models.data.synthetic.scenes.scene import Backdrop, ItemPlacement, Lighting, Scene
-from ureca.models.data.synthetic.scenes.world import World, build_world, settle
+from ureca.models.data.synthetic.scenes.world import World, build_world, settle_world
 
 SECONDS: Final = 12.0
 
@@ -73,18 +73,18 @@ _PART_WORDS: Final = MappingProxyType(
 )
 
 
-def _actor_item(actor: Actor, seed: int) -> Item:
+def _draw_actor(actor: Actor, seed: int) -> Item:
     forced = {actor.kind: actor.colour} if actor.colour else {}
     dice = Dice(np.random.default_rng([seed, actor.draw]), forced=forced)
     return draw_item(actor.kind, dice)
 
 
-def _placement(actor: Actor, seed: int) -> ItemPlacement:
+def _place_actor(actor: Actor, seed: int) -> ItemPlacement:
     x, y = actor.place
-    return ItemPlacement(_actor_item(actor, seed), (x, y, 0.003), float(np.radians(actor.yaw)))
+    return ItemPlacement(_draw_actor(actor, seed), (x, y, 0.003), float(np.radians(actor.yaw)))
 
 
-def demo_scene(seed: int = 0) -> Scene:
+def make_demo_scene(seed: int = 0) -> Scene:
     """The clip's tabletop; the seed changes textures and shades, never the cast."""
     rng = np.random.default_rng([seed, 99])
     wall = draw_colour("light blue", rng)
@@ -95,7 +95,7 @@ def demo_scene(seed: int = 0) -> Scene:
     paint = SurfaceAppearance("light blue", wall, blotched, 0.1, (4.0, 3.0))
     floor = draw_colour("gray", rng)
     return Scene(
-        tuple(_placement(actor, seed) for actor in CAST),
+        tuple(_place_actor(actor, seed) for actor in CAST),
         Backdrop("table", table, "a wooden table"),
         Backdrop("floor", SurfaceAppearance("gray", floor, None, 0.1), "a gray floor"),
         Backdrop("wall", paint, "a light blue wall"),
@@ -105,31 +105,31 @@ def demo_scene(seed: int = 0) -> Scene:
     )
 
 
-def _ease(time: float, start: float, stop: float) -> float:
+def _interpolate(time: float, start: float, stop: float) -> float:
     """Smooth step from 0 at start to 1 at stop (s)."""
     share = min(1.0, max(0.0, (time - start) / (stop - start)))
     return share * share * (3.0 - 2.0 * share)
 
 
-def gripper_place(time: float) -> tuple[float, float, float]:
+def compute_gripper_place(time: float) -> tuple[float, float, float]:
     """Where the gripper is at a time (s): it comes down, pushes to the left and draws back."""
     x, y = CAST[GRIPPER].place
-    down = 0.05 * (1.0 - _ease(time, 0.4, 1.4))
-    pushed = 0.32 * _ease(time, 1.8, 8.2)
-    back = 0.31 * _ease(time, 8.6, 11.4)
-    up = 0.05 * _ease(time, 9.6, 11.2)
+    down = 0.05 * (1.0 - _interpolate(time, 0.4, 1.4))
+    pushed = 0.32 * _interpolate(time, 1.8, 8.2)
+    back = 0.31 * _interpolate(time, 8.6, 11.4)
+    up = 0.05 * _interpolate(time, 9.6, 11.2)
     return x - pushed + back, y, 0.004 + down + up
 
 
-def camera_at(time: float) -> SceneCamera:
+def make_camera(time: float) -> SceneCamera:
     """The camera at a time (s): it swings to the left and back and comes a little closer."""
-    swing = _ease(time, 0.6, 5.8) - _ease(time, 6.6, 11.8)
+    swing = _interpolate(time, 0.6, 5.8) - _interpolate(time, 6.6, 11.8)
     azimuth = 104.0 - 31.0 * swing
-    distance = 0.8 - 0.04 * _ease(time, 2.0, 10.0)
+    distance = 0.8 - 0.04 * _interpolate(time, 2.0, 10.0)
     return SceneCamera((0.0, 0.05, 0.06), distance, azimuth, -26.0, 40.0)
 
 
-def play(world: World) -> Iterator[ClipFrame]:
+def run_script(world: World) -> Iterator[ClipFrame]:
     """Run the physics along the script and paint every frame."""
     mocap = int(world.model.body(f"item{GRIPPER}").mocapid[0])
     begin = float(world.data.time)
@@ -139,36 +139,36 @@ def play(world: World) -> Iterator[ClipFrame]:
     ):
         for number in range(round(SECONDS * FRAMES_PER_SECOND)):
             time = number / FRAMES_PER_SECOND
-            world.data.mocap_pos[mocap] = gripper_place(float(world.data.time) - begin)
+            world.data.mocap_pos[mocap] = compute_gripper_place(float(world.data.time) - begin)
             while world.data.time - begin < time:
-                world.data.mocap_pos[mocap] = gripper_place(float(world.data.time) - begin)
+                world.data.mocap_pos[mocap] = compute_gripper_place(float(world.data.time) - begin)
                 mujoco.mj_step(world.model, world.data)
             mujoco.mj_forward(world.model, world.data)
-            camera = camera_at(time)
+            camera = make_camera(time)
             yield ClipFrame(number, colour.picture(camera), masks.ids(camera))
 
 
-def _part_prompts(world: World, index: int, actor: Actor) -> list[ClipPrompt]:
+def _make_part_prompts(world: World, index: int, actor: Actor) -> list[ClipPrompt]:
     item = world.scene.placements[index].item
     prompts = []
     for number, part in enumerate(item.parts):
         if part.name in actor.parts:
             rid = f"{actor.rid}-{part.name.replace(' ', '-')}"
             words = _PART_WORDS.get(part.name, (part.name.split()[-1],))
-            label = captions.part_names(item, part)[0]
-            pieces = pieces_of(world, index, number)
+            label = captions.list_part_names(item, part)[0]
+            pieces = list_pieces(world, index, number)
             prompts.append(ClipPrompt(rid, actor.kind, part.name, label, words, pieces))
     return prompts
 
 
-def prompts_of(world: World) -> list[ClipPrompt]:
+def make_prompts(world: World) -> list[ClipPrompt]:
     """All regions to follow: the items, some of their parts and the table."""
     prompts = []
     for index, actor in enumerate(CAST):
-        label = captions.title(world.scene.placements[index].item)
-        pieces = pieces_of(world, index)
+        label = captions.format_title(world.scene.placements[index].item)
+        pieces = list_pieces(world, index)
         prompts.append(ClipPrompt(actor.rid, actor.kind, None, label, actor.accepted, pieces))
-        prompts += _part_prompts(world, index, actor)
+        prompts += _make_part_prompts(world, index, actor)
     table = tuple(
         i for i, piece in enumerate(world.pieces) if piece.item is None and piece.part == 0
     )
@@ -180,6 +180,6 @@ def prompts_of(world: World) -> list[ClipPrompt]:
 
 def make_demo(out: Path, *, seed: int = 0) -> None:
     """Write `tabletop.mp4`, `prompts.json` and `truth.json` into a folder."""
-    world = build_world(demo_scene(seed), shadow=4096, samples=8)
-    settle(world)
-    write_clip(out, "tabletop", play(world), prompts=prompts_of(world))
+    world = build_world(make_demo_scene(seed), shadow=4096, samples=8)
+    settle_world(world)
+    write_clip(out, "tabletop", run_script(world), prompts=make_prompts(world))

@@ -1,4 +1,4 @@
-"""What a rendered view shows: visible items, region masks and their records."""
+"""Describes a rendered view: visible items, region masks and their records."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from ureca.models.data.synthetic.language.captions import Writer
-from ureca.models.data.synthetic.language.facts import Sighting, backdrop_node, nodes_of
-from ureca.models.data.synthetic.language.judge import judge
+from ureca.models.data.synthetic.language.facts import Sighting, make_backdrop_node, make_nodes
+from ureca.models.data.synthetic.language.judge import judge_caption
 from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
 from ureca.models.data.synthetic.rendering.render import Ids, SceneCamera
 from ureca.models.data.synthetic.scenes.world import World
@@ -56,20 +56,20 @@ class RenderedRegion:
     unique: bool
 
 
-def encode(mask: Mask) -> Row:
+def encode_mask(mask: Mask) -> Row:
     """COCO compressed RLE of a mask (h, w) as {"size": [h, w], "counts": text}."""
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(edge) for edge in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def bounding_box(mask: Mask) -> list[int]:
+def compute_bounding_box(mask: Mask) -> list[int]:
     """Tight [x, y, w, h] in pixels of a mask that is not empty."""
     rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
     x, y = int(columns[0]), int(rows[0])
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
 
 
-def part_masks(world: World, ids: Ids) -> dict[tuple[int, int], Mask]:
+def make_part_masks(world: World, ids: Ids) -> dict[tuple[int, int], Mask]:
     """Masks (h, w) of all visible parts by (item, part)."""
     present = {int(value) for value in np.unique(ids) if value >= 0}
     masks = {}
@@ -80,14 +80,14 @@ def part_masks(world: World, ids: Ids) -> dict[tuple[int, int], Mask]:
     return masks
 
 
-def _outline_area(world: World, item: int, view: RenderedView) -> float:
+def _measure_outline_area(world: World, item: int, view: RenderedView) -> float:
     """Pixels inside the convex outline of an item, hidden and out-of-picture parts included."""
     seen = view.camera.project(world.outline(item), view.size)
     hull = cv2.convexHull(seen[:, :2].astype(np.float32))
     return float(cv2.contourArea(hull))
 
 
-def _host(world: World, item: int) -> int | None:
+def _find_host(world: World, item: int) -> int | None:
     """The item this one was put in or on, if it is still there after settling."""
     host = world.scene.placements[item].host
     if host is None:
@@ -100,13 +100,13 @@ def _host(world: World, item: int) -> int | None:
     return host if away < base.inner * 1.1 and offset[2] > 0.0 else None
 
 
-def _sighting(
+def _make_sighting(
     world: World, item: int, pixels: tuple[int, ...], mask: Mask, view: RenderedView
 ) -> Sighting:
     height, width = view.size
-    x, y = _centre(mask)
+    x, y = _compute_centre(mask)
     position, rotation = world.pose(item)
-    shown = int(mask.sum()) / max(_outline_area(world, item, view), 1.0)
+    shown = int(mask.sum()) / max(_measure_outline_area(world, item, view), 1.0)
     return Sighting(
         index=item,
         item=world.scene.placements[item].item,
@@ -115,22 +115,22 @@ def _sighting(
         depth=round(float(view.camera.project(position[None], view.size)[0, 2]), 4),
         part_pixels=pixels,
         shown=shown,
-        host=_host(world, item),
+        host=_find_host(world, item),
         up=float(rotation[2, 2]),
         on_table=world.on_table(item),
     )
 
 
-def _centre(mask: Mask) -> tuple[float, float]:
+def _compute_centre(mask: Mask) -> tuple[float, float]:
     """Mean x and y in pixels of a mask that is not empty."""
     rows, columns = np.nonzero(mask)
     return round(float(columns.mean()), 1), round(float(rows.mean()), 1)
 
 
-def sightings(
+def make_sightings(
     world: World, masks: dict[tuple[int, int], Mask], view: RenderedView
 ) -> list[Sighting]:
-    """All items that show any pixels worth speaking of, also those too hidden to be named."""
+    """Return all items with enough visible pixels, including those too hidden to be named."""
     found = []
     for index, placement in enumerate(world.scene.placements):
         parts = [masks.get((index, number)) for number in range(len(placement.item.parts))]
@@ -138,11 +138,11 @@ def sightings(
         pixels = tuple(0 if part is None else int(part.sum()) for part in parts)
         if sum(pixels) >= _LEAST_PIXELS:
             mask = np.logical_or.reduce(shown)
-            found.append(_sighting(world, index, pixels, mask, view))
+            found.append(_make_sighting(world, index, pixels, mask, view))
     return found
 
 
-def _backdrops(world: World, view: RenderedView) -> dict[str, Mask]:
+def _make_backdrop_masks(world: World, view: RenderedView) -> dict[str, Mask]:
     """Masks of table, floor and wall as far as they are worth a region."""
     masks = {}
     for index, piece in enumerate(world.pieces):
@@ -152,19 +152,21 @@ def _backdrops(world: World, view: RenderedView) -> dict[str, Mask]:
     return masks
 
 
-def _backdrop_nodes(world: World, masks: dict[str, Mask], view: RenderedView) -> list[NodeTruth]:
+def _make_backdrop_nodes(
+    world: World, masks: dict[str, Mask], view: RenderedView
+) -> list[NodeTruth]:
     height, width = view.size
     nodes = []
     for backdrop in world.scene.backdrops:
         if backdrop.name in masks:
             mask = masks[backdrop.name]
-            x, y = _centre(mask)
-            nodes.append(backdrop_node(backdrop, int(mask.sum()), (x / width, y / height)))
+            x, y = _compute_centre(mask)
+            nodes.append(make_backdrop_node(backdrop, int(mask.sum()), (x / width, y / height)))
     return nodes
 
 
-def _capped(nodes: dict[str, NodeTruth]) -> dict[str, NodeTruth]:
-    """At most MAX_REGIONS annotated nodes: of the parts only the largest."""
+def _limit_regions(nodes: dict[str, NodeTruth]) -> dict[str, NodeTruth]:
+    """Return at most MAX_REGIONS annotated nodes: of the parts only the largest."""
     whole = sum(node.annotated for node in nodes.values() if node.type != "part")
     parts = [node for node in nodes.values() if node.type == "part" and node.annotated]
     ordered = sorted(parts, key=lambda node: -node.pixels)
@@ -175,7 +177,7 @@ def _capped(nodes: dict[str, NodeTruth]) -> dict[str, NodeTruth]:
     }
 
 
-def _masks_by_node(
+def _make_node_masks(
     nodes: dict[str, NodeTruth], parts: dict[tuple[int, int], Mask], backdrops: dict[str, Mask]
 ) -> dict[str, Mask]:
     """The mask of every node; items and groups are unions, so the tree nests exactly."""
@@ -190,24 +192,24 @@ def _masks_by_node(
     return masks
 
 
-def describe(world: World, view: RenderedView) -> tuple[ViewTruth, list[RenderedRegion]]:
-    """The truth of a view and its regions with their captions."""
-    parts, backdrops = part_masks(world, view.ids), _backdrops(world, view)
-    seen = sightings(world, parts, view)
-    nodes = _capped(nodes_of(seen, _backdrop_nodes(world, backdrops, view)))
+def describe_view(world: World, view: RenderedView) -> tuple[ViewTruth, list[RenderedRegion]]:
+    """Return the truth of a view and its regions with their captions."""
+    parts, backdrops = make_part_masks(world, view.ids), _make_backdrop_masks(world, view)
+    seen = make_sightings(world, parts, view)
+    nodes = _limit_regions(make_nodes(seen, _make_backdrop_nodes(world, backdrops, view)))
     truth = ViewTruth(view.key, view.split, nodes)
-    writer, masks = Writer(truth, seen), _masks_by_node(nodes, parts, backdrops)
+    writer, masks = Writer(truth, seen), _make_node_masks(nodes, parts, backdrops)
     regions = []
     for node in nodes.values():
         if node.annotated:
             short = writer.short(node)
-            unique = judge(truth, node.node, short).unique
+            unique = judge_caption(truth, node.node, short).unique
             regions.append(RenderedRegion(node, masks[node.node], short, writer.long(node), unique))
     return truth, regions
 
 
-def region_row(region: RenderedRegion, view: RenderedView) -> Row:
-    """The record of a region in the project's common format (lengths in pixels)."""
+def make_region_row(region: RenderedRegion, view: RenderedView) -> Row:
+    """Return the record of a region in the project's common format (lengths in pixels)."""
     height, width = view.size
     node = region.node
     row: Row = {
@@ -219,8 +221,8 @@ def region_row(region: RenderedRegion, view: RenderedView) -> Row:
         "license": LICENSE,
         "width": width,
         "height": height,
-        "bbox": bounding_box(region.mask),
-        "rle": encode(region.mask),
+        "bbox": compute_bounding_box(region.mask),
+        "rle": encode_mask(region.mask),
         "mask_source": "gt:worlds",
         "area_frac": round(float(region.mask.mean()), 5),
         "category": node.part or node.kind,

@@ -1,4 +1,6 @@
-"""Draws what stands where: items, their places, the room and the light. No physics, no pixels."""
+"""Draws a scene at random: items, their places, the room and the light. It has no physics and no
+pixels.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +152,7 @@ class _TableLayout:
         return gap > 0.8 * room
 
 
-def _kind_list(dice: Dice, count: int) -> list[str]:
+def _draw_kinds(dice: Dice, count: int) -> list[str]:
     """Kinds for a scene: some repeat, bulky ones do not."""
     names = list(KINDS)
     kinds = [dice.choose(names) for _ in range(count)]
@@ -162,7 +164,7 @@ def _kind_list(dice: Dice, count: int) -> list[str]:
     ]
 
 
-def arrange(dice: Dice, items: Sequence[Item]) -> tuple[ItemPlacement, ...]:
+def place_items(dice: Dice, items: Sequence[Item]) -> tuple[ItemPlacement, ...]:
     """Place items, the widest first."""
     layout = _TableLayout(dice, crowding=dice.choose((0.7, 0.85, 1.0)))
     for item in sorted(items, key=lambda one: -one.radius):
@@ -170,15 +172,15 @@ def arrange(dice: Dice, items: Sequence[Item]) -> tuple[ItemPlacement, ...]:
     return tuple(layout.placed)
 
 
-def _wood_tone(dice: Dice) -> str:
+def _draw_wood_tone(dice: Dice) -> str:
     if dice.held_back and dice.chance(0.7):
         return "walnut"
     return dice.choose([tone for tone in textures.WOOD_TONES if tone != "walnut"])
 
 
-def _wooden(dice: Dice, name: str, repeat: tuple[float, float]) -> Backdrop:
+def _draw_wooden(dice: Dice, name: str, repeat: tuple[float, float]) -> Backdrop:
     planks = int(dice.rng.integers(1, 6)) if name == "table" else 6
-    tone = _wood_tone(dice)
+    tone = _draw_wood_tone(dice)
     texture = textures.wood(dice.rng, tone, n=384, planks=planks)
     rgb = tuple(float(channel) / 255.0 for channel in texture.mean(axis=(0, 1)))
     look = SurfaceAppearance(
@@ -187,7 +189,7 @@ def _wooden(dice: Dice, name: str, repeat: tuple[float, float]) -> Backdrop:
     return Backdrop(name, look, f"a wooden {name}")
 
 
-def _painted(dice: Dice, name: str, options: tuple[str, ...]) -> Backdrop:
+def _draw_painted(dice: Dice, name: str, options: tuple[str, ...]) -> Backdrop:
     colour = dice.choose(options)
     rgb = draw_colour(colour, dice.rng)
     look = SurfaceAppearance(
@@ -196,7 +198,7 @@ def _painted(dice: Dice, name: str, options: tuple[str, ...]) -> Backdrop:
     return Backdrop(name, look, f"a {colour} {name}")
 
 
-def _tiled(dice: Dice, name: str, repeat: float) -> Backdrop:
+def _draw_tiled(dice: Dice, name: str, repeat: float) -> Backdrop:
     colour = dice.choose(("white", "light blue", "gray"))
     rgb = draw_colour(colour, dice.rng)
     texture = textures.tiles(dice.rng, rgb, count=4)
@@ -211,9 +213,9 @@ def draw_table(dice: Dice) -> Backdrop:
     """A wooden, painted, marble or cloth-covered table."""
     style = dice.choose(("wood", "wood", "wood", "paint", "paint", "cloth", "marble"))
     if style == "wood":
-        return _wooden(dice, "table", (1.5, 1.5))
+        return _draw_wooden(dice, "table", (1.5, 1.5))
     if style == "paint":
-        return _painted(dice, "table", _TABLE_PAINT)
+        return _draw_painted(dice, "table", _TABLE_PAINT)
     if style == "marble":
         look = SurfaceAppearance("marble", (0.9, 0.9, 0.88), textures.marble(dice.rng), 0.7)
         return Backdrop("table", look, "a marble table")
@@ -229,10 +231,10 @@ def draw_floor(dice: Dice) -> Backdrop:
     """A wooden, tiled or plain floor."""
     style = dice.choose(("wood", "tiles", "plain"))
     if style == "wood":
-        return _wooden(dice, "floor", (6.0, 6.0))
+        return _draw_wooden(dice, "floor", (6.0, 6.0))
     if style == "tiles":
-        return _tiled(dice, "floor", 5.0)
-    return _painted(dice, "floor", ("gray", "brown", "blue", "green"))
+        return _draw_tiled(dice, "floor", 5.0)
+    return _draw_painted(dice, "floor", ("gray", "brown", "blue", "green"))
 
 
 def draw_wall(dice: Dice) -> Backdrop:
@@ -248,7 +250,11 @@ def draw_wall(dice: Dice) -> Backdrop:
             "brick", (0.6, 0.33, 0.26), textures.bricks(dice.rng), 0.0, (5.0, 3.5)
         )
         return Backdrop("wall", look, "a brick wall")
-    return _tiled(dice, "wall", 6.0) if style == "tiles" else _painted(dice, "wall", _ROOM_PAINT)
+    return (
+        _draw_tiled(dice, "wall", 6.0)
+        if style == "tiles"
+        else _draw_painted(dice, "wall", _ROOM_PAINT)
+    )
 
 
 def draw_lighting(dice: Dice) -> Lighting:
@@ -269,8 +275,8 @@ def draw_lighting(dice: Dice) -> Lighting:
 def draw_scene(seed: int, *, held_back: bool = False) -> Scene:
     """Draw a whole scene from a seed; held_back scenes show combinations kept from training."""
     dice = Dice(np.random.default_rng(seed), held_back=held_back)
-    kinds = _kind_list(dice, int(dice.rng.integers(6, 14)))
-    placements = arrange(dice, [draw_item(kind, dice) for kind in kinds])
+    kinds = _draw_kinds(dice, int(dice.rng.integers(6, 14)))
+    placements = place_items(dice, [draw_item(kind, dice) for kind in kinds])
     size = (dice.between(0.95, 1.3), dice.between(0.75, 0.95))
     table, floor, wall = draw_table(dice), draw_floor(dice), draw_wall(dice)
     return Scene(placements, table, floor, wall, size, draw_lighting(dice), seed)

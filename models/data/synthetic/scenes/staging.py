@@ -1,4 +1,4 @@
-"""Scenes in which one change can happen, and the plan of it; see `changes.py`."""
+"""Prepares scenes in which one change can happen, and plans the change; see `changes.py`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ureca.models.data.synthetic.objects.kinds import KINDS, draw_item
 from ureca.models.data.synthetic.objects.parts import Dice
 from ureca.models.data.synthetic.scenes.scene import (
     Scene,
-    arrange,
     draw_floor,
     draw_lighting,
     draw_table,
     draw_wall,
+    place_items,
 )
-from ureca.models.data.synthetic.scenes.world import World, build_world, settle
+from ureca.models.data.synthetic.scenes.world import World, build_world, settle_world
 
 Change = Literal["swap", "move", "open", "tip"]
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)
@@ -43,7 +43,7 @@ class ScenePlan:
     pull: float = 0.0
 
 
-def _leads(change: Change, dice: Dice) -> list[str]:
+def _draw_leads(change: Change, dice: Dice) -> list[str]:
     if change == "open":
         return ["drawer cabinet"]
     if change == "tip":
@@ -52,12 +52,12 @@ def _leads(change: Change, dice: Dice) -> list[str]:
     return [str(kind) for kind in dice.rng.permutation(_MOVABLE)[:count]]
 
 
-def _stage(change: Change, dice: Dice) -> tuple[Scene, tuple[int, ...]]:
+def _draw_stage(change: Change, dice: Dice) -> tuple[Scene, tuple[int, ...]]:
     """A scene with the things that change, and their indices (fewer if there was no room)."""
-    leads = _leads(change, dice)
+    leads = _draw_leads(change, dice)
     others = [kind for kind in KINDS if kind not in (*leads, "robot gripper")]
     kinds = [*leads, *(dice.choose(others) for _ in range(_EXTRAS))]
-    placements = arrange(dice, [draw_item(kind, dice) for kind in kinds])
+    placements = place_items(dice, [draw_item(kind, dice) for kind in kinds])
     hosts = {placement.host for placement in placements}
     free = tuple(
         index
@@ -68,7 +68,7 @@ def _stage(change: Change, dice: Dice) -> tuple[Scene, tuple[int, ...]]:
     return Scene(placements, table, floor, wall, (1.2, 0.9), draw_lighting(dice)), free
 
 
-def _places(world: World) -> list[tuple[float, float, float]]:
+def _list_places(world: World) -> list[tuple[float, float, float]]:
     """x, y and radius (m) of all items."""
     spots = []
     for index, placement in enumerate(world.scene.placements):
@@ -77,9 +77,9 @@ def _places(world: World) -> list[tuple[float, float, float]]:
     return spots
 
 
-def _goal(world: World, item: int, dice: Dice) -> tuple[float, float] | None:
+def _find_goal(world: World, item: int, dice: Dice) -> tuple[float, float] | None:
     """A free place well away from where the item is."""
-    places = _places(world)
+    places = _list_places(world)
     x0, y0, reach = places[item]
     others = places[:item] + places[item + 1 :]
     for _ in range(60):
@@ -90,9 +90,9 @@ def _goal(world: World, item: int, dice: Dice) -> tuple[float, float] | None:
     return None
 
 
-def _way_to_fall(world: World, item: int) -> tuple[float, float]:
+def _find_fall_direction(world: World, item: int) -> tuple[float, float]:
     """The direction with the most room in it, towards the table's middle if in doubt."""
-    places = _places(world)
+    places = _list_places(world)
     x0, y0, _ = places[item]
     length = world.scene.placements[item].item.height * 0.6
     best, most = (1.0, 0.0), -1.0
@@ -107,32 +107,36 @@ def _way_to_fall(world: World, item: int) -> tuple[float, float]:
     return best
 
 
-def _plan(world: World, change: Change, items: tuple[int, ...], dice: Dice) -> ScenePlan | None:
+def _make_plan(
+    world: World, change: Change, items: tuple[int, ...], dice: Dice
+) -> ScenePlan | None:
     """The change in detail, or None if this scene has no room for it."""
     if len(items) != (2 if change == "swap" else 1):
         return None
     if change == "swap":
-        first, second = (_places(world)[item][:2] for item in items)
+        first, second = (_list_places(world)[item][:2] for item in items)
         return ScenePlan(change, items, (second, first))
     if change == "move":
-        goal = _goal(world, items[0], dice)
+        goal = _find_goal(world, items[0], dice)
         return None if goal is None else ScenePlan(change, items, (goal,))
     if change == "tip":
-        return ScenePlan(change, items, direction=_way_to_fall(world, items[0]))
+        return ScenePlan(change, items, direction=_find_fall_direction(world, items[0]))
     parts = world.scene.placements[items[0]].item.parts
     shut = [number for number, part in enumerate(parts) if "closed" in part.states]
     # A drawer and its handle follow each other in the list of parts.
     return ScenePlan(change, items, parts=(shut[-1], shut[-1] + 1), pull=0.06) if shut else None
 
 
-def prepare(change: Change, *, seed: int) -> tuple[World, ScenePlan]:
-    """A settled scene in which the change can happen. Raises `RuntimeError` if none was found."""
+def prepare_change(change: Change, *, seed: int) -> tuple[World, ScenePlan]:
+    """Return a settled scene in which the change can happen. Raises `RuntimeError` if none was
+    found.
+    """
     for attempt in range(_ATTEMPTS):
         dice = Dice(np.random.default_rng([seed, CHANGES.index(change), attempt]))
-        scene, items = _stage(change, dice)
+        scene, items = _draw_stage(change, dice)
         world = build_world(scene, shadow=2048, samples=4)
-        settle(world)
-        plan = _plan(world, change, items, dice)
+        settle_world(world)
+        plan = _make_plan(world, change, items, dice)
         if plan is not None and all(world.on_table(item) for item in items):
             return world, plan
     raise RuntimeError(f"no scene with room for {change!r} in {_ATTEMPTS} draws: try another seed")

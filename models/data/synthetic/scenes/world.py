@@ -1,4 +1,6 @@
-"""Compiles a scene for MuJoCo and lets it settle. Lengths in metres, time in seconds."""
+"""Compiles a scene for MuJoCo and runs the physics until it rests. Lengths in metres, time in
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from ureca.models.data.synthetic.objects import shapes
 from ureca.models.data.synthetic.objects.parts import Collider, Item, ObjectPart, SurfaceAppearance
 from ureca.models.data.synthetic.objects.shapes import FloatArray, Mesh
-from ureca.models.data.synthetic.scenes.engine import mujoco
+from ureca.models.data.synthetic.scenes.mujoco_import import mujoco
 from ureca.models.data.synthetic.scenes.scene import ItemPlacement, Lighting, Scene
 
 SHOWN_GROUP: Final = 1
@@ -146,7 +148,7 @@ class _WorldBuilder:
     def _item(self, index: int, placement: ItemPlacement) -> None:
         item = placement.item
         body = self.spec.worldbody.add_body(
-            name=f"item{index}", pos=np.array(placement.position), quat=_quaternion(placement)
+            name=f"item{index}", pos=np.array(placement.position), quat=_make_quaternion(placement)
         )
         if item.fixed:
             body.mocap = True
@@ -222,7 +224,7 @@ class _WorldBuilder:
         texture.data = pixels.tobytes()
 
 
-def _quaternion(placement: ItemPlacement) -> FloatArray:
+def _make_quaternion(placement: ItemPlacement) -> FloatArray:
     half = placement.yaw / 2
     yaw = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
     if not placement.lying:
@@ -245,8 +247,8 @@ def build_world(scene: Scene, *, shadow: int = 2048, samples: int = 4) -> World:
     return World(scene, model, data, tuple(builder.pieces), piece_of_geom, bodies)
 
 
-def settle(world: World, *, seconds: float = 1.2) -> None:
-    """Let everything come to rest; damping keeps round things from rolling away."""
+def settle_world(world: World, *, seconds: float = 1.2) -> None:
+    """Run the physics until everything rests; damping stops round items."""
     for step in range(round(seconds / _STEP)):
         mujoco.mj_step(world.model, world.data)
         if step % 10 == 0:
@@ -254,8 +256,8 @@ def settle(world: World, *, seconds: float = 1.2) -> None:
     mujoco.mj_forward(world.model, world.data)
 
 
-def part_of(scene: Scene, piece: Piece) -> tuple[Item, ObjectPart] | None:
-    """The item and part a piece belongs to, or None for a backdrop."""
+def find_part(scene: Scene, piece: Piece) -> tuple[Item, ObjectPart] | None:
+    """Return the item and part of a piece, or None for a backdrop."""
     if piece.item is None:
         return None
     item = scene.placements[piece.item].item

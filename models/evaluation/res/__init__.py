@@ -1,0 +1,1 @@
+"""`ureca eval res`: texts to regions, measured. What is asked, what was answered, and figures."""

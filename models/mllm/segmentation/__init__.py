@@ -1,0 +1,1 @@
+"""Segmenters of `transformers` behind the `Segmenter` protocol. They load torch."""

@@ -1,0 +1,1 @@
+"""Detectors and instance segmenters of other projects behind the `Segmenter` protocol."""

@@ -1,0 +1,1 @@
+"""Training of the mask head, on the loop that all recipes share."""
