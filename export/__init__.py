@@ -1,1 +1,3 @@
-"""Checkpoint to bundle: ONNX graphs, quantisation and the proof that they still say the same."""
+"""Converts a checkpoint to a bundle: exports ONNX graphs, quantises them and checks their
+parity.
+"""

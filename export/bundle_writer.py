@@ -1,8 +1,9 @@
-"""The files of a bundle and the manifest that vouches for them."""
+"""Writes the files of a bundle and the manifest that lists them with their hashes."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ureca.bundle import (
     MANIFEST_NAME,
     BundleManifest,
     GraphSpec,
+    GroundingWeights,
     Limits,
     TokenIds,
     file_spec,
@@ -24,33 +26,34 @@ from ureca.engine import Engine
 from ureca.errors import BundleError, WeightsError
 from ureca.export.config import ExportConfig
 from ureca.export.graphs.graph_files import SUFFIXES, write_graph
-from ureca.export.graphs.interfaces import interfaces
-from ureca.export.graphs.quantise import precision_of
-from ureca.export.parity.parity_checks import Protos, embedding_table
+from ureca.export.graphs.interfaces import build_interfaces
+from ureca.export.graphs.quantise import find_precision
+from ureca.export.parity.parity_checks import Protos, read_embedding_table
 from ureca.export.report import ParityReport
 from ureca.models.config import CaptionerConfig
-from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
-from ureca.models.runtime.aoti import cpu_target
-from ureca.models.runtime.compatibility import ANY, OPTIONS, graph_names, version
-from ureca.models.runtime.graph_names import LM_STATIC
+from ureca.models.nano.network import Captioner
+from ureca.models.runtime.aoti import describe_cpu_target
+from ureca.models.runtime.compatibility import ANY, OPTIONS, get_runtime_version, list_graph_names
+from ureca.models.runtime.graph_names import LM_STATIC, SCORE
+from ureca.models.runtime.grounding.weights import ARRAYS, checkpoint_weights
 from ureca.models.runtime.self_test import (
     GOLDEN,
     GOLDEN_PICTURE,
     read_picture,
     read_regions,
-    say,
+    run_captions,
 )
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 EMBEDDINGS, PARITY, CARD = "embeddings.npy", "parity.json", "MODEL_CARD.md"
 _EXTRA = (PARITY, CARD, GOLDEN, GOLDEN_PICTURE)
 FAILED = "parity.failed.json"
-"""Written instead of a bundle that failed its proof; what was there before stays."""
+"""The report that is written when the parity check fails. The previous bundle stays in place."""
 
 
-class Files:
-    """The files of one bundle, gathered in `stage` and published together.
+class BundleFiles:
+    """Collects the files of one bundle in `stage` and publishes them together.
 
     `config` has nothing left open (`export.runtime_selection.resolve_config`).
     """
@@ -62,59 +65,68 @@ class Files:
         self._checkpoint, self._config = checkpoint, config
 
     def write(self, model: Captioner) -> BundleManifest:
-        """Write graphs, embeddings, tokenizer and model card, and describe them.
+        """Write graphs, embeddings, tokenizer and model card; return the manifest.
 
         Raises `EngineError` when a graph cannot be built for the runtime.
         """
         stage, half = self._stage, self._config.precision in {"int8", "fp16"}
-        table = embedding_table(model)
+        table = read_embedding_table(model)
         np.save(stage / EMBEDDINGS, table.astype(np.float16) if half else table, allow_pickle=False)
         shutil.copyfile(self._checkpoint / TOKENIZER, stage / TOKENIZER)
         if (self._checkpoint / CARD).is_file():
             shutil.copyfile(self._checkpoint / CARD, stage / CARD)
-        return self._manifest(model.config, {n: self._graph(n, model) for n in self._names()})
+        if SCORE in self._graphs:
+            shutil.copyfile(self._checkpoint / ARRAYS, stage / ARRAYS)
+        return self._build_manifest(
+            model.config, {n: self._write_graph(n, model) for n in self._list_graphs()}
+        )
 
-    def remember(self, engine: Engine) -> None:
-        """Let the finished bundle caption the golden picture and keep what it said."""
+    def add_self_test(self, engine: Engine) -> None:
+        """Caption the golden image with the finished bundle and store the captions."""
         write_self_test(engine, self._stage)
 
     def publish(self, manifest: BundleManifest, report: ParityReport, out: Path) -> None:
-        """Move everything to `out`, the manifest last; of a failed proof only its report."""
+        """Move everything to `out`, the manifest last. If parity failed, write only the report.
+
+        What `manifest` has beside the files of this export, such as a mask head, is in `out`.
+        """
         if report.failures():
             report.save(out / FAILED)
             return
         (out / FAILED).unlink(missing_ok=True)
-        before = _listed(out)
+        before = _list_bundle_files(out)
         (out / MANIFEST_NAME).unlink(missing_ok=True)
         report.save(self._stage / PARITY)
         names = [name for name in _EXTRA if (self._stage / name).is_file()]
         extra = tuple(file_spec(self._stage, name) for name in names)
-        made = {path.name for path in self._stage.iterdir()}
-        for name in made:
-            shutil.move(self._stage / name, out / name)
-        for name in before - made:
+        manifest = msgspec.structs.replace(manifest, extra_files=extra)
+        for path in list(self._stage.iterdir()):
+            shutil.move(path, out / path.name)
+        for name in before - {spec.file for spec in manifest.files}:
             (out / name).unlink(missing_ok=True)
-        write_manifest(out, msgspec.structs.replace(manifest, extra_files=extra))
+        write_manifest(out, manifest)
 
-    def _names(self) -> list[str]:
-        """The graphs to write; no engine runs the static cache yet, so there is no plan of it."""
-        needed = graph_names(OPTIONS[self._config.runtime])
+    def _list_graphs(self) -> list[str]:
+        """List the graphs to write. No engine runs the static cache yet, so it has no plan."""
+        needed = list_graph_names(OPTIONS[self._config.runtime])
         extra = [LM_STATIC] if SUFFIXES[self._config.runtime] == ".onnx" else []
-        return [name for name in self._graphs if name in {*needed, *extra}]
+        return [name for name in self._graphs if name in {*needed, SCORE, *extra}]
 
-    def _graph(self, name: str, model: Captioner) -> GraphSpec:
-        """Write one graph and describe it."""
-        proto, interface = self._graphs[name], interfaces(model.config)[name]
+    def _write_graph(self, name: str, model: Captioner) -> GraphSpec:
+        """Write one graph and return its description."""
+        proto, interface = self._graphs[name], build_interfaces(model.config)[name]
         file = write_graph(name, proto, self._stage, model=model, config=self._config)
         return GraphSpec(
             file=file,
             sha256=file_spec(self._stage, file).sha256,
             inputs=interface.inputs,
             outputs=interface.outputs,
-            precision=precision_of(proto),
+            precision=find_precision(proto),
         )
 
-    def _manifest(self, model: CaptionerConfig, graphs: dict[str, GraphSpec]) -> BundleManifest:
+    def _build_manifest(
+        self, model: CaptionerConfig, graphs: dict[str, GraphSpec]
+    ) -> BundleManifest:
         stage, runtime = self._stage, OPTIONS[self._config.runtime]
         return BundleManifest(
             model=to_plain(model),
@@ -129,30 +141,60 @@ class Files:
                 buckets=self._config.buckets or (),
             ),
             runtime=runtime,
-            runtime_version=version(runtime),
-            target=self._target(),
+            runtime_version=get_runtime_version(runtime),
+            target=self._find_target(),
             tolerances=asdict(self._config.tolerances),
+            grounding=self._grounding(),
         )
 
-    def _target(self) -> str:
+    def _grounding(self) -> GroundingWeights | msgspec.UnsetType:
+        if SCORE not in self._graphs:
+            return msgspec.UNSET
+        weights = checkpoint_weights(self._checkpoint)
+        assert weights is not None
+        return msgspec.structs.replace(weights, arrays=file_spec(self._stage, ARRAYS))
+
+    def _find_target(self) -> str:
         if self._config.runtime == "aoti":
-            return cpu_target()
+            return describe_cpu_target()
         return ANY if self._config.runtime == "onnx" else str(self._config.target)
 
 
+def add_files(stage: Path, out: Path, manifest: BundleManifest) -> None:
+    """Move the files of `stage` into the bundle `out` and write its manifest last. If that fails,
+    `out` is as it was.
+    """
+    names = [path.name for path in stage.iterdir()]
+    with tempfile.TemporaryDirectory(dir=stage) as folder:
+        before = Path(folder)
+        try:
+            for name in names:
+                if (out / name).exists():
+                    shutil.copy2(out / name, before / name)
+                (stage / name).replace(out / name)
+            write_manifest(out, manifest)
+        except BaseException:
+            for name in names:
+                if (before / name).exists():
+                    (before / name).replace(out / name)
+                elif not (stage / name).exists():
+                    (out / name).unlink(missing_ok=True)
+            raise
+
+
 def write_self_test(engine: Engine, stage: Path) -> None:
-    """Write the self-test of a bundle: the golden picture and what `engine` says of it."""
+    """Write the self-test of a bundle: the golden image and the captions that `engine` gives it."""
     source = Path(__file__).with_name("golden")
     regions = read_regions(source / "regions.json")
-    texts = say(engine, read_picture(source / GOLDEN_PICTURE), regions)
+    texts = run_captions(engine, read_picture(source / GOLDEN_PICTURE), regions)
     told = [msgspec.structs.replace(r, text=t) for r, t in zip(regions, texts, strict=True)]
     document = msgspec.json.format(msgspec.json.encode(told), indent=1)
     (stage / GOLDEN).write_bytes(document + b"\n")
     shutil.copyfile(source / GOLDEN_PICTURE, stage / GOLDEN_PICTURE)
 
 
-def _listed(out: Path) -> set[str]:
-    """Files of the bundle in `out`: those that the new one lacks must not stay behind."""
+def _list_bundle_files(out: Path) -> set[str]:
+    """List the files of the bundle in `out`. Those that the new bundle lacks are deleted."""
     try:
         return {spec.file for spec in load_manifest(out).files}
     except BundleError:
@@ -160,7 +202,7 @@ def _listed(out: Path) -> set[str]:
 
 
 def check_checkpoint(checkpoint: Path, model: CaptionerConfig) -> None:
-    """Raise `WeightsError` for a tokenizer that knows more ids than the network."""
+    """Raise `WeightsError` if the tokenizer has more ids than the network."""
     size = Tokenizer.load(checkpoint / TOKENIZER).vocab_size
     if size > model.language.vocab_size:
         raise WeightsError(

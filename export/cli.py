@@ -1,4 +1,4 @@
-"""`ureca export`: a checkpoint becomes a bundle, with the proof that it still says the same."""
+"""`ureca export`: converts a checkpoint to a bundle and checks that its captions stay the same."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import onnx
 import onnxruntime
 import torch
@@ -18,22 +20,26 @@ from tqdm import tqdm
 from ureca.bundle import BundleManifest, file_spec
 from ureca.config import load_config
 from ureca.errors import ConfigError
-from ureca.export.bundle_writer import Files, check_checkpoint
+from ureca.export.bundle_writer import BundleFiles, check_checkpoint
 from ureca.export.config import ExportConfig
-from ureca.export.graphs.cache import cached_graph
+from ureca.export.graphs.cache import load_or_make_graph
 from ureca.export.graphs.onnx_export import export_graph
-from ureca.export.graphs.quantise import computed_in_f16, stored_as_f16
+from ureca.export.graphs.quantise import convert_to_f16, store_as_f16
 from ureca.export.graphs.static import OPSET as STATIC_OPSET
-from ureca.export.parity.comparison import edge_diff
+from ureca.export.grounding import add_grounding, show_scoring
+from ureca.export.mask_head import find_kept_head
+from ureca.export.masks_cli import main as export_masks
+from ureca.export.parity.comparison import measure_edge_diff
 from ureca.export.parity.parity_checks import (
-    Proof,
+    ParityProof,
     Protos,
     choose_int8,
-    embedding_table,
     open_graphs,
+    read_embedding_table,
 )
-from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepared
-from ureca.export.report import ParityReport, Trial, show
+from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepare_arrays
+from ureca.export.parity.scoring import ScoringReference
+from ureca.export.report import ParityReport, Trial, print_report
 from ureca.export.runtime_selection import (
     EXPERIMENTAL,
     PRECISIONS,
@@ -42,12 +48,13 @@ from ureca.export.runtime_selection import (
     why_not_runnable,
 )
 from ureca.extras import require
-from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import CONFIG, WEIGHTS, load_checkpoint
+from ureca.models.nano.network import Captioner
 from ureca.models.runtime.compatibility import MLLM_CONFIG
 from ureca.models.runtime.graph_backend import GraphBackend
-from ureca.models.runtime.graph_names import GATHER, GRAPHS, LM_STATIC
-from ureca.models.runtime.load import engine_over, load_backend
+from ureca.models.runtime.graph_names import GATHER, GRAPHS, LM_STATIC, SCORE
+from ureca.models.runtime.grounding.weights import checkpoint_weights
+from ureca.models.runtime.load import load_backend, make_engine
 
 Say = Callable[[str], None]
 
@@ -55,24 +62,31 @@ _EPILOG = """examples:
   ureca export runs/nano -o bundle
   ureca export runs/nano -o exact --precision fp32
   ureca export runs/nano -o fast --runtime auto
+  ureca export runs/nano -o bundle --only-grounding
   ureca export runs/nano -o bundle --regions regions.jsonl.gz --images images
+  ureca export masks runs/masks/checkpoint --bundle bundle     adds a mask head; its own --help
 
-exit status: 0 the bundle was written; 1 it failed its parity proof: OUT/parity.failed.json says
-why, and whatever was in OUT before is untouched; 2 an input was refused"""
+exit status: 0 the bundle was written; 1 it failed the parity check: OUT/parity.failed.json
+says why, and the files that were in OUT are unchanged; 2 an input was refused"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see `--help`."""
-    options = _parser().parse_args(argv)
+    """Run the command; see `--help`."""
+    if argv and argv[0] == "masks":
+        return export_masks(argv[1:])
+    options = _build_parser().parse_args(argv)
     if (options.checkpoint / MLLM_CONFIG).is_file():
         return int(require("ureca.export.mllm", extra="mllm").export_command(options))
     names = ("runtime", "precision", "target", "opset", "max_regions", "buckets", "static_cache")
     given = {name: getattr(options, name) for name in names}
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
-    machine = Machine.look()
+    machine = Machine.inspect()
     config, said = resolve_config(load_config(ExportConfig, options.config, overrides), machine)
     (sys.stderr if options.json else sys.stdout).write(said + "\n")
     cases, source = find_cases(options.regions, options.images, limit=config.parity_regions)
+    if options.only_grounding:
+        proof = add_grounding(options.checkpoint, options.out, config=config, cases=cases)
+        return show_scoring(proof, config, as_json=options.json)
     try:
         report = export_bundle(
             options.checkpoint, options.out, config=config, cases=cases, source=source
@@ -82,41 +96,44 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"the bundle could not be written to {options.out}: {error}; without its manifest.json "
             "nothing there counts as a bundle. Free some space or choose another folder, and repeat"
         ) from error
-    return show(report, as_json=options.json)
+    return print_report(report, as_json=options.json)
 
 
 def export_bundle(
     checkpoint: Path, out: Path, *, config: ExportConfig, cases: Sequence[ParityCase], source: str
 ) -> ParityReport:
-    """Export `checkpoint` to the folder `out`; a bundle that fails its proof gets no manifest.
+    """Export `checkpoint` to the folder `out`. A bundle that fails the parity check gets no
+    manifest. A mask head that `out` has is kept.
 
     `cases` are what the graphs are compared on, `source` describes them in the report. Raises
     `WeightsError` for a checkpoint that cannot be read.
     """
-    machine = Machine.look()
+    machine = Machine.inspect()
     config, _ = resolve_config(config, machine)
     model = load_checkpoint(checkpoint)
     check_checkpoint(checkpoint, model.config)
+    kept = find_kept_head(out)
     out.mkdir(parents=True, exist_ok=True)
     with (
-        _progress(len(GRAPHS) + 4) as say,
+        _open_progress(len(GRAPHS) + 4) as say,
         tempfile.TemporaryDirectory(dir=out.parent) as stage,
     ):
-        masters = _masters(model, checkpoint, config, say)
+        masters = _export_masters(model, checkpoint, config, say)
         say("the checkpoint's captions")
-        proof = Proof(model, [prepared(case, model.config.vision) for case in cases])
+        proof = ParityProof(model, [prepare_arrays(case, model.config.vision) for case in cases])
+        scoring = ScoringReference(proof) if SCORE in masters else None
         say("precision per graph")
-        graphs, trials = _graphs(proof, masters, config)
+        graphs, trials = _choose_graphs(proof, masters, config, scoring)
         say(f"files for {config.runtime}")
-        files = Files(Path(stage), graphs, checkpoint=checkpoint, config=config)
+        files = BundleFiles(Path(stage), graphs, checkpoint=checkpoint, config=config)
         manifest = files.write(model)
         say("parity")
         absent = why_not_runnable(config, machine)
-        if absent:  # the same graphs on the CPU say whether they are right, not whether a GPU is
-            bundle = open_graphs(graphs, embedding_table(model), model.config)
+        if absent:  # run on the CPU: checks the graphs, not the GPU
+            bundle = open_graphs(graphs, read_embedding_table(model), model.config)
         else:
             bundle = load_backend(Path(stage), manifest)
-        report = _report(
+        report = _build_report(
             proof,
             masters,
             bundle,
@@ -125,44 +142,57 @@ def export_bundle(
             config=config,
             source=source,
             absent=absent,
+            scoring=scoring,
         )
-        files.remember(engine_over(bundle, Path(stage), manifest))
-        files.publish(manifest, report, out)
+        files.add_self_test(make_engine(bundle, Path(stage), manifest))
+        head = kept.head if kept else msgspec.UNSET
+        report = replace(report, mask_head=kept.proof if kept else None)
+        files.publish(msgspec.structs.replace(manifest, mask_head=head), report, out)
     return report
 
 
-def _masters(
+def _export_masters(
     model: Captioner, checkpoint: Path, config: ExportConfig, say: Say
 ) -> dict[str, onnx.ModelProto]:
-    """The float graphs, from the cache where they were exported before."""
+    """Return the float graphs, from the cache if they were exported before."""
     sha256 = " ".join(file_spec(checkpoint, name).sha256 for name in (WEIGHTS, CONFIG))
     masters = {}
-    for name in (*GRAPHS, LM_STATIC) if config.static_cache else GRAPHS:
+    scoring = (SCORE,) if checkpoint_weights(checkpoint) else ()
+    static = (LM_STATIC,) if config.static_cache else ()
+    for name in (*GRAPHS, *scoring, *static):
         say(f"graph {name}")
         opset = max(config.opset, STATIC_OPSET) if name == LM_STATIC else config.opset
         make = partial(export_graph, model, name, opset=opset)
-        masters[name] = cached_graph(name, make, checkpoint_sha256=sha256, opset=opset)
+        masters[name] = load_or_make_graph(name, make, checkpoint_sha256=sha256, opset=opset)
     return masters
 
 
-def _graphs(proof: Proof, masters: Protos, config: ExportConfig) -> tuple[Protos, dict[str, Trial]]:
-    """The graphs that ship: float32 as they are, float16, or int8 where it holds with float16
-    storage.
+def _choose_graphs(
+    proof: ParityProof, masters: Protos, config: ExportConfig, scoring: ScoringReference | None
+) -> tuple[Protos, dict[str, Trial]]:
+    """Return the graphs to ship: float32 unchanged, float16, or int8 with float16 storage if it
+    passes the parity check.
     """
     if config.precision == "fp32":
         return masters, {}
     if config.precision == "fp16":
-        as_is = (GATHER, LM_STATIC)  # nothing is computed; a cache in place stands no cast
-        halves = {n: p if n in as_is else computed_in_f16(p) for n, p in masters.items()}
+        as_is = (
+            GATHER,
+            LM_STATIC,
+        )  # float16 storage only; a cache that is updated in place allows no cast
+        halves = {n: p if n in as_is else convert_to_f16(p) for n, p in masters.items()}
         return halves, {}
-    graphs, trials = choose_int8(
-        proof, masters, embedding_table(proof.model), minimum=config.tolerances.int8_agreement
-    )
-    return {name: stored_as_f16(proto) for name, proto in graphs.items()}, trials
+    table, bounds = read_embedding_table(proof.model), config.tolerances
+    captioning = {name: proto for name, proto in masters.items() if name != SCORE}
+    graphs, trials = choose_int8(proof, captioning, table, minimum=bounds.int8_agreement)
+    if scoring is not None:
+        least = bounds.score_agreement
+        graphs[SCORE] = scoring.choose_int8(graphs, masters[SCORE], table, minimum=least)
+    return {name: store_as_f16(proto) for name, proto in graphs.items()}, trials
 
 
-def _report(
-    proof: Proof,
+def _build_report(
+    proof: ParityProof,
     masters: Protos,
     bundle: GraphBackend,
     *,
@@ -171,9 +201,10 @@ def _report(
     config: ExportConfig,
     source: str,
     absent: str,
+    scoring: ScoringReference | None,
 ) -> ParityReport:
-    exact = open_graphs(masters, embedding_table(proof.model), proof.model.config)
-    regions, equal = proof.uncached_equal(exact)
+    exact = open_graphs(masters, read_embedding_table(proof.model), proof.model.config)
+    regions, equal = proof.count_uncached_equal(exact)
     float32 = proof.compare(exact)
     return ParityReport(
         checkpoint_sha256=manifest.checkpoint_sha256,
@@ -182,22 +213,23 @@ def _report(
         cases=f"{float32.regions} regions of {len(proof.arrays)} pictures, {source}",
         tolerances=config.tolerances,
         float32=float32,
-        edges_max_abs_logit_diff=edge_diff(proof.torch, exact, proof.arrays[0]),
+        edges_max_abs_logit_diff=measure_edge_diff(proof.torch, exact, proof.arrays[0]),
         uncached_regions=regions,
         uncached_equal=equal,
-        control=proof.control(),
+        control=proof.compare_control(),
         bundle=proof.compare(bundle),
-        alone_exact=proof.alone_exact(bundle),
+        alone_exact=proof.measure_alone_exact(bundle),
         precision={name: graph.precision for name, graph in manifest.graphs.items()},
         int8_trials=trials,
         runtime=f"{manifest.runtime} {manifest.runtime_version} on {manifest.target}",
         not_proven={f"execution and speed on {manifest.target}": absent} if absent else {},
+        scoring=scoring.prove(exact, bundle) if scoring else None,
     )
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Say]:
-    """A bar on the terminal, and the function that names the next step."""
+def _open_progress(total: int) -> Iterator[Say]:
+    """Open a progress bar and return it with the function that names the next step."""
     with tqdm(total=total, file=sys.stderr, leave=False) as bar:
 
         def say(text: str) -> None:
@@ -207,7 +239,7 @@ def _progress(total: int) -> Iterator[Say]:
         yield say
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca export",
         description="Turn a checkpoint into a bundle that the node runs, and check its parity.",
@@ -233,11 +265,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--opset", type=int, help="ONNX opset (default: 20)")
     parser.add_argument(
-        "--max-regions", type=_count, metavar="N", help="regions per call, at most (32)"
+        "--max-regions", type=_parse_count, metavar="N", help="regions per call, at most (32)"
     )
     parser.add_argument(
         "--buckets",
-        type=_counts,
+        type=_parse_counts,
         metavar="N,N",
         help="batch sizes a GPU prepares for (1,2,4,8,16,32)",
     )
@@ -246,6 +278,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         default=None,
         help="also export lm_static (docs/export.md)",
+    )
+    parser.add_argument(
+        "--only-grounding",
+        action="store_true",
+        help="OUT is a bundle of this checkpoint: add or renew only what scores texts",
     )
     parser.add_argument("--config", type=Path, help="configs/export/*.yaml")
     parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the parity check")
@@ -256,12 +293,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
     return number
 
 
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
+def _parse_counts(text: str) -> list[int]:
+    return [_parse_count(part) for part in text.split(",")]

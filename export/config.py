@@ -1,4 +1,4 @@
-"""How a checkpoint is exported (`configs/export/*.yaml`)."""
+"""Configures an export (`configs/export/*.yaml`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:
-    """Bounds of an export; a bundle beyond one of them gets no manifest."""
+    """Bounds of the parity check. A bundle beyond one of them gets no manifest."""
 
     max_abs_logit_diff: float = 1e-3
     """Float32 graphs against torch, forced captions and zero-length edges alike."""
@@ -18,6 +18,14 @@ class Tolerances:
     """Equal choices on forced captions that a graph must keep to ship as int8."""
     control_agreement: float = 0.9
     """Weights of another seed must stay below this, or the comparison sees nothing."""
+    score_agreement: float = 0.95
+    """Texts whose best region the graph `score` must keep."""
+    mask_iou: float = 0.995
+    """Mean IoU of the bundle's masks with those of torch: of clicks, of boxes and of everything."""
+    mask_score_diff: float = 1e-3
+    """By which scores of these masks, expected IoUs 0..1, may differ."""
+    mask_control_iou: float = 0.9
+    """Weights of another seed must stay below this, or the comparison of masks sees nothing."""
     meteor_drop: float = 0.003
     """METEOR, 0..1, by which the bundle's captions may be worse than the checkpoint's."""
 
@@ -28,7 +36,7 @@ class ExportConfig:
 
     runtime: Literal["onnx", "ort-gpu", "tensorrt", "tensorrt-rtx", "aoti", "auto"] = "onnx"
     precision: Literal["fp32", "fp16", "int8", "int4"] | None = None
-    """None: what `export.runtime_selection` names first for the runtime (int8 for onnx)."""
+    """None: the default of the runtime, the first in `export.runtime_selection` (int8 for onnx)."""
     target: str | None = None
     """`ort-gpu`: cuda, tensorrt or cpu; `tensorrt-rtx`: sm_80+ or one device such as sm_75. None:
     the first of these; the other runtimes export for the machine they are on.

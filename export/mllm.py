@@ -1,8 +1,8 @@
-"""`ureca export` and `ureca verify` of `ureca-mllm`: a verified bundle of tensors, run by torch.
+"""`ureca export` and `ureca verify` of `ureca-mllm`: a verified bundle of tensors that torch runs.
 
 There are no graphs: the language models of `transformers` do not fit the interface of `lm`
-(`models/nano/language.py`), so the bundle holds the model itself, adapters merged, and needs torch
-where it runs (`export/mllm_parity.py` is the proof).
+(`models/nano/language.py`). The bundle holds the model itself with merged adapters, and needs torch
+where it runs. `export/mllm_parity.py` is its parity check.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from ureca.export.bundle_writer import CARD, FAILED, PARITY, write_self_test
 from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.mllm_parity import check_parity
 from ureca.export.parity.parity_inputs import ParityCase, find_cases
-from ureca.export.report import show
+from ureca.export.report import print_report
 from ureca.export.verify import Verification
 from ureca.extras import require
 from ureca.models.mllm.checkpoints.checkpoint import (
     CONFIG,
     TOKENIZER,
-    base_sha256,
-    checkpoint_sha256,
+    hash_base,
+    hash_checkpoint,
     load_checkpoint,
     read_config,
     save_parts,
 )
 from ureca.models.mllm.config import Precision
-from ureca.models.mllm.engine import checkpoint_engine
+from ureca.models.mllm.mllm_engine import open_checkpoint
 from ureca.models.runtime.compatibility import TRANSFORMERS
 
 _REGIONS = 32
-"""Regions that the proof compares: logits of large vocabularies are big."""
+"""Regions that the parity check compares. Logits of large vocabularies need much memory."""
 _KINDS = ("fp32", "bf16", "int8", "int4")
 
 
@@ -77,7 +77,7 @@ def export_command(options: Namespace) -> int:
         max_regions=options.max_regions,
         tolerances=load_config(ExportConfig, options.config).tolerances,
     )
-    return show(report, as_json=options.json)
+    return print_report(report, as_json=options.json)
 
 
 def export_mllm(
@@ -90,7 +90,7 @@ def export_mllm(
     max_regions: int | None = None,
     tolerances: Tolerances | None = None,
 ) -> Verification:
-    """Merge, write, prove; a bundle that fails its proof is not published.
+    """Merge adapters, write the bundle and check parity. A bundle that fails is not published.
 
     Raises `WeightsError` for a checkpoint that cannot be read.
     """
@@ -99,17 +99,17 @@ def export_mllm(
         raise BundleError(f"{out} holds a bundle already: choose another folder, or remove it")
     with tempfile.TemporaryDirectory(dir=out.parent) as place:
         stage = Path(place) / "bundle"
-        _write(checkpoint, stage, precision=precision, max_regions=max_regions)
-        manifest = _manifest(checkpoint, stage, tolerances or Tolerances())
+        _write_files(checkpoint, stage, precision=precision, max_regions=max_regions)
+        manifest = _build_manifest(checkpoint, stage, tolerances or Tolerances())
         report = check_parity(checkpoint, stage, manifest, cases=cases, source=source)
-        report = replace(report, bundle_sha256="")  # known only when this report is in it
+        report = replace(report, bundle_sha256="")  # set later: the hash covers this report
         report.save(stage / PARITY)
         if report.failures():
             report.save(out / FAILED)
             return report
-        write_self_test(checkpoint_engine(stage), stage)
+        write_self_test(open_checkpoint(stage), stage)
         names = [p.relative_to(stage).as_posix() for p in sorted(stage.rglob("*")) if p.is_file()]
-        extra = tuple(file_spec(stage, n) for n in names if n not in _named(manifest))
+        extra = tuple(file_spec(stage, n) for n in names if n not in _list_files(manifest))
         for path in stage.iterdir():
             shutil.move(path, out / path.name)
         write_manifest(out, msgspec.structs.replace(manifest, extra_files=extra))
@@ -119,25 +119,25 @@ def export_mllm(
 def verify_mllm(
     bundle: Path, checkpoint: Path | None, *, cases: Sequence[ParityCase], source: str
 ) -> Verification:
-    """Open a bundle by its hashes and compare it with its checkpoint. Raises `BundleError`."""
+    """Verify a bundle's hashes and compare it with its checkpoint. Raises `BundleError`."""
     manifest = load_manifest(bundle)
     if checkpoint is None or not is_checkpoint(checkpoint):
         raise BundleError(f"give --checkpoint DIR: what {bundle} was made from")
-    got = checkpoint_sha256(checkpoint)
+    got = hash_checkpoint(checkpoint)
     if got != manifest.checkpoint_sha256:
         raise BundleError(
             f"{checkpoint} is another checkpoint: it has sha256 {got}, the bundle was made from "
             f"{manifest.checkpoint_sha256}"
         )
-    opener = require("ureca.models.mllm.engine", extra="mllm")
+    opener = require("ureca.models.mllm.mllm_engine", extra="mllm")
     opener.open_bundle(bundle, manifest, threads=None)
     return check_parity(checkpoint, bundle, manifest, cases=cases, source=source)
 
 
-def _write(
+def _write_files(
     checkpoint: Path, stage: Path, *, precision: Precision | None, max_regions: int | None
 ) -> None:
-    """Base with its adapters merged, mask encoder, words, card."""
+    """Write the base with merged adapters, the mask encoder, the tokenizer and the model card."""
     asked = precision or read_config(checkpoint).precision
     stored: Precision = "fp32" if asked == "fp32" else "bf16"
     model = load_checkpoint(checkpoint, precision=stored)
@@ -145,7 +145,7 @@ def _write(
     config = replace(
         model.config,
         base="base",
-        base_sha256=base_sha256(stage / "base"),
+        base_sha256=hash_base(stage / "base"),
         lora=None,
         projector=False,
         precision=asked,
@@ -156,16 +156,16 @@ def _write(
         shutil.copyfile(checkpoint / CARD, stage / CARD)
 
 
-def _manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> BundleManifest:
-    engine = checkpoint_engine(stage, device="cpu")
+def _build_manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> BundleManifest:
+    engine = open_checkpoint(stage, device="cpu")
     config, prompt = engine.config, engine.prompt
     package = require("transformers", extra="mllm")
     stop, mark = prompt.stop_ids[0], prompt.mark_ids[0]
     return BundleManifest(
         model=to_plain(config),
-        checkpoint_sha256=checkpoint_sha256(checkpoint),
+        checkpoint_sha256=hash_checkpoint(checkpoint),
         graphs={},
-        embeddings=file_spec(stage, _embedding_file(stage)),
+        embeddings=file_spec(stage, _find_embedding_file(stage)),
         tokenizer=file_spec(stage, TOKENIZER),
         # Both instructions are text; what they have in common is the token they begin with.
         tokens=TokenIds(pad=stop, short=mark, long=mark, eos=stop),
@@ -176,8 +176,8 @@ def _manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> BundleMa
     )
 
 
-def _embedding_file(stage: Path) -> str:
-    """The file of the base that holds its table of word embeddings."""
+def _find_embedding_file(stage: Path) -> str:
+    """Return the file of the base that holds its word embeddings."""
     for path in sorted((stage / "base").glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
             if any(name.endswith("embed_tokens.weight") for name in tensors.keys()):  # noqa: SIM118
@@ -185,5 +185,5 @@ def _embedding_file(stage: Path) -> str:
     raise BundleError(f"{stage / 'base'} holds no table of word embeddings")
 
 
-def _named(manifest: BundleManifest) -> set[str]:
+def _list_files(manifest: BundleManifest) -> set[str]:
     return {MANIFEST_NAME, manifest.embeddings.file, manifest.tokenizer.file}

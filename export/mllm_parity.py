@@ -1,8 +1,8 @@
-"""Does a `ureca-mllm` bundle still say what its checkpoint says? Two ways of running one model.
+"""Compares the captions of a `ureca-mllm` bundle with those of its checkpoint.
 
-The reference is the checkpoint as the package runs it: adapters beside their matrices, the whole
-prompt of every region through `generate`, logits without any cache. The candidate is the bundle as
-the node runs it: adapters merged, one prefix, one batch.
+The reference is the checkpoint as the package runs it: separate adapters, the whole prompt of every
+region through `generate`, logits without a cache. The candidate is the bundle as the node runs it:
+merged adapters, one prefix, one batch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from tqdm import tqdm
 from ureca.bundle import BundleManifest, bundle_sha
 from ureca.datatypes import RegionInput
 from ureca.export.config import Tolerances
-from ureca.export.parity.comparison import ProbeOutput, agreement
+from ureca.export.parity.comparison import ProbeOutput, measure_agreement
 from ureca.export.parity.parity_inputs import ParityCase
 from ureca.export.verify import Verification
 from ureca.extras import require
 from ureca.models.mllm import generate
-from ureca.models.mllm.backend import prefix_input
+from ureca.models.mllm.backend import make_prefix_input
 from ureca.models.mllm.checkpoints.checkpoint import TOKENIZER, load_checkpoint
-from ureca.models.mllm.engine import MllmEncodedPicture, MllmEngine, checkpoint_engine
-from ureca.models.mllm.network.captioner import Mllm
+from ureca.models.mllm.mllm_engine import MllmEncodedPicture, MllmEngine, open_checkpoint
 from ureca.models.mllm.network.mask_encoder import MllmMaskEncoder
-from ureca.models.mllm.network.positions import Opening
+from ureca.models.mllm.network.model import Mllm
+from ureca.models.mllm.network.positions import PromptOpening
 from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.tokenizer import EOS_ID
 
 _TOKENS = 32
-"""Tokens of a caption that are compared: logits of large vocabularies are big."""
+"""Tokens of a caption that are compared. Logits of large vocabularies need much memory."""
 
 
 def check_parity(
@@ -45,17 +45,19 @@ def check_parity(
     cases: Sequence[ParityCase],
     source: str,
 ) -> Verification:
-    """The checkpoint, unmerged and unshared, against the bundle as the node runs it."""
-    candidate = checkpoint_engine(bundle)
+    """Compare the checkpoint (adapters separate, no shared prefix) with the bundle as the node runs
+    it.
+    """
+    candidate = open_checkpoint(bundle)
     words, info = TextTokenizer.load(checkpoint / TOKENIZER), candidate.info
     model = load_checkpoint(checkpoint, merge=False, device=str(candidate.model.device))
     reference = MllmEngine(model, words, info=info)
     bar = tqdm(cases, desc="the checkpoint's captions", unit="picture", disable=None)
-    ours = [_stock(reference, case) for case in bar]
+    ours = [_run_unshared(reference, case) for case in bar]
     forced = [said.captions for said in ours]
-    theirs = [_shared(candidate, *pair) for pair in zip(cases, forced, strict=True)]
-    other = _other(reference)
-    control = [_shared(other, *pair) for pair in zip(cases, forced, strict=True)]
+    theirs = [_run_shared(candidate, *pair) for pair in zip(cases, forced, strict=True)]
+    other = _make_control(reference)
+    control = [_run_shared(other, *pair) for pair in zip(cases, forced, strict=True)]
     package = require("transformers", extra="mllm")
     missing = {} if torch.cuda.is_available() else {"GPU": "no CUDA device was used"}
     if source.startswith("synthetic"):
@@ -69,85 +71,95 @@ def check_parity(
         cases=source,
         tolerances=Tolerances(**manifest.tolerances),
         quantised=candidate.config.precision != "fp32",
-        bundle=agreement(ours, theirs),
-        alone_exact=_alone(candidate, cases[0]),
-        control=agreement(ours, control),
+        bundle=measure_agreement(ours, theirs),
+        alone_exact=_count_equal_alone(candidate, cases[0]),
+        control=measure_agreement(ours, control),
         words=None,
         not_proven=missing,
     )
 
 
-def _inputs(engine: MllmEngine, case: ParityCase) -> tuple[MllmEncodedPicture, list[Tensor]]:
+def _prepare_inputs(
+    engine: MllmEngine, case: ParityCase
+) -> tuple[MllmEncodedPicture, list[Tensor]]:
     frame = engine.encode(case.image)
     pairs = zip(case.masks, case.styles, strict=True)
-    return frame, engine.suffixes(frame, [RegionInput(m, style=s) for m, s in pairs])
+    return frame, engine.make_suffixes(frame, [RegionInput(m, style=s) for m, s in pairs])
 
 
 @torch.inference_mode()
-def _stock(engine: MllmEngine, case: ParityCase) -> ProbeOutput:
-    """Captions by the package's `generate`, region by region; logits without any cache."""
-    frame, suffixes = _inputs(engine, case)
+def _run_unshared(engine: MllmEngine, case: ParityCase) -> ProbeOutput:
+    """Caption region by region with the package's `generate`; compute logits without a cache."""
+    frame, suffixes = _prepare_inputs(engine, case)
     model, stop = engine.model, engine.prompt.stop_ids
-    prefix = prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
+    prefix = make_prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
     limit = min(_TOKENS, engine.info.max_new_tokens)
-    said = generate.per_region(model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit)
+    said = generate.generate_per_region(
+        model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit
+    )
     whole = [ids if len(ids) == limit else [*ids, stop[0]] for ids in said]
     longest = max(map(len, whole))
     logits = [
-        _whole(model, prefix, suffix, ids, longest)
+        _compute_logits(model, prefix, suffix, ids, longest)
         for suffix, ids in zip(suffixes, whole, strict=True)
     ]
     return ProbeOutput(whole, np.stack(logits))
 
 
-def _whole(
-    model: Mllm, first: Opening, suffix: Tensor, ids: Sequence[int], length: int
+def _compute_logits(
+    model: Mllm, first: PromptOpening, suffix: Tensor, ids: Sequence[int], length: int
 ) -> npt.NDArray[np.float32]:
-    """Logits f32 [length, V] before each token of one caption, from one plain forward pass."""
+    """Return logits f32 [length, V] before each token of one caption, from one forward pass."""
     words = model.embed(torch.tensor([ids], device=suffix.device))
     full = torch.cat([first.x, suffix, words], dim=1)
     seen = torch.ones(full.shape[:2], dtype=torch.long, device=full.device)
-    hidden = model(full, seen, first.whole(full.shape[1]))
+    hidden = model(full, seen, first.extend_positions(full.shape[1]))
     logits = model.logits(hidden[0, -len(ids) - 1 : -1]).float().cpu().numpy()
     return np.pad(logits, ((0, length - len(ids)), (0, 0)))
 
 
 @torch.inference_mode()
-def _shared(engine: MllmEngine, case: ParityCase, forced: Sequence[Sequence[int]]) -> ProbeOutput:
-    """Captions of one batch after the shared prefix, and logits of the forced ones."""
-    frame, suffixes = _inputs(engine, case)
+def _run_shared(
+    engine: MllmEngine, case: ParityCase, forced: Sequence[Sequence[int]]
+) -> ProbeOutput:
+    """Caption one batch after the shared prefix; compute logits of the forced captions."""
+    frame, suffixes = _prepare_inputs(engine, case)
     stop, limit = engine.prompt.stop_ids, min(_TOKENS, engine.info.max_new_tokens)
-    prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
-    free = generate.shared(engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit)
+    prefix = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+    free = generate.generate_shared(
+        engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit
+    )
     ids = np.full((len(forced), max(map(len, forced))), EOS_ID, np.int64)
     for row, caption in enumerate(forced):
         ids[row, : len(caption)] = caption
-    rows = engine.rows(frame)
+    rows = engine.make_batch(frame)
     steps = [rows.start(suffixes), *(rows.step(column) for column in ids.T[:-1])]
     logits = torch.stack(steps, dim=1).cpu().numpy()
     return ProbeOutput([i if len(i) == limit else [*i, stop[0]] for i in free], logits)
 
 
-def _other(engine: MllmEngine) -> MllmEngine:
-    """The negative control: the same words over mask modules of another seed, all of them: beside
-    region tokens a mask encoder alone says little.
+def _make_control(engine: MllmEngine) -> MllmEngine:
+    """Return the negative control: the same prompts, with all mask modules from another seed. A
+    mask encoder alone has little effect beside region tokens.
     """
     model = engine.model
     with torch.random.fork_rng():
         torch.manual_seed(7)
         model.masks = MllmMaskEncoder(model.config.mask, width=model.width).to(model.device).eval()
-        model.region_tokens = model.fresh_region_tokens()
+        model.region_tokens = model.make_region_tokens()
     return engine
 
 
-def _alone(engine: MllmEngine, case: ParityCase) -> float:
-    """Captions that stay the same when their region is captioned alone."""
-    frame, suffixes = _inputs(engine, case)
-    prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+def _count_equal_alone(engine: MllmEngine, case: ParityCase) -> float:
+    """Return the share of captions that stay the same if the region is captioned alone."""
+    frame, suffixes = _prepare_inputs(engine, case)
+    prefix = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
     stop = engine.prompt.stop_ids
-    together = generate.shared(engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=8)
+    together = generate.generate_shared(
+        engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=8
+    )
     alone = [
-        generate.shared(engine.model, prefix, [one], stop_ids=stop, max_new_tokens=8)[0]
+        generate.generate_shared(engine.model, prefix, [one], stop_ids=stop, max_new_tokens=8)[0]
         for one in suffixes
     ]
     return sum(a == b for a, b in zip(together, alone, strict=True)) / len(alone)

@@ -1,4 +1,4 @@
-"""The parity report: what was compared, what came out, and whether the bundle may be used."""
+"""The parity report: what was compared, the results, and whether the bundle may be used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Protocol
 
 from ureca.export.config import Tolerances
 from ureca.export.parity.comparison import Agreement
+from ureca.export.parity.masks_report import MaskProof, format_mask_proof
+from ureca.export.parity.scoring_report import ScoringProof, failures, line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One graph tried in int8, everything else as chosen so far."""
+    """One graph tried in int8, with all other graphs as chosen so far."""
 
     agreement: Agreement
     chosen: bool
@@ -22,7 +24,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """Everything in `parity.json`."""
+    """The content of `parity.json`."""
 
     checkpoint_sha256: str
     opset: int
@@ -36,19 +38,25 @@ class ParityReport:
     control: Agreement
     bundle: Agreement
     alone_exact: float
-    """Captions of the bundle that stay the same when a region is captioned alone instead of in a
-    batch (int8 activations are scaled per batch, so neighbours matter a little).
+    """Share of captions that stay the same if a region is captioned alone instead of in a batch.
+    Int8 activations are scaled per batch, so other regions have a small effect.
     """
     runtime: str = "onnxruntime"
-    """What the bundle is for; `bundle` was measured with it unless `not_proven` says otherwise."""
+    """The runtime of the bundle. `bundle` was measured with it unless `not_proven` says
+    otherwise.
+    """
     not_proven: dict[str, str] = field(default_factory=dict)
-    """What could not be tried on this machine, and why."""
+    """What could not be tested on this machine, and why."""
     precision: dict[str, str] = field(default_factory=dict)
-    """What ships, by graph; float32 graphs of an int8 bundle are stored as float16."""
+    """Precision of each shipped graph. Float32 graphs of an int8 bundle are stored as float16."""
+    scoring: ScoringProof | None = None
+    """Of the graph `score`, where the checkpoint has weights to read it."""
     int8_trials: dict[str, Trial] = field(default_factory=dict)
+    mask_head: MaskProof | None = None
+    """Of the mask head that the folder had before: it is kept, and was proven when it was added."""
 
     def failures(self) -> list[str]:
-        """Why the bundle may not be used; empty when it may."""
+        """Reasons why the bundle must not be used; empty if it may be used."""
         t, bad = self.tolerances, []
         diffs = (self.float32.max_abs_logit_diff, self.edges_max_abs_logit_diff)
         bad += [
@@ -65,23 +73,30 @@ class ParityReport:
             bad.append("weights of another seed agree as well: the comparison proves nothing")
         if self.bundle.teacher_forced < t.int8_agreement:
             bad.append(f"the bundle's choices agree only to {self.bundle.teacher_forced:.4f}")
-        return bad
+        return [*bad, *(failures(self.scoring, asdict(t)) if self.scoring else ())]
 
     def save(self, path: Path) -> None:
         """Write `parity.json`."""
-        path.write_text(document(self), encoding="utf8")
+        path.write_text(build_document(self), encoding="utf8")
 
     def table(self) -> str:
-        """The report for a terminal."""
+        """Return the report as text for a terminal."""
         rows = [("float32 onnx", self.float32), ("bundle", self.bundle)]
         rows += [(f"int8 {name}", trial.agreement) for name, trial in self.int8_trials.items()]
         rows.append(("other seed", self.control))
         head = f"{'against torch':<16}{'max|dlogit|':>12}{'forced':>9}{'free':>9}{'exact':>9}"
         lines = [f"{self.cases}; {self.float32.tokens} tokens", head]
-        lines += [f"{name:<16}{figures(agreement)}" for name, agreement in rows]
+        lines += [f"{name:<16}{format_figures(agreement)}" for name, agreement in rows]
         lines.append(f"zero-length edges: max|dlogit| {self.edges_max_abs_logit_diff:.2e}")
         lines.append(f"without KV cache: {self.uncached_equal} of {self.uncached_regions} equal")
         lines.append(f"alone as in batch: {self.alone_exact:.3f} of captions")
+        if self.scoring is not None:
+            s = self.scoring
+            named = {"float32": s.float32, "bundle": s.bundle, "other seed": s.control}
+            lines += [line(name, found) for name, found in named.items()]
+        if self.mask_head is not None:
+            lines.append("the mask head of this folder is kept, with its proof:")
+            lines += format_mask_proof(self.mask_head)
         lines.append(
             "ships " + ", ".join(f"{name} {kind}" for name, kind in self.precision.items())
         )
@@ -89,33 +104,33 @@ class ParityReport:
         return "\n".join([*lines, *(f"FAILED: {reason}" for reason in self.failures())])
 
 
-class Reported(Protocol):
-    """A report on an export, or on a bundle that was verified."""
+class HasFailures(Protocol):
+    """A report on an export or on the verification of a bundle."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def failures(self) -> list[str]:
-        """Why the bundle may not be used; empty when it may."""
+        """Reasons why the bundle must not be used; empty if it may be used."""
         ...
 
     def table(self) -> str:
-        """For a terminal."""
+        """Return the report as text for a terminal."""
         ...
 
 
-def document(report: Reported) -> str:
-    """The report as JSON, with its failures."""
+def build_document(report: HasFailures) -> str:
+    """Return the report as JSON, with its failures."""
     return json.dumps({**asdict(report), "failures": report.failures()}, indent=2) + "\n"
 
 
-def show(report: Reported, *, as_json: bool) -> int:
-    """Print it; returns the exit status, 1 when the proof failed."""
-    sys.stdout.write(document(report) if as_json else report.table() + "\n")
+def print_report(report: HasFailures, *, as_json: bool) -> int:
+    """Print the report. Return the exit status: 1 if the check failed."""
+    sys.stdout.write(build_document(report) if as_json else report.table() + "\n")
     return 1 if report.failures() else 0
 
 
-def figures(agreement: Agreement) -> str:
-    """One line of a table, under max|dlogit|, forced, free and exact."""
+def format_figures(agreement: Agreement) -> str:
+    """Format one line of a table with the columns max|dlogit|, forced, free and exact."""
     return (
         f"{agreement.max_abs_logit_diff:>12.2e}{agreement.teacher_forced:>9.4f}"
         f"{agreement.free_running:>9.4f}{agreement.caption_exact:>9.4f}"

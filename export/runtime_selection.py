@@ -1,4 +1,6 @@
-"""Runtime and precision of an export: the impossible is refused, `auto` gives a reason."""
+"""Selects runtime and precision of an export. Impossible choices are refused; `auto` gives its
+reason.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import onnxruntime
 
 from ureca.errors import ConfigError
 from ureca.export.config import ExportConfig
-from ureca.models.runtime.compatibility import RTX_ANY, rtx_runs_on
-from ureca.models.runtime.cuda import compute_capability
+from ureca.models.runtime.compatibility import RTX_ANY, is_rtx_target_supported
+from ureca.models.runtime.cuda import find_compute_capability
 from ureca.models.runtime.ort_gpu import PLACEMENTS
 from ureca.models.runtime.trt import PACKAGES
 
@@ -22,7 +24,7 @@ PRECISIONS: Mapping[str, tuple[str, ...]] = {
     "tensorrt-rtx": ("fp16", "fp32"),
     "aoti": ("fp32",),
 }
-"""What each runtime can be exported in; the first is the default."""
+"""The precisions of each runtime. The first is the default."""
 GPU = ("ort-gpu", "tensorrt", "tensorrt-rtx")
 EXPERIMENTAL = GPU
 """Runtimes that never ran on a device of theirs; `ureca export --help` says so."""
@@ -42,30 +44,34 @@ _WHY_NOT: Mapping[tuple[str, str], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What an engine could use here: packages, and the `sm_XX` of a CUDA device or why none."""
+    """What an engine can use on this machine: packages, and the `sm_XX` of a CUDA device or why
+    there is none.
+    """
 
     device: str | None
     no_device: str
     packages: frozenset[str]
 
     @classmethod
-    def look(cls) -> Machine:
-        """This process's machine."""
-        device, reason = compute_capability()
+    def inspect(cls) -> Machine:
+        """Inspect this process's machine."""
+        device, reason = find_compute_capability()
         found = {name for name in PACKAGES.values() if find_spec(name)}
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             found.add("onnxruntime-gpu")
         return cls(device, reason, frozenset(found))
 
 
-def automatic(machine: Machine) -> tuple[str, str]:
-    """(runtime, why) of `--runtime auto`: the most specialised engine that can run here."""
+def choose_runtime(machine: Machine) -> tuple[str, str]:
+    """Return (runtime, reason) of `--runtime auto`: the most specialised runtime that can run
+    here.
+    """
     device, packages = machine.device, machine.packages
     if device is None:
         return "onnx", f"{machine.no_device}; int8 in ONNX Runtime is the fastest measured on CPUs"
     if "tensorrt" in packages:
         return "tensorrt", f"a CUDA device ({device}) and tensorrt are here"
-    if "tensorrt_rtx" in packages and rtx_runs_on(RTX_ANY, device):
+    if "tensorrt_rtx" in packages and is_rtx_target_supported(RTX_ANY, device):
         return "tensorrt-rtx", f"tensorrt_rtx is here and supports {device}; tensorrt is not"
     if "onnxruntime-gpu" in packages:
         return "ort-gpu", f"onnxruntime has CUDA for {device}; no TensorRT for it is installed"
@@ -76,32 +82,36 @@ def automatic(machine: Machine) -> tuple[str, str]:
 
 
 def resolve_config(config: ExportConfig, machine: Machine) -> tuple[ExportConfig, str]:
-    """(`config` with nothing left open, the choice in words). Raises `ConfigError`."""
+    """Return `config` with every default filled in, and the choice in words. Raises
+    `ConfigError`.
+    """
     asked = config.runtime
-    runtime, why = automatic(machine) if asked == "auto" else (asked, "as asked")
+    runtime, why = choose_runtime(machine) if asked == "auto" else (asked, "as asked")
     precision = config.precision or PRECISIONS[runtime][0]
-    _check(runtime, precision)
-    target = _target(runtime, config.target, machine)
+    _check_precision(runtime, precision)
+    target = _resolve_target(runtime, config.target, machine)
     buckets = config.buckets
     if buckets is None:
-        buckets = _powers(config.max_regions) if runtime in GPU else ()
+        buckets = _powers_of_two(config.max_regions) if runtime in GPU else ()
     chosen = {"runtime": runtime, "precision": precision, "target": target, "buckets": buckets}
     said = f"runtime {runtime}, {precision}, for {target}: {why}"
     return replace(config, **chosen), said  # type: ignore[arg-type]  # checked against the table
 
 
 def why_not_runnable(config: ExportConfig, machine: Machine) -> str:
-    """Why a settled export cannot run on this machine; empty when it can."""
+    """Return why a resolved export cannot run on this machine; empty if it can."""
     if config.runtime not in GPU or config.target == "cpu":
         return ""
     if machine.device is None:
         return machine.no_device
-    if config.runtime == "tensorrt-rtx" and not rtx_runs_on(str(config.target), machine.device):
+    if config.runtime == "tensorrt-rtx" and not is_rtx_target_supported(
+        str(config.target), machine.device
+    ):
         return f"it is for {config.target}, this device is {machine.device}"
     return ""
 
 
-def _check(runtime: str, precision: str) -> None:
+def _check_precision(runtime: str, precision: str) -> None:
     if precision not in PRECISIONS[runtime]:
         raise ConfigError(
             f"{runtime} cannot be exported in {precision}: {_WHY_NOT[runtime, precision]}. Choose "
@@ -109,8 +119,8 @@ def _check(runtime: str, precision: str) -> None:
         )
 
 
-def _target(runtime: str, asked: str | None, machine: Machine) -> str:
-    """Where the bundle is to run."""
+def _resolve_target(runtime: str, asked: str | None, machine: Machine) -> str:
+    """Return the target on which the bundle will run."""
     allowed: tuple[str, ...] = ("this machine",)
     if runtime == "tensorrt":
         if machine.device is None:
@@ -128,6 +138,6 @@ def _target(runtime: str, asked: str | None, machine: Machine) -> str:
     return asked or allowed[0]
 
 
-def _powers(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and the largest batch."""
+def _powers_of_two(largest: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, ... and the largest batch."""
     return (*(2**i for i in range((largest - 1).bit_length())), largest)

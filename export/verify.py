@@ -1,4 +1,6 @@
-"""`ureca verify`: does a bundle, on this machine and today, still say what its checkpoint says?"""
+"""`ureca verify`: checks on this machine that a bundle still gives the captions of its
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from ureca.bundle import BundleManifest, bundle_sha, load_manifest
 from ureca.bundle import file_spec as hashed
 from ureca.errors import BundleError, ConfigError, MissingExtraError
 from ureca.export.config import Tolerances
-from ureca.export.parity.caption_quality import CaptionScores, compare_words
+from ureca.export.parity.caption_quality import CaptionScores, compare_caption_scores
 from ureca.export.parity.comparison import Agreement, ProbeOutput
-from ureca.export.parity.parity_checks import Proof
-from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepared
-from ureca.export.report import document, figures, show
+from ureca.export.parity.parity_checks import ParityProof
+from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepare_arrays
+from ureca.export.report import build_document, format_figures, print_report
 from ureca.extras import require
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
 from ureca.models.runtime.compatibility import TRANSFORMERS
@@ -36,13 +38,13 @@ _EPILOG = """examples:
   ureca verify bundle --checkpoint runs/nano/checkpoint --limit 1000 -o parity.json
   ureca verify bundle --checkpoint runs/nano/checkpoint --tolerance int8_agreement=0.99
 
-exit status: 0 it says the same within the tolerances of its manifest; 1 it does not (the last
-lines say why); 2 it could not be tried: a file is missing or altered"""
+exit status: 0 the captions agree within the tolerances of the manifest; 1 they do not (the last
+lines say why); 2 the check could not run: a file is missing or altered"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was compared, and what came out."""
+    """What was compared, and the results."""
 
     bundle_sha256: str
     checkpoint_sha256: str
@@ -58,7 +60,7 @@ class Verification:
     not_proven: dict[str, str] = field(default_factory=dict)
 
     def failures(self) -> list[str]:
-        """Why the bundle is not to be trusted; empty when it is."""
+        """Reasons why the bundle must not be used; empty if it may be used."""
         bounds, bad = self.tolerances, []
         needed = bounds.int8_agreement if self.quantised else bounds.float_agreement
         if not self.bundle.teacher_forced >= needed:
@@ -76,17 +78,17 @@ class Verification:
 
     def save(self, path: Path) -> None:
         """Write the report as JSON."""
-        path.write_text(document(self), encoding="utf8")
+        path.write_text(build_document(self), encoding="utf8")
 
     def table(self) -> str:
-        """The report for a terminal."""
+        """Return the report as text for a terminal."""
         head = f"{'against torch':<16}{'max|dlogit|':>12}{'forced':>9}{'free':>9}{'exact':>9}"
         lines = [f"{self.cases}: {self.bundle.regions} regions, {self.bundle.tokens} tokens", head]
         rows = (("bundle", self.bundle), ("other seed", self.control))
-        lines += [f"{name:<16}{figures(agreed)}" for name, agreed in rows]
+        lines += [f"{name:<16}{format_figures(agreed)}" for name, agreed in rows]
         lines.append(f"alone as in batch: {self.alone_exact:.3f} of captions")
         if self.words is not None:
-            lines.append(_words(self.words))
+            lines.append(_format_quality(self.words))
         lines += [f"NOT PROVEN: {what}: {why}" for what, why in self.not_proven.items()]
         lines += [f"FAILED: {reason}" for reason in self.failures()]
         return "\n".join([*lines, *([] if self.failures() else ["verified"])])
@@ -94,9 +96,9 @@ class Verification:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
-    options = _parser().parse_args(argv)
+    options = _build_parser().parse_args(argv)
     manifest = load_manifest(options.bundle)
-    tolerances = _tolerances(manifest, options.tolerance)
+    tolerances = _merge_tolerances(manifest, options.tolerance)
     if options.out is not None and options.out.resolve().parent == options.bundle.resolve():
         raise ConfigError(
             f"{options.out} lies in the bundle, whose files are fixed: write elsewhere"
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         report = verify(
             options.bundle,
-            _checkpoint(options.bundle, options.checkpoint, manifest),
+            _find_checkpoint(options.bundle, options.checkpoint, manifest),
             manifest=manifest,
             tolerances=tolerances,
             cases=cases,
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if options.out is not None:
         report.save(options.out)
-    return show(report, as_json=options.json)
+    return print_report(report, as_json=options.json)
 
 
 def verify(
@@ -129,17 +131,17 @@ def verify(
     cases: Sequence[ParityCase],
     source: str,
 ) -> Verification:
-    """Open the bundle by its hashes and compare it with its checkpoint, in logits and in words.
+    """Verify the bundle's hashes and compare it with its checkpoint, in logits and in captions.
 
     Raises `BundleError` for an altered file.
     """
     candidate = load_backend(bundle, manifest)
     model = load_checkpoint(checkpoint)
     pictures = tqdm(cases, desc="the checkpoint's captions", unit="picture", disable=None)
-    proof = Proof(model, [prepared(case, model.config.vision) for case in pictures])
-    heard = proof.listen(tqdm(proof.arrays, desc="the bundle's", disable=None), candidate)
-    words, missing = _compared(proof.reference, heard, cases, checkpoint)
-    missing.update(_unproven(source, manifest))
+    proof = ParityProof(model, [prepare_arrays(case, model.config.vision) for case in pictures])
+    heard = proof.run_captions(tqdm(proof.arrays, desc="the bundle's", disable=None), candidate)
+    words, missing = _compare_quality(proof.reference, heard, cases, checkpoint)
+    missing.update(_list_unproven(source, manifest))
     return Verification(
         bundle_sha256=bundle_sha(manifest),
         checkpoint_sha256=manifest.checkpoint_sha256,
@@ -149,14 +151,14 @@ def verify(
         tolerances=tolerances,
         quantised=any(g.precision != "fp32" for g in manifest.graphs.values()),
         bundle=proof.agreement(heard),
-        alone_exact=proof.alone_exact(candidate),
-        control=proof.control(),
+        alone_exact=proof.measure_alone_exact(candidate),
+        control=proof.compare_control(),
         words=words,
         not_proven=missing,
     )
 
 
-def _compared(
+def _compare_quality(
     ours: Sequence[ProbeOutput],
     theirs: Sequence[ProbeOutput],
     cases: Sequence[ParityCase],
@@ -168,22 +170,24 @@ def _compared(
         return None, {"METEOR, CIDEr": "nobody described these regions in words"}
     texts = [[tokenizer.decode(ids) for s in side for ids in s.captions] for side in (ours, theirs)]
     try:
-        return compare_words(texts[0], texts[1], references), {}
+        return compare_caption_scores(texts[0], texts[1], references), {}
     except MissingExtraError as error:
         return None, {"METEOR, CIDEr": str(error)}
 
 
-def _unproven(source: str, manifest: BundleManifest) -> dict[str, str]:
+def _list_unproven(source: str, manifest: BundleManifest) -> dict[str, str]:
     absent = {}
     if manifest.runtime not in PACKAGES and manifest.target not in {"cuda", "tensorrt"}:
         absent["GPU runtimes"] = "no CUDA device was used"
+    if manifest.mask_head:
+        absent["masks of the mask head"] = "its files are unaltered, `ureca export masks` compares"
     if source.startswith("synthetic"):
         absent["real pictures"] = source
     return absent
 
 
-def _checkpoint(bundle: Path, given: Path | None, manifest: BundleManifest) -> Path:
-    """The checkpoint that the bundle was made from, by its sha256."""
+def _find_checkpoint(bundle: Path, given: Path | None, manifest: BundleManifest) -> Path:
+    """Return the checkpoint from which the bundle was made, checked by its sha256."""
     folder = given or bundle / "checkpoint"
     wanted = manifest.checkpoint_sha256
     if not (folder / WEIGHTS).is_file():
@@ -200,8 +204,8 @@ def _checkpoint(bundle: Path, given: Path | None, manifest: BundleManifest) -> P
     return folder
 
 
-def _tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:
-    """The manifest's bounds, then those of the command line. Raises `ConfigError`."""
+def _merge_tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:
+    """Return the manifest's bounds, replaced by those of the command line. Raises `ConfigError`."""
     values = {**asdict(Tolerances()), **manifest.tolerances}
     for text in given:
         name, _, number = text.partition("=")
@@ -212,7 +216,7 @@ def _tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:
     return Tolerances(**{name: values[name] for name in asdict(Tolerances())})
 
 
-def _words(words: CaptionScores) -> str:
+def _format_quality(words: CaptionScores) -> str:
     return (
         f"checkpoint -> bundle on {words.regions} regions with human words: METEOR "
         f"{words.meteor_checkpoint:.4f} -> {words.meteor_bundle:.4f}, CIDEr "
@@ -220,7 +224,7 @@ def _words(words: CaptionScores) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca verify",
         description=__doc__,

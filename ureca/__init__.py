@@ -8,7 +8,8 @@ import os
 from ureca.client.async_client import AsyncClient
 from ureca.client.client import Client
 from ureca.client.frame_publisher import FramePublisher
-from ureca.datatypes import Frame, Image, Mask, RegionSeed, Rle
+from ureca.client.panoptic_view import PanopticView
+from ureca.datatypes import Frame, Image, Mask, RegionSeed, Rle, TextPrompt
 from ureca.errors import (
     BundleError,
     ConfigError,
@@ -31,7 +32,10 @@ from ureca.protocol.events import (
     CaptionSame,
     CaptionStart,
     Heartbeat,
+    Panoptic,
     RecordingStopped,
+    TextAbsent,
+    TextFound,
     TrackEnd,
     TrackLost,
     TrackNew,
@@ -68,12 +72,17 @@ __all__ = [
     "Image",
     "Mask",
     "MissingExtraError",
+    "Panoptic",
+    "PanopticView",
     "RecordingStopped",
     "RegionError",
     "RegionSeed",
     "RequestError",
     "Rle",
     "SourceError",
+    "TextAbsent",
+    "TextFound",
+    "TextPrompt",
     "TrackEnd",
     "TrackLost",
     "TrackNew",

@@ -83,6 +83,55 @@ class Limits(
     buckets: tuple[int, ...] = ()
 
 
+class GroundingWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How scores of texts become decisions (`models.runtime.grounding`), fitted and calibrated.
+
+    `place` and `presence` are weights of named features, two logistic models: `place` ranks the
+    regions of one picture, `presence` gives the probability that a text is true of a region. A text
+    is absent if no region reaches `min_present`. Further regions are answers if they reach
+    `min_several` and their `place` is at most `max_gap` nats below the best one's; two answers
+    share at most `max_overlap` of the smaller one. `arrays` is the file of null regions and word
+    means that `Engine.score` needs; None where the engine brings its own.
+
+    `confidence` are the weights of the captions' own confidence (`models.runtime.confidence`);
+    empty: captions have none.
+    """
+
+    place: dict[str, float]
+    presence: dict[str, float]
+    min_present: float = 0.5
+    min_several: float = 0.5
+    max_gap: float = 2.0
+    max_overlap: float = 0.5
+    max_fit: int = 8
+    part_words: bool = True
+    arrays: FileSpec | None = None
+    confidence: dict[str, float] = {}
+    figures: dict[str, float] = {}
+
+
+class MaskHeadSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The mask head of a bundle (`models.runtime.segmentation.bundled`): sizes and graphs.
+
+    `canvas_px` is height and width of the canvas, `channels` are those of the maps of places,
+    `map_channels` those of the map that masks are drawn on. `proposals` is the number of boxes that
+    the trunk detects, 0 where it does not. One call takes `max_points`, `max_boxes` and
+    `max_kernels` rows. `graphs` are by name (`segment`, `prompt`, `masks`); ONNX Runtime runs them,
+    whatever the bundle's `runtime` is. `checkpoint_sha256` is that of the head's own checkpoint.
+    """
+
+    trunk: str
+    canvas_px: tuple[int, int]
+    channels: int
+    map_channels: int
+    proposals: int
+    max_points: int
+    max_boxes: int
+    max_kernels: int
+    checkpoint_sha256: str
+    graphs: dict[str, GraphSpec]
+
+
 class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All data that a runtime needs before it opens a graph.
 
@@ -90,7 +139,9 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
     `runtime` and `runtime_version` say what made or proved the graphs; `target` is where they may
     run: `any`, a device such as `sm_87`, or what else `models.runtime.compatibility` knows.
-    `extra_files` are the parity report, the self-test and the model card.
+    `extra_files` are the parity report, the self-test and the model card. A bundle without
+    `grounding` cannot score texts, one without `mask_head` finds nothing by itself. (Neither is in
+    the JSON of those, so that they keep their sha256.)
     """
 
     schema: int = SCHEMA_VERSION
@@ -106,6 +157,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     target: str = "any"
     tolerances: dict[str, float] = {}
     extra_files: tuple[FileSpec, ...] = ()
+    grounding: GroundingWeights | msgspec.UnsetType = msgspec.UNSET
+    mask_head: MaskHeadSpec | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def name(self) -> str:
@@ -116,7 +169,11 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def files(self) -> tuple[FileSpec, ...]:
         """Every file whose sha256 the manifest has."""
         graphs = tuple(graph.spec for graph in self.graphs.values())
-        return (*graphs, self.embeddings, self.tokenizer, *self.extra_files)
+        arrays = self.grounding.arrays if self.grounding else None
+        scoring = (arrays,) if arrays else ()
+        head = self.mask_head.graphs.values() if self.mask_head else ()
+        masks = tuple(graph.spec for graph in head)
+        return (*graphs, self.embeddings, self.tokenizer, *scoring, *masks, *self.extra_files)
 
 
 def bundle_sha(manifest: BundleManifest) -> str:
@@ -189,7 +246,7 @@ def _decode(path: Path) -> BundleManifest:
             )
         kept = {key: value for key, value in data.items() if key not in _NO_LONGER_WRITTEN}
         return msgspec.convert(kept, BundleManifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not a bundle manifest: {error}; {_RESTORE}") from error
 
 

@@ -8,18 +8,32 @@ are RGB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ureca.errors import RegionError, SourceError
+from ureca.region_values import (
+    Polygon,
+    to_box,
+    to_name,
+    to_point,
+    to_points,
+    to_polygons,
+    to_rle,
+    to_score,
+)
 
 Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.uint8]
+JsonObject = dict[str, Any]
+"""A JSON object as Python reads it."""
 
 CaptureSource = Literal["sof", "eof", "driver", "decoder", "rtp", "receive", "unknown"]
 """How exact `captured_ns` is: start or end of exposure, driver, container, RTP, or receipt."""
@@ -33,12 +47,21 @@ class Rle:
     counts: str
 
 
+MAX_CLICKS = 16
+"""Further points on a region, and points beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegionSeed:
-    """One region of a sender or a prompt file: exactly one of mask, box or point.
+    """One region of a sender or a prompt file: exactly one of mask, box, point or polygons.
 
-    `box_xyxy_px` and `point_xy_px` are in pixels of the frame they came with. `label` is for
-    reports; the captioner never gets it.
+    Coordinates are in pixels of the frame they came with. A point or box may have further clicks:
+    `more_points_xy_px` lie on the region, too, and `not_points_xy_px` do not; at most `MAX_CLICKS`
+    each. The polygons of a region are filled. `label` is for reports; the captioner never gets it.
+
+    Converted when it is made: numbers and arrays of numpy, tensors; a `mask` that is bool [H, W],
+    0/255, a picture, or a COCO dictionary (`region_values`); ids and labels that are whole numbers.
+    Raises `RegionError` for every other type, and for fractions instead of pixels.
     """
 
     rid: str | None = None
@@ -48,22 +71,84 @@ class RegionSeed:
     label: str | None = None
     parent: str | None = None
     score: float | None = None
+    more_points_xy_px: tuple[tuple[float, float], ...] = ()
+    not_points_xy_px: tuple[tuple[float, float], ...] = ()
+    polygons_xy_px: tuple[Polygon, ...] = ()
 
     def __post_init__(self) -> None:
         given = [n for n in ("mask", "box_xyxy_px", "point_xy_px") if getattr(self, n) is not None]
+        given += ["polygons_xy_px"] * (len(self.polygons_xy_px) > 0)
         if len(given) != 1:
             raise RegionError(
-                f"a region needs exactly one of mask, box, point; got {given or 'none'}"
+                f"a region needs exactly one of mask, box, point, polygons; got {given or 'none'}"
             )
-        numbers = (*(self.box_xyxy_px or ()), *(self.point_xy_px or ()))
+        self._convert()
+        clicks = (*self.more_points_xy_px, *self.not_points_xy_px)
+        self._check_clicks(len(clicks))
+        numbers = (*(self.box_xyxy_px or ()), *(self.point_xy_px or ()), *sum(clicks, ()))
         if not np.isfinite(numbers).all():
             raise RegionError(f"region coordinates must be finite, got {numbers}")
         if self.box_xyxy_px and not _ordered(self.box_xyxy_px):
             raise RegionError(f"a box is x0 < x1 and y0 < y1, got {self.box_xyxy_px}")
 
+    def _convert(self) -> None:
+        for name, convert in _CONVERTED:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, convert(value))
+
+    def _check_clicks(self, count: int) -> None:
+        if count and (self.mask is not None or self.polygons_xy_px):
+            raise RegionError("further clicks belong to a point or a box, got them with a mask")
+        most = max(len(self.more_points_xy_px), len(self.not_points_xy_px))
+        if most > MAX_CLICKS:
+            raise RegionError(f"expected at most {MAX_CLICKS} further clicks of a kind, got {most}")
+
+
+_CONVERTED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("rid", partial(to_name, what="rid")),
+    ("mask", to_rle),
+    ("box_xyxy_px", to_box),
+    ("point_xy_px", to_point),
+    ("label", partial(to_name, what="label")),
+    ("parent", partial(to_name, what="parent")),
+    ("score", to_score),
+    ("more_points_xy_px", to_points),
+    ("not_points_xy_px", to_points),
+    ("polygons_xy_px", to_polygons),
+)
+
 
 def _ordered(box: tuple[float, float, float, float]) -> bool:
     return box[0] < box[2] and box[1] < box[3]
+
+
+Level = Literal["part", "thing", "group"]
+"""How much of a scene a region is: a part of a thing, a thing, or several things together."""
+
+MAX_TEXT_CHARS = 1024
+"""The longest text that may be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """A text to find on a frame: a region starts for each answer, or the region that is there gets
+    `label` (the text, if None). `standing`: ask again on later frames until it is found.
+
+    Raises `RegionError` for a text without a word, or one that is too long.
+    """
+
+    text: str
+    label: str | None = None
+    standing: bool = False
+    level: Level | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.text) > MAX_TEXT_CHARS or not any(map(str.isalnum, self.text)):
+            raise RegionError(
+                f"a text to find has a word and at most {MAX_TEXT_CHARS} characters, got "
+                f"{self.text[:40]!r} ({len(self.text)} characters)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +167,7 @@ class Frame:
     drop), and is compared within one `session_id` (16 bytes, new for every publisher process).
     `captured_ns` is on `clock`, in the domain `clock_id` if it is known. `regions` is None when the
     sender sends no masks, and a tuple (maybe empty) when it does. `prompts` are regions to start
-    here and carry on. `refused` are those of either that do not fit the picture.
+    here and carry on, `texts` things to find here. `refused` are those that do not fit the picture.
     """
 
     stream: str
@@ -95,10 +180,18 @@ class Frame:
     received_ns: int = 0
     regions: tuple[RegionSeed, ...] | None = None
     prompts: tuple[RegionSeed, ...] = ()
+    texts: tuple[TextPrompt, ...] = ()
     refused: tuple[Refusal, ...] = ()
     clock_id: bytes | None = None
 
     def __post_init__(self) -> None:
+        for name in ("seq", "captured_ns", "received_ns"):
+            _make_whole(self, name)
+        if not isinstance(self.image, np.ndarray):
+            raise SourceError(
+                f"a frame is an array u8 [H, W, 3] RGB, got {type(self.image).__name__}; "
+                "numpy.asarray converts pictures of other libraries"
+            )
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
             raise SourceError(
                 f"a frame is u8 [H, W, 3] RGB, got {self.image.dtype} {list(self.image.shape)}"
@@ -115,6 +208,20 @@ class Frame:
     def width(self) -> int:
         """Columns of the picture."""
         return int(self.image.shape[1])
+
+
+def _make_whole(frame: Frame, name: str) -> None:
+    value = getattr(frame, name)
+    if type(value) is int:
+        return
+    try:
+        object.__setattr__(frame, name, operator.index(value))
+    except TypeError:
+        raise SourceError(
+            f"{name} is a whole number"
+            + (", nanoseconds of time.monotonic_ns()" if name.endswith("_ns") else "")
+            + f"; got {value!r:.40} ({type(value).__name__})"
+        ) from None
 
 
 class TrackState(str, Enum):
@@ -218,13 +325,16 @@ Stop = Literal["eos", "length", "aborted", "non_finite"]
 
 @dataclass(frozen=True, slots=True)
 class RowDone:
-    """The end of one row. `score`: geometric mean of the chosen tokens' probabilities, 0..1."""
+    """The end of one row. `score`: geometric mean of the chosen tokens' probabilities, 0..1;
+    `confidence`: calibrated probability that the caption is right, None where it is not known.
+    """
 
     row: int
     text: str
     n_tok: int
     stop: Stop
     score: float
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

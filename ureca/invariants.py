@@ -35,13 +35,13 @@ def imbalances(
     clients: they are in the counters and not among the events.
     """
     listed = list(events)
-    found = _books(counters, closed=closed)
+    found = _check_counters(counters, closed=closed)
     if listed:
         found += _captions(listed, counters, closed=closed) + _regions(listed, closed=closed)
     return found
 
 
-def _books(counters: Mapping[str, int], *, closed: bool) -> list[str]:
+def _check_counters(counters: Mapping[str, int], *, closed: bool) -> list[str]:
     get = counters.get
     dropped = sum(count for name, count in counters.items() if name.startswith("drop_"))
     ended = sum(get(name, 0) for name in _ENDS.values())
@@ -49,6 +49,8 @@ def _books(counters: Mapping[str, int], *, closed: bool) -> list[str]:
         "frames": (get("frames_in", 0), get("frames_processed", 0) + dropped),
         "requests": (get("requests_in", 0), ended),
     }
+    answered = sum(get(f"text_{end}", 0) for end in ("found", "absent", "abort", "error"))
+    sums["texts"] = (get("texts_in", 0), answered)
     found = [f"{name} is {count}" for name, count in counters.items() if count < 0]
     for what, (came, went) in sums.items():
         open_now = get(f"{what}_in_flight", 0)

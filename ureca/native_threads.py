@@ -45,6 +45,14 @@ class NativeThread(threading.Thread):
         return not self.is_given_up
 
 
+def ends_the_process(error: BaseException) -> bool:
+    """Whether what a callback raised is for the process: no `Exception`, on the main thread. On
+    any other thread it would only end the thread, and who waits for it would wait for ever.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and not isinstance(error, Exception)
+
+
 def running() -> list[str]:
     """The names of the native threads that have not ended."""
     return sorted(thread.name for thread in list(_threads) if thread.is_alive())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ureca.datatypes import (
     EngineInfo,
@@ -24,7 +25,7 @@ from ureca.datatypes import (
     StageTimes,
     Stop,
 )
-from ureca.engine import never
+from ureca.engine import TextScores, never
 from ureca.errors import EngineError
 from ureca.protocol import rle
 from ureca.protocol.event_table import TERMINALS, event_kind
@@ -45,6 +46,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SESSION_ID = b"synthetic-source"
 
 _BACKGROUND = (96, 100, 104)
+_KNOWN_WORDS = frozenset({*COLOURS, "thing", "upper", "lower", "left", "right"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +202,27 @@ class ScriptedEngine:
         self.batches.append(len(regions))
         return self._write(frame, regions, aborted, call=self.calls - 1)
 
+    def score(
+        self,
+        frame: ScriptedFrame,
+        regions: Sequence[RegionInput],
+        texts: Sequence[str],
+        *,
+        max_fit: int = 8,
+        order: npt.NDArray[np.float32] | None = None,
+    ) -> TextScores:
+        """Mean over the words of a text that this engine knows: +4 if its long caption of the
+        region has the word, else -4; all -4 if it knows none. `fit` is `bag` where computed.
+        """
+        captions = [set(describe(frame.image, RegionInput(r.mask, "long"))) for r in regions]
+        bag = np.array([[word_score(t, c) for c in captions] for t in texts], np.float32)
+        bag = bag.reshape(len(texts), len(regions))
+        fit = np.full_like(bag, np.nan)
+        for row, ranks in enumerate(bag if order is None else order):
+            best = np.argsort(-ranks, kind="stable")[:max_fit]
+            fit[row, best] = bag[row, best]
+        return TextScores(bag, fit, np.array([len(t.split()) for t in texts], np.int32))
+
     def _write(
         self,
         frame: ScriptedFrame,
@@ -235,6 +258,13 @@ def describe(image: Image, region: RegionInput) -> list[str]:
         upper, left = ys.mean() < height / 2, xs.mean() < width / 2
         words += ["at", "the", "upper" if upper else "lower", "left" if left else "right"]
     return words
+
+
+def word_score(text: str, caption: set[str]) -> float:
+    """`ScriptedEngine.score` of one text for a region with this caption, -4 to 4."""
+    words = [word.removesuffix("s") for word in text.lower().split()]
+    known = [word for word in words if word in _KNOWN_WORDS]
+    return 8.0 * sum(word in caption for word in known) / max(1, len(known)) - 4.0
 
 
 @dataclass

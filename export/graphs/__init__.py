@@ -1,1 +1,1 @@
-"""A checkpoint as graphs: tracing, quantisation, and the files of each runtime."""
+"""Exports a checkpoint as graphs: tracing, quantisation, and the files of each runtime."""

@@ -1,4 +1,4 @@
-"""The graphs of a bundle as the files of its runtime: ONNX, plans, or machine code."""
+"""Writes the graphs of a bundle as files of its runtime: ONNX, TensorRT plans, or machine code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from onnx import ModelProto
 
 from ureca.errors import EngineError
 from ureca.export.config import ExportConfig
-from ureca.export.graphs.interfaces import interfaces
-from ureca.export.graphs.onnx_export import example, free, quiet, save, traceable
-from ureca.export.graphs.tensorrt_plans import build
+from ureca.export.graphs.interfaces import build_interfaces
+from ureca.export.graphs.onnx_export import (
+    find_free_dimensions,
+    make_example,
+    make_traceable,
+    save_graph,
+    silence_exporter,
+)
+from ureca.export.graphs.tensorrt_plans import build_plan
 from ureca.extras import require
-from ureca.models.nano.captioner import Captioner
+from ureca.models.nano.network import Captioner
 from ureca.models.runtime.trt import EXTRAS, PACKAGES
 
 SUFFIXES = {"onnx": ".onnx", "ort-gpu": ".onnx", "aoti": ".pt2", **dict.fromkeys(PACKAGES, ".plan")}
@@ -24,7 +30,7 @@ SUFFIXES = {"onnx": ".onnx", "ort-gpu": ".onnx", "aoti": ".pt2", **dict.fromkeys
 def write_graph(
     name: str, proto: ModelProto, stage: Path, *, model: Captioner, config: ExportConfig
 ) -> str:
-    """Write one graph for `config.runtime`; returns the name of its file.
+    """Write one graph for `config.runtime` and return its file name.
 
     `proto` is the ONNX graph in the bundle's precision. Raises `EngineError` when NVIDIA's builder
     refuses it, `MissingExtraError` when the runtime's package is not installed.
@@ -34,20 +40,20 @@ def write_graph(
         compile_aoti(model, name, stage / file)
     elif config.runtime in PACKAGES:
         trt = require(PACKAGES[config.runtime], extra=EXTRAS[config.runtime])
-        (stage / file).write_bytes(_plan(trt, proto, name, model, config))
+        (stage / file).write_bytes(_build_plan(trt, proto, name, model, config))
     else:
-        save(proto, stage / file)
+        save_graph(proto, stage / file)
     return file
 
 
 def compile_aoti(model: Captioner, name: str, path: Path) -> None:
     """Compile one graph in float32 with AOTInductor for this machine; takes minutes."""
-    specs = interfaces(model.config)[name].inputs
-    with torch.no_grad(), quiet():
+    specs = build_interfaces(model.config)[name].inputs
+    with torch.no_grad(), silence_exporter():
         program = torch.export.export(
-            traceable(model, name),
-            tuple(example(spec) for spec in specs),
-            dynamic_shapes=(tuple(free(spec) for spec in specs),),
+            make_traceable(model, name),
+            tuple(make_example(spec) for spec in specs),
+            dynamic_shapes=(tuple(find_free_dimensions(spec) for spec in specs),),
         )
         try:
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))  # noqa: SLF001
@@ -58,10 +64,12 @@ def compile_aoti(model: Captioner, name: str, path: Path) -> None:
             ) from error
 
 
-def _plan(trt: Any, proto: ModelProto, name: str, model: Captioner, config: ExportConfig) -> bytes:
+def _build_plan(
+    trt: Any, proto: ModelProto, name: str, model: Captioner, config: ExportConfig
+) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{name}.onnx"
-        save(proto, source)
+        save_graph(proto, source)
         target = config.target if config.target and not config.target.endswith("+") else ""
         limits = {"max_regions": config.max_regions, "target": target}
-        return build(trt, source, name, model.config, **limits).plan  # type: ignore[arg-type]
+        return build_plan(trt, source, name, model.config, **limits).plan  # type: ignore[arg-type]

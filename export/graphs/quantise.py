@@ -1,8 +1,8 @@
-"""Smaller graphs from the float32 masters: float16 storage, dynamic int8 for the CPU, and float16
+"""Makes smaller graphs from the float32 graphs: float16 storage, dynamic int8 for CPUs, and float16
 arithmetic for GPUs.
 
-All leave the interface float32. Float16 storage changes no arithmetic: ONNX Runtime folds the
-casts when it opens the file, and weights of a published checkpoint are float16 already.
+All keep the interface float32. Float16 storage changes no arithmetic: ONNX Runtime folds the casts
+when it opens the file. Weights of a published checkpoint are float16 already.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ureca.bundle import Precision
 from ureca.extras import require
 
 _SMALL = 256
-"""Weights of fewer numbers stay float32: nothing to gain."""
+"""Weights with fewer values stay float32, because their size does not matter."""
 Scheme = Literal["s7", "u8"]
 """Weights as signed 7-bit or unsigned 8-bit numbers; activations are unsigned 8-bit in both.
 
@@ -39,13 +39,13 @@ _PRODUCTS = ("Conv", "MatMul", "Gemm")
 """Only their weights are rounded: rotary angles and quantisation scales are tables, not weights."""
 
 
-def stored_as_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose large float32 weights are float16 followed by a cast."""
+def store_as_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose large float32 weights are stored as float16 with a cast behind them."""
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     graph = result.graph
     casts = []
-    for tensor in _large_floats(graph):
+    for tensor in _find_large_floats(graph):
         name = tensor.name
         half = numpy_helper.from_array(
             numpy_helper.to_array(tensor).astype(np.float16), f"{name}.f16"
@@ -59,11 +59,11 @@ def stored_as_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def computed_in_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that computes in float16 behind a float32 interface, for GPUs.
+def convert_to_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy for GPUs that computes in float16 behind a float32 interface.
 
-    Constants beyond float16 (the mask's -1e9) become its largest number, which a softmax treats
-    alike. Casts stand at the edges, so every runtime binds the same types.
+    Constants beyond the range of float16 (the mask's -1e9) become its largest number; a softmax
+    treats both alike. Casts stand at the inputs and outputs, so every runtime binds the same types.
     """
     f16 = require("onnxruntime.transformers.float16", extra="export")
     models = require("onnxruntime.transformers.onnx_model", extra="export")
@@ -73,31 +73,32 @@ def computed_in_f16(proto: onnx.ModelProto) -> onnx.ModelProto:
         warnings.simplefilter("ignore")  # one line for each constant that is clipped
         result: onnx.ModelProto = f16.convert_float_to_float16(source, keep_io_types=True)
     del result.graph.value_info[:]
-    models.OnnxModel(result).topological_sort()  # the casts were appended at the end
+    models.OnnxModel(result).topological_sort()  # casts were appended at the end: sort again
     onnx.checker.check_model(result)
     return result
 
 
-def precision_of(proto: onnx.ModelProto) -> Precision:
-    """What the graph computes in, from its nodes and weights."""
-    if int8_products(proto):
+def find_precision(proto: onnx.ModelProto) -> Precision:
+    """Return the precision in which the graph computes, from its nodes and weights."""
+    if count_int8_products(proto):
         return "int8"
-    # A product that reads a float16 weight itself; mere storage has a cast in between.
+    # A product that reads a float16 weight directly. With float16 storage a cast is in between.
     half = {t.name for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT16}
     products = (node for node in proto.graph.node if node.op_type in _PRODUCTS)
     return "fp16" if any(half & set(node.input) for node in products) else "fp32"
 
 
-def quantised_int8(proto: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
-    """A copy whose weight products are int8, one scale per output channel, activations at run time.
+def quantise_int8(proto: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
+    """Return a copy whose weight products are int8, with one scale per output channel and dynamic
+    scales for activations.
 
-    Only products with a constant right-hand side are touched: attention stays float32.
+    Only products with a constant right-hand side are quantised. Attention stays float32.
     """
     quantization = require("onnxruntime.quantization", extra="export")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(_unshared(proto), str(source))
-        with _unadvised():
+        onnx.save(_copy_shared_weights(proto), str(source))
+        with _silence_advice():
             quantization.quantize_dynamic(
                 str(source),
                 str(target),
@@ -111,11 +112,11 @@ def quantised_int8(proto: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
         return onnx.load(str(target))
 
 
-def _unshared(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every product has a weight of its own.
+def _copy_shared_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which every product has its own weight.
 
-    The quantiser turns a `Gemm`'s weight round in place, so a second product with the same weight
-    (one encoder that reads two boxes) would be left with it the wrong way about.
+    The quantiser transposes the weight of a `Gemm` in place. A second product with the same weight
+    (one encoder that reads two boxes) would then read it transposed.
     """
     result = onnx.ModelProto()
     result.CopyFrom(proto)
@@ -133,12 +134,10 @@ def _unshared(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _unadvised() -> Iterator[None]:
-    """The quantiser logs advice on every call to shape-infer first; our shapes are cleared on
-    purpose.
-    """
+def _silence_advice() -> Iterator[None]:
+    """Drop the quantiser's advice to infer shapes first. Shapes are cleared on purpose."""
     root = logging.getLogger()
-    keep = _NoAdvice()
+    keep = _AdviceFilter()
     root.addFilter(keep)
     try:
         yield
@@ -146,17 +145,19 @@ def _unadvised() -> Iterator[None]:
         root.removeFilter(keep)
 
 
-class _NoAdvice(logging.Filter):
+class _AdviceFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return "pre-processing before quantization" not in record.getMessage()
 
 
-def int8_products(proto: onnx.ModelProto) -> int:
-    """How many products run in int8: a quantiser that silently skips one is a slower bundle."""
+def count_int8_products(proto: onnx.ModelProto) -> int:
+    """Count the products that run in int8. A product that the quantiser skips silently makes the
+    bundle slower.
+    """
     return sum(node.op_type == "MatMulInteger" for node in proto.graph.node)
 
 
-def _large_floats(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _find_large_floats(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     # A 1x1 convolution written as a product has its weight on the left, behind a reshape.
     flat = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
     products = (node for node in graph.node if node.op_type in _PRODUCTS)

@@ -1,9 +1,10 @@
-"""`lm_static`: the language model over own caches of fixed length, written in place.
+"""Exports `lm_static`: the language model over own caches of fixed length, which it updates in
+place.
 
-CUDA graphs need fixed shapes and addresses, and TensorRT updates a cache in place only when it is
-input and output of one address (`KVCacheUpdate`, from ONNX `TensorScatter`, opset 24). The cache is
-[H, N, S_max, hd]; ONNX calls its first axis the batch, which is legal because all heads write the
-same slots. What lies behind the written slots is masked, so it need not be cleared.
+CUDA graphs need fixed shapes and addresses. TensorRT updates a cache in place only if it is input
+and output of one address (`KVCacheUpdate`, from ONNX `TensorScatter`, opset 24). The cache is [H,
+N, S_max, hd]. ONNX calls its first axis the batch, which is valid because all heads write the same
+slots. Slots that are not written yet are masked, so they need not be cleared.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ureca.export.graphs.wrappers import chosen, paired
-from ureca.models.nano.captioner import Captioner
+from ureca.export.graphs.wrappers import choose_greedy, pair_by_layer
+from ureca.models.nano.network import Captioner
 
 OPSET = 24
 
 
 class LmStatic(nn.Module):
-    """As `Lm`, but new keys and values go to slots `position`, `position + 1`, ... of the caches.
+    """As `Lm`, but new keys and values are written to slots `position`, `position + 1`, ... of the
+    caches.
 
     `positions` bounds P + S_max: the rotary table is cut to it.
     """
@@ -41,18 +43,20 @@ class LmStatic(nn.Module):
         where = position.expand(own[0].shape[0])
         hidden, caches = language.run(
             x,
-            paired(prefix),
-            paired(own),
+            pair_by_layer(prefix),
+            pair_by_layer(own),
             rope=language.rope[steps + prefix[0].shape[2]],
             bias=bias,
-            grow=lambda cache, new: _scattered(cache, new, where),
+            grow=lambda cache, new: _scatter(cache, new, where),
         )
         keys, values = zip(*caches, strict=True)
-        return (*chosen(language.logits(hidden[:, -1])), *keys, *values)
+        return (*choose_greedy(language.logits(hidden[:, -1])), *keys, *values)
 
 
-def _scattered(cache: Tensor, new: Tensor, where: Tensor) -> Tensor:
-    """ONNX `TensorScatter` along the third axis; `where` i64 [H] is the first slot of each head."""
+def _scatter(cache: Tensor, new: Tensor, where: Tensor) -> Tensor:
+    """Apply ONNX `TensorScatter` along the third axis; `where` i64 [H] is the first slot of each
+    head.
+    """
     return torch.onnx.ops.symbolic(
         "TensorScatter",
         (cache, new, where),

@@ -1,4 +1,4 @@
-"""The captioner's methods as modules with flat tensor interfaces: what gets exported."""
+"""Wraps the captioner's methods as modules with flat tensor interfaces for export."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.language import KV
+from ureca.models.nano.network import Captioner
 
 
 class Vision(nn.Module):
@@ -57,20 +57,38 @@ class Lm(nn.Module):
 
     def forward(self, x: Tensor, prefix: list[Tensor], own: list[Tensor]) -> tuple[Tensor, ...]:
         """Keys of all layers come first, then their values."""
-        logits, grown = self.model.lm(x, paired(prefix), paired(own))
+        logits, grown = self.model.run_lm(x, pair_by_layer(prefix), pair_by_layer(own))
         keys, values = zip(*grown, strict=True)
-        return (*chosen(logits), *keys, *values)
+        return (*choose_greedy(logits), *keys, *values)
 
 
-def chosen(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [N, V] -> themselves, argmax [N, 1] and its log-probability [N, 1]."""
+class ScoreGraph(nn.Module):
+    """`score`: given texts after their regions -> log-probability of every target, [N, Q].
+
+    The keys and values of the texts themselves are not returned. `positions`: as in `Lm`.
+    """
+
+    def __init__(self, model: Captioner, *, positions: int) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.model.language.rope = model.language.rope[:positions].clone()
+
+    def forward(
+        self, x: Tensor, targets: Tensor, prefix: list[Tensor], own: list[Tensor]
+    ) -> Tensor:
+        """x [N, Q, d], targets i64 [N, Q]: the word that follows each position."""
+        return self.model.score(x, targets, pair_by_layer(prefix), pair_by_layer(own))
+
+
+def choose_greedy(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [N, V] -> the logits, their argmax [N, 1] and its log-probability [N, 1]."""
     best = logits.amax(dim=-1, keepdim=True)
-    # `logsumexp` would look for the largest once more, and slowly so in ONNX Runtime.
+    # `logsumexp` would search the maximum again, which is slow in ONNX Runtime.
     logprob = -torch.log(torch.exp(logits - best).sum(dim=-1, keepdim=True))
     return logits, logits.argmax(dim=-1, keepdim=True), logprob
 
 
-def paired(flat: list[Tensor]) -> tuple[KV, ...]:
+def pair_by_layer(flat: list[Tensor]) -> tuple[KV, ...]:
     """Keys of all layers, then values of all layers -> (key, value) per layer."""
     layers = len(flat) // 2
     return tuple(zip(flat[:layers], flat[layers:], strict=True))

@@ -1,1 +1,1 @@
-"""Proof that a bundle answers as its checkpoint does."""
+"""Checks that a bundle gives the same captions as its checkpoint."""

@@ -1,4 +1,4 @@
-"""Is a bundle's caption worth as much to people as its checkpoint's? METEOR and CIDEr of both."""
+"""Compares the caption quality of bundle and checkpoint: METEOR and CIDEr of both."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from ureca.models.evaluation.measures.meteor import Meteor
 from ureca.models.evaluation.text import ngrams
-from ureca.models.evaluation.text.phrase_parsing import normal
+from ureca.models.evaluation.text.phrase_parsing import normalise_text
 
 References = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionScores:
-    """Scores against what people said of the same regions; METEOR 0..1, CIDEr 0..10."""
+    """Scores against people's captions of the same regions; METEOR 0..1, CIDEr 0..10."""
 
     regions: int
     meteor_checkpoint: float
@@ -24,23 +24,23 @@ class CaptionScores:
 
     @property
     def meteor_drop(self) -> float:
-        """What the bundle loses; below 0 where it gained."""
+        """How much METEOR the bundle loses. Below 0: it gains."""
         return self.meteor_checkpoint - self.meteor_bundle
 
 
-def compare_words(
+def compare_caption_scores(
     ours: Sequence[str], theirs: Sequence[str], references: References
 ) -> CaptionScores:
-    """Score the checkpoint's and the bundle's captions; regions without references are left out.
+    """Score the captions of checkpoint and bundle. Regions without references are left out.
 
     Raises `MissingExtraError` where a measure is not installed.
     """
     told = [i for i, texts in enumerate(references) if texts]
-    refs = [[normal(text) for text in references[i]] for i in told]
-    sides = [[normal(side[i]) for i in told] for side in (ours, theirs)]
+    refs = [[normalise_text(text) for text in references[i]] for i in told]
+    sides = [[normalise_text(side[i]) for i in told] for side in (ours, theirs)]
     with Meteor() as meteor:
-        meteors = [_meteor(meteor, side, refs) for side in sides]
-    ciders = [_cider(side, refs) for side in sides]
+        meteors = [_score_meteor(meteor, side, refs) for side in sides]
+    ciders = [_score_cider(side, refs) for side in sides]
     return CaptionScores(
         regions=len(told),
         meteor_checkpoint=meteors[0],
@@ -50,13 +50,13 @@ def compare_words(
     )
 
 
-def _meteor(meteor: Meteor, captions: Sequence[str], references: References) -> float:
+def _score_meteor(meteor: Meteor, captions: Sequence[str], references: References) -> float:
     pairs = zip(captions, references, strict=True)
-    return meteor.evaluate([meteor.statistics(text, refs) for text, refs in pairs])[1]
+    return meteor.evaluate([meteor.match(text, refs) for text, refs in pairs])[1]
 
 
-def _cider(captions: Sequence[str], references: References) -> float:
+def _score_cider(captions: Sequence[str], references: References) -> float:
     names = [str(i) for i in range(len(captions))]
     refs = {name: list(texts) for name, texts in zip(names, references, strict=True)}
-    each = ngrams.cider(dict(zip(names, captions, strict=True)), refs)
+    each = ngrams.compute_cider(dict(zip(names, captions, strict=True)), refs)
     return sum(each.values()) / len(each)

@@ -15,7 +15,7 @@ from ureca.clock import MonotonicClock
 from ureca.errors import RequestError
 from ureca.log import RateLimitedLog
 from ureca.protocol.events import AnyEvent, Heartbeat
-from ureca.protocol.preview import Picture, PictureRegion
+from ureca.protocol.preview_messages import Picture, PictureRegion
 
 _ASK_S = 2.0
 _RETRY_S = 0.5
@@ -39,9 +39,9 @@ class FollowedFrame:
         """When the frame was captured, in Unix time if its clock was `mono`, else unchanged."""
         return self.picture.captured_ns + (self.shift_ns if self.picture.clk == "mono" else 0)
 
-    def holds(self, said: CaptionRecord | None) -> bool:
+    def holds(self, caption: CaptionRecord | None) -> bool:
         """Whether one could act on a caption when this frame was captured."""
-        return said is not None and said.holds(self.picture.captured_ns)
+        return caption is not None and caption.holds(self.picture.captured_ns)
 
 
 class NodeFollower:

@@ -45,6 +45,11 @@ COMMANDS: dict[str, Command] = {
         "watch a running node's captions live",
         "ureca watch --json",
     ),
+    "find": Command(
+        "ureca.cli.find",
+        "ask a running node where a text is true",
+        'ureca find "the red mug"',
+    ),
     "view": Command(
         "ureca.node.viewer.cli",
         "serve a page that shows a running node: video, regions, captions, metrics",
@@ -71,6 +76,12 @@ COMMANDS: dict[str, Command] = {
         "ureca.node.cli.describe",
         "caption regions of one image",
         "ureca describe photo.jpg --box 40,30,200,180",
+        extra="node",
+    ),
+    "panoptic": Command(
+        "ureca.node.cli.panoptic",
+        "give every pixel of pictures or a clip to a captioned segment",
+        "ureca panoptic photos -o segments",
         extra="node",
     ),
     "doctor": Command(

@@ -16,6 +16,7 @@ from ureca.security.keys import (
     ROLES,
     AllowList,
     Role,
+    make_private_folder,
     new_pair,
     read_public,
 )
@@ -158,7 +159,7 @@ def _is_about(line: str, key: str, name: str) -> bool:
 def _write(folder: Path, lines: list[str]) -> None:
     """Whole or not at all: a node may be reading it."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
             file.writelines(lines)
         Path(file.name).chmod(0o644)

@@ -18,6 +18,7 @@ import msgspec
 from ureca.client.client import Client
 from ureca.client.region_cache import CachedRegion, RegionCache
 from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
+from ureca.confidence import tell_confidence
 from ureca.errors import MissingExtraError, RequestError
 from ureca.extras import require
 from ureca.protocol.event_table import event_kind
@@ -27,6 +28,8 @@ from ureca.protocol.events import (
     CaptionError,
     CaptionFinal,
     RegionEvent,
+    TextEvent,
+    TextFound,
     TrackEnd,
     TrackLost,
     TrackNew,
@@ -35,12 +38,15 @@ from ureca.protocol.events import (
 from ureca.security.keys import add_key_options, keys_of
 
 _POLL_S = 0.2
+_HELLO_S = 0.5
 MAX_ROWS = 256
 """Regions in the table; of more, those that began first are left out."""
 
 
 def line(event: AnyEvent) -> str | None:
     """An event as one line of text, None for those without text."""
+    if isinstance(event, TextEvent):
+        return f"{event.stream:<14} {event_kind(event):<15} {_answer(event)}"
     if not isinstance(event, RegionEvent):
         return None
     said = _words(event)
@@ -49,10 +55,17 @@ def line(event: AnyEvent) -> str | None:
     )
 
 
+def _answer(event: TextEvent) -> str:
+    if not isinstance(event, TextFound):
+        return f"{event.text!r} is not there (P(none) {event.none:.2f})"
+    where = ", ".join(f"{one.rid} ({one.probability:.2f})" for one in event.regions)
+    return f"{event.text!r}: {where}"
+
+
 def _words(event: RegionEvent) -> str | None:
     if isinstance(event, CaptionFinal):
-        score = "" if event.score is None else f" score {event.score:.2f}"
-        return f"{event.text!r} ({event.trigger},{score} {event.age_at_pub_ms:.0f} ms old)"
+        sure, age_ms = tell_confidence(event), event.age_at_pub_ms
+        return f"{event.text!r} ({event.trigger}, {sure}, {age_ms:.0f} ms old)"
     if isinstance(event, CaptionError):
         return f"{event.code}: {event.msg}"
     if isinstance(event, CaptionAbort | TrackLost | TrackEnd):
@@ -66,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Watch until the duration is over or Ctrl-C."""
     options = _parser().parse_args(argv)
     with Client.connect(options.events, options.requests, keys=keys_of(options)) as client:
-        show = _shower(client, options)
         until = None if options.duration is None else time.monotonic() + options.duration
+        _say_who_is_there(client, options)
+        show = _shower(client, options)
         show(_live(client, options.stream, until))
         if client.missed:
             print(f"ureca watch: {client.missed} events were missed", file=sys.stderr)
@@ -91,6 +105,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stream", help="only this stream")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     return parser
+
+
+def _say_who_is_there(client: Client, options: argparse.Namespace) -> None:
+    """Say at once that nobody answers: otherwise an empty screen is all there is to see."""
+    seconds = min(_HELLO_S, options.duration or _HELLO_S)
+    try:
+        client.call("hello", deadline_s=seconds)
+    except RequestError as error:
+        if error.code != "DEADLINE":
+            print(f"ureca watch: {error}", file=sys.stderr)
+            return
+        print(
+            f"ureca watch: no node answers at {options.requests} yet; waiting. Start one with "
+            "`ureca run`; if it uses keys, yours may be missing from its list",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _live(client: Client, stream: str | None, until: float | None) -> Iterator[AnyEvent | None]:
@@ -151,7 +182,7 @@ def table(regions: RegionCache, now_ns: int) -> Any:  # a rich.table.Table; rich
     """The regions as a rich table: what is being written is dim with a cursor behind it."""
     drawn = require("rich.table", extra="node").Table(title="ureca", expand=True)
     text = require("rich.text", extra="node").Text
-    for heading in ("stream", "region", "caption", "age", "why", "score", "state"):
+    for heading in ("stream", "region", "caption", "age", "why", "sure", "state"):
         if heading == "caption":
             drawn.add_column(heading, ratio=1)
         else:  # a narrow terminal cuts long names, not the captions
@@ -165,7 +196,7 @@ def table(regions: RegionCache, now_ns: int) -> Any:  # a rich.table.Table; rich
             text(written) if draft is None else text(draft + "▌", style="dim"),
             "" if caption is None else f"{(now_ns - caption.captured_ns) / 1e9:.1f} s",
             region.trigger,
-            "" if caption is None or caption.score is None else f"{caption.score:.2f}",
+            "" if caption is None else tell_confidence(caption),
             _state(region),
         )
     return drawn

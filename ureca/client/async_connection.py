@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from ureca.client.ownership import Ownership
 from ureca.client.shared import EventReader, left_ms, new_request, no_answer, result_of
 from ureca.client.sockets import connect_pair
 from ureca.protocol.event_table import event_kind
@@ -46,15 +47,18 @@ class AsyncConnection:
         self._reader = EventReader(limits)
         self._reading = asyncio.Lock()
         self._open: dict[bytes, asyncio.Future[Reply]] = {}
+        self._own = Ownership("client")
         self._context = zmq.asyncio.Context()
         self._sub, self._dealer = connect_pair(self._context, events, requests, limits, keys)
 
     def close(self) -> None:
-        """Close both sockets at once, without waiting."""
-        self._context.destroy(linger=0)
+        """Close both sockets at once, without waiting. In a forked child they are the parent's."""
+        if self._own.close():
+            self._context.destroy(linger=0)
 
     async def _next_event(self, kinds: Collection[str], timeout_s: float | None) -> AnyEvent | None:
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._own.check()
         while await self._sub.poll(None if until is None else left_ms(until)):
             parts = await _received(self._sub)
             event = None if parts is None else self._reader.read(parts)
@@ -75,6 +79,7 @@ class AsyncConnection:
         """
         seconds = self._timeout_s if deadline_s is None else deadline_s
         request = new_request(op, args, seconds)
+        self._own.check()
         # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes with the
         # reply, and its caller goes on for ever.
         exchange = asyncio.create_task(self._exchange(request, picture))

@@ -22,6 +22,7 @@ import msgspec
 
 from ureca.client.connection import Connection
 from ureca.client.frame_publisher import FramePublisher
+from ureca.client.panoptic_view import PanopticView
 from ureca.client.shared import (
     EVENTS_ADDRESS,
     REQUESTS_ADDRESS,
@@ -32,25 +33,26 @@ from ureca.client.shared import (
     typed,
     wire_args,
 )
-from ureca.datatypes import Image, RegionSeed, Style
+from ureca.datatypes import Image, Level, Style
 from ureca.protocol.events import AnyEvent
 from ureca.protocol.messagepack import LIMITS, WireLimits
 from ureca.protocol.operations import operation_of
-from ureca.protocol.preview import Picture
-from ureca.protocol.requests import Description, Health, Hello
+from ureca.protocol.preview_messages import Picture
+from ureca.protocol.requests import Description, Health, Hello, Where
 from ureca.protocol.results import (
     Added,
     ConfigResult,
     FindResult,
     Followed,
-    Found,
-    Halted,
+    PanopticResult,
     PolicyResult,
     RecordStartResult,
     RegionListResult,
     RegionUpdateResult,
+    RunModeResult,
     Stats,
 )
+from ureca.region_inputs import RegionLike
 from ureca.security.keys import ClientKeys
 
 __all__ = ["EVENTS_ADDRESS", "REQUESTS_ADDRESS", "Client", "FramePublisher"]
@@ -161,23 +163,68 @@ class Client(Connection):
         args = {"stream": stream, "after": after, "max_width_px": max_width_px}
         return self._call(Picture, "picture", **args)
 
-    def find(self, text: str, *, stream: str | None = None, limit: int = 16) -> list[Found]:
-        """The regions whose captions contain words of `text`, most words first."""
+    def find(
+        self,
+        text: str,
+        *,
+        stream: str | None = None,
+        limit: int = 16,
+        where: Where | None = None,
+        masks: bool = False,
+        level: Level | None = None,
+        deadline_s: float | None = None,
+    ) -> FindResult:
+        """What `text` is true of, best first, and the probability that it is not there.
+
+        `where`: `tracks` or `frame`, by default `frame` at a node with a segmenter. A node whose
+        bundle cannot score texts compares words of captions; `FindResult.by` says which.
+        """
         args = {"text": text, "stream": stream, "limit": limit}
-        return list(self._call(FindResult, "find", **args).regions)
+        args |= {"where": where, "masks": masks, "level": level}
+        return self._call(FindResult, "find", deadline_s=deadline_s, **args)
+
+    def panoptic(self, stream: str | None = None) -> PanopticView:
+        """Every pixel of a stream's newest segmented frame, with the captions of now. Raises
+        `RequestError`: `NOT_FOUND` before the first one, `NO_MODEL` where it is switched off.
+        """
+        found = self._call(PanopticResult, "panoptic", stream=stream)
+        return PanopticView.from_plain(found.event)
 
     def regions(self, stream: str) -> list[Followed]:
         """All regions of a stream, lost ones included."""
         return list(self._call(RegionListResult, "region.list", stream=stream).regions)
 
     def add_region(
-        self, stream: str, region: RegionSeed, policy: dict[str, Any] | None = None
+        self, stream: str, region: RegionLike, policy: dict[str, Any] | None = None
     ) -> Added:
-        """Follow one more region from the newest frame on."""
+        """Follow one more region from the newest frame on: a `RegionSeed`, or what
+        `region_inputs.seed_of` takes.
+        """
         args = {"stream": stream, "region": region, "policy": policy or {}}
         return self._call(Added, "region.add", **args)
 
-    def update_region(self, stream: str, rid: str, region: RegionSeed) -> int:
+    def add_text(
+        self,
+        stream: str,
+        text: str,
+        *,
+        standing: bool = False,
+        where: Where | None = None,
+        level: Level | None = None,
+        label: str | None = None,
+        policy: dict[str, Any] | None = None,
+        deadline_s: float | None = None,
+    ) -> Added:
+        """Follow what `text` is true of; `Added.regions` are the answers, none if it is not there.
+
+        With `standing` the node asks again until it is found, and says so in `text.found` and
+        `text.absent`.
+        """
+        args = {"stream": stream, "text": text, "standing": standing, "where": where}
+        args |= {"level": level, "label": label, "policy": policy or {}}
+        return self._call(Added, "region.add", deadline_s=deadline_s, **args)
+
+    def update_region(self, stream: str, rid: str, region: RegionLike) -> int:
         """Set where a region is on the newest frame; returns that frame's `seq`."""
         args = {"stream": stream, "rid": rid, "region": region}
         return self._call(RegionUpdateResult, "region.update", **args).seq
@@ -198,17 +245,17 @@ class Client(Connection):
         """Set the style of the next captions, `short` or `long`."""
         self.request("prompt.set", {"stream": stream, "rid": rid, "prompt": prompt})
 
-    def pause(self) -> Halted:
+    def pause(self) -> RunModeResult:
         """Start only requested captions; regions are still followed."""
-        return self._call(Halted, "pause")
+        return self._call(RunModeResult, "pause")
 
-    def drain(self) -> Halted:
+    def drain(self) -> RunModeResult:
         """Start no captions at all; repeat the call until `requests_in_flight` is 0."""
-        return self._call(Halted, "drain")
+        return self._call(RunModeResult, "drain")
 
-    def resume(self) -> Halted:
+    def resume(self) -> RunModeResult:
         """Caption again after `pause` or `drain`."""
-        return self._call(Halted, "resume")
+        return self._call(RunModeResult, "resume")
 
     def start_recording(self, name: str) -> str:
         """Start recording `NAME.mcap` in the node's folder for recordings; returns its path."""
@@ -224,7 +271,7 @@ class Client(Connection):
 
     def describe(
         self,
-        region: RegionSeed | str,
+        region: RegionLike | str,
         *,
         stream: str | None = None,
         image: Image | bytes | None = None,
@@ -233,7 +280,8 @@ class Client(Connection):
     ) -> Description:
         """Caption one region now: of the newest frame of `stream`, or of `image`.
 
-        `region` is a seed, or the id of a live region of `stream`. `image` is RGB u8 [H, W, 3], or
+        `region` is a `RegionSeed`, what `region_inputs.seed_of` takes, or the id of a live region
+        of `stream`. `image` is RGB u8 [H, W, 3], or
         the bytes of a JPEG or PNG.
         """
         args, picture = describe_args(region, stream, image, style)

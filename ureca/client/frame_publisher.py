@@ -15,22 +15,27 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import zmq
 
+from ureca.client.ownership import Ownership
 from ureca.client.sockets import (
+    Reopening,
+    bind,
+    connect,
     harden,
     keep_frames_fresh,
-    open_again,
     received,
     require_keys,
     send_now,
+    take_at_most,
+    take_subscriptions_only,
 )
-from ureca.clock import clock_domain
-from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed
+from ureca.clock import MonotonicClock, clock_domain
+from ureca.datatypes import CaptureSource, Frame, Image, RegionSeed, TextPrompt
 from ureca.errors import WireError
 from ureca.protocol.flow_control import (
     ASK_EVERY_S,
@@ -42,6 +47,7 @@ from ureca.protocol.flow_control import (
 from ureca.protocol.frames import Encoding, FrameHeader, encode_frame
 from ureca.protocol.messagepack import LIMITS, WireLimits
 from ureca.protocol.shared_memory import RingWriter
+from ureca.region_inputs import seed_of, seeds_of
 from ureca.security.authenticator import CurveAuthenticator
 from ureca.security.keys import ClientKeys, ServerKeys
 
@@ -72,6 +78,7 @@ class FrameSender(ABC):
         """Frames that were handed to the socket."""
         self._node, self._encoder, self._limits = node, encoder, limits
         self._enc: Encoding = enc if encoder else "rgb8"
+        self._own = Ownership("sender of frames")
         self._ring = RingWriter() if shm else None
         self._context = zmq.Context()
 
@@ -88,14 +95,25 @@ class FrameSender(ABC):
         image: Image,
         captured_ns: int | None = None,
         *,
-        regions: Sequence[RegionSeed] | None = None,
+        regions: Any = None,
+        prompts: Sequence[Any] = (),
         capture_source: CaptureSource = "driver",
+        bgr: bool = False,
     ) -> int:
-        """Send one image, RGB u8 [H, W, 3], and return its `seq`. Never blocks.
+        """Send one image, RGB u8 [H, W, 3] (`bgr`: BGR, as OpenCV has it), and return its `seq`.
+        Never blocks. A call that raises uses up no number.
 
         `captured_ns` is on the monotonic clock (now, if None). `regions` None means that the sender
-        makes no masks; an empty sequence means that it found nothing.
+        makes no masks; an empty sequence means that it found nothing. They are `RegionSeed`s or
+        what `region_inputs.seeds_of` takes: arrays of masks or boxes, COCO annotations,
+        `supervision.Detections`. `prompts` are points, boxes and `TextPrompt`s to start regions at
+        on this very image. Raises `SourceError` and `RegionError` for what is none of these.
         """
+        self._own.check()
+        if bgr and getattr(image, "ndim", 0) == 3:
+            image = np.ascontiguousarray(image[:, :, ::-1])
+        height, width = (*np.shape(image)[:2], 0, 0)[:2]
+        seeds = [one if isinstance(one, TextPrompt) else seed_of(one) for one in prompts]
         frame = Frame(
             stream=self.stream,
             session_id=self.session_id,
@@ -103,7 +121,9 @@ class FrameSender(ABC):
             captured_ns=time.monotonic_ns() if captured_ns is None else captured_ns,
             image=image,
             capture_source=capture_source,
-            regions=None if regions is None else tuple(regions),
+            regions=None if regions is None else seeds_of(regions, width, height),
+            prompts=tuple(one for one in seeds if isinstance(one, RegionSeed)),
+            texts=tuple(one for one in seeds if isinstance(one, TextPrompt)),
         )
         self.send_frame(frame)
         return frame.seq
@@ -112,8 +132,9 @@ class FrameSender(ABC):
         """Send a frame with its own stream, session, number and stamp; False if the queue was full
         and the frame was dropped. It is encoded only if it can be sent. Never blocks.
         """
-        self.next_seq = frame.seq + 1
+        self._own.check()
         if not self._room():
+            self.next_seq = frame.seq + 1
             return False
         domain = clock_domain() if frame.clock == "mono" else None
         header = FrameHeader.of(frame, self._enc, clk_id=domain)
@@ -125,13 +146,19 @@ class FrameSender(ABC):
 
     def send_encoded(self, header: FrameHeader, pixels: bytes) -> bool:
         """Send pixels that are already encoded; the header's `seq` should rise by one."""
+        self._own.check()
+        parts = encode_frame(header, pixels, self._node, self._limits)
         self.next_seq = header.seq + 1
-        taken = self._send(encode_frame(header, pixels, self._node, self._limits))
+        taken = self._send(parts)
         self.sent += taken
         return taken
 
     def close(self) -> None:
-        """Stop; frames that wait are dropped, shared memory is given back."""
+        """Stop; frames that wait are dropped, shared memory is given back. In a forked child they
+        are the parent's.
+        """
+        if not self._own.close():
+            return
         self._context.destroy(linger=0)
         if self._ring is not None:
             self._ring.close()
@@ -177,15 +204,17 @@ class FramePublisher(FrameSender):
             super().close()
             raise
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._reopening = Reopening(lambda: self._open(self.address), MonotonicClock())
 
     def _open(self, address: str) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.PUB)
         harden(socket, self._limits)
         keep_frames_fresh(socket)
+        take_subscriptions_only(socket)
         if self._gate is not None:
             self._gate.guard(socket, address, "pictures")
         try:
-            socket.bind(address)
+            bind(socket, address)
         except zmq.ZMQError as error:
             socket.close(0)
             raise WireError(
@@ -195,8 +224,9 @@ class FramePublisher(FrameSender):
 
     def close(self) -> None:
         """See `FrameSender`."""
-        self._socket.close(0)
-        self._close_gate()
+        if self._own.is_here:
+            self._socket.close(0)
+            self._close_gate()
         super().close()
 
     def _close_gate(self) -> None:
@@ -209,7 +239,12 @@ class FramePublisher(FrameSender):
     def _send(self, parts: list[bytes]) -> bool:
         if self._gate is not None and self._gate.take_revoked():
             self._socket.close(0)  # the others connect again by themselves
-            self._socket = open_again(lambda: self._open(self.address))
+            self._reopening.begin()
+        if self._socket.closed:
+            reopened = self._reopening.attempt()
+            if reopened is None:
+                return False
+            self._socket = reopened
         self._socket.send_multipart(parts)  # PUB never blocks: it drops for slow subscribers
         return True
 
@@ -241,11 +276,12 @@ class FrameDealer(FrameSender):
         self._socket = self._context.socket(zmq.DEALER)
         harden(self._socket, limits)
         keep_frames_fresh(self._socket)
+        take_at_most(self._socket, 0)  # grants are short
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         if keys is not None:
             keys.encrypt(self._socket, address)
         try:
-            self._socket.connect(address)
+            connect(self._socket, address)
         except zmq.ZMQError as error:
             self.close()
             raise WireError(f"cannot connect to {address}: {error}", code="INTERNAL") from error

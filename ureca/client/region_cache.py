@@ -60,6 +60,8 @@ class CaptionRecord:
     ttl_ms: int
     score: float | None
     trigger: str
+    confidence: float | None = None
+    """Calibrated probability, 0..1, that it is right; None where the bundle has no weights."""
 
     def holds(self, now_ns: int) -> bool:
         """Whether it is valid at `now_ns` of `clk`."""
@@ -230,4 +232,5 @@ def _record(event: CaptionFinal) -> CaptionRecord:
         ttl_ms=event.ttl_ms,
         score=event.score,
         trigger=event.trigger,
+        confidence=event.confidence,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
 
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Image, RegionSeed, Style
@@ -17,13 +18,14 @@ from ureca.errors import RequestError, VersionError, WireError
 from ureca.log import RateLimitedLog
 from ureca.protocol.event_table import STREAMS
 from ureca.protocol.events import AnyEvent
-from ureca.protocol.image_header import picture_size
+from ureca.protocol.image_header import measure_head
 from ureca.protocol.messagepack import LIMITS, MAJOR, WireLimits, convert
 from ureca.protocol.operations import operation_of
 from ureca.protocol.region_codec import WireRegion
 from ureca.protocol.region_requests import PolicyPatch
 from ureca.protocol.requests import DescribeArgs, PictureSpec, Reply, Request
 from ureca.protocol.wire import decode_event, event_from_plain
+from ureca.region_inputs import RegionLike, seed_of
 
 EVENTS_ADDRESS = "tcp://127.0.0.1:5601"
 REQUESTS_ADDRESS = "tcp://127.0.0.1:5602"
@@ -135,14 +137,23 @@ def wire_args(op: str, args: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := args.keys() - set(operation.arg_names):
         known = ", ".join(operation.arg_names) or "no arguments"
         raise WireError(f"{op!r} has {known}; got {', '.join(sorted(unknown))}")
-    plain = {key: _region(v) if isinstance(v, RegionSeed) else v for key, v in args.items()}
+    plain = {key: _region(v) if _is_region(key, v) else v for key, v in args.items()}
     if isinstance(plain.get("policy"), dict):
         _check_policy(plain["policy"])
     return plain
 
 
-def _region(seed: RegionSeed) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.to_builtins(WireRegion.of(seed))
+def _is_region(key: str, value: Any) -> bool:
+    """Whether it is a region as people have them; one that is plain data already is left alone."""
+    if isinstance(value, RegionSeed):
+        return True
+    if key != "region" or value is None:
+        return False
+    return not (isinstance(value, dict) and value.keys() <= set(WireRegion.__struct_fields__))
+
+
+def _region(region: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(WireRegion.of(seed_of(region)))
     return {key: value for key, value in plain.items() if value is not None}
 
 
@@ -167,7 +178,7 @@ def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
 
 
 def describe_args(
-    region: RegionSeed | str, stream: str | None, image: Image | bytes | None, style: Style
+    region: RegionLike | str, stream: str | None, image: Image | bytes | None, style: Style
 ) -> tuple[DescribeArgs, bytes | None]:
     """The arguments and the image of a `describe` request."""
     spec, picture = (None, None) if image is None else _picture(image)
@@ -176,7 +187,7 @@ def describe_args(
             stream=stream,
             picture=spec,
             rid=region if isinstance(region, str) else None,
-            region=WireRegion.of(region) if isinstance(region, RegionSeed) else None,
+            region=None if isinstance(region, str) else WireRegion.of(seed_of(region)),
             style=style,
         )
     except ValueError as error:
@@ -186,9 +197,18 @@ def describe_args(
 
 def _picture(image: Image | bytes) -> tuple[PictureSpec, bytes]:
     if isinstance(image, bytes):
-        enc: Literal["jpeg", "png"] = "png" if image.startswith(b"\x89PNG") else "jpeg"
-        width, height = picture_size(image, enc)
+        facts = measure_head(image)
+        if facts.kind not in ("jpeg", "png"):
+            raise WireError(f"expected a JPEG, a PNG or an array, got a {facts.kind.upper()}")
+        enc: Literal["jpeg", "png"] = "png" if facts.kind == "png" else "jpeg"
+        width, height = facts.upright_size
         return PictureSpec(enc=enc, w=width, h=height), image
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise WireError(
+            f"an image is RGB u8 [H, W, 3], got {image.dtype} {list(image.shape)}; or give the "
+            "bytes of a JPEG or PNG"
+        )
     height, width = image.shape[:2]
     return PictureSpec(enc="rgb8", w=width, h=height), image.tobytes()
 

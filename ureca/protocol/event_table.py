@@ -38,6 +38,9 @@ _ROWS = (
     StreamSpec("caption.same", "caption", "never"),
     StreamSpec("caption.abort", "caption", "never"),
     StreamSpec("caption.error", "caption", "never"),
+    StreamSpec("text.found", "text", "never"),
+    StreamSpec("text.absent", "text", "never"),
+    StreamSpec("panoptic", "panoptic", "drop"),
     StreamSpec("heartbeat", "heartbeat", "drop"),
     StreamSpec("recording.stopped", "recording", "never"),
 )

@@ -9,6 +9,7 @@ defaults.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -116,6 +117,10 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="caption.fina
     stop: str
     score: float | None
     score_kind: Literal["token_geomean", "none", "unknown"]
+    confidence: float | None = None
+    """Calibrated probability, 0..1, that the caption is right; None where the bundle has no weights
+    for it.
+    """
     src_seqs: tuple[int, ...]
     captured_ns: int
     clk: str = "mono"
@@ -157,6 +162,67 @@ class CaptionError(CaptionTerminal, frozen=True, kw_only=True, tag="caption.erro
     msg: str
 
 
+class TextRegion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer to a text: its region, and the probability 0..1 that the text is true of it."""
+
+    rid: str
+    box: tuple[int, int, int, int]
+    probability: float
+    level: str | None = None
+
+
+class TextEvent(Event, frozen=True, kw_only=True):
+    """Base of the answers to text prompts and standing texts, on frame `seq`. `none` is the
+    probability 0..1 that the text is true of nothing there.
+    """
+
+    text: str
+    none: float
+    seq: int
+    captured_ns: int
+    clk: str = "mono"
+
+
+class TextFound(TextEvent, frozen=True, kw_only=True, tag="text.found"):
+    """The text is true of these regions, best first. They are followed, and named by it."""
+
+    regions: tuple[TextRegion, ...]
+
+
+class TextAbsent(TextEvent, frozen=True, kw_only=True, tag="text.absent"):
+    """The text is true of no region of the frame. A standing text is asked again; of its answers at
+    most one a second is told.
+    """
+
+
+class NamedSegment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One segment of `Panoptic`: its value `n` 1..255 in the id map, its region, its `kind`
+    (`thing`, `stuff`), its share 0..1 of the frame, and its region's newest caption, if it has one.
+    """
+
+    n: int
+    rid: str
+    kind: str
+    share: float
+    score: float | None = None
+    label: str | None = None
+    caption: str | None = None
+
+
+class Panoptic(Event, frozen=True, kw_only=True, tag="panoptic"):
+    """Every pixel of frame `seq`, of `width` x `height`: `png` is an id map in 8-bit grey,
+    stretched over the frame; 0 is the rest.
+    """
+
+    seq: int
+    captured_ns: int
+    clk: str = "mono"
+    width: int
+    height: int
+    segments: tuple[NamedSegment, ...]
+    png: bytes
+
+
 class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
     """Sent every second: health and counters (see `docs/protocol.md`, conservation)."""
 
@@ -187,7 +253,13 @@ AnyEvent = (
     | CaptionSame
     | CaptionAbort
     | CaptionError
+    | TextFound
+    | TextAbsent
+    | Panoptic
     | Heartbeat
     | RecordingStopped
 )
 """The closed union that `wire` decodes to."""
+
+EventSink = Callable[[AnyEvent], None]
+"""Receives the events of the node, or those of one request."""

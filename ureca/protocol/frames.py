@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ureca.datatypes import CaptureSource, Frame, Image, Refusal, RegionSeed
+from ureca.datatypes import CaptureSource, Frame, Image, Refusal, RegionSeed, TextPrompt
 from ureca.errors import RegionError, SourceError, WireError
 from ureca.protocol.event_table import FRAME_TOPIC_PART
 from ureca.protocol.events import PROTOCOL_VERSION
-from ureca.protocol.image_header import picture_size
+from ureca.protocol.image_header import check_size, measure_head
 from ureca.protocol.messagepack import (
     LIMITS,
     Topic,
@@ -34,6 +34,7 @@ from ureca.protocol.messagepack import (
     unpack,
 )
 from ureca.protocol.region_codec import WirePrompt, WireRegion
+from ureca.protocol.region_turning import turn_seeds
 from ureca.protocol.shared_memory import SharedPixels
 
 Encoding = Literal["jpeg", "png", "rgb8", "bgr8", "mono8", "nv12", "unknown"]
@@ -86,6 +87,7 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
             w=frame.width,
             h=frame.height,
             regions=regions,
+            prompts=(*map(WirePrompt.of, frame.prompts), *map(WirePrompt.of, frame.texts)),
             **more,
         )
 
@@ -96,9 +98,14 @@ class FrameHeader(Struct, frozen=True, kw_only=True, omit_defaults=True):
         read = [_seed(region, self.w, self.h) for region in self.regions]
         return _parted(read)
 
-    def prompt_seeds(self) -> tuple[tuple[RegionSeed, ...], tuple[Refusal, ...]]:
-        """The regions to start, and the refused prompts."""
-        return _parted([_prompt(prompt, self.w, self.h) for prompt in self.prompts])
+    def read_prompts(
+        self,
+    ) -> tuple[tuple[RegionSeed, ...], tuple[TextPrompt, ...], tuple[Refusal, ...]]:
+        """The regions to start, the texts to find, and the refused prompts."""
+        read = [_prompt(prompt, self.w, self.h) for prompt in self.prompts]
+        texts = tuple(one for one in read if isinstance(one, TextPrompt))
+        seeds, refused = _parted([one for one in read if not isinstance(one, TextPrompt)])
+        return seeds, texts, refused
 
 
 def _parted(
@@ -108,11 +115,19 @@ def _parted(
     return seeds, tuple(one for one in read if isinstance(one, Refusal))
 
 
-def _prompt(prompt: WirePrompt, width_px: int, height_px: int) -> RegionSeed | Refusal:
-    if prompt.text is not None:
-        return Refusal(None, "a text prompt needs a detector, which no node has yet; send a box")
-    region = WireRegion(box=prompt.box, point=prompt.point, label=prompt.label)
-    return _seed(region, width_px, height_px)
+def _prompt(prompt: WirePrompt, width_px: int, height_px: int) -> RegionSeed | TextPrompt | Refusal:
+    try:
+        text = prompt.text_prompt()
+    except RegionError as error:
+        return Refusal(None, str(error))
+    region = WireRegion(
+        box=prompt.box,
+        point=prompt.point,
+        label=prompt.label,
+        more_points=prompt.more_points,
+        not_points=prompt.not_points,
+    )
+    return text or _seed(region, width_px, height_px)
 
 
 def _seed(region: WireRegion, width_px: int, height_px: int) -> RegionSeed | Refusal:
@@ -148,18 +163,28 @@ def encode_frame(
 
 
 def decode_frame_header(parts: Sequence[bytes], limits: WireLimits = LIMITS) -> FrameHeader:
-    """Read and check the header without looking at the pixels; raises `WireError`."""
+    """Read and check the header without looking at the pixels; raises `WireError`. Regions and
+    prompts of a wrong form are left out.
+    """
+    return _decode_header(parts, limits)[0]
+
+
+def _decode_header(
+    parts: Sequence[bytes], limits: WireLimits
+) -> tuple[FrameHeader, tuple[Refusal, ...]]:
+    """The header, and the regions and prompts that are left out of it."""
     check_parts(parts, least=3, most=3, what="a frame")
     topic = parse_topic(parts[0])
     data = unpack(parts[1], limits)
     check_version(data)
     or_unknown(data, _KNOWN_WORDS)
     _check_count(data, limits)
+    refused = _take_out_broken(data)
     header = convert(data, FrameHeader, "frame header")
     if topic.kind != FRAME_TOPIC_PART or topic.stream != header.src:
         raise WireError(f"a frame of {header.src!r} came under the topic {parts[0][:80]!r}")
     _check_header(header, limits)
-    return header
+    return header, refused
 
 
 def decode_frame(
@@ -175,16 +200,22 @@ def decode_frame(
     Raw `rgb8`, `bgr8` and `mono8` are read here, everything else by `decoder`; pixels that stayed
     in shared memory by `shared`. Raises `WireError` for a broken message or picture (`STALE_FRAME`
     and `GONE` for shared memory that was used again or has gone); a region that does not fit the
-    picture is in `Frame.refused`.
+    picture is in `Frame.refused`. A picture whose EXIF data says so is turned, and regions with it,
+    if the header has the size before that.
     """
-    header = decode_frame_header(parts, limits)
+    header, broken = _decode_header(parts, limits)
     pixels: Pixels = parts[2] if header.shm is None else _fetch(header, parts[2], shared)
     _check_payload(header, pixels, limits)
     regions, refused = header.seeds()
-    prompts, hopeless = header.prompt_seeds()
-    image = (
-        _raw_image(header, pixels) if header.enc in _CHANNELS else _decoded(header, pixels, decoder)
-    )
+    prompts, texts, hopeless = header.read_prompts()
+    if header.enc in _CHANNELS:
+        image = _raw_image(header, pixels)
+    else:
+        image = _decoded(header, pixels, decoder)
+    if image.shape[:2] != (header.h, header.w):  # the header says the size before it is turned
+        turn = measure_head(bytes(pixels)).orientation
+        regions = None if regions is None else turn_seeds(regions, turn, header.w, header.h)
+        prompts = turn_seeds(prompts, turn, header.w, header.h)
     return Frame(
         stream=header.src,
         session_id=header.session_id,
@@ -197,8 +228,31 @@ def decode_frame(
         received_ns=received_ns,
         regions=regions,
         prompts=prompts,
-        refused=(*refused, *hopeless),
+        texts=texts,
+        refused=(*broken, *refused, *hopeless),
     )
+
+
+def _take_out_broken(data: dict[str, Any]) -> tuple[Refusal, ...]:
+    """One region of a wrong form costs that region, never the frame that it came with."""
+    refused: list[Refusal] = []
+    for key, kind in (("regions", WireRegion), ("prompts", WirePrompt)):
+        listed = data.get(key)
+        if not isinstance(listed, list):
+            continue
+        found = [_refusal_of(one, kind, key.removesuffix("s")) for one in listed]
+        data[key] = [one for one, refusal in zip(listed, found, strict=True) if refusal is None]
+        refused += [refusal for refusal in found if refusal is not None]
+    return tuple(refused)
+
+
+def _refusal_of(one: Any, kind: type[WireRegion | WirePrompt], what: str) -> Refusal | None:
+    try:
+        convert(one, kind, what)
+    except WireError as error:
+        rid = one.get("rid") if isinstance(one, dict) else None
+        return Refusal(rid if isinstance(rid, str) and is_id(rid) else None, str(error))
+    return None
 
 
 def _check_count(data: dict[str, Any], limits: WireLimits) -> None:
@@ -246,9 +300,7 @@ def _check_payload(header: FrameHeader, pixels: Pixels, limits: WireLimits) -> N
             code="TOO_LARGE",
         )
     if header.enc in ("jpeg", "png"):
-        found = picture_size(bytes(pixels), header.enc)
-        if found != (header.w, header.h):
-            raise WireError(f"the header says {header.w}x{header.h}, the {header.enc} says {found}")
+        check_size(bytes(pixels), header.enc, (header.w, header.h))
         return
     row, rows = _rows(header)
     least = header.w + header.w % 2 if header.enc == "nv12" else header.w * _CHANNELS[header.enc]
@@ -273,9 +325,14 @@ def _decoded(header: FrameHeader, pixels: Pixels, decoder: PixelDecoder) -> Imag
         image = decoder(pixels, header)
     except (SourceError, ValueError) as error:
         raise WireError(f"the {header.enc} cannot be decoded: {error!s:.200}") from error
-    if image.shape != (header.h, header.w, 3) or image.dtype != np.uint8:
+    width, height = (
+        measure_head(bytes(pixels)).upright_size
+        if header.enc in ("jpeg", "png")
+        else (header.w, header.h)
+    )
+    if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise WireError(
-            f"expected {header.enc} of u8 [{header.h}, {header.w}, 3], "
-            f"got {image.dtype} {list(image.shape)}"
+            f"expected {header.enc} of u8 [{height}, {width}, 3] (EXIF orientation applied), got "
+            f"{image.dtype} {list(image.shape)}"
         )
     return image

@@ -63,6 +63,11 @@ class WireLimits:
     max_string_bytes: int = 1 << 18
     max_binary_bytes: int = 1 << 14
     max_items: int = 1 << 12
+    """Of one list or map."""
+    max_total_items: int = 1 << 17
+    """Of all lists and maps of a header together."""
+    max_request_bytes: int = 1 << 16
+    max_request_items: int = 1 << 12
 
     @property
     def max_message_bytes(self) -> int:
@@ -75,7 +80,18 @@ class WireLimits:
         a JPEG.
         """
         most = self.max_reply_bytes
-        return replace(self, max_header_bytes=most, max_binary_bytes=most)
+        return replace(
+            self, max_header_bytes=most, max_binary_bytes=most, max_total_items=most >> 3
+        )
+
+    @property
+    def for_requests(self) -> WireLimits:
+        """Requests are short: the longest has the mask of one region."""
+        return replace(
+            self,
+            max_header_bytes=min(self.max_header_bytes, self.max_request_bytes),
+            max_total_items=self.max_request_items,
+        )
 
 
 LIMITS = WireLimits()
@@ -161,7 +177,7 @@ def check_version(data: Mapping[str, Any]) -> None:
         )
 
 
-def check_parts(parts: Sequence[bytes], *, least: int, most: int, what: str) -> None:
+def check_parts(parts: Sequence[bytes | memoryview], *, least: int, most: int, what: str) -> None:
     """A message of the wrong number of parts was cut off or is of another kind."""
     if not least <= len(parts) <= most:
         wanted = f"{least}" if least == most else f"{least} to {most}"
@@ -178,18 +194,22 @@ def unpack(part: bytes, limits: WireLimits = LIMITS) -> dict[str, Any]:
             f"expected a header of at most {limits.max_header_bytes} bytes, got {len(part)}",
             code="TOO_LARGE",
         )
+    items = _ItemCount(limits.max_total_items)
     try:
         data = msgpack.unpackb(
             part,
             raw=False,
             strict_map_key=True,
-            object_pairs_hook=_unique,
+            object_pairs_hook=items.read_map,
+            list_hook=items.read_list,
             max_str_len=limits.max_string_bytes,
             max_bin_len=limits.max_binary_bytes,
             max_array_len=limits.max_items,
             max_map_len=limits.max_items,
             max_ext_len=0,
         )
+    except _TooManyItemsError as error:
+        raise WireError(str(error), code="TOO_LARGE") from error
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise WireError(f"expected a MessagePack map, got {error!s:.200}") from error
     if not isinstance(data, dict):
@@ -252,9 +272,31 @@ def check_finite(data: object) -> None:
             waiting.extend(value)
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    listed = list(pairs)
-    data = dict(listed)
-    if len(data) != len(listed):
-        raise ValueError("a map with duplicate keys")
-    return data
+class _TooManyItemsError(ValueError):
+    pass
+
+
+class _ItemCount:
+    """Counts lists, maps and their items while they are read: a megabyte of empty maps takes 70
+    MiB.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def read_map(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        listed = list(pairs)
+        self._count(len(listed))
+        data = dict(listed)
+        if len(data) != len(listed):
+            raise ValueError("a map with duplicate keys")
+        return data
+
+    def read_list(self, items: list[Any]) -> list[Any]:
+        self._count(len(items))
+        return items
+
+    def _count(self, items: int) -> None:
+        self._left -= 1 + items
+        if self._left < 0:
+            raise _TooManyItemsError(f"expected at most {self._most} items in a message, got more")

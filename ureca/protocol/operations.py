@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from ureca.errors import WireError
-from ureca.protocol.preview import Picture, PictureArgs
+from ureca.protocol.preview_messages import Picture, PictureArgs
 from ureca.protocol.region_requests import (
     CancelArgs,
     DrainArgs,
@@ -29,13 +29,21 @@ from ureca.protocol.region_requests import (
     RegionUpdateArgs,
     ResumeArgs,
 )
-from ureca.protocol.requests import DescribeArgs, Description, FindArgs, Health, Hello, RecordArgs
+from ureca.protocol.requests import (
+    DescribeArgs,
+    Description,
+    FindArgs,
+    Health,
+    Hello,
+    PanopticArgs,
+    RecordArgs,
+)
 from ureca.protocol.results import (
     Added,
     CancelResult,
     ConfigResult,
     FindResult,
-    Halted,
+    PanopticResult,
     PolicyResult,
     PromptResult,
     RecordStartResult,
@@ -43,6 +51,7 @@ from ureca.protocol.results import (
     RegionListResult,
     RegionRemoveResult,
     RegionUpdateResult,
+    RunModeResult,
     ShutdownResult,
     SnapshotResult,
     Stats,
@@ -84,23 +93,23 @@ OPERATIONS: Mapping[str, Operation] = {
         result=Hello,
         role="observe",
         runs_on="sockets",
-        about="who answers. `ops` lists what this node offers",
+        about="identifies the node. `ops` lists its operations",
     ),
     "time": Operation(
         args=NoArgs,
         result=TimeResult,
         role="observe",
         runs_on="sockets",
-        about="with the client's stamps of asking *a* and being answered *d*, the node's clock is "
-        "ahead by ((`recv_ns` - *a*) + (`send_ns` - *d*)) / 2, off by at most half of "
-        "(*d* - *a*) - (`send_ns` - `recv_ns`)",
+        about="compares clocks. If the client sends at *a* and gets the reply at *d*, the "
+        "node's clock is ahead by ((`recv_ns` - *a*) + (`send_ns` - *d*)) / 2, with an "
+        "error of at most half of (*d* - *a*) - (`send_ns` - `recv_ns`)",
     ),
     "snapshot": Operation(
         args=NoArgs,
         result=SnapshotResult,
         role="observe",
         runs_on="sockets",
-        about="per live region its last track event and its last caption",
+        about="returns the last track event and the last caption of each live region",
     ),
     "describe": Operation(
         args=DescribeArgs,
@@ -108,31 +117,44 @@ OPERATIONS: Mapping[str, Operation] = {
         role="request",
         runs_on="captioner",
         page_s=20,
-        about="below. Before the result come `progress` replies with `offset` `text`",
+        about="captions one region, see below. `progress` replies with `offset` `text` precede "
+        "the result",
     ),
     "find": Operation(
         args=FindArgs,
         result=FindResult,
         role="request",
+        runs_on="captioner",
+        page_s=20,
+        about="finds what a text is true of, see [below](#texts). `limit` is 1 to 256, 16 if "
+        "absent. `regions`, best first: by `likelihood` {`stream` `seq` `captured_ns` `rid?` "
+        "`probability` `level` `box` `mask?`}, "
+        "by `caption_words` {`stream` `rid` `text` `score`}. No region means: not there, with the "
+        "probability `none`",
+    ),
+    "panoptic": Operation(
+        args=PanopticArgs,
+        result=PanopticResult,
+        role="observe",
         runs_on="sockets",
-        about="`limit` is 1 to 256, 16 if absent. `regions`: {`stream` `rid` `text` `score`}, best "
-        "first. `by` is `caption_words`: `score` is the share of the words of `text` that stand in "
-        "the region's caption; nothing is understood, and what is not captioned is not found",
+        page_s=5,
+        about="returns the newest `panoptic` event of a stream, with the captions of now. "
+        "`NOT_FOUND` before the first one; `NO_MODEL` where `panoptic.on` is not set",
     ),
     "stats": Operation(
         args=NoArgs,
         result=Stats,
         role="observe",
         runs_on="sockets",
-        about="`refused`: the latest captions that the output gate kept back, {`stream` `rid` "
-        "`request_id` `seq` `fault` `text`}",
+        about="returns counters. `refused`: the latest captions that the output filter "
+        "rejected, {`stream` `rid` `request_id` `seq` `fault` `text`}",
     ),
     "config.get": Operation(
         args=NoArgs,
         result=ConfigResult,
         role="admin",
         runs_on="sockets",
-        about="all settings, by section",
+        about="returns all settings, by section",
     ),
     "health": Operation(
         args=NoArgs,
@@ -148,19 +170,21 @@ OPERATIONS: Mapping[str, Operation] = {
         result=Picture,
         role="observe",
         runs_on="preview",
-        about="for people: the next frame whose number is not `after`, small (`max_width_px` is 64 "
-        "to 1,920). `width` `height` are the frame's, `w` `h` those of `jpeg`. `regions` have "
-        "`rid` `state` `box` (px of the frame) `label` `mask` (of `w` x `h`; none while lost). "
-        "`DEADLINE` when no new frame came, `BUSY` when 32 wait. Encoded only when asked for, off "
-        "the threads that follow and caption",
+        about="returns a preview for people: the next frame whose number is not `after`, "
+        "reduced (`max_width_px` is 64 to 1,920). `width` `height` are the frame's, `w` "
+        "`h` those of `jpeg`. `regions` have `rid` `state` `box` (px of the frame) "
+        "`label` `mask` (of `w` x `h`; none while lost). `DEADLINE` if no new frame "
+        "arrives, `BUSY` if 32 requests wait. Previews are encoded only on request, on "
+        "their own thread",
     ),
     "cancel": Operation(
         args=CancelArgs,
         result=CancelResult,
         role="request",
         runs_on="step",
-        about="`id` is that of a `describe` of the same client. `cancelled` is false when there is "
-        "none (any more). The `describe` itself ends with `GONE`",
+        about="cancels a `describe`, a `find` or a `region.add` with a text of the same client; "
+        "`id` is its id. `cancelled` is false if none is in flight. What waits for an answer ends "
+        "with `GONE`; a standing text is asked no more",
     ),
     "policy.set": Operation(
         args=PolicyArgs,
@@ -168,7 +192,7 @@ OPERATIONS: Mapping[str, Operation] = {
         role="request",
         runs_on="step",
         page_s=5,
-        about="`policy` of the result is the one in force now",
+        about="changes the policy, see below. `policy` of the result is the policy in force",
     ),
     "prompt.set": Operation(
         args=PromptArgs,
@@ -176,23 +200,25 @@ OPERATIONS: Mapping[str, Operation] = {
         role="request",
         runs_on="step",
         page_s=5,
-        about="`prompt` is `short` or `long`. What is being written of these regions ends with "
-        "`caption.abort` `prompt_changed`, and they are captioned at once (`trigger` `request`)",
+        about="sets the prompt: `short` or `long`. Captions in flight of these regions end with"
+        " `caption.abort` `prompt_changed`, and the regions are captioned at once "
+        "(`trigger` `request`)",
     ),
     "region.add": Operation(
         args=RegionAddArgs,
         result=Added,
         role="request",
         runs_on="step",
-        page_s=5,
-        about="followed from the newest frame, `seq`, on",
+        page_s=20,
+        about="adds a region, which is tracked from the newest frame, `seq`; or with `text` what "
+        "it is true of, see [below](#texts)",
     ),
     "region.update": Operation(
         args=RegionUpdateArgs,
         result=RegionUpdateResult,
         role="request",
         runs_on="step",
-        about="where the region is on the newest frame; it keeps its id",
+        about="sets the position of the region on the newest frame; it keeps its id",
     ),
     "region.remove": Operation(
         args=RegionRemoveArgs,
@@ -207,33 +233,33 @@ OPERATIONS: Mapping[str, Operation] = {
         result=RegionListResult,
         role="observe",
         runs_on="step",
-        about="`regions` have `rid` `state` `box` `label` `parent` `age_frames` `missed_frames` "
-        "`policy`",
+        about="lists regions: `rid` `state` `box` `label` `parent` `age_frames` `missed_frames`"
+        " `policy`",
     ),
     "pause": Operation(
         args=PauseArgs,
-        result=Halted,
+        result=RunModeResult,
         role="admin",
         runs_on="step",
         page_s=5,
-        about="`state` is `paused`. No caption is started but for a `describe`; regions are "
-        "followed, captions that hold are renewed",
+        about="`state` is `paused`. Captions start only for `describe`; regions are tracked, "
+        "valid captions are renewed",
     ),
     "drain": Operation(
         args=DrainArgs,
-        result=Halted,
+        result=RunModeResult,
         role="admin",
         runs_on="step",
-        about="`state` is `draining`. No caption is started at all and `describe` is `GONE`; what "
-        "was accepted is finished: ask again until `requests_in_flight` is 0",
+        about="`state` is `draining`. No caption starts and `describe` is `GONE`; accepted "
+        "requests are finished. Repeat the request until `requests_in_flight` is 0",
     ),
     "resume": Operation(
         args=ResumeArgs,
-        result=Halted,
+        result=RunModeResult,
         role="admin",
         runs_on="step",
         page_s=5,
-        about="`state` is `running`: the end of `pause` and `drain`",
+        about="ends `pause` and `drain`; `state` is `running`",
     ),
     "record.start": Operation(
         args=RecordArgs,
@@ -241,9 +267,9 @@ OPERATIONS: Mapping[str, Operation] = {
         role="admin",
         runs_on="sockets",
         page_s=10,
-        about="`name` is [a-z0-9_-]{1,64}, `file` is `NAME.mcap` in the folder of `ureca run "
-        "--record-dir`; `FORBIDDEN` without one, `BUSY` while a recording is under way, "
-        "`BAD_SCHEMA` for a name that is taken",
+        about="starts a recording. `name` is [a-z0-9_-]{1,64}, `file` is `NAME.mcap` in the "
+        "folder of `ureca run --record-dir`; `FORBIDDEN` without one, `BUSY` during a "
+        "recording, `BAD_SCHEMA` for a name that exists",
     ),
     "record.stop": Operation(
         args=NoArgs,
@@ -251,14 +277,14 @@ OPERATIONS: Mapping[str, Operation] = {
         role="admin",
         runs_on="recorder",
         page_s=20,
-        about="the file is whole. `lost` is {kind: count}",
+        about="ends the recording; its file is complete. `lost` is {kind: count}",
     ),
     "shutdown": Operation(
         args=NoArgs,
         result=ShutdownResult,
         role="admin",
         runs_on="sockets",
-        about="the node finishes what it accepted and exits 0",
+        about="the node finishes accepted requests and exits with status 0",
     ),
 }
 """By name; the reply to `hello` lists the ones that a node offers."""

@@ -10,13 +10,17 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from ureca.datatypes import RegionSeed, Rle
+from ureca.datatypes import MAX_CLICKS, MAX_TEXT_CHARS, Level, RegionSeed, Rle, TextPrompt
 from ureca.errors import RegionError
 from ureca.protocol import rle
 from ureca.protocol.events import WireRle
 from ureca.protocol.messagepack import check_id
+from ureca.region_values import MAX_CORNERS, MAX_POLYGONS
 
 Label = Annotated[str, Meta(max_length=256)]
+Clicks = Annotated[tuple[tuple[float, float], ...], Meta(max_length=MAX_CLICKS)]
+Corners = Annotated[tuple[tuple[float, float], ...], Meta(min_length=3, max_length=MAX_CORNERS)]
+Polygons = Annotated[tuple[Corners, ...], Meta(max_length=MAX_POLYGONS)]
 
 
 def to_wire_rle(mask: Rle) -> WireRle:
@@ -30,7 +34,11 @@ def from_wire_rle(mask: WireRle) -> Rle:
 
 
 class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A region as it is encoded: exactly one of `mask`, `box` (xyxy px) and `point` (xy px)."""
+    """A region as it is encoded: exactly one of `mask`, `box` (xyxy px), `point` (xy px) and
+    `polygons` (xy px).
+
+    With a point or box, `more_points` lie on the region, too, and `not_points` do not.
+    """
 
     rid: str | None = None
     mask: WireRle | None = None
@@ -39,6 +47,9 @@ class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     label: Label | None = None
     score: float | None = None
     parent: str | None = None
+    more_points: Clicks = ()
+    not_points: Clicks = ()
+    polygons: Polygons = ()
 
     @classmethod
     def of(cls, seed: RegionSeed) -> WireRegion:
@@ -52,6 +63,9 @@ class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
             label=seed.label,
             score=seed.score,
             parent=seed.parent,
+            more_points=seed.more_points_xy_px,
+            not_points=seed.not_points_xy_px,
+            polygons=seed.polygons_xy_px,
         )
 
     def seed(self, width_px: int, height_px: int) -> RegionSeed:
@@ -74,18 +88,59 @@ class WireRegion(Struct, frozen=True, kw_only=True, omit_defaults=True):
             label=self.label,
             score=self.score,
             parent=self.parent,
+            more_points_xy_px=self.more_points,
+            not_points_xy_px=self.not_points,
+            polygons_xy_px=self.polygons,
         )
         _check_inside(seed, width_px, height_px)
         return seed
 
 
 class WirePrompt(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A request to start a track at a point, a box or a described thing."""
+    """A request to start a track at a point, a box or a thing that a text is true of.
+
+    `standing` and `level` belong to a text.
+    """
 
     box: tuple[float, float, float, float] | None = None
     point: tuple[float, float] | None = None
-    text: Annotated[str, Meta(max_length=1024)] | None = None
+    text: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)] | None = None
     label: Label | None = None
+    standing: bool = False
+    level: Level | None = None
+    more_points: Clicks = ()
+    not_points: Clicks = ()
+
+    @classmethod
+    def of(cls, prompt: RegionSeed | TextPrompt) -> WirePrompt:
+        """The encoded form. Raises `RegionError` for a mask: send that as a region."""
+        if isinstance(prompt, TextPrompt):
+            return cls(
+                text=prompt.text,
+                label=prompt.label,
+                standing=prompt.standing,
+                level=prompt.level,
+            )
+        if prompt.mask is not None or prompt.polygons_xy_px:
+            raise RegionError("a prompt is a point, a box or a text; send a mask as a region")
+        return cls(
+            box=prompt.box_xyxy_px,
+            point=prompt.point_xy_px,
+            label=prompt.label,
+            more_points=prompt.more_points_xy_px,
+            not_points=prompt.not_points_xy_px,
+        )
+
+    def text_prompt(self) -> TextPrompt | None:
+        """The text to find; None for a point or a box. Raises `RegionError` for both at once."""
+        if self.text is None:
+            if self.standing or self.level is not None:
+                raise RegionError("'standing' and 'level' belong to a text")
+            return None
+        clicks = self.more_points or self.not_points
+        if self.box is not None or self.point is not None or clicks:
+            raise RegionError("a prompt has exactly one of box, point, text; got several")
+        return TextPrompt(self.text, self.label, self.standing, self.level)
 
 
 def _check_mask(mask: Rle, width_px: int, height_px: int) -> None:
@@ -99,12 +154,18 @@ def _check_mask(mask: Rle, width_px: int, height_px: int) -> None:
 
 
 def _check_inside(seed: RegionSeed, width_px: int, height_px: int) -> None:
-    """A box must overlap the picture, a point must lie on it."""
+    """Boxes and polygons must overlap the picture, points must lie on it."""
+    if seed.polygons_xy_px:
+        xs, ys = zip(
+            *(corner for polygon in seed.polygons_xy_px for corner in polygon), strict=True
+        )
+        if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width_px or min(ys) >= height_px:
+            raise RegionError(f"the polygons lie outside {width_px}x{height_px}")
     if seed.box_xyxy_px:
         x0, y0, x1, y1 = seed.box_xyxy_px
         if x1 <= 0 or y1 <= 0 or x0 >= width_px or y0 >= height_px:
             raise RegionError(f"the box {seed.box_xyxy_px} lies outside {width_px}x{height_px}")
-    if seed.point_xy_px:
-        x, y = seed.point_xy_px
+    first = () if seed.point_xy_px is None else (seed.point_xy_px,)
+    for x, y in (*first, *seed.more_points_xy_px, *seed.not_points_xy_px):
         if not (0 <= x < width_px and 0 <= y < height_px):
-            raise RegionError(f"the point {seed.point_xy_px} lies outside {width_px}x{height_px}")
+            raise RegionError(f"the point ({x:g}, {y:g}) lies outside {width_px}x{height_px}")

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from ureca.datatypes import Style
-from ureca.protocol.region_codec import WireRegion
+from ureca.datatypes import Level, Style
+from ureca.protocol.region_codec import Label, WireRegion
+from ureca.protocol.requests import FindText, Where
 
 Milliseconds = Annotated[int, Meta(ge=100, le=3_600_000)]
 WireTrigger = Literal["new", "recovered", "change", "refresh"]
@@ -40,12 +41,28 @@ class PromptArgs(Struct, frozen=True, kw_only=True):
     prompt: Style
 
 
-class RegionAddArgs(Struct, frozen=True, kw_only=True):
-    """`region.add`: follow a region from the stream's newest frame on."""
+class RegionAddArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`region.add`: follow a region from the stream's newest frame on; or what `text` is true of.
+
+    Exactly one of `region` and `text`. `where` and `level` are those of `find`. `standing` asks
+    again until the text is found. An answer that is followed already gets `label` (the text, if
+    None).
+    """
 
     stream: str
-    region: WireRegion
+    region: WireRegion | None = None
+    text: FindText | None = None
+    label: Label | None = None
+    standing: bool = False
+    where: Where | None = None
+    level: Level | None = None
     policy: PolicyPatch | None = None
+
+    def __post_init__(self) -> None:
+        if (self.region is None) == (self.text is None):
+            raise ValueError("expected exactly one of 'region' and 'text'")
+        if self.text is None and (self.standing or self.where or self.level or self.label):
+            raise ValueError("'standing', 'where', 'level' and 'label' belong to a 'text'")
 
 
 class RegionUpdateArgs(Struct, frozen=True, kw_only=True):
@@ -70,7 +87,7 @@ class RegionListArgs(Struct, frozen=True, kw_only=True):
 
 
 class CancelArgs(Struct, frozen=True, kw_only=True):
-    """`cancel`: `id` is that of a `describe` of the same client."""
+    """`cancel`: `id` is that of a `describe`, `find` or `region.add` of the same client."""
 
     id: Annotated[bytes, Meta(min_length=1, max_length=16)]
 

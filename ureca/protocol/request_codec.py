@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgpack
+
 from ureca.errors import WireError
 from ureca.protocol.messagepack import (
     ERROR_CODES,
@@ -19,6 +21,8 @@ from ureca.protocol.messagepack import (
 from ureca.protocol.operations import operation_of
 from ureca.protocol.requests import ErrorBody, Reply, Request
 
+Buffer = bytes | memoryview
+_MAX_ID_BYTES, _MAX_REQUEST_KEYS = 16, 16
 _STATES = frozenset({"accepted", "progress", "result", "error"})
 
 
@@ -26,15 +30,17 @@ def encode_request(
     request: Request, picture: bytes | None = None, limits: WireLimits = LIMITS
 ) -> list[bytes]:
     """The one or two parts of a request."""
-    return [pack(request, limits), *([] if picture is None else [picture])]
+    return [pack(request, limits.for_requests), *([] if picture is None else [picture])]
 
 
 def decode_request(
-    parts: Sequence[bytes], limits: WireLimits = LIMITS
-) -> tuple[Request, bytes | None]:
-    """The request and its picture; raises `WireError` with the code to answer."""
+    parts: Sequence[Buffer], limits: WireLimits = LIMITS
+) -> tuple[Request, Buffer | None]:
+    """The request and its picture; raises `WireError` with the code to answer. The picture is
+    only measured: it may stay where it was received.
+    """
     check_parts(parts, least=1, most=2, what="a request")
-    data = unpack(parts[0], limits)
+    data = unpack(bytes(parts[0]), limits.for_requests)
     check_version(data)
     request = convert(data, Request, "request")
     operation_of(request.op)
@@ -47,13 +53,24 @@ def decode_request(
     return request, picture
 
 
-def salvage_request_id(parts: Sequence[bytes]) -> bytes | None:
-    """The id of an otherwise invalid request, so that its error reaches its sender."""
-    try:
-        found = unpack(parts[0]).get("id") if parts else None
-    except WireError:
+def salvage_request_id(parts: Sequence[Buffer], limits: WireLimits = LIMITS) -> bytes | None:
+    """The id of an otherwise invalid request, so that its error reaches its sender.
+
+    Only the keys of its map are read, and no more than a valid request has of them.
+    """
+    if not parts:
         return None
-    return found if isinstance(found, bytes) and 1 <= len(found) <= 16 else None
+    unpacker = msgpack.Unpacker(strict_map_key=False, max_bin_len=_MAX_ID_BYTES)
+    unpacker.feed(bytes(parts[0][: limits.max_request_bytes]))
+    try:
+        for _ in range(min(unpacker.read_map_header(), _MAX_REQUEST_KEYS)):
+            if unpacker.unpack() == "id":
+                found = unpacker.unpack()
+                return found if isinstance(found, bytes) and found else None
+            unpacker.skip()
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    return None
 
 
 def encode_reply(reply: Reply, limits: WireLimits = LIMITS) -> list[bytes]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ureca.datatypes import Style
+from ureca.datatypes import MAX_TEXT_CHARS, Level, Style
 from ureca.errors import BundleError, EngineError, RegionError, SourceError, UrecaError
 from ureca.protocol.events import PROTOCOL_VERSION
 from ureca.protocol.frames import Side
@@ -104,14 +104,30 @@ class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise ValueError("'rid' names a region of a 'stream'")
 
 
+FindText = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS, pattern=r"\w")]
+Where = Literal["tracks", "frame"]
+"""What a text may be true of: the regions that are followed, or all that a segmenter cuts out."""
+
+
 class FindArgs(Struct, frozen=True, kw_only=True):
-    """Arguments of `find`: regions whose captions contain words of `text`, on one stream or
-    all.
+    """Arguments of `find`: what `text` is true of, on one stream or all.
+
+    Without `where` it is `frame` at a node with a segmenter, else `tracks`. `masks` asks for the
+    masks of the answers, `level` admits only parts, things or groups.
     """
 
-    text: Annotated[str, Meta(min_length=1, max_length=1024)]
+    text: FindText
     stream: str | None = None
     limit: Annotated[int, Meta(ge=1, le=256)] = 16
+    where: Where | None = None
+    masks: bool = False
+    level: Level | None = None
+
+
+class PanopticArgs(Struct, frozen=True, kw_only=True):
+    """Arguments of `panoptic`: the stream; without one, that of a node that has only one."""
+
+    stream: str | None = None
 
 
 class RecordArgs(Struct, frozen=True, kw_only=True):
@@ -121,7 +137,9 @@ class RecordArgs(Struct, frozen=True, kw_only=True):
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """The result of `describe`. `stage_us` is by stage; no score means `score_kind` `none`."""
+    """The result of `describe`. `stage_us` is by stage; no score means `score_kind` `none`;
+    `confidence` is as in `caption.final`.
+    """
 
     text: str
     status: str
@@ -132,6 +150,7 @@ class Description(Struct, frozen=True, kw_only=True):
     model: str
     bundle_sha: str
     precision: str
+    confidence: float | None = None
     stream: str | None = None
     seq: int | None = None
     captured_ns: int | None = None
@@ -139,7 +158,9 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 class Hello(Struct, frozen=True, kw_only=True):
-    """The result of `hello`: the node's name, version, operations and limits."""
+    """The result of `hello`: the node's name, version, operations and limits. `find_by` is the
+    measure of `find`: `likelihood`, or `caption_words` where the bundle cannot score texts.
+    """
 
     node: str
     session_id: bytes
@@ -151,6 +172,7 @@ class Hello(Struct, frozen=True, kw_only=True):
     bundle_sha: str
     precision: str
     limits: dict[str, int] = {}
+    find_by: str = "caption_words"
 
 
 class Health(Struct, frozen=True, kw_only=True):

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
-Plain = dict[str, Any]
+from ureca.datatypes import JsonObject
+from ureca.protocol.events import WireRle
 
 
 class TimeResult(Struct, frozen=True, kw_only=True):
@@ -22,7 +21,7 @@ class TimeResult(Struct, frozen=True, kw_only=True):
 class SnapshotResult(Struct, frozen=True, kw_only=True):
     """The result of `snapshot`: events as plain data; `ureca.protocol.wire` reads them."""
 
-    events: tuple[Plain, ...]
+    events: tuple[JsonObject, ...]
 
 
 class Stats(Struct, frozen=True, kw_only=True):
@@ -30,30 +29,52 @@ class Stats(Struct, frozen=True, kw_only=True):
 
     uptime_ms: int
     counters: dict[str, int]
-    streams: dict[str, Plain]
-    refused: tuple[Plain, ...] = ()
+    streams: dict[str, JsonObject]
+    refused: tuple[JsonObject, ...] = ()
 
 
 class ConfigResult(Struct, frozen=True, kw_only=True):
     """The result of `config.get`: all settings, by section."""
 
-    config: Plain
+    config: JsonObject
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """One region of `find`; `score` is the share of the searched words in its caption."""
+class Found(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer to a text, in the frame `seq` captured at `captured_ns`; `box` is in px (xyxy).
+
+    By `likelihood`: `probability` 0..1 that the text is true of it, calibrated, and its `level`;
+    `rid` is None for a thing that is not followed. By `caption_words`: `text` is its caption and
+    `score` the share of the searched words in it.
+    """
 
     stream: str
-    rid: str
-    text: str
-    score: float
+    rid: str | None = None
+    text: str = ""
+    score: float | None = None
+    probability: float | None = None
+    level: str | None = None
+    box: tuple[int, int, int, int] | None = None
+    mask: WireRle | None = None
+    seq: int | None = None
+    captured_ns: int | None = None
 
 
 class FindResult(Struct, frozen=True, kw_only=True):
-    """The result of `find`, best first; `by` names the measure."""
+    """The result of `find`, best first; `by` names the measure: `likelihood` or `caption_words`.
+
+    No region means: not there. `none` is the probability 0..1 of that, of several streams the
+    lowest; None with `caption_words`, which cannot know.
+    """
 
     by: str = ""
     regions: tuple[Found, ...]
+    none: float | None = None
+
+
+class PanopticResult(Struct, frozen=True, kw_only=True):
+    """The result of `panoptic`: the newest event of the stream, as plain data."""
+
+    event: JsonObject
 
 
 class Followed(Struct, frozen=True, kw_only=True):
@@ -66,7 +87,7 @@ class Followed(Struct, frozen=True, kw_only=True):
     parent: str | None = None
     age_frames: int = 0
     missed_frames: int = 0
-    policy: Plain = {}
+    policy: JsonObject = {}
 
 
 class RegionListResult(Struct, frozen=True, kw_only=True):
@@ -76,11 +97,19 @@ class RegionListResult(Struct, frozen=True, kw_only=True):
 
 
 class Added(Struct, frozen=True, kw_only=True):
-    """The result of `region.add`: followed from frame `seq` on."""
+    """The result of `region.add`: followed from frame `seq` on.
 
-    rid: str
+    For a text: `regions` are its answers, all of them followed, and `rid` the best one's; without
+    an answer `rid` is empty and `none` the probability 0..1 that nothing is there. `standing`: the
+    text was taken, its answers come as events.
+    """
+
+    rid: str = ""
     seq: int
-    policy: Plain = {}
+    policy: JsonObject = {}
+    regions: tuple[Found, ...] = ()
+    none: float | None = None
+    standing: bool = False
 
 
 class RegionUpdateResult(Struct, frozen=True, kw_only=True):
@@ -99,7 +128,7 @@ class RegionRemoveResult(Struct, frozen=True, kw_only=True):
 class PolicyResult(Struct, frozen=True, kw_only=True):
     """The result of `policy.set`: the policy as it is in force now."""
 
-    policy: Plain
+    policy: JsonObject
 
 
 class PromptResult(Struct, frozen=True, kw_only=True):
@@ -114,7 +143,7 @@ class CancelResult(Struct, frozen=True, kw_only=True):
     cancelled: bool
 
 
-class Halted(Struct, frozen=True, kw_only=True):
+class RunModeResult(Struct, frozen=True, kw_only=True):
     """The result of `pause`, `drain` and `resume`: the state, and how many requests are open."""
 
     state: str

@@ -35,6 +35,20 @@ def encode(mask: Mask) -> Rle:
     return Rle(size=(height, width), counts=_to_text(_differences(_runs(mask))))
 
 
+def encode_runs(size: tuple[int, int], runs: npt.NDArray[np.generic]) -> Rle:
+    """The code of uncompressed run lengths of a mask (height, width), as COCO has them: column by
+    column, zeros first. Raises `RegionError` when they are no whole numbers that add up.
+    """
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or not 0 < len(runs) <= MAX_RUNS:
+        raise RegionError(f"run lengths are a list of at most {MAX_RUNS} whole numbers")
+    plain = runs.astype(np.int64)
+    if int(plain.min()) < 0 or int(plain.max()) > MAX_PIXELS:
+        raise RegionError(f"a run of a mask has 0 to {MAX_PIXELS} pixels")
+    code = Rle(size, _to_text(_differences(plain)))
+    check(code)
+    return code
+
+
 def decode(rle: Rle, *, max_pixels: int = MAX_PIXELS, max_runs: int = MAX_RUNS) -> Mask:
     """The mask bool [H, W] of a checked code.
 

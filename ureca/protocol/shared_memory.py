@@ -12,6 +12,7 @@ comes later deletes files without one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -54,12 +55,20 @@ class SharedPixels(Struct, frozen=True, kw_only=True):
 
 
 class RingWriter:
-    """The camera side. The file is created for the first image, and again for a larger one."""
+    """The camera side, for images of at most `max_bytes`. The file is created for the first image,
+    and again for a larger one.
+    """
 
-    def __init__(self, *, slots: int = SLOTS, folder: Path = SHARED_FOLDER) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int = SLOTS,
+        folder: Path = SHARED_FOLDER,
+        max_bytes: int = LIMITS.max_payload_bytes,
+    ) -> None:
         if not 2 <= slots <= MAX_SLOTS:
             raise WireError(f"expected 2 to {MAX_SLOTS} slots, got {slots}")
-        self._folder, self._slots = folder, slots
+        self._folder, self._slots, self._max_bytes = folder, slots, max_bytes
         self._file = -1
         self._path: Path | None = None
         self._slot_bytes = 0
@@ -91,9 +100,9 @@ class RingWriter:
             self._slot_bytes = 0
 
     def _make(self, slot_bytes: int) -> None:
-        if slot_bytes > LIMITS.max_payload_bytes:
+        if slot_bytes > self._max_bytes:
             raise WireError(
-                f"expected at most {LIMITS.max_payload_bytes} bytes, got {slot_bytes}",
+                f"expected at most {self._max_bytes} bytes, got {slot_bytes}",
                 code="TOO_LARGE",
             )
         self.close()
@@ -145,8 +154,10 @@ class _Ring:
 class RingReader:
     """The node side; keeps the last few rings open. For one thread."""
 
-    def __init__(self, *, folder: Path = SHARED_FOLDER) -> None:
-        self._folder = folder
+    def __init__(
+        self, *, folder: Path = SHARED_FOLDER, max_bytes: int = LIMITS.max_payload_bytes
+    ) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
 
     def read(self, where: SharedPixels, size: int) -> Bytes:
@@ -199,7 +210,7 @@ class RingReader:
         if not name.startswith(PREFIX):
             raise WireError(f"expected shared memory named {PREFIX}…, got {name!r}")
         try:
-            file = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW)
+            file = _open_own(self._folder / name)
         except OSError as error:
             raise WireError(
                 f"cannot read the shared memory {name}: {error.strerror}; camera and node must run "
@@ -207,23 +218,33 @@ class RingReader:
                 code="GONE",
             ) from error
         try:
-            return _checked(file, name)
+            return _checked(file, name, self._max_bytes)
         except WireError:
             os.close(file)
             raise
 
 
-def _checked(file: int, name: str) -> _Ring:
-    about = os.fstat(file)
-    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
-        raise WireError(f"the shared memory {name} is not a file of this user")
+def _open_own(path: Path) -> int:
+    """Open a regular file of this user for reading; `OSError`. A FIFO or a device of another user
+    must not even be opened: that may wait for ever, or act.
+    """
+    if not _is_own(os.lstat(path)):
+        raise OSError(errno.EPERM, "it is no file of this user")
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not _is_own(os.fstat(file)):  # another one by now
+        os.close(file)
+        raise OSError(errno.EPERM, "it is no file of this user")
+    return file
+
+
+def _is_own(about: os.stat_result) -> bool:
+    return stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
+
+
+def _checked(file: int, name: str, max_bytes: int) -> _Ring:
     head = os.pread(file, _HEAD.size, 0)
     magic, slots, slot_bytes = _HEAD.unpack(head) if len(head) == _HEAD.size else (b"", 0, 0)
-    if (
-        magic != _MAGIC
-        or not 2 <= slots <= MAX_SLOTS
-        or not 0 < slot_bytes <= LIMITS.max_payload_bytes
-    ):
+    if magic != _MAGIC or not 2 <= slots <= MAX_SLOTS or not 0 < slot_bytes <= max_bytes:
         raise WireError(f"the file {name} is not a ring of pictures of version 1")
     return _Ring(file, slots, slot_bytes)
 
@@ -250,7 +271,7 @@ def remove_dead(folder: Path = SHARED_FOLDER) -> list[str]:
 
 def _remove_if_dead(path: Path) -> bool:
     with contextlib.suppress(OSError):  # another user's, or gone since, or its writer lives
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        file = _open_own(path)
         try:
             if path.name.startswith(".") and time.time() - os.fstat(file).st_mtime < _MAKING_S:
                 return False

@@ -102,6 +102,15 @@ class CurveAuthenticator:
         """The role that a connected key has now; None when it was revoked since."""
         return self._keys.allow.role_of(user)
 
+    def keys_of_role(self, role: Role) -> list[bytes]:
+        """The public keys that the list gives `role` now."""
+        entries = self._keys.allow.entries().items()
+        return [key for key, (found, _) in entries if found == role]
+
+    def name_of(self, public: bytes) -> str:
+        """The name of a key in the list; `?` for an unknown key."""
+        return self._keys.allow.name_of(public)
+
     def counters(self) -> dict[str, int]:
         """`refused_events` and the like, as the heartbeat carries them."""
         return {f"refused_{plane}": count for plane, count in sorted(self.refused.items())}
@@ -123,14 +132,18 @@ class CurveAuthenticator:
         loop = asyncio.new_event_loop()  # pyzmq's authenticator is a coroutine that awaits nothing
         try:
             while not self._stop.is_set():
-                self._turn(loop)
+                try:
+                    self._run_once(loop)
+                except Exception as error:  # noqa: BLE001, PERF203  (else nobody gets in any more)
+                    self._log.warning("turn", "a turn of the authenticator failed", error=error)
+                    self._stop.wait(_POLL_MS / 1e3)
         finally:
             loop.close()
             self._authenticator.stop()
             for watcher, _ in self._monitors:
                 watcher.close(0)
 
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run_once(self, loop: asyncio.AbstractEventLoop) -> None:
         zap, poller = self._authenticator.zap_socket, zmq.Poller()
         for socket in (zap, *(watcher for watcher, _ in self._monitors)):
             poller.register(socket, zmq.POLLIN)

@@ -154,7 +154,7 @@ def read_pair(path: Path) -> KeyPair:
 
 def read_public(path: Path) -> bytes:
     """A public file (a secret one will do: it holds both)."""
-    found = dict(_FIELD.findall(_read(path, _MAX_KEY_BYTES)))
+    found = dict(_FIELD.findall(_read(path, _MAX_KEY_BYTES, _refuse_foreign)))
     if not _is_key(found.get("public", "")):
         raise ConfigError(f"{path} is no public key file (NAME.key, as `ureca keys new` writes it)")
     public: str = found["public"]
@@ -169,7 +169,7 @@ def new_pair(folder: Path, name: str) -> tuple[Path, Path]:
     paths = folder / f"{name}.key", folder / f"{name}.key_secret"
     lines = f'metadata\n    name = "{name}"\ncurve\n    public-key = "{public}"\n'
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         _create(paths[1], f'{lines}    secret-key = "{secret}"\n', 0o600)
         _create(paths[0], lines, 0o644)
     except FileExistsError as error:
@@ -177,6 +177,12 @@ def new_pair(folder: Path, name: str) -> tuple[Path, Path]:
     except OSError as error:
         raise ConfigError(f"cannot write keys to {folder}: {error.strerror}") from error
     return paths
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder and its missing parents for this user alone, whatever the umask; `OSError`."""
+    for missing in (*reversed(folder.parents), folder):  # `parents=True` ignores the mode
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _create(path: Path, text: str, mode: int) -> None:
@@ -192,12 +198,14 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _read(path: Path, most: int, refuse: Callable[[Path, int], None] | None = None) -> str:
+def _read(
+    path: Path, most: int, refuse: Callable[[Path, os.stat_result], None] | None = None
+) -> str:
     """The file's text; the permissions are those of the very file that is read."""
     try:
         with path.open("rb") as file:
             if refuse is not None:
-                refuse(path, os.fstat(file.fileno()).st_mode)
+                refuse(path, os.fstat(file.fileno()))
             data = file.read(most + 1)
     except OSError as error:
         raise ConfigError(
@@ -208,7 +216,17 @@ def _read(path: Path, most: int, refuse: Callable[[Path, int], None] | None = No
     return data.decode("utf-8", "replace")
 
 
-def _refuse_readable(path: Path, mode: int) -> None:
+def _refuse_foreign(path: Path, about: os.stat_result) -> None:
+    if about.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{path} belongs to user {about.st_uid}, who may change it at any time: run "
+            f"chown $USER {path}, after a look at what stands in it"
+        )
+
+
+def _refuse_readable(path: Path, about: os.stat_result) -> None:
+    _refuse_foreign(path, about)
+    mode = about.st_mode
     if mode & 0o077:
         raise ConfigError(
             f"others may read the secret key {path} (mode {mode & 0o777:o}): run chmod 600 {path}, "
@@ -216,7 +234,9 @@ def _refuse_readable(path: Path, mode: int) -> None:
         )
 
 
-def _refuse_writable(path: Path, mode: int) -> None:
+def _refuse_writable(path: Path, about: os.stat_result) -> None:
+    _refuse_foreign(path, about)
+    mode = about.st_mode
     if mode & 0o022:
         raise ConfigError(
             f"others may change the allow-list {path} (mode {mode & 0o777:o}): run "

@@ -18,7 +18,7 @@ from ureca.datatypes import Rle
 from ureca.extras import require
 from ureca.protocol import rle
 from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, Heartbeat, TrackEnd
-from ureca.protocol.preview import PictureRegion
+from ureca.protocol.preview_messages import PictureRegion
 from ureca.visualization.palette import COLOURS, STALE, Rgb
 
 EXTRA = "rerun"
@@ -87,8 +87,8 @@ class RerunLog:
         """Tell what the values of the masks mean, when that has changed."""
         stream = sight.picture.stream
         names = {
-            self._number(stream, region.rid): self._look(sight, region, said)
-            for region, said in sight.regions
+            self._number(stream, region.rid): self._look(sight, region, caption)
+            for region, caption in sight.regions
         }
         if names != self._names[stream]:
             self._names[stream] = names
@@ -96,11 +96,11 @@ class RerunLog:
             self._to.log(stream, self._rr.AnnotationContext([(0, "", (0, 0, 0, 0)), *rows]))
 
     def _look(
-        self, sight: FollowedFrame, region: PictureRegion, said: CaptionRecord | None
+        self, sight: FollowedFrame, region: PictureRegion, caption: CaptionRecord | None
     ) -> tuple[str, Rgb]:
         number = self._number(sight.picture.stream, region.rid)
-        text = region.rid if said is None else said.text
-        stale = region.mask is None or (said is not None and not sight.holds(said))
+        text = region.rid if caption is None else caption.text
+        stale = region.mask is None or (caption is not None and not sight.holds(caption))
         return text, STALE if stale else COLOURS[number % len(COLOURS)]
 
     def _masks(self, sight: FollowedFrame) -> npt.NDArray[np.uint16]:
@@ -124,7 +124,7 @@ class RerunLog:
             array=np.array(boxes).reshape(-1, 4),
             array_format=self._rr.Box2DFormat.XYXY,
             class_ids=numbers,
-            labels=[self._look(sight, region, said)[0] for region, said in sight.regions],
+            labels=[self._look(sight, region, caption)[0] for region, caption in sight.regions],
         )
 
     def _lay_out(self, stream: str) -> None:

@@ -36,13 +36,14 @@ from ureca.bridges.ros.pictures import Numbering, Sent, compressed, raw
 from ureca.bridges.ros.transport import Transport
 from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
-from ureca.errors import WireError
+from ureca.errors import MissingExtraError, WireError
 from ureca.log import RateLimitedLog
 
 _REMEMBERED = 1024
 _log = logging.getLogger(__name__)
 _Picture = TypeVar("_Picture", Image, CompressedImage)
-Send = Callable[[Message], bool]
+_Kind = TypeVar("_Kind", bound=Message)
+SendMessage = Callable[[Message], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +115,30 @@ class Outgoing:
         options, base = self._options, f"{self._options.prefix}/{topic_part(stream)}"
         painter = MaskPainter(options.masks or "mono16")
         publish = partial(self._transport.publisher, quality="reliable")
-        boxes = publish(f"{base}/detections", Detection2DArray)
         words = publish(f"{base}/captions", String)
         masks = publish(f"{base}/masks", Image) if options.masks else None
-        names = publish(f"{base}/labels", LabelInfo) if options.masks else None
+        boxes = self._if_installed(f"{base}/detections", Detection2DArray)
+        names = self._if_installed(f"{base}/labels", LabelInfo) if options.masks else None
 
         def send(sight: FollowedFrame, header: Header) -> None:
             values = painter.values(sight) if options.masks else {}
-            self._count("detections", boxes(detections(sight, header, options.class_id)))
+            if boxes is not None:
+                self._count("detections", boxes(detections(sight, header, options.class_id)))
             self._count("captions", words(sidecar(sight, header, values)))
-            if masks is not None and names is not None:
+            if masks is not None:
                 self._count("masks", masks(painter.image(sight, header, values)))
+            if names is not None:
                 self._count("labels", names(labels(sight, header, values, options.class_id)))
 
         return send
+
+    def _if_installed(self, topic: str, kind: type[_Kind]) -> Callable[[_Kind], bool] | None:
+        """The publisher of a message of vision_msgs, which ROS from PyPI does not have."""
+        try:
+            return self._transport.publisher(topic, kind, "reliable")
+        except MissingExtraError as error:
+            _log.warning("%s is not published: %s", topic, error)
+            return None
 
     def _count(self, kind: str, sent: bool) -> None:  # noqa: FBT001  (the result of a send)
         self.counts[kind if sent else "unsent"] += 1

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from ureca.bridges.node_follower import NodeFollower
 from ureca.bridges.ros.bridge import BridgeOptions, Forwarded, Incoming, Outgoing
 from ureca.bridges.ros.dds import DdsTransport, domain_of
+from ureca.bridges.ros.matching import FASTDDS_PROFILE
 from ureca.bridges.ros.rclpy_node import RclpyTransport
 from ureca.bridges.ros.transport import Transport
 from ureca.client.async_client import AsyncClient
@@ -36,6 +37,9 @@ _EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Bridge until Ctrl-C or `--duration`. Raises deliberate errors for the command line."""
     options = _parser().parse_args(argv)
+    if options.fastdds_profile:
+        print(FASTDDS_PROFILE, end="")
+        return 0
     configure("info")
     published = _bridge_options(options)
     raw, packed = _named(options.image), _named(options.compressed)
@@ -128,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     add_key_options(parser)
     parser.add_argument(
         "--stream", action="append", default=[], help="only this stream; repeatable [all]"
+    )
+    parser.add_argument(
+        "--fastdds-profile",
+        action="store_true",
+        help="print the profile that ROS 2 Kilted (Fast DDS 3) needs without --rclpy, and end: "
+        "ureca ros --fastdds-profile > ureca.xml; export FASTDDS_DEFAULT_PROFILES_FILE=$PWD/"
+        "ureca.xml on the ROS side",
     )
     parser.add_argument("--prefix", default="/ureca", help="prefix of the topics [%(default)s]")
     parser.add_argument(

@@ -30,7 +30,7 @@ from ureca.client.region_cache import CaptionRecord
 from ureca.datatypes import Rle
 from ureca.errors import WireError
 from ureca.protocol import rle
-from ureca.protocol.preview import PictureRegion
+from ureca.protocol.preview_messages import PictureRegion
 
 ClassId = Literal["caption", "rid", "label"]
 MaskEncoding = Literal["mono8", "mono16"]
@@ -59,29 +59,33 @@ def detections(sight: FollowedFrame, header: Header, class_id: ClassId) -> Detec
     has no hypothesis.
     """
     found = tuple(
-        Detection2D(header, _hypotheses(sight, region, said, class_id), _bbox(region), region.rid)
-        for region, said in sight.regions
+        Detection2D(
+            header, _hypotheses(sight, region, caption, class_id), _bbox(region), region.rid
+        )
+        for region, caption in sight.regions
         if region.state in _LIVE
     )
     return Detection2DArray(header, found)
 
 
 def _hypotheses(
-    sight: FollowedFrame, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
+    sight: FollowedFrame, region: PictureRegion, caption: CaptionRecord | None, class_id: ClassId
 ) -> tuple[ObjectHypothesisWithPose, ...]:
-    name = name_of(sight, region, said, class_id)
+    name = name_of(sight, region, caption, class_id)
     if not name:
         return ()
-    score = said.score if said is not None and class_id == "caption" else None
+    score = None
+    if caption is not None and class_id == "caption":
+        score = caption.score if caption.confidence is None else caption.confidence
     return (ObjectHypothesisWithPose(ObjectHypothesis(name, math.nan if score is None else score)),)
 
 
 def name_of(
-    sight: FollowedFrame, region: PictureRegion, said: CaptionRecord | None, class_id: ClassId
+    sight: FollowedFrame, region: PictureRegion, caption: CaptionRecord | None, class_id: ClassId
 ) -> str:
     """What a region is called: its caption while it holds, its id, or its sender's label."""
     if class_id == "caption":
-        return said.text if said is not None and sight.holds(said) else ""
+        return caption.text if caption is not None and sight.holds(caption) else ""
     return region.rid if class_id == "rid" else region.label or ""
 
 
@@ -104,8 +108,8 @@ def sidecar(sight: FollowedFrame, header: Header, values: dict[str, int]) -> Str
         "width": picture.width,
         "height": picture.height,
         "regions": [
-            _facts(sight, r, said, header=header, value=values.get(r.rid))
-            for r, said in sight.regions
+            _facts(sight, r, caption, header=header, value=values.get(r.rid))
+            for r, caption in sight.regions
         ],
     }
     return String(json.dumps(facts, ensure_ascii=False))
@@ -114,7 +118,7 @@ def sidecar(sight: FollowedFrame, header: Header, values: dict[str, int]) -> Str
 def _facts(
     sight: FollowedFrame,
     region: PictureRegion,
-    said: CaptionRecord | None,
+    caption: CaptionRecord | None,
     *,
     header: Header,
     value: int | None,
@@ -126,20 +130,21 @@ def _facts(
         "label": region.label,
         "mask_value": value,
     }
-    if said is None:
+    if caption is None:
         return {**facts, "caption": None}
-    age_ns = sight.picture.captured_ns - said.captured_ns
+    age_ns = sight.picture.captured_ns - caption.captured_ns
     about = stamp(max(0, nanoseconds(header.stamp) - age_ns))
     return {
         **facts,
-        "caption": said.text,
-        "holds": sight.holds(said),
+        "caption": caption.text,
+        "holds": sight.holds(caption),
         "about": {"sec": about.sec, "nanosec": about.nanosec},
         "age_ms": round(age_ns / 1e6, 3),
-        "ttl_ms": said.ttl_ms,
-        "score": said.score,
-        "trigger": said.trigger,
-        "rev": said.rev,
+        "ttl_ms": caption.ttl_ms,
+        "score": caption.score,
+        "confidence": caption.confidence,
+        "trigger": caption.trigger,
+        "rev": caption.rev,
     }
 
 
@@ -200,8 +205,8 @@ def labels(
     other.
     """
     named = tuple(
-        VisionClass(values[r.rid], name_of(sight, r, said, class_id) or r.rid)
-        for r, said in sight.regions
+        VisionClass(values[r.rid], name_of(sight, r, caption, class_id) or r.rid)
+        for r, caption in sight.regions
         if r.rid in values
     )
     return LabelInfo(header, named)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ureca.bridges.ros.generic import from_foreign, hints, item_type, to_foreign, wire_type
+from ureca.bridges.ros.matching import CHECK_S, MatchWatch
 from ureca.bridges.ros.messages import Message
 from ureca.bridges.ros.transport import DEPTH, Quality
 from ureca.clock import MonotonicClock
@@ -108,12 +110,15 @@ class DdsTransport:
                 f"no DDS on domain {domain}: {error}; is it in use in this process?"
             ) from error
         self._waitset = self._core.WaitSet(self._participant)
+        self._matches = MatchWatch(self._participant)
         self._thread = threading.Thread(target=self._listen, name="ureca-dds")
 
     def publisher(self, topic: str, kind: type[_M], quality: Quality) -> Callable[[_M], bool]:
         """See `Transport`."""
         pub = require("cyclonedds.pub", extra=EXTRA)
         writer = pub.DataWriter(self._participant, self._topic(topic, kind), qos=self._qos(quality))
+        self._matches.add_writer(topic_name(topic), lambda: len(writer.get_matched_subscriptions()))
+        self._start()
 
         def publish(message: _M) -> bool:
             try:
@@ -137,6 +142,10 @@ class DdsTransport:
         )
         self._waitset.attach(condition)
         self._readers.append((reader, kind, heard))
+        self._matches.add_reader(topic_name(topic), lambda: len(reader.get_matched_publications()))
+        self._start()
+
+    def _start(self) -> None:
         if self._thread.ident is None:
             self._thread.start()
 
@@ -163,8 +172,12 @@ class DdsTransport:
 
     def _listen(self) -> None:
         timeout = require("cyclonedds.util", extra=EXTRA).duration(milliseconds=_POLL_MS)
+        next_check_s = time.monotonic() + CHECK_S
         while not self._stop.is_set():
             self._waitset.wait(timeout)
+            if time.monotonic() >= next_check_s:
+                next_check_s = time.monotonic() + CHECK_S
+                self._matches.check()
             for reader, kind, heard in self._readers:
                 for sample in reader.take(N=_MAX_TAKE):
                     self._hear(sample, kind, heard)

@@ -1,0 +1,28 @@
+"""How sure a caption is, in words for people."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+UNSURE_BELOW = 0.4
+"""Captions with a lower confidence are shown as "unsure"; `page/cards.js` has the same number."""
+
+
+class HasConfidence(Protocol):
+    """A caption with what is known about its truth."""
+
+    @property
+    def score(self) -> float | None:
+        """Geometric mean of the tokens' probabilities."""
+
+    @property
+    def confidence(self) -> float | None:
+        """Calibrated probability that the caption is right."""
+
+
+def tell_confidence(caption: HasConfidence) -> str:
+    """Return "62 %", "unsure, 31 %", or the score of a bundle that cannot tell, or ""."""
+    if caption.confidence is not None:
+        doubt = "unsure, " if caption.confidence < UNSURE_BELOW else ""
+        return f"{doubt}{caption.confidence:.0%}".replace("%", " %")
+    return "" if caption.score is None else f"score {caption.score:.2f}"
