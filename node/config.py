@@ -7,27 +7,22 @@ Importing this loads no OpenCV.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ureca.client.sockets import is_local, no_keys_message
-from ureca.datatypes import Style
-from ureca.errors import ConfigError
+from ureca.datatypes import Style, TextPrompt
+from ureca.errors import ConfigError, RegionError
+from ureca.node.config_checks import ID_PATTERN, ensure
+from ureca.node.panoptic_config import PanopticConfig
+from ureca.node.segmenter_config import NO_SEGMENTER, MaskThresholds, SegmenterConfig
 
-ID_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")
 _TO_NODE = """    ureca keys new node -o keys
     ureca keys new robot --role observe -o keys
     ureca run ... --set security.key=keys/node.key_secret --set security.allow=keys/allow.txt"""
 
 
 Preset = Literal["ultrafast", "fast", "medium"]
-
-
-def ensure(condition: object, message: str) -> None:
-    """Raises `ConfigError` with `message` unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +43,9 @@ class SourceConfig:
     """Play at the recorded rate and drop what is late. False plays every frame, as fast as it is
     processed."""
     loop: bool = False
+    max_gap_s: float = 5.0
+    """Longest wait between two images of a clip in real time: longer gaps of its stamps are
+    shortened, and the log says so. 0: gaps are kept."""
     stream: str = "cam0"
     max_age_ms: int = 2000
     """A received frame older than this (on the shared monotonic clock), or stamped as far in the
@@ -72,6 +70,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         ensure(0 <= self.fps <= 1000, f"source.fps must be 0..1000, got {self.fps}")
+        ensure(self.max_gap_s >= 0, f"source.max_gap_s must be at least 0, got {self.max_gap_s}")
         ensure(1 <= self.credits <= 16, f"source.credits must be 1..16, got {self.credits}")
         for key in ("open_timeout_s", "read_timeout_s", "retry_s", "silent_s"):
             ensure(
@@ -125,15 +124,18 @@ class TrackerConfig:
     lost_ttl_s: float = 10.0
     max_area_share_of_frame: float = 0.95
     """A corrected mask above this is a segmenter that has lost its object."""
-    min_presence: float = 0.5
-    """Score that a segmenter must give its own mask before it corrects a region."""
+    min_presence: float | None = None
+    """Score that a segmenter must give its own mask before it corrects a region. Empty: the
+    segmenter's own threshold, 0.5 for SAM 2 and 0.3 for `nano`."""
     bad_keyframes: int = 2
     """Consecutive keyframes below that before a region is declared lost."""
-    min_agreement: float = 0.3
-    """IoU of a corrected mask with the propagated one below which it is of another object."""
-    min_memory: float = 0.5
+    min_agreement: float | None = None
+    """IoU of a corrected mask with the propagated one below which it is of another object. Empty:
+    the segmenter's own threshold, 0.3 for SAM 2 and 0.7 for `nano`."""
+    min_memory: float | None = None
     """IoU of a corrected mask with the region of the segmenter's memory, from which on the memory
-    is trusted more than the propagated mask.
+    is trusted more than the propagated mask. Empty: the segmenter's own threshold, 0.5 for SAM 2
+    and 0.8 for `nano`.
     """
     same_region: float = 0.45
     """A given mask without an id continues the region that it fits at least this well, 0..1:
@@ -149,42 +151,47 @@ class TrackerConfig:
             self.bad_frames >= 1, f"tracker.bad_frames must be at least 1, got {self.bad_frames}"
         )
 
+    def fill(self, own: MaskThresholds) -> TrackerConfig:
+        """With the segmenter's own thresholds where none are set."""
+        return replace(
+            self,
+            min_presence=own.presence if self.min_presence is None else self.min_presence,
+            min_agreement=own.agreement if self.min_agreement is None else self.min_agreement,
+            min_memory=own.memory if self.min_memory is None else self.min_memory,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
-    """A model that segments regions on keyframes, on a thread of its own."""
+class GroundingConfig:
+    """Texts that the node looks for by itself, and what they are asked of (`docs/find.md`)."""
 
-    model: Literal["", "sam2-hiera-tiny", "scripted"] = ""
-    """Empty: masks are propagated by optical flow alone. `scripted` has no weights: for tests."""
-    folder: str = ""
-    """Where the model's files are; empty is where `ureca weights get` puts them."""
-    threads: int = 1
+    texts: tuple[str, ...] = ()
+    """Standing texts of every stream (`ureca run --text`): asked again until they are found."""
     every_frames: int = 5
-    """A keyframe at most every n-th frame; a slow machine takes longer between them."""
-    everything: bool = False
-    """Also start regions for all objects that the segmenter finds, within `limits.max_regions`."""
-    grid: int = 8
-    """Everything: points per side of the grid that is laid over a keyframe."""
-    min_thing_score: float = 0.8
-    """Everything: the segmenter's own estimate of a mask's IoU must reach this."""
-    min_stability: float = 0.85
-    """Everything: IoU of the mask at a stricter and a laxer threshold must reach this."""
-    max_overlap: float = 0.5
-    """Everything: of masks that overlap more, the surer one is taken."""
-    min_share: float = 0.002
-    max_share: float = 0.6
-    """Everything: share of the picture that a thing may cover."""
+    """Without a segmenter a standing text is asked on every n-th frame, and at once when a region
+    appears. With one, on every keyframe."""
+    min_standing: float = 0.85
+    """A standing text is asked over and over, so it is found only in regions that it is true of
+    with at least this probability."""
+    max_candidates: int = 64
+    """How many masks of a segmenter a text is asked of."""
 
     def __post_init__(self) -> None:
+        try:
+            _ = [TextPrompt(text) for text in self.texts]
+        except RegionError as error:
+            raise ConfigError(f"grounding.texts: {error}") from error
         ensure(
             self.every_frames >= 1,
-            f"segmenter.every_frames must be at least 1, got {self.every_frames}",
+            f"grounding.every_frames must be at least 1, got {self.every_frames}",
         )
-        ensure(1 <= self.grid <= 32, f"segmenter.grid must be 1..32, got {self.grid}")
         ensure(
-            0 <= self.min_share <= self.max_share <= 1,
-            f"expected 0 <= segmenter.min_share <= segmenter.max_share <= 1, got "
-            f"{self.min_share} and {self.max_share}",
+            0 <= self.min_standing <= 1,
+            f"grounding.min_standing must be 0..1, got {self.min_standing}",
+        )
+        ensure(
+            1 <= self.max_candidates <= 256,
+            f"grounding.max_candidates must be 1..256, got {self.max_candidates}",
         )
 
 
@@ -249,8 +256,22 @@ class CaptionConfig:
     """A word, or pair or triple of words, that occurs more than this many times in a row is a
     failure.
     """
+    vote_looks: int = 5
+    """A followed region says what its last captions, up to this many, agree on; 1: what the last
+    one says. Captions from before a detected change count half.
+    """
+    parts_take_whole: bool = True
+    """A part ("the handle of a red mug") takes the words of the region that contains it."""
+    person_words: Literal["neutral", "full"] = "neutral"
+    """`neutral` says "a person" and "people"; `full` also says sex and age, which are often wrong
+    (`docs/captions.md`).
+    """
 
     def __post_init__(self) -> None:
+        ensure(
+            1 <= self.vote_looks <= 100,
+            f"caption.vote_looks must be 1..100, got {self.vote_looks}",
+        )
         ensure(
             1 <= self.max_new_tokens <= 512,
             f"caption.max_new_tokens must be 1..512, got {self.max_new_tokens}",
@@ -296,8 +317,9 @@ class SecurityConfig:
     """Public key file of the camera that `source.uri` names. A ZeroMQ source on another host is
     refused without it."""
     decode: Literal["auto", "inside", "apart"] = "auto"
-    """Where compressed images of other processes are decoded. `inside`: in the node; `apart`: in a
-    separate process, whose crash costs one image; `auto`: apart for images from the network.
+    """Where compressed images of other processes are decoded: those of ZeroMQ, on this host or not,
+    of requests, and of HTTP cameras. `inside`: in the node; `apart` and `auto`: in a separate
+    process, whose crash costs one image.
     """
 
     def __post_init__(self) -> None:
@@ -321,6 +343,10 @@ class LimitsConfig:
     BUSY."""
     max_asks: int = 8
     """`describe` requests waiting; one more is answered BUSY."""
+    max_finds: int = 8
+    """`find` requests, and texts of `region.add`, waiting; one more is answered BUSY."""
+    max_texts: int = 16
+    """Standing texts, and text prompts waiting, per stream; one more is refused."""
     outbox: int = 4096
     """Events waiting to be sent; beyond it deltas and updates are dropped and counted."""
     max_image_px: int = 16_000_000
@@ -353,6 +379,8 @@ class NodeConfig:
     source: SourceConfig = field(default_factory=SourceConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    panoptic: PanopticConfig = field(default_factory=PanopticConfig)
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     caption: CaptionConfig = field(default_factory=CaptionConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
@@ -361,6 +389,19 @@ class NodeConfig:
     http: HttpConfig = field(default_factory=HttpConfig)
 
     def __post_init__(self) -> None:
+        ensure(
+            not (self.panoptic.on and self.segmenter.everything),
+            "panoptic.on finds everything by itself: leave segmenter.everything (--auto) out",
+        )
+        ensure(
+            not self.panoptic.on or self.segmenter.model not in ("none", ""),
+            f"panoptic.on: {NO_SEGMENTER.format(why='segmenter.model is none')}",
+        )
+        ensure(
+            len(set(self.grounding.texts)) <= self.limits.max_texts,
+            f"expected at most limits.max_texts = {self.limits.max_texts} standing texts, got "
+            f"{len(set(self.grounding.texts))}",
+        )
         for key in ("events", "requests"):
             address = getattr(self.publish, key)
             ensure(

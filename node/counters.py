@@ -2,6 +2,7 @@
 
     frames_in   = processed + dropped(by reason) + in flight
     requests_in = final + same + abort + error   + in flight
+    texts_in    = found + absent + abort + error + in flight
 
 Thread-safe: the source, step, caption and control threads all write here.
 """
@@ -30,12 +31,14 @@ came first; `expired`: too old on arrival; `busy`: one stream too many; `interna
 in the log."""
 
 End = Literal["final", "same", "abort", "error"]
+TextEnd = Literal["found", "absent", "abort", "error"]
+"""How a text that was asked of a frame ended."""
 DROP_REASONS = frozenset(get_args(DropReason))
 
 
 @dataclass(frozen=True)
 class Balance:
-    """A snapshot of the counters; `frames_in_flight` and `requests_in_flight` have not ended."""
+    """A snapshot of the counters; those `_in_flight` have not ended."""
 
     frames_in: int
     frames_processed: int
@@ -44,6 +47,9 @@ class Balance:
     requests_ended: dict[str, int]
     regions_refused: int
     events_dropped: int
+    texts_in: int = 0
+    texts_ended: dict[str, int] = field(default_factory=dict)
+    texts_in_flight: int = field(init=False)
     frames_in_flight: int = field(init=False)
     requests_in_flight: int = field(init=False)
 
@@ -52,11 +58,13 @@ class Balance:
         object.__setattr__(self, "frames_in_flight", frames)
         requests = self.requests_in - sum(self.requests_ended.values())
         object.__setattr__(self, "requests_in_flight", requests)
+        texts = self.texts_in - sum(self.texts_ended.values())
+        object.__setattr__(self, "texts_in_flight", texts)
 
     @property
     def closed(self) -> bool:
         """True when nothing is open: what must hold after a drained shutdown."""
-        return self.frames_in_flight == 0 and self.requests_in_flight == 0
+        return not (self.frames_in_flight or self.requests_in_flight or self.texts_in_flight)
 
     def counters(self) -> dict[str, int]:
         """Flat names and numbers, as the heartbeat carries them."""
@@ -68,6 +76,9 @@ class Balance:
             "requests_in": self.requests_in,
             "requests_in_flight": self.requests_in_flight,
             **{f"caption_{end}": count for end, count in sorted(self.requests_ended.items())},
+            "texts_in": self.texts_in,
+            "texts_in_flight": self.texts_in_flight,
+            **{f"text_{end}": count for end, count in sorted(self.texts_ended.items())},
             "regions_refused": self.regions_refused,
             "events_dropped": self.events_dropped,
         }
@@ -81,6 +92,7 @@ class NodeCounters:
         self._count: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._ended: Counter[str] = Counter()
+        self._texts: Counter[str] = Counter()
 
     def frame_in(self, count: int = 1) -> None:
         """A frame arrived, or is known to have been sent."""
@@ -97,14 +109,23 @@ class NodeCounters:
         with self._lock:
             self._dropped[reason] += count
 
-    def request_in(self) -> None:
+    def request_in(self, count: int = 1) -> None:
         """A caption request was accepted."""
-        self._add("requests_in", 1)
+        self._add("requests_in", count)
 
     def request_ended(self, end: End) -> None:
         """A caption request got its one terminal event."""
         with self._lock:
             self._ended[end] += 1
+
+    def text_in(self, count: int = 1) -> None:
+        """Texts are asked of a frame."""
+        self._add("texts_in", count)
+
+    def text_ended(self, end: TextEnd) -> None:
+        """One of them was answered, or given up."""
+        with self._lock:
+            self._texts[end] += 1
 
     def region_refused(self, count: int = 1) -> None:
         """A region of a prompt or a sender could not be followed."""
@@ -125,6 +146,8 @@ class NodeCounters:
                 requests_ended=dict(self._ended),
                 regions_refused=self._count["regions_refused"],
                 events_dropped=self._count["events_dropped"],
+                texts_in=self._count["texts_in"],
+                texts_ended=dict(self._texts),
             )
 
     def _add(self, name: str, count: int) -> None:

@@ -1,4 +1,4 @@
-"""From what was observed to figures. Pure: samples in, a row of the report out."""
+"""Aggregates samples to a row of the report. Pure."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     first_caption_ms: Summary
     warm_up_c2c_ms: Summary
     frames: dict[str, Any]
+    texts: dict[str, float]
+    """Answers to standing texts in the measured time: per second, and how many were found."""
     captions: dict[str, Any]
     node: dict[str, Any]
     joule_per_caption: float | str
@@ -79,6 +81,7 @@ def row(raw: Raw) -> BenchRow:
         first_caption_ms=summary(first_captions(samples)),
         warm_up_c2c_ms=summary([final.c2c_ms for final in finals if final.at_s < begin]),
         frames=_frames(samples, raw, begin, end),
+        texts=_texts(samples, raw, begin, end),
         captions={
             "per_s": round(len(measured) / raw.plan.duration_s, 2),
             "per_batch": round(len(measured) / max(1, len({f.at_s for f in measured})), 2),
@@ -163,7 +166,7 @@ def _first_texts(finals: Sequence[Final]) -> dict[str, Summary]:
 
 
 def _frames(samples: Sequence[ReceivedEvent], raw: Raw, begin: float, end: float) -> dict[str, Any]:
-    """The node's books over the measured time, and over all against what was sent."""
+    """The node's counters over the measured time, and over all against what was sent."""
     beats = [s for s in samples if s.kind == "heartbeat" and s.counters]
     inside = list(_within(beats, raw.start_ns, begin, end))
     last = beats[-1].counters if beats else {}
@@ -181,6 +184,18 @@ def _frames(samples: Sequence[ReceivedEvent], raw: Raw, begin: float, end: float
         if seconds
         else 0.0,
     }
+
+
+def _texts(
+    samples: Sequence[ReceivedEvent], raw: Raw, begin: float, end: float
+) -> dict[str, float]:
+    beats = [s for s in samples if s.kind == "heartbeat" and s.counters]
+    inside = list(_within(beats, raw.start_ns, begin, end))
+    gained = _gained(inside)
+    seconds = (inside[-1].at_ns - inside[0].at_ns) / 1e9 if len(inside) > 1 else 0.0
+    ends = {end: gained.get(f"text_{end}", 0) for end in ("found", "absent", "error", "abort")}
+    per_s = (ends["found"] + ends["absent"]) / seconds if seconds else 0.0
+    return {"per_s": round(per_s, 2), **ends}
 
 
 def _gained(beats: Sequence[ReceivedEvent]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""How old what a subscriber knows is: age of information, and how long new regions wait."""
+"""Computes the age of a subscriber's newest captions, and the waiting time of new regions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Life:
 
     spans_ns: list[list[int]] = field(default_factory=list)
     heard_ns: list[int] = field(default_factory=list)
-    told: list[tuple[int, int]] = field(default_factory=list)
+    validity_ns: list[tuple[int, int]] = field(default_factory=list)
     """Capture and end of validity of what was heard, in nanoseconds."""
 
     def note(self, sample: ReceivedEvent) -> None:
@@ -35,7 +35,9 @@ class _Life:
             self.spans_ns[-1].append(sample.at_ns)
         elif sample.kind in _SAYS:
             self.heard_ns.append(sample.at_ns)
-            self.told.append((sample.captured_ns, sample.captured_ns + sample.ttl_ms * 1_000_000))
+            self.validity_ns.append(
+                (sample.captured_ns, sample.captured_ns + sample.ttl_ms * 1_000_000)
+            )
 
     def is_visible(self, at_ns: int) -> bool:
         return any(
@@ -44,7 +46,7 @@ class _Life:
 
     def age_ms(self, at_ns: int) -> float | None:
         """Age of the newest caption known; None when there is none or it is no longer valid."""
-        known = self.told[: bisect_right(self.heard_ns, at_ns)]
+        known = self.validity_ns[: bisect_right(self.heard_ns, at_ns)]
         capture_ns, until_ns = max(known, default=(0, 0))
         return (at_ns - capture_ns) / 1e6 if at_ns < until_ns else None
 

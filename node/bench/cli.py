@@ -1,4 +1,4 @@
-"""Measure a node from capture to caption, as a subscriber receives it."""
+"""`ureca bench node`: measures a node from capture to caption, as a subscriber receives it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _EPILOG = """examples:
   ureca bench node --regions 8 --fps 30 --duration 20
   ureca bench node --regions 1,4,8,16,32 --fps 10,30 --chart node.png --out node.json
   ureca bench node --source clip.mp4 --regions 4 --fps 15 --subscribers 3 -- --style long
+  ureca bench node --regions 8 --fps 30 --texts 0,1,4           # what standing texts cost
+  ureca bench node --regions 8 --fps 30 --auto                  # the node finds the things itself
   ureca bench node --regions 8 --fps 30 --compare node.json     # exit 1 when it became worse
 
 Options after `--` are options of `ureca run`. A sender process sends every frame on time, whether
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measured(
     plan: RunPlan, setup: Setup, bar: Any
 ) -> BenchRow:  # a tqdm, which is generic in its stubs
-    bar.set_description(f"{plan.regions} regions, {plan.fps:g} fps")
+    bar.set_description(f"{plan.regions} regions, {plan.fps:g} fps, {plan.texts} texts")
     return row(run(plan, setup, bar.update))
 
 
@@ -71,9 +73,12 @@ def _plans(options: argparse.Namespace) -> list[RunPlan]:
             life_s=options.life,
             enc=options.enc,
             size=options.size,
+            texts=texts,
+            auto=options.auto,
         )
         for fps in options.fps
         for regions in options.regions
+        for texts in options.texts
     ]
 
 
@@ -121,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--source", default=SYNTHETIC, metavar="CLIP", help="video, folder or tar [drawn images]")
     add("--regions", type=_numbers, default=[8], metavar="N[,N]", help="regions in view [8]")
+    add("--texts", type=_numbers, default=[0], metavar="N[,N]", help="standing texts [0]")
     add("--fps", type=_rates, default=[30.0], metavar="F[,F]", help="frames sent per second [30]")
     add("--duration", type=float, default=20.0, metavar="S", help="seconds measured per row [20]")
     add(
@@ -132,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("every", "warm-up"),
         default="every",
         help="who makes the masks: every = the camera process, warm-up = the node [every]",
+    )
+    add(
+        "--auto",
+        action="store_true",
+        help="nobody makes masks: the node follows at most N things that its segmenter finds",
     )
     add("--life", type=float, default=5.0, metavar="S", help="a region is replaced after S s [5]")
     add(

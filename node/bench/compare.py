@@ -1,4 +1,6 @@
-"""Is a report worse than an older one, beyond what one run differs from the next?"""
+"""Tests whether a report is worse than an older one by more than the difference between two
+runs.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ def compare(
     if not pairs:
         raise ConfigError(
             "--compare: no row of the older report has the same source, regions, rate, masks, "
-            "life, encoding and size; run the older load again with these options"
+            "life, encoding, size, texts and --auto; run the older load again with these options"
         )
     return [verdict for pair in pairs for verdict in _verdicts(*pair, margin=margin)]
 

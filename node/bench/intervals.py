@@ -1,4 +1,4 @@
-"""Percentiles with their uncertainty, a slope with its interval, resampling by blocks of time."""
+"""Computes percentiles and slopes with confidence intervals, by resampling blocks of time."""
 
 from __future__ import annotations
 

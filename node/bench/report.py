@@ -1,4 +1,4 @@
-"""The report for people: a table, and the distributions as a picture."""
+"""Formats the report for people: a table, and the distributions as a chart."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ureca.node.bench.intervals import Summary
 from ureca.node.bench.resource_usage import EXTRA
 
 _HEAD = (
-    f"{'regions':>7}{'fps':>5}  {'capture to caption ms':^31}  {'to first text':^15}  "
+    f"{'regions':>7}{'texts':>6}{'fps':>5}  {'capture to caption ms':^31}  {'to first text':^15}  "
     f"{'age ms':^15}{'no':>7}{'frames':>8}{'drop':>6}{'capt':>7}{'CPU':>6}{'RSS':>6}{'J/':>6}\n"
-    f"{'':>12}  {'p50':>7}{'p95':>8}{'p99':>8}{'max':>8}  {'p50':>7}{'p95':>8}  "
+    f"{'':>18}  {'p50':>7}{'p95':>8}{'p99':>8}{'max':>8}  {'p50':>7}{'p95':>8}  "
     f"{'p50':>7}{'p95':>8}{'capt':>7}{'/s':>8}{'%':>6}{'/s':>7}{'cores':>6}{'MB':>6}{'capt':>6}"
 )
 
@@ -62,7 +62,10 @@ def _bars(axes: object, rows: Sequence[BenchRow]) -> None:
 
 def _name(row: BenchRow) -> str:
     count = row.plan["regions"]
-    return f"{count} region{'s' * (count != 1)}, {row.plan['fps']:g} fps"
+    texts = row.plan["texts"]
+    asked = f", {texts} standing text{'s' * (texts != 1)}" if texts else ""
+    found = ", found by the node" if row.plan.get("auto") else ""
+    return f"{count} region{'s' * (count != 1)}, {row.plan['fps']:g} fps{found}{asked}"
 
 
 def _line(row: BenchRow) -> str:
@@ -71,7 +74,7 @@ def _line(row: BenchRow) -> str:
     dropped = 100 * sum(row.frames["measured_dropped"].values()) / came
     joule = row.joule_per_caption
     return (
-        f"{row.plan['regions']:>7}{row.plan['fps']:>5g}  "
+        f"{row.plan['regions']:>7}{row.plan['texts']:>6}{row.plan['fps']:>5g}  "
         f"{_ms(c2c.p50):>7}{_ms(c2c.p95):>8}{_ms(c2c.p99):>8}{_ms(c2c.max):>8}  "
         f"{_ms(first.p50):>7}{_ms(first.p95):>8}  {_ms(age.p50):>7}{_ms(age.p95):>8}"
         f"{100 * row.without_caption:>6.1f}%{row.frames['processed_per_s']:>8.1f}{dropped:>6.1f}"
@@ -88,19 +91,27 @@ def _details(row: BenchRow) -> list[str]:
         f"  {'first':<10}{_long(row.first_caption_ms)} from first sight, warm-up included",
         "  stages    " + ", ".join(_stage(name, s) for name, s in row.stages_ms.items()),
         "  frames    " + _frames(row),
+        *([_texts(row)] if row.plan["texts"] else []),
         f"  batches   {row.captions['per_batch']:g} captions in one, on average",
         "  node      " + _node(row),
         "  load      " + _load(row),
     ]
 
 
+def _texts(row: BenchRow) -> str:
+    return (
+        f"  texts     {row.texts['per_s']:g} answers a second ({row.texts['found']:g} found, "
+        f"{row.texts['absent']:g} absent, {row.texts['error']:g} failed)"
+    )
+
+
 def _frames(row: BenchRow) -> str:
     frames = row.frames
     dropped = ", ".join(f"{n} {why}" for why, n in frames["measured_dropped"].items()) or "none"
-    books = "add up" if row.books_balance else "DO NOT ADD UP"
+    counters = "add up" if row.books_balance else "DO NOT ADD UP"
     return (
         f"{frames['sent']} sent = {frames['in']} counted + {frames['never_seen']} before the "
-        f"node had joined; dropped while measured: {dropped}; counters {books}"
+        f"node had joined; dropped while measured: {dropped}; counters {counters}"
     )
 
 

@@ -1,4 +1,4 @@
-"""One run: start the processes, let the load pass, collect what everybody saw."""
+"""Runs the bench once: starts the processes, sends the load, collects the samples of all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 from ureca.client.client import Client
 from ureca.errors import RequestError, UrecaError
 from ureca.node.bench.resource_usage import Meter, Usage
-from ureca.node.bench.run_config import RunPlan
+from ureca.node.bench.run_config import TEXTS, RunPlan
 from ureca.node.bench.sender import Sent
 from ureca.node.bench.subscriber import ReceivedEvent
 from ureca.protocol.requests import Hello
@@ -141,7 +141,9 @@ class _BenchRun:
             helper.line()
         spawned_ns = time.monotonic_ns()
         node = self._start("node", self._node_command())
-        client = self._stack.enter_context(Client.connect(self._events, self._requests))
+        client = self._stack.enter_context(
+            Client.connect(self._events, self._requests, timeout_s=_STOP_S)
+        )
         hello = self._wait_for(node, client)
         ready_ms = (time.monotonic_ns() - spawned_ns) / 1e6
         start_ns = time.monotonic_ns() + _AHEAD_NS
@@ -187,6 +189,10 @@ class _BenchRun:
         command = [*setup.command, "--quiet", "--source", f"zmq+{self._plan.frames}"]
         for override in overrides:
             command += ["--set", override]
+        for text in TEXTS[: self._plan.texts]:
+            command += ["--text", text]
+        if self._plan.auto:
+            command += ["--auto", "--set", f"segmenter.max_regions={max(1, self._plan.regions)}"]
         return [*command, *setup.options]
 
     def _wait_for(self, node: _Process, client: Client) -> Hello:

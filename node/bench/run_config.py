@@ -1,4 +1,4 @@
-"""What one run of the bench does; crosses to the sender process as JSON."""
+"""The parameters of one run of the bench; the sender process gets them as JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ SYNTHETIC = "synthetic"
 _SIZE = re.compile(r"(\d{2,4})x(\d{2,4})")
 _MAX_REGIONS = 256
 _MAX_S = 86_400.0
+
+TEXTS = (
+    "the zebra behind the fence",
+    "a steam locomotive",
+    "two giraffes",
+    "the saxophone player's hat",
+    "a red fire engine",
+    "the lighthouse",
+    "a bowl of strawberries",
+    "an astronaut riding a horse",
+)
+"""What standing texts of the bench look for; nothing of it is on drawn images."""
 
 Masks = Literal["every", "warm-up"]
 """Whether the sender has masks for every frame, or stops after the warm-up so that the node's own
@@ -38,6 +50,10 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     enc: Literal["jpeg", "png", "rgb8"] = "jpeg"
     size: str = "640x360"
     """Width x height in pixels of the synthetic picture; clips keep their own."""
+    auto: bool = False
+    """The sender has no masks: the node follows what its segmenter finds."""
+    texts: int = 0
+    """Standing texts. They name things that are not there, so the node asks for them all along."""
 
     def __post_init__(self) -> None:
         _within("--regions", self.regions, 0, _MAX_REGIONS)
@@ -45,6 +61,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         _within("--warm-up", self.warm_up_s, 0.5, _MAX_S)
         _within("--duration", self.duration_s, 0.5, _MAX_S)
         _within("--life", self.life_s, 0, _MAX_S)
+        _within("--texts", self.texts, 0, len(TEXTS))
         width, height = self.size_px
         _within("--size: width", width, 64, 8192)
         _within("--size: height", height, 64, 8192)
@@ -75,7 +92,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def most_regions(self, lost_ttl_s: float) -> int:
         """Regions that the node may have to remember at once, the lost ones included."""
-        if not self.life_s or self.masks == "warm-up":
+        if not self.life_s or self.masks == "warm-up" or self.auto:
             return max(1, self.regions)
         return max(1, self.regions) * (3 + int(lost_ttl_s / self.life_s))
 
@@ -90,6 +107,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
             self.life_s,
             self.enc,
             self.size if self.source == SYNTHETIC else "",
+            self.texts,
+            self.auto,
         )
 
 

@@ -1,4 +1,4 @@
-"""A robot of the bench, a process of its own.
+"""The robot of the bench: a subscriber in a separate process.
 
     python -m ureca.node.bench.subscriber EVENTS REQUESTS FILE
 

@@ -1,4 +1,4 @@
-"""`ureca bench track`: one mask per clip, given on the first picture and followed to the end.
+"""`ureca bench track`: one mask per clip, given on the first image and tracked to the end.
 
 Modes: `flow` carries it by optical flow alone; `segment` cuts it out anew on every keyframe and
 holds it in between; `both` is what a node does; `late` is `both` with answers that come so many
@@ -12,26 +12,35 @@ and the truth less than half of that; it is lost while there is no mask.
 from __future__ import annotations
 
 import hashlib
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ureca.datatypes import Frame, Image, Mask, RegionSeed
 from ureca.errors import SourceError
-from ureca.models.runtime.segmentation.sam2 import Maps, Sam2
+from ureca.models.runtime.segmentation.base import (
+    F32,
+    EncodedImage,
+    MaskPrediction,
+    Segmenter,
+    SegmenterPrompt,
+)
+from ureca.models.runtime.segmentation.sam2 import Sam2, Sam2Maps
 from ureca.node.bench.davis_metrics import score
-from ureca.node.config import SegmenterConfig, TrackerConfig
+from ureca.node.bench.presence import judge
+from ureca.node.config import TrackerConfig
+from ureca.node.decoding.bounded_files import opened_tar, read_member, regular_members
+from ureca.node.decoding.mask_decoder import decode_mask
 from ureca.node.segmentation.keyframe_segmenter import (
     KeyframeRequest,
     KeyframeSegmenter,
     RegionPrompt,
 )
+from ureca.node.segmenter_config import SegmenterConfig
 from ureca.node.sources.video_readers import open_clip
 from ureca.node.tracking.tracker import Tracker
 from ureca.protocol.rle import decode, encode
@@ -45,7 +54,8 @@ _RID = "object"
 @dataclass(frozen=True, slots=True)
 class TrackRow:
     """One clip in one mode. Times are means in milliseconds of one core: `frame_ms` of following
-    (without the segmenter), `encode_ms` and `decode_ms` of a keyframe.
+    (without the segmenter), `encode_ms` and `decode_ms` of a keyframe. `present_lost` and
+    `off_target` count frames as in `presence`.
     """
 
     clip: str
@@ -59,6 +69,8 @@ class TrackRow:
     keyframes: int = 0
     lost: int = 0
     hallucinated: int = 0
+    present_lost: int = 0
+    off_target: int = 0
 
 
 class Watch:
@@ -84,19 +96,19 @@ class StoredSam2(Sam2):
         """What each encoding took, when it was made."""
         self.encoding = Watch()
 
-    def encode(self, image: Image) -> Maps:
+    def encode(self, image: Image) -> Sam2Maps:
         """See `Segmenter`."""
         with self.encoding:
             return self._encode(image)
 
-    def _encode(self, image: Image) -> Maps:
+    def _encode(self, image: Image) -> Sam2Maps:
         name = hashlib.sha256(image.tobytes()).hexdigest()[:32]
         path = None if self._store is None else self._store / f"{name}.npz"
         if path is not None and path.is_file():
             with np.load(path) as kept:
                 maps = {key: kept[key].astype(np.float32) for key in kept.files if key != "ms"}
                 self.encode_ms.append(float(kept["ms"]))
-            return Maps(maps, (image.shape[0], image.shape[1]))
+            return Sam2Maps(maps, (image.shape[0], image.shape[1]))
         began = time.process_time()
         found = super().encode(image)
         self.encode_ms.append(1e3 * (time.process_time() - began))
@@ -106,14 +118,50 @@ class StoredSam2(Sam2):
         return found
 
 
+class TimedSegmenter:
+    """Another segmenter, and what its encodings took."""
+
+    def __init__(self, inner: Segmenter) -> None:
+        self._inner, self.name = inner, inner.name
+        self.encode_ms: list[float] = []
+        self.encoding = Watch()
+
+    def encode(self, image: Image) -> EncodedImage:
+        """See `Segmenter`."""
+        began = time.process_time()
+        with self.encoding:
+            found = self._inner.encode(image)
+        self.encode_ms.append(1e3 * (time.process_time() - began))
+        return found
+
+    def features(self, encoded: EncodedImage) -> F32:
+        """See `Segmenter`."""
+        return self._inner.features(encoded)
+
+    def segment(
+        self, encoded: EncodedImage, prompts: Sequence[SegmenterPrompt]
+    ) -> list[tuple[MaskPrediction, ...]]:
+        """See `Segmenter`."""
+        return self._inner.segment(encoded, prompts)
+
+    def stop(self) -> None:
+        """See `Segmenter`."""
+        self._inner.stop()
+
+
+Timed = StoredSam2 | TimedSegmenter
+
+
 class ClipTracker:
     """One clip in one mode."""
 
-    def __init__(self, mode: str, segmenter: StoredSam2 | None, every: int) -> None:
+    def __init__(self, mode: str, segmenter: Timed | None, every: int) -> None:
         self._mode, self._every = mode, every
-        self._tracker = Tracker(TrackerConfig(), max_regions=1)
+        name = "none" if segmenter is None else segmenter.name
+        settings = SegmenterConfig(model=name)
+        self._tracker = Tracker(TrackerConfig().fill(settings.thresholds), max_regions=1)
         self._keyframe_segmenter = (
-            KeyframeSegmenter(segmenter, SegmenterConfig()) if segmenter is not None else None
+            KeyframeSegmenter(segmenter, settings) if segmenter is not None else None
         )
         self._answers: list[tuple[int, Any]] = []
         self._held: Mask | None = None
@@ -164,7 +212,7 @@ class ClipTracker:
 
 
 def measured(
-    path: Path, mode: str, segmenter: StoredSam2 | None, *, every: int, tell: Any = None
+    path: Path, mode: str, segmenter: Timed | None, *, every: int, tell: Any = None
 ) -> TrackRow:
     """Follow the mask of one clip and judge it."""
     frames, truths = read(path)
@@ -176,6 +224,7 @@ def measured(
         if tell is not None:
             tell(1)
     result = score(masks, truths)
+    presence = judge([mask if mask.any() else None for mask in masks], truths)
     spent = [] if segmenter is None else segmenter.encode_ms[before:]
     keyframes = max(1, follower.keyframes)
     return TrackRow(
@@ -192,10 +241,12 @@ def measured(
         keyframes=follower.keyframes,
         lost=sum(not mask.any() for mask in masks),
         hallucinated=sum(map(is_hallucinated, masks, truths)),
+        present_lost=presence.present_lost,
+        off_target=presence.off_target,
     )
 
 
-def _spent(segmenter: StoredSam2 | None) -> tuple[int, float]:
+def _spent(segmenter: Timed | None) -> tuple[int, float]:
     """Pictures encoded so far, and the milliseconds spent on getting their encodings."""
     return (0, 0.0) if segmenter is None else (len(segmenter.encode_ms), segmenter.encoding.ms)
 
@@ -212,19 +263,12 @@ def read(path: Path) -> tuple[list[Frame], list[Mask]]:
         if isinstance(image, SourceError):
             raise image
         frames.append(Frame(path.stem[:64], bytes(16), number, at_ns + 1, image))
-    with tarfile.open(path) as archive:
-        names = sorted(name for name in archive.getnames() if name.startswith("masks/"))
-        stored = [archive.extractfile(name) for name in names if name.endswith(".png")]
-        truths = [_mask(file.read()) for file in stored if file is not None]
+    with opened_tar(path) as archive:
+        members = [m for m in regular_members(archive) if m.name.startswith("masks/")]
+        stored = sorted((m for m in members if m.name.endswith(".png")), key=lambda m: m.name)
+        truths = [decode_mask(read_member(archive, member)) for member in stored]
     if len(truths) != len(frames) or not truths or not truths[0].any():
         raise SourceError(
             f"{path}: expected a mask for each of {len(frames)} frames, got {len(truths)}"
         )
     return frames, truths
-
-
-def _mask(png: bytes) -> Mask:
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if picture is None:
-        raise SourceError("a true mask is no picture")
-    return np.asarray(picture > 0, np.bool_)

@@ -47,4 +47,8 @@ def _costs(mode: str, rows: Sequence[TrackRow]) -> str:
         decode_ms = sum(row.decode_ms * row.keyframes for row in rows) / keys
         text += f", {keys} keyframes, each {encode_ms:.0f} ms to encode, {decode_ms:.0f} ms to cut"
     lost, wrong = sum(row.lost for row in rows), sum(row.hallucinated for row in rows)
-    return f"{text}; without a mask on {lost} of {frames} frames, hallucinated on {wrong}"
+    hidden, off = sum(row.present_lost for row in rows), sum(row.off_target for row in rows)
+    return (
+        f"{text}; without a mask on {lost} of {frames} frames, hallucinated on {wrong}, "
+        f"lost although present on {hidden}, alive at an IoU below .1 on {off}"
+    )

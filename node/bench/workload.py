@@ -1,4 +1,4 @@
-"""The pictures and regions that are sent: a short cycle, encoded before the clock starts."""
+"""The frames and regions that are sent: a short cycle, encoded before the measurement starts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shots(plan: RunPlan) -> list[WorkloadImage]:
     clip = open_clip(Path(plan.source), fps=0.0, max_px=_MAX_PX)
     images = [image for _, image in islice(clip.shots(), _CYCLE) if isinstance(image, np.ndarray)]
     if not images:
-        raise SourceError(f"{plan.source} has no readable picture")
+        raise SourceError(f"{plan.source} has no readable image")
     there = [_of_clip(plan, image) for image in images]
     return there + there[-2:0:-1]  # and back: the cycle has no jump
 

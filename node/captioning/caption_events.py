@@ -1,4 +1,4 @@
-"""The events of one caption request: built here, so that the captioner reads as what it does."""
+"""Builds the events of one caption request."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def final(
         stop=done.stop,
         score=done.score,
         score_kind="token_geomean",
+        confidence=done.confidence,
         src_seqs=(frame.seq,),
         captured_ns=frame.captured_ns,
         clk=frame.clock,

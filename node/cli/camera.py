@@ -1,4 +1,6 @@
-"""`ureca camera`: the sending side. Opens what `ureca run --source` can open, and sends it on."""
+"""`ureca camera`: the sending side. Opens the sources of `ureca run --source` and sends their
+frames.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from ureca.clock import MonotonicClock
 from ureca.datatypes import Image
 from ureca.errors import ConfigError, SourceError
 from ureca.log import configure
+from ureca.node.cli.signals import ending_signals
 from ureca.node.config import LimitsConfig, NodeConfig, SourceConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.sources.base import FrameSource, ReconnectingSource
@@ -43,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Send until the source ends or a signal comes; returns 0."""
     options = _parser().parse_args(argv)
     configure("warning" if options.quiet else "info")
-    config, clock, books = _configured(options), MonotonicClock(), NodeCounters()
+    config, clock, counters = _configured(options), MonotonicClock(), NodeCounters()
     stop = threading.Event()
-    source = open_source(config, clock=clock, books=books, wait=stop.wait)
+    source = open_source(config, clock=clock, counters=counters, wait=stop.wait)
     with contextlib.closing(_sender(options)) as sender, _signals(stop):
-        progress = Progress(books, sender, source, is_quiet=options.quiet)
+        progress = Progress(counters, sender, source, is_quiet=options.quiet)
         with _ended_after(options.duration, stop):
-            send_all(source, sender, books=books, config=config, tell=progress)
+            send_all(source, sender, counters=counters, config=config, tell=progress)
         progress.end()
     return 0
 
@@ -58,7 +61,7 @@ def send_all(
     source: FrameSource,
     sender: FrameSender,
     *,
-    books: NodeCounters,
+    counters: NodeCounters,
     config: NodeConfig,
     tell: Callable[[], None] = lambda: None,
 ) -> None:
@@ -68,9 +71,9 @@ def send_all(
     pace = FrameRateLimit(config.source.fps)
     for frame in source.frames():
         if pace.is_early(frame.captured_ns) or not sender.send_frame(frame):
-            books.frame_dropped("busy")
+            counters.frame_dropped("busy")
         else:
-            books.frame_processed()
+            counters.frame_processed()
         tell()
 
 
@@ -168,9 +171,9 @@ class Progress:
     """One progress line: updated in place in a terminal, printed at intervals elsewhere."""
 
     def __init__(
-        self, books: NodeCounters, sender: FrameSender, source: FrameSource, *, is_quiet: bool
+        self, counters: NodeCounters, sender: FrameSender, source: FrameSource, *, is_quiet: bool
     ) -> None:
-        self._books, self._sender, self._is_quiet = books, sender, is_quiet
+        self._counters, self._sender, self._is_quiet = counters, sender, is_quiet
         self._source = source if isinstance(source, ReconnectingSource) else None
         self._is_terminal = sys.stderr.isatty()
         self._started_s = self._shown_s = time.monotonic()
@@ -188,7 +191,7 @@ class Progress:
 
     def text(self) -> str:
         """What was sent, at which rate, and what was not."""
-        balance = self._books.balance()
+        balance = self._counters.balance()
         rate = balance.frames_processed / max(1e-9, time.monotonic() - self._started_s)
         lost = ", ".join(f"{n} {why}" for why, n in sorted(balance.frames_dropped.items()))
         sent = f"{balance.frames_processed} of {balance.frames_in} frames"
@@ -215,13 +218,13 @@ def _ended_after(seconds: float | None, stop: threading.Event) -> Iterator[None]
 
 @contextlib.contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM end the sending; a second one the process."""
+    """SIGINT, SIGTERM and SIGHUP end the sending; a second one the process."""
 
     def handle(number: int, _frame: object) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in ending_signals()}
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""`ureca describe`: caption regions of one picture, without a node."""
+"""`ureca describe`: caption regions of one image, without a node."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ureca.datatypes import Image, RegionInput, RowDone
@@ -13,8 +14,11 @@ from ureca.engine import Engine
 from ureca.errors import ConfigError, EngineError, SourceError
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.captioning.output_filter import find_rejection
-from ureca.node.cli.region_options import add_region_options, seed_of
+from ureca.node.captioning.person_words import neutralise
+from ureca.node.cli.describe_texts import find_texts
+from ureca.node.cli.region_options import add_person_words, add_region_options, named_seeds
 from ureca.node.config import CaptionConfig
+from ureca.node.decoding.bounded_files import read_file
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.masks.prompt_to_mask import seed_mask
 from ureca.visualization.files import check_name, save
@@ -25,38 +29,60 @@ def main(
 ) -> int:
     """Print one line per region; returns 1 when a caption failed. Raises deliberate errors."""
     options = _parser().parse_args(argv)
+    if options.text:
+        return find_texts(options, read_picture(Path(options.image)), engine_of=engine_of)
     if not options.region:
-        raise ConfigError("no region: give --mask FILE.png, --box x0,y0,x1,y1 or --point x,y")
+        raise ConfigError(
+            "no region: give --mask FILE.png, --box x0,y0,x1,y1 or --point x,y, or --text TEXT"
+        )
     if options.render:
         check_name(Path(options.render))
-    image = _read_picture(Path(options.image))
-    seeds = [seed_of(kind, text) for kind, text in options.region]
-    masks = [seed_mask(seed, image) for seed in seeds]
+    image = read_picture(Path(options.image))
+    named = named_seeds(options.region)
+    masks = [seed_mask(seed, image) for _, seed in named]
     engine = engine_of(options.bundle or "")
     limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
     regions = [RegionInput(mask, style=options.style, max_new_tokens=limit) for mask in masks]
     ends = _caption(engine, image, regions)
+    if options.person_words != "full":
+        ends = [replace(done, text=neutralise(done.text)) for done in ends]
     if options.render:
         save(Path(options.render), image, masks, [_words(done) for done in ends])
     failed = False
-    for (kind, text), done in zip(options.region, ends, strict=True):
+    for (name, _), done in zip(named, ends, strict=True):
         found = find_rejection(done, CaptionConfig())
         problem = None if found is None else found.words
         failed = failed or problem is not None
-        _show(f"{kind} {text}", done, problem, as_json=options.json)
+        _show(name, done, problem, as_json=options.json)
     return int(failed)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca describe",
-        description="Caption one or several regions of one image.",
+        description="Caption one or several regions of one image, or find texts among them.",
         epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
-        "--render out.png",
+        "--render out.png; ureca describe photo.jpg --text 'the red mug' --segmenter "
+        "sam2-hiera-tiny",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
     add_region_options(parser, of="")
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="say which regions this is true of; without regions, of all that --segmenter cuts out;"
+        " repeatable",
+    )
+    parser.add_argument(
+        "--segmenter",
+        choices=("nano", "sam2-hiera-tiny", "scripted"),
+        help="cut regions out of the whole image: the mask head of the bundle (nano), or SAM 2 "
+        "(ureca weights get sam2-hiera-tiny)",
+    )
     parser.add_argument("--style", choices=("short", "long"), default="short")
+    add_person_words(parser)
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--json", action="store_true", help="one JSON object per region")
     parser.add_argument(
@@ -65,11 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_picture(path: Path) -> Image:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"cannot read the picture {path}: {error.strerror}") from error
+def read_picture(path: Path) -> Image:
+    """The image u8 [H, W, 3] RGB in a file. Raises `SourceError`."""
+    data = read_file(path)
     try:
         return decode_picture(data)
     except SourceError as error:
@@ -97,7 +121,9 @@ def _show(region: str, done: RowDone, problem: str | None, *, as_json: bool) -> 
     if as_json:
         text = None if problem else done.text.strip()
         fields = {"region": region, "text": text, "error": problem}
-        print(json.dumps({**fields, "score": round(done.score, 4), "n_tok": done.n_tok}))
+        sure = None if done.confidence is None else round(done.confidence, 4)
+        score = {"score": round(done.score, 4), "confidence": sure, "n_tok": done.n_tok}
+        print(json.dumps({**fields, **score}))
     elif problem:
         print(f"{region}: no caption: {problem}", file=sys.stderr)
     else:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from ureca.datatypes import RegionSeed, Rle
+from ureca.datatypes import RegionSeed
 from ureca.errors import RegionError, SourceError
+from ureca.node.decoding.bounded_files import read_file
+from ureca.node.decoding.mask_decoder import decode_masks
 from ureca.protocol import rle
 
+_log = logging.getLogger(__name__)
 _KINDS = (
-    ("mask", "FILE.png", "a mask of the picture's size; pixels above 0 belong to the region"),
+    (
+        "mask",
+        "FILE.png",
+        "a mask of the image's size: pixels above 0, or a region per index or value",
+    ),
     (
         "box",
         "X0,Y0,X1,Y1",
@@ -42,10 +48,24 @@ def _tagged(kind: str, value: str) -> tuple[str, str]:
     return kind, value
 
 
-def seed_of(kind: str, text: str) -> RegionSeed:
-    """The region that an option names. Raises `RegionError`, or `SourceError` for a mask file."""
-    if kind == "mask":
-        return RegionSeed(mask=_read_mask(Path(text)))
+def seeds_of(kind: str, text: str) -> list[RegionSeed]:
+    """The regions that an option names; a mask file may hold several.
+
+    Raises `RegionError`, or `SourceError` for a mask file.
+    """
+    return _seeds_of_mask(Path(text)) if kind == "mask" else [_seed_of(kind, text)]
+
+
+def named_seeds(regions: Sequence[tuple[str, str]]) -> list[tuple[str, RegionSeed]]:
+    """The regions that options name, with what people call them."""
+    return [
+        (f"{kind} {text}" + (f" ({seed.label})" if seed.label else ""), seed)
+        for kind, text in regions
+        for seed in seeds_of(kind, text)
+    ]
+
+
+def _seed_of(kind: str, text: str) -> RegionSeed:
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -58,12 +78,22 @@ def seed_of(kind: str, text: str) -> RegionSeed:
     return RegionSeed(point_xy_px=(numbers[0], numbers[1]))
 
 
-def _read_mask(path: Path) -> Rle:
+def _seeds_of_mask(path: Path) -> list[RegionSeed]:
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise SourceError(f"cannot read the mask {path}: {error.strerror}") from error
-    picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
-    if picture is None:
-        raise SourceError(f"{path} is no readable picture; a mask is a PNG of the image's size")
-    return rle.encode(np.asarray(picture > 0, np.bool_))
+        masks = decode_masks(read_file(path))
+    except SourceError as error:
+        raise SourceError(f"the mask {path}: {error}") from error
+    for mask in masks.values():
+        if mask.all():
+            _log.warning("the mask %s is the whole image; is its shape in another channel?", path)
+    labels = {value: f"mask {value}" if len(masks) > 1 else None for value in masks}
+    return [RegionSeed(mask=rle.encode(masks[one]), label=labels[one]) for one in masks]
+
+
+def add_person_words(parser: argparse.ArgumentParser) -> None:
+    """Add `--person-words`; not given: None."""
+    parser.add_argument(
+        "--person-words",
+        choices=("neutral", "full"),
+        help="neutral: a person, people [default]; full: also sex and age, which are often wrong",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,24 +14,27 @@ from ureca.clock import Clock, MonotonicClock
 from ureca.engine import Engine
 from ureca.errors import ConfigError
 from ureca.log import configure
-from ureca.node.captioning.engine_loader import open_engine
-from ureca.node.cli.run_options import build_parser, resolve_config
+from ureca.node.annotated_video.renderer import Renderer
+from ureca.node.captioning.engine_loader import find_bundle_of, open_engine, open_grounder
+from ureca.node.cli.run_options import build_parser, resolve_config, settle_segmenter
 from ureca.node.cli.signals import Signals
 from ureca.node.cli.viewer_process import run_viewer
 from ureca.node.config import HttpConfig, NodeConfig
 from ureca.node.monitoring.http_server import StatusServer
 from ureca.node.monitoring.memory_trim import frozen_gc, one_arena
 from ureca.node.monitoring.metrics import PrometheusMetrics
-from ureca.node.monitoring.run_report import EventFile, RunReport, line_printer
+from ureca.node.monitoring.prompt_report import UNUSED_AFTER_S
+from ureca.node.monitoring.run_report import EventFile, RunReport, is_failure, line_printer
 from ureca.node.monitoring.terminal_view import TerminalView
 from ureca.node.node import Node
-from ureca.node.publishing.publisher import Sink
 from ureca.node.recording.header import head_of
 from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.remote_control import RecordSwitch
-from ureca.node.rendering.renderer import Renderer
+from ureca.node.sources.source_uri import addresses_of, hide_secrets
+from ureca.protocol.events import EventSink
 
 _DRAW_S = 0.125
+_log = logging.getLogger(__name__)
 RENDER_FPS = 24.0
 
 
@@ -46,10 +50,12 @@ def main(
     configure("warning" if options.quiet else "info")
     config, prompts = resolve_config(options)
     clock = MonotonicClock()
-    report = RunReport()
+    report = RunReport(config.grounding.texts)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        sinks: list[Sink] = [report]
+        engine = engine_of(config.bundle)
+        config = settle_segmenter(config, prompts, find_bundle_of(engine, config.bundle))
+        sinks: list[EventSink] = [report]
         if options.events:
             sinks.append(stack.enter_context(contextlib.closing(EventFile(Path(options.events)))))
         view = TerminalView(clock) if sys.stdout.isatty() and not options.quiet else None
@@ -57,7 +63,7 @@ def main(
             sinks.append(view)
         elif not options.quiet:
             sinks.append(line_printer(lambda line: print(line, flush=True)))
-        engine = engine_of(config.bundle)
+        grounder = open_grounder(engine, config.bundle)
         recorder = _recorder(options, head_of(config, prompts, engine.info), clock)
         if recorder is not None:
             sinks.append(stack.enter_context(contextlib.closing(recorder)))
@@ -72,6 +78,7 @@ def main(
             engine,
             clock=clock,
             prompts=prompts,
+            grounder=grounder,
             sinks=sinks,
             recorder=recorder,
             renderer=renderer,
@@ -83,15 +90,29 @@ def main(
             node.start()
             stack.enter_context(run_viewer(options.view, config))
             _show(node, view, options.duration)
+            reasons = node.reasons()
         seconds = (clock.now_ns() - started_ns) / 1e9
-    print(report.text(node.balance(), seconds=seconds), flush=True)
+    found = node.found_things().lines(config) if config.segmenter.everything else ()
+    balance, prompts_report = node.balance(), node.prompt_report()
+    summary = report.text(
+        balance,
+        seconds=seconds,
+        found=found,
+        prompts=prompts_report,
+        sources=[*_sources(config), *reasons],
+    )
+    print(summary, flush=True)
     if recorder is not None and recorder.failure is not None:
         print(f"record    {recorder.failure}", flush=True)
     if renderer is not None:
         print(f"render    {renderer.text()}", flush=True)
     if node.failure is not None:
         raise node.failure
-    return 0
+    return 2 if is_failure(balance, prompts_report) else 0
+
+
+def _sources(config: NodeConfig) -> list[str]:
+    return [f"from {hide_secrets(one.uri)}" for one in addresses_of(config.source)]
 
 
 def _recorder(
@@ -102,6 +123,10 @@ def _recorder(
     if not folder.is_dir():
         raise ConfigError(f"--record-dir: there is no folder {folder}; make it first")
     path = Path(options.record) if options.record else None
+    if path is not None and not options.overwrite and path.is_file() and path.stat().st_size:
+        raise ConfigError(
+            f"--record: {path} exists; give another name, or --overwrite to lose what is in it"
+        )
     first = None if path is None else Recorder(path, clock=clock, head=head)
     if not options.record_dir:
         return first
@@ -121,14 +146,19 @@ def _renderer(options: argparse.Namespace, config: NodeConfig) -> Renderer | Non
 def _show(node: Node, view: TerminalView | None, duration_s: float | None) -> None:
     """Wait for the end, drawing if there is a view; after `duration_s` ask for it."""
     clock = MonotonicClock()
+    late_ns: int | None = clock.now_ns() + int(UNUSED_AFTER_S * 1e9)
     end_ns = None if duration_s is None else clock.now_ns() + int(duration_s * 1e9)
     with view if view is not None else contextlib.nullcontext():
         while not node.wait(_DRAW_S):
             if end_ns is not None and clock.now_ns() >= end_ns:
                 node.stop()
                 end_ns = None
+            if late_ns is not None and clock.now_ns() >= late_ns:
+                late_ns = None
+                for line in node.prompt_report().waiting_lines():
+                    _log.warning("%s", line)
             if view is not None:
-                view.draw(node.balance(), node.state)
+                view.draw(node.balance(), node.state, node.reasons())
 
 
 @contextlib.contextmanager

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from ureca.config import load_config
-from ureca.errors import SourceError
-from ureca.node.captioning.engine_loader import demo_clip
-from ureca.node.cli.region_options import add_region_options, seed_of
+from ureca.datatypes import TextPrompt
+from ureca.errors import ConfigError, SourceError
+from ureca.node.captioning.engine_loader import find_demo_clip
+from ureca.node.cli.region_options import add_person_words, add_region_options, seeds_of
 from ureca.node.config import NodeConfig
+from ureca.node.pipeline.text_questions import NOTHING_TO_ASK
+from ureca.node.segmentation.factory import resolve_segmenter
 from ureca.node.sources.prompt_file import Prompts, first_frame_mask, load_prompts
-from ureca.node.sources.source_uri import sources_of
+from ureca.node.sources.source_uri import addresses_of, path_of, sources_of
+
+_log = logging.getLogger(__name__)
+
+_PANOPTIC = "segment whole frames: every pixel belongs to a region, and every region is captioned"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Run the node: follow regions of a camera or clip and publish their captions.",
         epilog="examples: ureca run --source clip.mp4 --box 40,30,200,180 --point 320,200; "
         "ureca run --source clip.mp4 --prompts prompts.json --duration 30; "
+        "ureca run --auto --view --source v4l2:///dev/video0; "
         "ureca run --source 'front=v4l2:///dev/video0?width=1280&height=720' --source "
         "rear=rtsp://192.168.1.9/stream1",
     )
@@ -44,13 +53,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fps", type=float, help="images per second of a folder or tar [24]")
     parser.add_argument("--prompts", metavar="FILE", help="JSON list of regions to follow")
-    add_region_options(parser, of=", on the first picture")
+    add_region_options(parser, of=", on the first image")
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="look for this until it is found, and name its region by it; repeatable",
+    )
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="find things without being told: the largest and surest first, new ones as they come",
+    )
+    parser.add_argument("--panoptic", action="store_true", help=_PANOPTIC)
     parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.add_argument("--events", metavar="FILE", help="write every event as one JSON line")
     parser.add_argument(
         "--record", metavar="FILE", help="record everything as MCAP, for Foxglove and ureca replay"
     )
+    parser.add_argument("--overwrite", action="store_true", help="--record may replace a file")
     parser.add_argument(
         "--render", metavar="OUT.mp4", help="write the video with masks and captions drawn on it"
     )
@@ -78,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--style", choices=("short", "long"), help="short: a noun phrase; long: a sentence"
     )
+    add_person_words(parser)
     return parser
 
 
@@ -95,18 +119,57 @@ def resolve_config(options: argparse.Namespace) -> tuple[NodeConfig, Prompts]:
         source=source,
         bundle=options.bundle or config.bundle,
         prompts=options.prompts or config.prompts,
-        caption=replace(config.caption, style=options.style or config.caption.style),
+        caption=replace(
+            config.caption,
+            style=options.style or config.caption.style,
+            person_words=options.person_words or config.caption.person_words,
+        ),
         http=replace(config.http, port=options.http or config.http.port),
+        grounding=replace(
+            config.grounding,
+            texts=tuple(dict.fromkeys((*config.grounding.texts, *options.text))),
+        ),
+        segmenter=replace(config.segmenter, everything=config.segmenter.everything or options.auto),
+        panoptic=replace(config.panoptic, on=config.panoptic.on or options.panoptic),
     )
-    config, prompts = _with_defaults(config)
-    drawn = tuple(seed_of(kind, text) for kind, text in options.region)
-    return config, {**prompts, 0: (*drawn, *prompts.get(0, ()))} if drawn else prompts
+    drawn = tuple(seed for kind, text in options.region for seed in seeds_of(kind, text))
+    is_auto = options.auto or config.panoptic.on
+    has_own = is_auto or bool(drawn)
+    config, prompts = _with_defaults(config, is_auto=is_auto, has_own=has_own)
+    if drawn:
+        prompts = {**prompts, 0: (*drawn, *prompts.get(0, ()))}
+    return config, prompts
 
 
-def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
-    """Without a source the demo clip plays; without prompts a clip's own first mask is followed."""
+def settle_segmenter(config: NodeConfig, prompts: Prompts, bundle: Path | None) -> NodeConfig:
+    """The configuration with its segmenter decided (`resolve_segmenter`). Raises `ConfigError` when
+    nothing can be found without one.
+    """
+    config = replace(config, segmenter=resolve_segmenter(config.segmenter, bundle))
+    _check_texts(config, prompts)
+    return config
+
+
+def _check_texts(config: NodeConfig, prompts: Prompts) -> None:
+    """A text needs something that it may be true of. Raises `ConfigError` with the remedy."""
+    listed = [one for prompt in prompts.values() for one in prompt]
+    has_texts = config.grounding.texts or any(isinstance(one, TextPrompt) for one in listed)
+    has_regions = any(not isinstance(one, TextPrompt) for one in listed)
+    uris = (config.source.uri, *config.source.also)
+    may_have_masks = any(mark in uri for uri in uris for mark in ("zmq+", "credit+"))
+    if has_texts and not (config.segmenter.is_on or has_regions or may_have_masks):
+        text = config.grounding.texts[0] if config.grounding.texts else "of the prompts"
+        raise ConfigError(f"the text {text!r}: {NOTHING_TO_ASK}")
+
+
+def _with_defaults(
+    config: NodeConfig, *, is_auto: bool, has_own: bool
+) -> tuple[NodeConfig, Prompts]:
+    """Without a source the demo clip plays; without prompts a clip's own first mask is followed,
+    unless the user gives regions (`has_own`) or the things are to be found.
+    """
     if not config.source.uri:
-        demo = demo_clip()
+        demo = find_demo_clip()
         if demo is None:
             raise SourceError(
                 "no source, and no demo clip here: name a camera or clip, such as\n"
@@ -118,8 +181,14 @@ def _with_defaults(config: NodeConfig) -> tuple[NodeConfig, Prompts]:
         config = replace(
             config,
             source=replace(config.source, uri=str(clip)),
-            prompts=config.prompts or str(prompts),
+            prompts=config.prompts or ("" if is_auto else str(prompts)),
         )
     if config.prompts:
         return config, load_prompts(config.prompts)
-    return config, first_frame_mask(Path(config.source.uri))
+    if has_own:
+        return config, {}
+    played = path_of(addresses_of(config.source)[0].uri)
+    found = first_frame_mask(played)
+    if found:
+        _log.info("%s: its first mask (masks/) is followed as the region `object`", played)
+    return config, found

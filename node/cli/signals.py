@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to `ureca run`."""
+"""Handles SIGINT, SIGTERM and SIGHUP in `ureca run`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from typing import Any
 from ureca.node.node import Node
 
 
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask a command for an orderly end."""
+    hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hangup else ()))
+
+
 class Signals:
     """Use it as a context manager around everything that has to be closed.
 
     The first signal drains the node, the second ends the grace of captions in flight, the third
-    ends the process at once. Before there is a node, a signal ends the command.
+    ends the process at once. Before there is a node, a signal ends the command. SIGHUP, the end of
+    a terminal, is one of them unless it is ignored (`nohup`).
     """
 
     def __init__(self) -> None:
@@ -26,7 +33,7 @@ class Signals:
         self._node = node
 
     def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ending_signals():
             self._before[number] = signal.signal(number, self._handle)
         return self
 

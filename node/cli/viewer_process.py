@@ -1,4 +1,4 @@
-"""`ureca run --view`: the viewer as a process of its own, which ends with the node's."""
+"""`ureca run --view`: runs the viewer in a separate process, which ends with the node's."""
 
 from __future__ import annotations
 

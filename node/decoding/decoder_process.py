@@ -21,8 +21,10 @@ import time
 
 import numpy as np
 
+from ureca.clock import MonotonicClock
 from ureca.datatypes import Image
 from ureca.errors import SourceError
+from ureca.log import RateLimitedLog
 from ureca.node.config import NodeConfig
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.protocol.messagepack import LIMITS
@@ -37,25 +39,25 @@ _READY_S = 30.0
 _DECODE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _NOT_YET = "the decoder's process is being started again"
-_log = logging.getLogger(__name__)
 
 
 class DecodeGuard:
     """`decode_picture` in another process; any thread may call it, one at a time is served.
 
-    `decode_s` is the time limit per image, after which the worker is replaced. `patient` callers
-    wait for a new worker, others get an error. `restarts` counts replaced workers.
+    `decode_s` is the time limit per image, after which the worker is replaced. `restarts` counts
+    replaced workers.
     """
 
-    def __init__(self, max_px: int, *, decode_s: float = _DECODE_S, patient: bool = True) -> None:
+    def __init__(self, max_px: int, *, decode_s: float = _DECODE_S) -> None:
         self.restarts = 0
-        self._max_px, self._decode_s, self._patient = max_px, decode_s, patient
+        self._max_px, self._decode_s = max_px, decode_s
         self._lock = threading.Lock()
         self._fds: list[int] = []
         self._pause_s = 0.0
         self._not_before = 0.0
         self._ready = self._closed = False
         self._worker: subprocess.Popen[bytes] | None = None
+        self._log = RateLimitedLog(logging.getLogger(__name__), MonotonicClock())
 
     @property
     def pid(self) -> int:
@@ -67,20 +69,19 @@ class DecodeGuard:
         if len(data) > LIMITS.max_payload_bytes:
             raise SourceError(f"a picture of {len(data)} bytes exceeds {LIMITS.max_payload_bytes}")
         with self._lock:
-            self._revive()
             try:
+                self._revive()
                 return self._exchange(data, min(max_px, self._max_px))
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError) as error:  # also: no descriptor, no memory for a process
                 self._bury()
                 raise SourceError(f"the decoder's process did not survive it: {error}") from error
 
-    def prepare(self) -> None:
-        """Start the worker now instead of at the first picture; the patient wait for it."""
-        with self._lock:
+    def prepare(self, *, wait: bool = True) -> None:
+        """Start the worker now instead of at the first picture, and wait until it is ready."""
+        with self._lock, contextlib.suppress(OSError, EOFError):  # then the first picture tells
             self._revive()
-            if self._patient:
-                with contextlib.suppress(OSError, EOFError):  # then the first picture tells
-                    self._await_ready()
+            if wait:
+                self._await_ready()
 
     def close(self) -> None:
         """End the worker."""
@@ -118,8 +119,6 @@ class DecodeGuard:
             return
         assert self._worker is not None
         assert self._worker.stdout is not None
-        if not self._patient and not select.select([self._worker.stdout], [], [], 0.0)[0]:
-            raise SourceError(_NOT_YET)
         self._answer(_READY_S)
         self._ready = True
 
@@ -146,8 +145,7 @@ class DecodeGuard:
 
     def _start(self) -> None:
         if not self._fds:
-            self._fds = [_sealed(LIMITS.max_payload_bytes), _sealed(3 * self._max_px)]
-            self._taken, self._given = (mmap.mmap(fd, 0) for fd in self._fds)
+            self._map_memory()
         command = [sys.executable, "-m", "ureca.node.decoding.decoder_worker", *map(str, self._fds)]
         self._ready = False
         self._worker = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
@@ -156,9 +154,21 @@ class DecodeGuard:
             stdout=subprocess.PIPE,
             pass_fds=self._fds,
             bufsize=0,
+            stderr=subprocess.DEVNULL,  # codecs write a line for each bad picture
             start_new_session=True,  # Ctrl-C is ours to handle; the worker ends with its stdin
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         )
+
+    def _map_memory(self) -> None:
+        """Raises `OSError`; then nothing is left open."""
+        with contextlib.ExitStack() as undo:
+            fds = []
+            for size in (LIMITS.max_payload_bytes, 3 * self._max_px):
+                fds.append(_sealed(size))
+                undo.callback(os.close, fds[-1])
+            self._taken, self._given = (mmap.mmap(fd, 0) for fd in fds)
+            undo.pop_all()
+        self._fds = fds
 
     def _revive(self) -> None:
         if self._closed:
@@ -175,7 +185,8 @@ class DecodeGuard:
         self._end()
         self.restarts += 1
         self._not_before = time.monotonic() + self._pause_s
-        _log.warning("the decoder's process was lost; a new one in %.1f s", self._pause_s)
+        text = f"the decoder's process was lost; a new one in {self._pause_s:.1f} s"
+        self._log.warning("lost", text)
         self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
     def _end(self) -> None:
@@ -191,29 +202,23 @@ class DecodeGuard:
 
 
 class Decoder:
-    """Decodes where `security.decode` wants it: behind a guard, or in this process."""
+    """Decodes pictures of other processes where `security.decode` wants it: behind a guard, or in
+    this process.
+    """
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        *,
-        is_local: bool,
-        decode_s: float = _DECODE_S,
-        patient: bool = True,
-    ) -> None:
-        mode, max_px = config.security.decode, config.limits.max_image_px
-        apart = mode == "apart" or (mode == "auto" and not is_local)
-        self.guard = DecodeGuard(max_px, decode_s=decode_s, patient=patient) if apart else None
+    def __init__(self, config: NodeConfig) -> None:
+        apart, max_px = config.security.decode != "inside", config.limits.max_image_px
+        self.guard = DecodeGuard(max_px) if apart else None
 
     def __call__(self, data: bytes, *, max_px: int) -> Image:
         """See `decode_picture`."""
         decode = decode_picture if self.guard is None else self.guard
         return decode(data, max_px=max_px)
 
-    def prepare(self) -> None:
-        """Start the worker, if there is one, now instead of at the first picture."""
+    def prepare(self, *, wait: bool = True) -> None:
+        """See `DecodeGuard.prepare`, if there is one."""
         if self.guard is not None:
-            self.guard.prepare()
+            self.guard.prepare(wait=wait)
 
     def close(self) -> None:
         """End the worker, if there is one."""

@@ -1,6 +1,8 @@
-"""Compressed pictures to RGB, with the checks that OpenCV leaves out."""
+"""Decodes compressed images to RGB, with the checks that OpenCV lacks."""
 
 from __future__ import annotations
+
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -8,38 +10,104 @@ import numpy.typing as npt
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError, WireError
-from ureca.protocol.image_header import any_picture_size
+from ureca.protocol.image_header import first_picture, measure
+from ureca.protocol.picture_facts import PictureFacts
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _DEFAULT_MAX_PX = 1 << 25
+_T = TypeVar("_T", bound=np.generic)
+Pixels = npt.NDArray[np.integer[Any]]
+_JPEG_END = b"\xff\xd9"
+_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_PIXELS_OF_NOISE = bytes.fromhex("5aa533cc6996") * 48
+"""Bits that a decoder takes for further pixels, if it lacks some."""
 
 
 def decode_picture(data: bytes, *, max_px: int = _DEFAULT_MAX_PX) -> Image:
-    """`data` as u8 [H, W, 3] RGB.
+    """`data` as u8 [H, W, 3] RGB, turned as its EXIF orientation says. Bytes behind the picture's
+    own end are ignored.
 
-    Raises `SourceError` for what is no picture, is cut off, or has more than `max_px` pixels.
+    Raises `SourceError` for what is no JPEG, PNG, WebP or BMP, is cut off, or has more than
+    `max_px` pixels.
     """
-    _check_size(data, max_px)
-    if data[:2] == _JPEG_START and not data.rstrip(b"\0").endswith(_JPEG_END):
-        raise SourceError("the JPEG is cut off: its end marker is missing")
+    facts = measure_picture(data, max_px=max_px)
+    picture = first_picture(data, facts)
+    decode = _decode_rgb if facts.is_ended else _decode_without_end
+    rgb = decode(picture, facts)
+    return turned_upright(rgb, facts.orientation)
+
+
+def measure_picture(data: bytes, *, max_px: int) -> PictureFacts:
+    """The facts of a picture that a decoder may see. Raises `SourceError` for every other one."""
     try:
-        rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+        facts = measure(data)
+    except WireError as error:
+        raise SourceError(f"{len(data)} bytes that are no readable image: {error}") from error
+    if facts.width < 1 or facts.height < 1 or facts.width * facts.height > max_px:
+        raise SourceError(
+            f"a picture of {facts.width}x{facts.height} exceeds the limit of {max_px} pixels: send "
+            "it smaller, or raise limits.max_image_px where the node decodes it"
+        )
+    return facts
+
+
+def decode_unchanged(picture: bytes) -> Pixels:
+    """A measured picture as OpenCV stores it: grey, BGR or BGRA of 8 or 16 bits, not turned.
+
+    Raises `SourceError` when OpenCV cannot read it.
+    """
+    return _decode(picture, cv2.IMREAD_UNCHANGED)
+
+
+def _decode(picture: bytes, flags: int) -> Pixels:
+    """A measured picture. Raises `SourceError` when OpenCV cannot read it."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), flags)
     except cv2.error as error:
         raise SourceError(f"the picture cannot be decoded: {error.err or 'unknown'}") from error
-    if rgb is None:
-        raise SourceError(f"{len(data)} bytes that are no readable picture")
+    if pixels is None:
+        raise SourceError(f"{len(picture)} bytes that are no readable image")
+    return cast("Pixels", pixels)
+
+
+def _decode_rgb(picture: bytes, facts: PictureFacts) -> Image:
+    rgb = _decode(picture, _AS_STORED)
+    if rgb.shape != (facts.height, facts.width, 3) or rgb.dtype != np.uint8:
+        raise SourceError(f"the picture says {facts.width}x{facts.height}, got {rgb.shape[:2]}")
     return np.asarray(rgb, np.uint8)
 
 
-def _check_size(data: bytes, max_px: int) -> None:
-    """By the file's own header: a small file may unpack to gigabytes."""
-    try:
-        width, height = any_picture_size(data)
-    except WireError as error:
-        raise SourceError(f"{len(data)} bytes that are no readable picture: {error}") from error
-    if not 0 < width * height <= max_px:
-        raise SourceError(f"a picture of {width}x{height} exceeds the limit of {max_px} pixels")
+def _decode_without_end(picture: bytes, facts: PictureFacts) -> Image:
+    """A JPEG without an end marker, as some MJPEG cameras send it, or one that is cut off.
+
+    Decoders fill up what is missing and do not say so. Therefore noise is put behind the data: it
+    changes a picture that lacks pixels, and no other. Raises `SourceError` for one that does.
+    """
+    is_cut = SourceError("the JPEG is cut off: its end marker is missing")
+    if not facts.is_sequential:
+        raise is_cut
+    kept = picture.rstrip(b"\0")
+    # 0xFF 0x00 is a byte of the pixels, 0xFF alone the beginning of a marker.
+    kept = kept + b"\0" if len(kept) < len(picture) else kept.rstrip(b"\xff")
+    restart = b"" if facts.next_restart is None else bytes((0xFF, facts.next_restart))
+    rgb = _decode_rgb(kept + _JPEG_END, facts)
+    for noise in (_PIXELS_OF_NOISE, restart + _PIXELS_OF_NOISE):
+        if not np.array_equal(rgb, _decode_rgb(kept + noise + _JPEG_END, facts)):
+            raise is_cut
+    return rgb
+
+
+def turned_upright(image: npt.NDArray[_T], orientation: int) -> npt.NDArray[_T]:
+    """An image as stored, [H, W, ...], turned as its EXIF orientation (1..8) says."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def rgb_of(bgr: Image) -> Image:

@@ -1,4 +1,4 @@
-"""The V4L2 cameras of this machine, by asking the kernel for what each device can do."""
+"""Lists the V4L2 cameras of this machine by the kernel's device capabilities."""
 
 from __future__ import annotations
 

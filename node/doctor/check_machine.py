@@ -1,4 +1,4 @@
-"""Checks of the machine: processor, memory, clock, cameras, files."""
+"""Checks the machine: processor, memory, clock, cameras, files."""
 
 from __future__ import annotations
 

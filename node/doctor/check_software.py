@@ -1,4 +1,4 @@
-"""Checks of what is installed: extras, runtimes, devices, the captioner, ports, weights."""
+"""Checks the installation: extras, runtimes, devices, the captioner, ports, weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import zmq
 
 from ureca.client.client import Client
 from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
+from ureca.client.sockets import bind
 from ureca.errors import RequestError, UrecaError
 from ureca.extras import require
 from ureca.node.doctor.findings import Finding
@@ -90,9 +91,9 @@ def _version(package: str) -> str | None:
 
 
 def _gpu() -> Finding:
-    from ureca.models.runtime.cuda import compute_capability
+    from ureca.models.runtime.cuda import find_compute_capability
 
-    device, reason = compute_capability()
+    device, reason = find_compute_capability()
     if device is None:
         return Finding("gpu", "absent", reason)
     remedy = "ureca export CHECKPOINT -o DIR --runtime auto"
@@ -103,7 +104,7 @@ def _cannot_bind(address: str) -> str | None:
     """Why the address cannot be bound; None when it can."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         try:
-            socket.bind(address)
+            bind(socket, address)
         except zmq.ZMQError as error:
             return error.strerror
     return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
-from ureca.node.doctor import check_machine, check_software
+from ureca.node.doctor import check_machine, check_software, check_video
 from ureca.node.doctor.findings import Check, Finding, examine, plain
 
 _EPILOG = """exit codes: 0 ready, 1 something must be mended first
@@ -47,6 +47,7 @@ def _checks(options: argparse.Namespace) -> list[tuple[str, Check]]:
         ("onnxruntime", check_software.runtimes),
         ("captioner", partial(check_software.captioner, options.bundle)),
         ("events", partial(check_software.ports, options.events, options.requests)),
+        ("video", check_video.video),
         ("cameras", check_machine.camera_access),
     ]
 

@@ -1,4 +1,4 @@
-"""What a check found, and how findings are shown."""
+"""The results of checks, and their text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ureca sources`: what could be given to `ureca run --source` on this machine."""
+"""`ureca sources`: lists the possible values of `ureca run --source` on this machine."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo() -> list[CameraDevice]:
     """The demo clip of a checkout; nothing where only the client is installed."""
     try:
-        from ureca.node.captioning.engine_loader import demo_clip
+        from ureca.node.captioning.engine_loader import find_demo_clip
     except ImportError:
         return []
-    demo = demo_clip()
+    demo = find_demo_clip()
     return [] if demo is None else [CameraDevice(str(demo[0]), "the demo clip, rendered")]
 
 

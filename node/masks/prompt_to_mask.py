@@ -1,12 +1,14 @@
-"""Converts a region of a sender or a prompt (mask, box, point) to a mask of the frame.
+"""Converts a region of a sender or a prompt (mask, box, point, polygons) to a mask of the frame.
 
-Masks are used unchanged. Boxes and points become masks by GrabCut at once, which a segmenter
-replaces where there is one (`tracking/mask_correction`): a box that GrabCut cannot fill sensibly
-stays a filled rectangle, and a point is grown by flood fill over similar colours before GrabCut
-tidies it, so a point on a two-coloured object finds one of its colours.
+Masks and filled polygons are used unchanged. Boxes and points become masks by GrabCut at once,
+which a segmenter replaces where there is one (`tracking/mask_correction`): a box that GrabCut
+cannot fill sensibly stays a filled rectangle, and a point is grown by flood fill over similar
+colours before GrabCut tidies it, so a point on a two-coloured object finds one of its colours.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +18,11 @@ from ureca.errors import RegionError
 from ureca.node.masks.geometry import Box, clip_box
 from ureca.protocol.rle import decode
 
+Pixel = tuple[int, int]
+"""x and y."""
+
+_FRACTION_BITS = 8
+_FAR_PX = 1 << 16
 _GRABCUT_ROUNDS = 3
 _WORK_SIDE_PX = 320
 """GrabCut runs on a picture of at most this side: it costs ~20 ms there and seconds on a full
@@ -32,13 +39,21 @@ def seed_mask(seed: RegionSeed, image: Image) -> Mask:
     height, width = image.shape[:2]
     if seed.mask is not None:
         return _given(seed.mask, height, width)
-    if seed.box_xyxy_px is not None:
-        return _from_box(clip_box(seed.box_xyxy_px, height, width), image)
-    assert seed.point_xy_px is not None  # RegionSeed holds exactly one of the three
-    x, y = seed.point_xy_px
-    if not (0 <= x < width and 0 <= y < height):
-        raise RegionError(f"the point ({x:g}, {y:g}) lies outside the frame of {width}x{height}")
-    return _from_point(int(x), int(y), image)
+    if seed.polygons_xy_px:
+        return _filled(seed.polygons_xy_px, height, width)
+    first = () if seed.point_xy_px is None else (seed.point_xy_px,)
+    points = [(int(x), int(y)) for x, y in (*first, *seed.more_points_xy_px)]
+    for x, y in (*first, *seed.more_points_xy_px, *seed.not_points_xy_px):
+        if not (0 <= x < width and 0 <= y < height):
+            raise RegionError(
+                f"the point ({x:g}, {y:g}) lies outside the frame of {width}x{height}"
+            )
+    if seed.box_xyxy_px is None:
+        return _from_points(points, image, seed)
+    mask = _from_box(clip_box(seed.box_xyxy_px, height, width), points, image, seed)
+    if not mask.any():
+        raise RegionError("the points beside the region leave nothing of its box")
+    return mask
 
 
 def _given(rle: Rle, height: int, width: int) -> Mask:
@@ -52,31 +67,64 @@ def _given(rle: Rle, height: int, width: int) -> Mask:
     return mask
 
 
-def _from_box(box: Box, image: Image) -> Mask:
+def _filled(polygons: Sequence[Sequence[tuple[float, float]]], height: int, width: int) -> Mask:
+    """All polygons together; where two overlap is no hole."""
+    picture = np.zeros((height, width), np.uint8)
+    for polygon in polygons:
+        # The middle of pixel (0, 0) is at .5, .5; corners far away would overflow OpenCV's numbers.
+        corners = np.clip(np.asarray(polygon) - 0.5, -_FAR_PX, _FAR_PX)
+        fixed = np.round(corners * (1 << _FRACTION_BITS)).astype(np.int32)
+        cv2.fillPoly(picture, [fixed], 1, shift=_FRACTION_BITS)
+    if not picture.any():
+        raise RegionError("the polygons cover no pixel of the frame")
+    return np.asarray(picture > 0, np.bool_)
+
+
+def _from_box(box: Box, points: Sequence[Pixel], image: Image, seed: RegionSeed) -> Mask:
     height, width = image.shape[:2]
     x0, y0, x1, y1 = box
     filled = np.zeros((height, width), np.bool_)
     filled[y0:y1, x0:x1] = True
     hints = np.full((height, width), cv2.GC_BGD, np.uint8)
     hints[y0:y1, x0:x1] = cv2.GC_PR_FGD
+    _mark_clicks(hints, points, seed)
     refined = _grabcut(image, hints)
     share = np.count_nonzero(refined) / np.count_nonzero(filled)
-    return refined if 0.25 <= share <= 0.98 else filled
+    return refined if 0.25 <= share <= 0.98 else filled & (hints != cv2.GC_BGD)
 
 
-def _from_point(x: int, y: int, image: Image) -> Mask:
+def _from_points(points: Sequence[Pixel], image: Image, seed: RegionSeed) -> Mask:
+    """Flood fill around each point, then GrabCut for all of them together."""
     height, width = image.shape[:2]
     reach = max(8, int(_POINT_REACH * min(height, width)))
-    x0, y0, x1, y1 = clip_box((x - reach, y - reach, x + reach, y + reach), height, width)
+    xs, ys = zip(*points, strict=True)
+    box = (min(xs) - reach, min(ys) - reach, max(xs) + reach, max(ys) + reach)
+    x0, y0, x1, y1 = clip_box(box, height, width)
     grown = np.zeros((height, width), np.bool_)
-    grown[y0:y1, x0:x1] = _flood(image[y0:y1, x0:x1], x - x0, y - y0)
+    for x, y in points:
+        here = clip_box((x - reach, y - reach, x + reach, y + reach), height, width)
+        window = slice(here[1], here[3]), slice(here[0], here[2])
+        grown[window] |= _flood(image[window], x - here[0], y - here[1])
     hints = np.full((height, width), cv2.GC_BGD, np.uint8)
     hints[y0:y1, x0:x1] = cv2.GC_PR_BGD
     hints[grown] = cv2.GC_PR_FGD
-    cv2.circle(hints, (x, y), 2, cv2.GC_FGD, -1)
+    _mark_clicks(hints, points, seed)
     refined = _grabcut(image, hints)
     mask = refined if 0.5 <= np.count_nonzero(refined) / np.count_nonzero(grown) <= 4 else grown
-    return _part_at(mask, x, y)
+    mask = mask & (hints != cv2.GC_BGD)
+    return np.asarray(np.any([_part_at(mask, x, y) for x, y in points], axis=0), np.bool_)
+
+
+def _mark_clicks(
+    hints: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    points: Sequence[Pixel],
+    seed: RegionSeed,
+) -> None:
+    """Clicks decide where they are, and GrabCut around them."""
+    outside = [(int(x), int(y)) for x, y in seed.not_points_xy_px]
+    for places, kind in ((points, cv2.GC_FGD), (outside, cv2.GC_BGD)):
+        for place in places:
+            cv2.circle(hints, place, 2, kind, -1)
 
 
 def _flood(image: Image, x: int, y: int) -> Mask:

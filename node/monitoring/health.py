@@ -10,24 +10,24 @@ from ureca.clock import Clock
 from ureca.datatypes import EngineInfo
 from ureca.errors import UrecaError
 from ureca.node.counters import NodeCounters
-from ureca.protocol.events import AnyEvent, Heartbeat
+from ureca.protocol.events import AnyEvent, Heartbeat, Panoptic
 from ureca.protocol.requests import Health
 
-Counters = Callable[[], Mapping[str, int]]
-Complaints = Callable[[], Iterable[str]]
-Streams = Callable[[], dict[str, dict[str, int]]]
+CounterSource = Callable[[], Mapping[str, int]]
+IssueSource = Callable[[], Iterable[str]]
+StreamCounters = Callable[[], dict[str, dict[str, int]]]
 
 
 @dataclass
-class Vitals:
+class HealthMonitor:
     """Collects counters and health issues of the parts of the node for the socket thread."""
 
-    books: NodeCounters
+    counters: NodeCounters
     info: EngineInfo
     clock: Clock
-    streams: Streams
-    counters: list[Counters] = field(default_factory=list)
-    complaints: list[Complaints] = field(default_factory=list)
+    streams: StreamCounters
+    counter_sources: list[CounterSource] = field(default_factory=list)
+    issue_sources: list[IssueSource] = field(default_factory=list)
     failure: UrecaError | None = None
     """Why the sources ended before their time, if they did."""
     source_failures: list[UrecaError] = field(default_factory=list)
@@ -38,9 +38,9 @@ class Vitals:
 
     def heartbeat(self, state: str) -> Heartbeat:
         """Current state, counters and streams."""
-        counters = dict(self.books.balance().counters())
-        for part in self.counters:
-            counters |= part()
+        counters = dict(self.counters.balance().counters())
+        for source in self.counter_sources:
+            counters |= source()
         return Heartbeat(
             uptime_ms=(self.clock.now_ns() - self._started_ns) // 1_000_000,
             state=state,  # type: ignore[arg-type]  # one of the node's own states
@@ -52,9 +52,9 @@ class Vitals:
 
     def reasons(self) -> tuple[str, ...]:
         """Why the node is not well."""
-        balance = self.books.balance()
+        balance = self.counters.balance()
         found = [f"source: {failure}" for failure in self.source_failures]
-        found += [said for part in self.complaints for said in part()]
+        found += [issue for source in self.issue_sources for issue in source()]
         if balance.frames_dropped.get("internal"):
             found.append("frames failed inside the node; see its log")
         if balance.requests_ended.get("error", 0) > balance.requests_ended.get("final", 0):
@@ -73,7 +73,7 @@ class MayFail(Protocol):
         """What it lost, for the heartbeat."""
 
 
-def failure_of(part: MayFail) -> Complaints:
+def failure_of(part: MayFail) -> IssueSource:
     """The part's failure as a health issue, if there is one."""
     return lambda: [part.failure] if part.failure is not None else []
 
@@ -91,11 +91,18 @@ class NodeStatus(Protocol):
     def reasons(self) -> tuple[str, ...]:
         """Why the node is not well; empty when it is."""
 
+    @property
+    def find_by(self) -> str:
+        """The measure of `find`: `likelihood` or `caption_words`."""
+
     def last_events(self) -> list[AnyEvent]:
         """The last values of every live region."""
 
+    def panoptic(self, stream: str | None) -> Panoptic | None:
+        """The newest segments of a stream, or of the only one."""
+
     def refused(self) -> list[dict[str, Any]]:
-        """The latest captions that the output gate kept back."""
+        """The latest captions that the output filter rejected."""
 
 
 def health_of(facts: NodeStatus) -> Health:

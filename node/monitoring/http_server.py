@@ -19,6 +19,7 @@ import msgspec
 from ureca.errors import ConfigError
 from ureca.node.monitoring.health import NodeStatus, health_of
 from ureca.node.monitoring.metrics import PrometheusMetrics
+from ureca.node.viewer.access import is_loopback_name
 
 MAX_CONNECTIONS = 8
 MAX_REQUEST_BYTES = 8192
@@ -139,7 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         path = self.path.partition("?")[0]
-        if path == "/metrics":
+        if not all(map(is_loopback_name, self.headers.get_all("Host", ["localhost"]))):
+            self._say(403, "text/plain", b"this name is not this host's\n")
+        elif path == "/metrics":
             body = self._metrics.text(self._facts)
             self._say(200, "text/plain; version=0.0.4; charset=utf-8", body)
         elif path == "/healthz":

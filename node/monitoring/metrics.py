@@ -1,4 +1,4 @@
-"""The node for Prometheus: the heartbeat's counters, and how old captions are when they are
+"""Metrics for Prometheus: the heartbeat's counters, and the age of captions when they are
 published.
 """
 
@@ -14,7 +14,7 @@ from ureca.protocol.events import AnyEvent, CaptionFinal
 _LABELS = {
     "drop_": ("ureca_frames_dropped", "reason", "Frames that were not processed."),
     "caption_": ("ureca_requests_ended", "end", "Caption requests by how they ended."),
-    "gate_": ("ureca_gate_refused", "fault", "Captions that the output gate kept back."),
+    "gate_": ("ureca_gate_refused", "fault", "Captions that the output filter rejected."),
     "record_lost_": ("ureca_record_lost", "kind", "What a recording had to leave out."),
 }
 _AGE_BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)

@@ -3,59 +3,60 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ureca.clock import Clock
 from ureca.log import RateLimitedLog
 from ureca.node.pipeline.stream import Stream
-from ureca.node.segmentation.worker import SegmentationWorker
+from ureca.node.segmentation.keyframe_segmenter import KeyframeRequest, KeyframeResult
 
 _STUCK_NS = 60_000_000_000
 """A keyframe that takes longer than this is named in `health`."""
 
 
-class Keyframes:
-    """One keyframe at a time, of a stream that has one due when the segmenter is free; none without
-    `segmentation_worker`.
-    """
+class KeyframeSelection:
+    """One keyframe at a time, of a stream that has one due when the segmenter is free."""
 
-    def __init__(
-        self,
-        segmentation_worker: SegmentationWorker | None,
-        streams: Mapping[str, Stream],
-        clock: Clock,
-    ) -> None:
-        self._segmentation_worker = segmentation_worker
+    def __init__(self, streams: Mapping[str, Stream], clock: Clock) -> None:
         self._streams = streams
         self._since_ns: int | None = None
         self._failures = 0
         self._failure: str | None = None
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
-        if segmentation_worker is not None:
-            segmentation_worker.start()
 
-    def take(self) -> None:
+    def finish(self, results: Sequence[KeyframeResult]) -> None:
         """Hand finished answers to their streams; their next frames take them up."""
-        for keyframe_result in (
-            self._segmentation_worker.results() if self._segmentation_worker is not None else ()
-        ):
+        for result in results:
             self._since_ns = None
-            self._failure = keyframe_result.failure
-            if keyframe_result.failure is not None:
+            self._failure = result.failure
+            if result.failure is not None:
                 self._failures += 1
-                self._log.warning("segmenter", f"the segmenter failed: {keyframe_result.failure}")
-            stream = self._streams.get(keyframe_result.stream)
+                self._log.warning("segmenter", f"the segmenter failed: {result.failure}")
+            stream = self._streams.get(result.stream)
             if stream is not None:
-                stream.corrections.offer(keyframe_result)
+                stream.offer(result)
 
-    def offer(self, stream: Stream, now_ns: int) -> None:
-        """`stream` has a new frame: it may be the next keyframe."""
-        if self._segmentation_worker is None or self._since_ns is not None:
-            return
-        keyframe_request = stream.keyframe()
-        if keyframe_request is not None:
+    def select(
+        self, stream: Stream, now_ns: int, *, candidates: int = 0, at_once: bool = False
+    ) -> KeyframeRequest | None:
+        """The keyframe of `stream`, if one is due; then the segmenter is busy until `finish`. For
+        `candidates` and `at_once` see `Stream.keyframe`.
+        """
+        if self._since_ns is not None:
+            return None
+        keyframe = stream.keyframe(candidates=candidates, at_once=at_once)
+        if keyframe is not None:
             self._since_ns = now_ns
-            self._segmentation_worker.submit(keyframe_request)
+        return keyframe
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the segmenter has a keyframe."""
+        return self._since_ns is not None
+
+    def is_at_work(self, now_ns: int) -> bool:
+        """Whether the segmenter has a keyframe and does not hang."""
+        return self._since_ns is not None and now_ns - self._since_ns < _STUCK_NS
 
     def reasons(self, now_ns: int) -> list[str]:
         """Why masks are not what they should be; may be called from any thread."""

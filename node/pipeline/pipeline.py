@@ -1,40 +1,61 @@
-"""From a frame to events: track, schedule, caption. No sockets, no sleeping, no threads of its own.
+"""The decisions of a step: track, schedule, and select the next captions and keyframes.
 
-`step(frame, now_ns)` is the deterministic test interface: with `testing.SyntheticSource`,
-`testing.ScriptedEngine`, an `InlineCaptioner` and a `ManualClock` the whole node is a function of
-its frames. One thread calls `step`, `tick` and `close`; `ask` may be called from any.
+`step(StepInput) -> StepOutput` is the deterministic test interface. It has no sockets, no threads
+and no queue, and it waits for nothing: everything that decides is in its input and in the streams
+so far. One thread calls `step`. The clock measures durations and the age of what hangs; it decides
+nothing.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 from ureca.clock import Clock
-from ureca.datatypes import Frame, Refusal, TrackSet
+from ureca.datatypes import Frame, Refusal, RegionRequest, RegionSeed, TextPrompt, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.log import RateLimitedLog
-from ureca.node.captioning.batch import BatchCaptioner, Job, Row
+from ureca.node.captioning.batch import CaptionBatch, FinishedCaption
 from ureca.node.captioning.caption_events import refused_region
 from ureca.node.config import NodeConfig
 from ureca.node.counters import End, NodeCounters
-from ureca.node.pipeline.keyframe_selection import Keyframes
-from ureca.node.pipeline.region_commands import Orders
-from ureca.node.pipeline.request_queue import Ask, AskQueue, Key, Order, Waiting
-from ureca.node.pipeline.stall_detection import StallDetector, health_issues
-from ureca.node.pipeline.stream import StepEvents, Stream, resolve
-from ureca.node.scheduling.stream_arbiter import ASKS, Halt, Turns
-from ureca.node.segmentation.worker import SegmentationWorker
+from ureca.node.monitoring.found_things import FoundThings
+from ureca.node.monitoring.prompt_report import UNUSED_AFTER_S, PromptReport
+from ureca.node.pipeline.keyframe_selection import KeyframeSelection
+from ureca.node.pipeline.region_commands import RegionCommands
+from ureca.node.pipeline.start_prompts import StartPrompts
+from ureca.node.pipeline.step import (
+    DescribeRequest,
+    FindRequest,
+    RegionCommand,
+    RequestKey,
+    StepInput,
+    StepOutput,
+    StepReply,
+    StepRequest,
+    busy,
+)
+from ureca.node.pipeline.stream import Stream, StreamUpdate, resolve
+from ureca.node.pipeline.text_search import TextSearch
+from ureca.node.scheduling.scheduler import Abort
+from ureca.node.scheduling.stream_arbiter import DIRECT, TEXTS, RunMode, StreamArbiter
 from ureca.node.sources.prompt_file import Prompts
-from ureca.protocol.events import AnyEvent, CaptionFinal
+from ureca.protocol.events import EventSink
 
-Emit = Callable[[AnyEvent], None]
-
-
-def _nobody(event: AnyEvent) -> None:
-    """The default receiver: events are only returned."""
+_CLOSED = RequestError("the node is shutting down", code="GONE")
+_LATE = RequestError("no caption before the deadline", code="DEADLINE")
+_SILENT_NS = 60_000_000_000
+"""A stream without a frame for this long gives its place to another one."""
+_SILENT = RequestError("the stream was silent and gave its place to another one", code="GONE")
+_DRAINING = RequestError("the node drains: ask after `resume`", code="GONE")
+_CANNOT_GROUND = RequestError(
+    "the node's bundle has no weights for texts (section 'grounding'); start the node with one "
+    "that has them",
+    code="NO_MODEL",
+)
 
 
 class Pipeline:
@@ -43,257 +64,408 @@ class Pipeline:
     def __init__(
         self,
         config: NodeConfig,
-        captioner: BatchCaptioner,
         *,
         clock: Clock,
-        books: NodeCounters,
+        counters: NodeCounters,
         prompts: Prompts | None = None,
-        segmentation_worker: SegmentationWorker | None = None,
-        emit: Emit = _nobody,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self._captioner = captioner
         self._clock = clock
-        self._books = books
-        self._prompts = prompts or {}
-        self._emit = emit
-        self._wake = wake
+        self._counters = counters
+        self._prompts = StartPrompts(prompts) if prompts else None
+        self._started_ns = clock.now_ns()
         self._streams: dict[str, Stream] = {}
-        self._asks = AskQueue(config.limits.max_asks)
-        self._orders: Waiting[Order] = Waiting(config.limits.max_orders)
-        self._desk = Orders(self._streams, tell=self._tell, cancel=self._cancel, halt=self._halt)
-        self._direct: dict[Key, int] = {}
-        self._hang = StallDetector(clock)
+        self._describes: list[DescribeRequest] = []
+        self._commands = RegionCommands(
+            self._streams,
+            take=self._take,
+            cancel=self._cancel,
+            set_run_mode=self._set_run_mode,
+            add_text=self._add_text,
+        )
+        self._in_flight: dict[int, RegionRequest] = {}
+        self._direct: dict[int, RequestKey] = {}
         self._ids = itertools.count(1)
-        self._new: deque[AnyEvent] = deque(maxlen=config.limits.outbox)
-        self._turns = Turns()
+        self._arbiter = StreamArbiter()
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
-        captioner.bind(self._send, wake)
-        self._keyframes = Keyframes(segmentation_worker, self._streams, clock)
+        self._keyframes = (
+            KeyframeSelection(self._streams, clock) if config.segmenter.is_on else None
+        )
+        self._texts = TextSearch(
+            config,
+            self._streams,
+            counters,
+            self._ids,
+            take=self._take,
+            reply=self._reply,
+            refuse=self._refuse_regions,
+        )
+        self._can_ground = False
+        self._output = StepOutput()
 
-    # --- what callers do -------------------------------------------------------------------------
-
-    def step(self, frame: Frame, now_ns: int) -> list[AnyEvent]:
-        """Track and schedule on one frame; returns the events since the last call."""
-        self._absorb()
-        self._keyframes.take()
-        self._carry_out(now_ns)
-        stream = self._streams.get(frame.stream)
-        if stream is None and len(self._streams) >= self._config.limits.max_streams:
-            self._books.frame_dropped("busy")
-            return self._events()
-        stream = stream or Stream(frame, self._config, self._ids)
-        started_ns = self._clock.now_ns()
-        prompts = (*self._prompts.get(frame.seq, ()), *frame.prompts)
-        news = stream.follow(frame, prompts, now_ns=now_ns)
-        stream.track_us = (self._clock.now_ns() - started_ns) // 1000
-        self._streams[frame.stream] = stream
-        self._keyframes.offer(stream, now_ns)
-        self._tell(news)
-        self._refused(stream, news.refused, now_ns)
-        self._renew(stream, now_ns)
-        self._schedule(now_ns)
-        self._books.frame_processed()
-        return self._events()
-
-    def tick(self, now_ns: int) -> list[AnyEvent]:
-        """Go on without a new frame: take in finished captions and start the next batch."""
-        self._absorb()
-        self._carry_out(now_ns)
-        self._schedule(now_ns)
-        return self._events()
-
-    def ask(self, ask: Ask) -> None:
-        """Queue a direct request. Raises `RequestError` (BUSY, GONE, NO_STREAM) instead of
-        accepting it.
+    def step(self, given: StepInput) -> StepOutput:
+        """Decide on one input. Never raises: a fault of ours ends the step, and is in
+        `StepOutput.failure`.
         """
-        if ask.stream is not None and ask.stream not in self._streams:
-            known = sorted(self._streams) or "none yet"
-            raise RequestError(f"no stream {ask.stream!r}; there are {known}", code="NO_STREAM")
-        if self.halt == "draining":
-            raise RequestError("the node drains: ask after `resume`", code="GONE")
-        self._asks.put(ask)
-        self._books.request_in()
-        self._wake()
+        self._output = output = StepOutput()
+        self._can_ground = given.can_ground
+        try:
+            self._accept([r for r in given.requests if isinstance(r, DescribeRequest)])
+            self._finish_captions(given.finished_captions)
+            if self._keyframes is not None:
+                self._keyframes.finish(given.finished_keyframes)
+            self._texts.take_masks(given.finished_keyframes, given.now_ns)
+            self._texts.finish(given.finished_groundings, given.now_ns)
+            if given.closing:
+                self._close(given)
+            else:
+                self._go_on(given)
+        except Exception as failure:  # noqa: BLE001  (it costs one frame; the caller tells of it)
+            output.failure = failure
+            if given.frame is not None:
+                self._counters.frame_dropped("internal")
+        return output
 
-    def order(self, order: Order) -> None:
-        """Queue a request that changes regions; raises `RequestError` (BUSY, GONE) instead."""
-        self._orders.put(order)
-        self._wake()
+    def _go_on(self, given: StepInput) -> None:
+        frame = given.frame
+        self._run_commands(given)
+        self._find(given)
+        if frame is not None and not self._has_place(frame.stream, given.now_ns):
+            self._counters.frame_dropped("busy")
+            return
+        if frame is not None:
+            self._follow(frame, given.now_ns)
+        else:
+            self._begin_things(given.now_ns)
+        self._schedule(given.now_ns, given.captioner_room)
+        if frame is not None:
+            self._counters.frame_processed()
+
+    # --- what other threads may read -------------------------------------------------------------
 
     def is_idle(self) -> bool:
         """True when no caption is in flight and every visible region had its chance of one."""
-        waiting = any(
-            s.scheduler.in_flight or (s.scheduler.uncaptioned and not self.halt)
-            for s in self._streams.values()
-        )
-        return self._captioner.room > 0 and not waiting and not len(self._asks)
+        waiting = any(s.scheduler.uncaptioned and not self.run_mode for s in self._streams.values())
+        now_ns = self._clock.now_ns()
+        is_asked = self._texts.is_idle(now_ns, with_standing=not self.run_mode)
+        is_open = waiting or self._describes or self._awaits_things(now_ns)
+        return not self._in_flight and not is_open and is_asked
 
-    def settle(self) -> bool:
-        """Take in what was captioned without starting more; True when nothing is in flight."""
-        self._absorb()
-        return self._captioner.room > 0
+    def _awaits_things(self, now_ns: int) -> bool:
+        """Whether nothing is followed yet and the segmenter is still looking for things."""
+        if self._keyframes is None or not self._config.segmenter.everything:
+            return False
+        empty = [stream for stream in self._streams.values() if not stream.tracks.tracks]
+        if any(stream.is_uncut for stream in empty) and not self._keyframes.is_busy:
+            return True
+        return bool(empty) and self._keyframes.is_at_work(now_ns)
 
-    def close(self, reason: str, now_ns: int) -> list[AnyEvent]:
-        """End every request and every region; afterwards nothing is in flight."""
-        for ask in self._asks.close():
-            self._refuse(ask, RequestError("the node is shutting down", code="GONE"), "abort")
-        for order in self._orders.close():
-            order.fail(RequestError("the node is shutting down", code="GONE"))
-        self._captioner.close()
-        self._absorb()
-        for stream in self._streams.values():
-            self._tell(stream.close(reason, now_ns=now_ns))
-        return self._events()
+    @property
+    def in_flight(self) -> int:
+        """How many caption requests and texts the captioner has that have no end yet."""
+        return len(self._in_flight) + self._texts.in_flight
+
+    @property
+    def describes_waiting(self) -> int:
+        """How many `describe` requests wait for their turn."""
+        return len(self._describes)
+
+    @property
+    def finds_waiting(self) -> int:
+        """How many requests wait for the answers to their texts."""
+        return self._texts.requests_waiting
+
+    @property
+    def run_mode(self) -> RunMode:
+        """The run mode set by `pause` and `drain`; empty while captions are generated."""
+        return self._arbiter.run_mode
 
     def streams(self) -> dict[str, dict[str, int]]:
-        """The heartbeat data of each stream; may be called from any thread."""
+        """The heartbeat data of each stream."""
         return {name: stream.facts() for name, stream in list(self._streams.items())}
 
     def views(self) -> dict[str, tuple[Frame, TrackSet]]:
-        """Per stream its newest frame and its regions; may be called from any thread."""
+        """Per stream its newest frame and its regions."""
         return {name: (stream.frame, stream.tracks) for name, stream in list(self._streams.items())}
 
+    def found_things(self) -> FoundThings:
+        """What the segmenter found by itself."""
+        counts = [stream.corrections for stream in list(self._streams.values())]
+        left_out = sum((one.left_out for one in counts), Counter[str]())
+        return FoundThings(sum(one.counts["began"] for one in counts), left_out)
+
+    def prompt_report(self) -> PromptReport:
+        """What became of the prompts that the node was started with."""
+        return PromptReport() if self._prompts is None else self._prompts.report()
+
     def reasons(self) -> list[str]:
-        """Why captions are not what they should be; may be called from any thread."""
-        found = health_issues(list(self._streams.items()), hangs=self._hang.is_on)
-        return found + self._keyframes.reasons(self._clock.now_ns())
+        """Why captions are not what they should be."""
+        frozen = [stream.frozen_reason for stream in list(self._streams.values())]
+        found = [reason for reason in frozen if reason is not None]
+        if self._keyframes is not None:
+            found += self._keyframes.reasons(self._clock.now_ns())
+        if self._clock.now_ns() - self._started_ns > UNUSED_AFTER_S * 1e9:
+            found += self.prompt_report().waiting_lines()
+        return found
 
-    @property
-    def halt(self) -> Halt:
-        """The run mode set by `pause` and `drain`; empty while captions are generated."""
-        return self._turns.halt
+    # --- frames ----------------------------------------------------------------------------------
 
-    def _halt(self, halt: Halt) -> int:
-        """Halt or go on; returns how many caption requests are open."""
-        self._turns.halt = halt
-        return self._books.balance().requests_in_flight
+    def _has_place(self, name: str, now_ns: int) -> bool:
+        if name in self._streams or len(self._streams) < self._config.limits.max_streams:
+            return True
+        silent = [one for one in self._streams.values() if one.is_silent(now_ns, _SILENT_NS)]
+        return any(self._end_stream(one, now_ns) for one in silent)
 
-    def _is_stuck(self) -> bool:
-        """The captioner is busy although every request has ended."""
-        in_flight = any(stream.scheduler.in_flight for stream in self._streams.values())
-        return self._captioner.room < 1 and not in_flight and not self._direct
+    def _end_stream(self, stream: Stream, now_ns: int) -> bool:
+        """End a silent stream, for another one; False while texts are asked of it."""
+        name = stream.frame.stream
+        if not self._texts.forget(name, _SILENT):
+            return False
+        self._take(stream.close("stream_silent", now_ns=now_ns))
+        del self._streams[name]
+        return True
 
-    # --- regions ---------------------------------------------------------------------------------
+    def _follow(self, frame: Frame, now_ns: int) -> None:
+        stream = self._streams.get(frame.stream) or Stream(frame, self._config, self._ids)
+        started_ns = self._clock.now_ns()
+        due = () if self._prompts is None else self._prompts.due(frame)
+        given = [one for one in due if isinstance(one, RegionSeed)]
+        update = stream.follow(frame, (*given, *frame.prompts), now_ns=now_ns)
+        if self._prompts is not None:
+            self._prompts.note(RegionSeed, update.prompt_refusals[: len(given)])
+        stream.track_us = (self._clock.now_ns() - started_ns) // 1000
+        self._streams[frame.stream] = stream
+        self._output.tracks = stream.tracks
+        self._take(update)
+        if update.refused:
+            self._refuse_regions(stream, update.refused, now_ns)
+        self._ask_texts(stream, [one for one in due if isinstance(one, TextPrompt)], now_ns)
+        self._select_keyframe(stream, now_ns)
+        self._renew(stream, now_ns)
 
-    def _tell(self, news: StepEvents) -> None:
-        for event in news.events:
-            self._send(event)
-        for abort in news.aborts:
-            self._captioner.abort(abort.request_id, abort.reason)
-
-    def _refused(self, stream: Stream, refused: Sequence[Refusal], now_ns: int) -> None:
-        """Each refused region is counted, and some are reported: it ends in an error, as every
-        request does.
+    def _begin_things(self, now_ns: int) -> None:
+        """No frame has come, perhaps none will: what a segmenter found begins on the newest, and
+        streams that had no keyframe yet get one.
         """
-        self._books.region_refused(len(refused))
+        if self._keyframes is None or not self._config.segmenter.everything:
+            return
+        for stream in self._streams.values():
+            if stream.corrections.has_things:
+                self._take(stream.begin_things(now_ns=now_ns))
+            if stream.is_uncut:
+                self._select_keyframe(stream, now_ns)
+
+    def _take(self, update: StreamUpdate) -> None:
+        self._output.events += update.events
+        self._output.aborts += update.aborts
+
+    def _select_keyframe(self, stream: Stream, now_ns: int) -> None:
+        if self._keyframes is None or self._output.keyframe is not None:
+            return
+        candidates, at_once = self._texts.queue.wants_masks(stream.frame.stream)
+        keyframe = self._keyframes.select(stream, now_ns, candidates=candidates, at_once=at_once)
+        if keyframe is not None:
+            self._output.keyframe = keyframe
+            self._texts.queue.keyframe_taken(keyframe, now_ns)
+
+    def _refuse_regions(self, stream: Stream, refused: Sequence[Refusal], now_ns: int) -> None:
+        """Count each refused region and report some: it ends in an error, as every request does."""
+        self._counters.region_refused(len(refused))
         for refusal in stream.refusals.due(refused, now_ns=now_ns):
             self._log.warning(refusal.reason[:40], f"a region is refused: {refusal.reason}")
-            self._books.request_in()
-            self._books.request_ended("error")
-            self._send(refused_region(refusal, stream.frame.stream, next(self._ids)))
+            self._counters.request_in()
+            self._counters.request_ended("error")
+            event = refused_region(refusal, stream.frame.stream, next(self._ids))
+            self._output.events.append(event)
 
-    # --- orders ----------------------------------------------------------------------------------
+    def _renew(self, stream: Stream, now_ns: int) -> None:
+        """Only a new frame can say that a caption still holds."""
+        for event in stream.renew(now_ns=now_ns):
+            self._counters.request_in()
+            self._counters.request_ended("same")
+            self._output.events.append(event)
 
-    def _carry_out(self, now_ns: int) -> None:
-        orders = self._orders.take()
-        for order in orders:
-            self._desk.carry_out(order, now_ns=now_ns)
-        for stream in self._streams.values() if orders else ():
-            self._keyframes.offer(stream, now_ns)  # what was pointed at is on this very frame
+    # --- requests --------------------------------------------------------------------------------
 
-    def _cancel(self, key: Key) -> bool:
-        """Stop a direct request wherever it is; False when there is none (any more)."""
-        ask = self._asks.remove(key)
-        if ask is not None:
-            self._refuse(ask, RequestError("cancelled", code="GONE"), "abort")
-        elif key in self._direct:
-            self._captioner.abort(self._direct[key], "cancelled")
-        return ask is not None or key in self._direct
+    def _accept(self, describes: list[DescribeRequest]) -> None:
+        """Let requests wait for their turn; none while the node drains or when too many wait."""
+        limit = self._config.limits.max_asks
+        for request in describes:
+            if self.run_mode == "draining":
+                self._output.replies.append(StepReply(request, _DRAINING))
+            elif len(self._describes) >= limit:
+                self._output.replies.append(StepReply(request, busy(limit)))
+            else:
+                self._counters.request_in()
+                self._describes.append(request)
+
+    def _run_commands(self, given: StepInput) -> None:
+        commands = [r for r in given.requests if isinstance(r, RegionCommand)]
+        for command in commands:
+            result = self._commands.run(command, now_ns=given.now_ns)
+            if result is not None:
+                self._reply(command, result)
+        for stream in self._streams.values() if commands else ():
+            self._select_keyframe(stream, given.now_ns)  # the new regions are on this very frame
+
+    def _reply(self, request: StepRequest, result: dict[str, Any] | UrecaError) -> None:
+        self._output.replies.append(StepReply(request, result))
+
+    def _set_run_mode(self, run_mode: RunMode) -> int:
+        """Halt or go on; returns how many caption requests are open."""
+        self._arbiter.run_mode = run_mode
+        return self._counters.balance().requests_in_flight + self._texts.requests_waiting
+
+    def _cancel(self, key: RequestKey) -> bool:
+        """Stop a `describe` or a text wherever it is; False when there is none (any more)."""
+        request = next((one for one in self._describes if one.key == key), None)
+        if request is not None:
+            self._refuse([request], RequestError("cancelled", code="GONE"), "abort")
+            return True
+        written = [number for number, asked in self._direct.items() if asked == key]
+        self._output.aborts += [Abort(number, "cancelled") for number in written]
+        return bool(written) or self._texts.cancel(key)
+
+    def _refuse(self, requests: list[DescribeRequest], error: UrecaError, end: End) -> None:
+        for request in requests:
+            self._counters.request_ended(end)
+            self._output.replies.append(StepReply(request, error))
+        self._describes = [one for one in self._describes if not any(one is r for r in requests)]
+
+    # --- texts -----------------------------------------------------------------------------------
+
+    def _find(self, given: StepInput) -> None:
+        finds = [r for r in given.requests if isinstance(r, FindRequest)]
+        for request in finds:
+            error = self._text_refusal()
+            if error is not None:
+                self._reply(request, error)
+            else:
+                self._texts.find(request)
+        for stream in self._streams.values() if finds or given.captioner_room else ():
+            if self._texts.queue.wants_masks(stream.frame.stream)[1]:
+                self._select_keyframe(stream, given.now_ns)
+
+    def _add_text(self, command: RegionCommand) -> dict[str, Any] | None:
+        error = self._text_refusal()
+        if error is not None:
+            raise error
+        return self._texts.add(command)
+
+    def _text_refusal(self) -> RequestError | None:
+        """Why no text is taken now."""
+        limit = self._config.limits.max_finds
+        if self.run_mode == "draining":
+            return _DRAINING
+        if self._texts.requests_waiting >= limit:
+            return busy(limit)
+        return None if self._can_ground else _CANNOT_GROUND
+
+    def _ask_texts(self, stream: Stream, given: Sequence[TextPrompt], now_ns: int) -> None:
+        """Take the texts of a frame and those `given` for it, and look which standing ones are
+        due.
+        """
+        texts = (*given, *stream.frame.texts)
+        if self._prompts is not None:
+            can_not = None if self._can_ground else str(_CANNOT_GROUND)
+            self._prompts.note(TextPrompt, [can_not] * len(given))
+        if self._can_ground:
+            self._texts.prompt(stream, texts, now_ns)
+            self._texts.queue.follow(stream)
+        else:
+            refused = [Refusal(None, f"{one.text[:40]!r}: {_CANNOT_GROUND}") for one in texts]
+            self._refuse_regions(stream, refused, now_ns)
 
     # --- captions --------------------------------------------------------------------------------
 
-    def _absorb(self) -> None:
-        for outcome in self._captioner.outcomes():
-            self._books.request_ended(outcome.end)
-            self._direct.pop(outcome.row.key, None)
-            stream = self._streams.get(outcome.row.request.stream)
-            if stream is not None and outcome.row.reply is None:
-                has_caption = isinstance(outcome.event, CaptionFinal)
-                stream.scheduler.ended(
-                    outcome.row.request, has_caption=has_caption, now_ns=outcome.ended_ns
-                )
-        self._hang.look(is_stuck=self._is_stuck())
+    def _finish_captions(self, finished: Sequence[FinishedCaption]) -> None:
+        for one in finished:
+            request = self._in_flight.pop(one.request_id, None)
+            if request is None:
+                continue  # only in a replay with another configuration
+            self._counters.request_ended(one.end)
+            stream = self._streams.get(request.stream)
+            is_direct = self._direct.pop(one.request_id, None) is not None
+            if stream is not None and not is_direct:
+                has_caption = one.end == "final"
+                stream.scheduler.ended(request, has_caption=has_caption, now_ns=one.ended_ns)
 
-    def _renew(self, stream: Stream, now_ns: int) -> None:
-        """Only a new frame can say that a caption still holds: `tick` renews nothing."""
-        for event in stream.renew(now_ns=now_ns):
-            self._books.request_in()
-            self._books.request_ended("same")
-            self._send(event)
-
-    def _schedule(self, now_ns: int) -> None:
-        for ask in self._asks.take_late(now_ns):
-            self._refuse(
-                ask, RequestError("no caption before the deadline", code="DEADLINE"), "abort"
-            )
-        room = min(self._captioner.room, self._config.scheduler.max_batch)
-        if room < 1:
+    def _schedule(self, now_ns: int, captioner_room: int) -> None:
+        late = [request for request in self._describes if now_ns > request.deadline_ns]
+        if late:
+            self._refuse(late, _LATE, "abort")
+        self._texts.refuse_late(now_ns)
+        free_slots = min(captioner_room, self._config.scheduler.max_batch)
+        if free_slots < 1:
             return
         priorities = {n: s.scheduler.priority(now_ns=now_ns) for n, s in self._streams.items()}
-        turn = self._turns.next(priorities, asked=len(self._asks) > 0)
-        if turn == ASKS:
-            self._start_asks(room, now_ns)
-        elif turn is not None:
-            self._start_batch(self._streams[turn], room, now_ns)
+        has_texts = self._texts.is_waiting(with_standing=not self.run_mode)
+        chosen = self._arbiter.choose(
+            priorities, has_requests=bool(self._describes), has_texts=has_texts
+        )
+        if chosen == DIRECT:
+            self._start_describes(free_slots, now_ns)
+        elif chosen == TEXTS:
+            self._arbiter.mark_served(chosen)
+            self._output.grounding = self._texts.next(now_ns, with_standing=not self.run_mode)
+        elif chosen is not None:
+            stream = self._streams[chosen]
+            requests = stream.pick(free_slots=free_slots, now_ns=now_ns)
+            self._counters.request_in(len(requests))
+            self._arbiter.mark_served(chosen)
+            self._start_batch(stream.frame, requests, {}, stream)
 
-    def _start_batch(self, stream: Stream, room: int, now_ns: int) -> None:
-        requests = stream.pick(room=room, now_ns=now_ns)
-        self._turns.served(stream.frame.stream)
-        for _ in requests:
-            self._books.request_in()
-        self._submit(stream.frame, [Row(r) for r in requests], stream.track_us)
-
-    def _start_asks(self, room: int, now_ns: int) -> None:
-        """Direct requests about one picture; the picture's own regions fill the rest of the
-        batch.
+    def _start_describes(self, free_slots: int, now_ns: int) -> None:
+        """The oldest direct request and those that share its picture; the picture's own regions
+        fill the rest of the batch.
         """
-        rows, frame, stream = [], None, None
-        self._turns.served(ASKS)
-        for ask in self._asks.take_alike(room):
-            stream = self._streams.get(ask.stream) if ask.stream else None
-            frame = stream.frame if stream else ask.frame
+        self._arbiter.mark_served(DIRECT)
+        first = self._describes[0]
+        alike = [r for r in self._describes if r.frame is first.frame and r.stream == first.stream][
+            :free_slots
+        ]
+        stream = self._streams.get(first.stream) if first.stream else None
+        frame = stream.frame if stream else first.frame
+        requests: list[RegionRequest] = []
+        replies: dict[int, EventSink] = {}
+        for describe in alike:
             try:
-                assert frame is not None  # `ask` refused unknown streams
-                tracks = stream.tracks if stream else None
-                request = resolve(ask, frame, tracks, request_id=next(self._ids))
-                self._direct[ask.key] = request.request_id
-                rows.append(Row(request, ask.reply, ask.key))
+                request = resolve(describe, frame, stream, request_id=next(self._ids))
             except UrecaError as error:
-                self._refuse(ask, error, "error")
-        if stream is not None and rows and not self._turns.halt:
-            for request in stream.pick(room=room - len(rows), now_ns=now_ns):
-                self._books.request_in()
-                rows.append(Row(request))
+                self._refuse([describe], error, "error")
+                continue
+            self._describes = [one for one in self._describes if one is not describe]
+            self._direct[request.request_id] = describe.key
+            replies[request.request_id] = describe.send
+            requests.append(request)
+        if stream is not None and requests and not self._arbiter.run_mode:
+            fill = stream.pick(free_slots=free_slots - len(requests), now_ns=now_ns)
+            self._counters.request_in(len(fill))
+            requests += fill
         if frame is not None:
-            self._submit(frame, rows, stream.track_us if stream else 0)
+            self._start_batch(frame, requests, replies, stream)
 
-    def _submit(self, frame: Frame, rows: list[Row], track_us: int) -> None:
-        if not rows:
+    def _start_batch(
+        self,
+        frame: Frame,
+        requests: Sequence[RegionRequest],
+        replies: dict[int, EventSink],
+        stream: Stream | None,
+    ) -> None:
+        if not requests:
             return
-        self._captioner.submit(Job(frame, tuple(rows), track_us=track_us))
-        self._absorb()  # an inline captioner is already done
+        track_us = stream.track_us if stream is not None else 0
+        self._in_flight |= {request.request_id: request for request in requests}
+        self._output.batch = CaptionBatch(frame, tuple(requests), replies, track_us)
 
-    def _refuse(self, ask: Ask, error: UrecaError, end: End) -> None:
-        self._books.request_ended(end)
-        ask.fail(error)
+    # --- the end ---------------------------------------------------------------------------------
 
-    # --- events ----------------------------------------------------------------------------------
-
-    def _send(self, event: AnyEvent) -> None:
-        self._new.append(event)
-        self._emit(event)
-
-    def _events(self) -> list[AnyEvent]:
-        return [self._new.popleft() for _ in range(len(self._new))]
+    def _close(self, given: StepInput) -> None:
+        """End every request and every region; nothing is in flight any more."""
+        self._refuse(list(self._describes), _CLOSED, "abort")
+        for request in given.requests:
+            if not isinstance(request, DescribeRequest):
+                self._reply(request, _CLOSED)
+        self._texts.close(_CLOSED)
+        for stream in self._streams.values():
+            self._take(stream.close(given.closing, now_ns=given.now_ns))

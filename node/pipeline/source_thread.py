@@ -10,7 +10,8 @@ from functools import partial
 
 from ureca.errors import UrecaError
 from ureca.native_threads import NativeThread
-from ureca.node.monitoring.health import Vitals
+from ureca.node.monitoring.health import HealthMonitor
+from ureca.node.pipeline.start_prompts import StartPrompts
 from ureca.node.sources.base import FrameSource
 from ureca.node.sources.frame_mailbox import Mailbox
 from ureca.node.sources.prompt_file import Prompts
@@ -24,8 +25,8 @@ class SourceThread:
     """Reads each of `sources` on a thread of its own. The end or failure of one source does not end
     the others; `ended` is set when the last one has ended.
 
-    What failed is in `vitals.source_failures`. The first failure becomes `vitals.failure` when all
-    sources have ended and `stop` is not set.
+    Failures are in `health_monitor.source_failures`. The first one becomes
+    `health_monitor.failure` when all sources have ended and `stop` is not set.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class SourceThread:
         sources: Sequence[FrameSource],
         mailbox: Mailbox,
         prompts: Prompts,
-        vitals: Vitals,
+        health_monitor: HealthMonitor,
         stop: threading.Event,
     ) -> None:
         self.ended = threading.Event()
         self._mailbox, self._prompts = mailbox, prompts
-        self._vitals, self._stop = vitals, stop
+        self._health_monitor, self._stop = health_monitor, stop
         self._lock = threading.Lock()
         self._reading = len(sources)
         self._threads = [
@@ -67,18 +68,20 @@ class SourceThread:
         try:
             self._feed(source)
         except UrecaError as error:
-            self._vitals.source_failures.append(error)
+            self._health_monitor.source_failures.append(error)
             _log.error("the source failed: %s", error)
         except Exception as error:  # noqa: BLE001  (a source may fail in any way; it is reported)
             failure = UrecaError(f"it failed: {type(error).__name__}: {error}")
-            self._vitals.source_failures.append(failure)
+            self._health_monitor.source_failures.append(failure)
             _log.exception("the source failed")
         self._end()
 
     def _feed(self, source: FrameSource) -> None:
+        prompts = StartPrompts(self._prompts) if self._prompts else None
         for frame in source.frames():
             # A prompt is drawn on this very picture.
-            keep = frame.seq in self._prompts or bool(frame.prompts)
+            is_due = prompts is not None and bool(prompts.due(frame))
+            keep = is_due or bool(frame.prompts or frame.texts)
             if not self._mailbox.put(frame, keep=keep, wait=source.is_lossless):
                 return
 
@@ -88,7 +91,7 @@ class SourceThread:
             self._reading -= 1
             if self._reading:
                 return
-        if self._vitals.source_failures and not self._stop.is_set():
-            self._vitals.failure = self._vitals.source_failures[0]
+        if self._health_monitor.source_failures and not self._stop.is_set():
+            self._health_monitor.failure = self._health_monitor.source_failures[0]
         self.ended.set()
         self._mailbox.wake()

@@ -1,6 +1,4 @@
-"""What waits to be sent: events and replies from any thread, taken by the one thread that owns the
-sockets.
-"""
+"""A queue of events and replies from any thread, read by the thread that owns the sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from ureca.protocol.requests import Reply
 
 Queued = tuple[AnyEvent, int]
 """An event and when it was queued, in nanoseconds."""
-Answer = tuple[bytes, Reply]
+AddressedReply = tuple[bytes, Reply]
 """A reply and the identity of the client that it is for."""
 
 
@@ -26,13 +24,13 @@ class EventQueue:
     go is dropped and counted; terminals and the life of regions are always kept.
     """
 
-    def __init__(self, limit: int, *, clock: Clock, books: NodeCounters) -> None:
+    def __init__(self, limit: int, *, clock: Clock, counters: NodeCounters) -> None:
         self._limit = limit
         self._clock = clock
-        self._books = books
+        self._counters = counters
         self._lock = threading.Lock()
         self._events: deque[Queued] = deque()
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[AddressedReply] = deque()
         self._reader, self._writer = socket.socketpair()
         self._reader.settimeout(0)
         self._writer.settimeout(0)
@@ -41,7 +39,7 @@ class EventQueue:
         """Queue an event for all subscribers."""
         with self._lock:
             if len(self._events) >= self._limit and spec_of(event).loss != "never":
-                self._books.event_dropped()
+                self._counters.event_dropped()
                 return
             self._events.append((event, self._clock.now_ns()))
         self.wake()
@@ -54,16 +52,24 @@ class EventQueue:
             self._answers.append((client, reply))
         self.wake()
 
-    def take(self) -> tuple[list[Queued], list[Answer]]:
-        """Everything that waits, in order."""
+    def quiet(self) -> None:
+        """Take back what `wake` did; call it before the queue is read."""
         with contextlib.suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass
+
+    def next_event(self) -> Queued | None:
+        """The oldest event that waits."""
         with self._lock:
-            events, answers = list(self._events), list(self._answers)
-            self._events.clear()
-            self._answers.clear()
-        return events, answers
+            return self._events.popleft() if self._events else None
+
+    def next_answer(self) -> AddressedReply | None:
+        """The oldest reply that waits."""
+        with self._lock:
+            return self._answers.popleft() if self._answers else None
+
+    def __len__(self) -> int:
+        return len(self._events) + len(self._answers)
 
     def wake(self) -> None:
         """Make the descriptor readable."""

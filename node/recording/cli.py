@@ -56,6 +56,11 @@ def main(
 
 def _configured(recording: Recording, options: argparse.Namespace) -> NodeConfig:
     plain = to_plain(config_of(recording))
+    if plain["bundle"] and not options.bundle:
+        raise ConfigError(
+            f"{options.file} was recorded with the captioner {plain['bundle']}. A recording opens "
+            "no folder by itself: name it, or another one, with --bundle DIR"
+        )
     if options.bundle:
         plain["bundle"] = options.bundle
     return from_plain(NodeConfig, plain, where=str(options.file))
@@ -63,18 +68,18 @@ def _configured(recording: Recording, options: argparse.Namespace) -> NodeConfig
 
 def _run(recording: Recording, engine: Engine, config: NodeConfig) -> Replayed:
     tqdm.monitor_interval = 0  # no thread of its own
-    with tqdm(total=len(recording.turns), unit="turn", disable=None, leave=False) as bar:
+    with tqdm(total=len(recording.steps), unit="step", disable=None, leave=False) as bar:
         frames = pictures(recording.path)
-        return replay(recording, engine, frames, config=config, on_turn=bar.update)
+        return replay(recording, engine, frames, config=config, on_step=bar.update)
 
 
 def _report(recording: Recording, runs: Sequence[Replayed], found: Sequence[str]) -> dict[str, Any]:
     first = runs[0]
     return {
         "file": str(recording.path),
-        "turns": len(recording.turns),
+        "steps": len(recording.steps),
         "frames": len(first.tracks),
-        "batches": sum(map(len, first.jobs.values())),
+        "batches": len(first.batches),
         "captions": sum(type(event).__name__ == "CaptionFinal" for event in first.events),
         "cut": None if recording.loss is None else recording.loss.text(recording.path),
         "gap": first.gap,
@@ -88,7 +93,7 @@ def _report(recording: Recording, runs: Sequence[Replayed], found: Sequence[str]
 def _lines(report: dict[str, Any]) -> list[str]:
     verdict = "equal to the recording" if report["equal"] else "DIFFERENT from the recording"
     counts = ", ".join(f"{report[name]} {name}" for name in ("frames", "batches", "captions"))
-    lines = [f"{counts} in {report['turns']} turns: {verdict}"]
+    lines = [f"{counts} in {report['steps']} steps: {verdict}"]
     if report["gap"]:
         lines.append(f"ended early: {report['gap']}")
     if not report["runs_equal"]:
@@ -112,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="recording of `ureca run --record`")
-    parser.add_argument("--bundle", metavar="DIR", help="the captioner [the recorded one]")
+    parser.add_argument(
+        "--bundle", metavar="DIR", help="the captioner [the shipped one, if it was recorded]"
+    )
     parser.add_argument("--runs", type=_count, default=1, metavar="N", help="number of replays [1]")
     parser.add_argument(
         "--events", type=Path, metavar="FILE", help="write the events as JSON lines"

@@ -1,4 +1,4 @@
-"""What a recording begins with: all that a replay must know before the first frame."""
+"""The header of a recording: everything that a replay needs before the first frame."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import replace
 import msgspec
 
 from ureca.config import from_plain, to_plain
-from ureca.datatypes import EngineInfo, RegionSeed
+from ureca.datatypes import EngineInfo, JsonObject, RegionSeed, TextPrompt
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
 from ureca.node.recording.reader import Recording
 from ureca.node.recording.recorder import FORMAT
-from ureca.node.sources.prompt_file import Prompts
+from ureca.node.sources.prompt_file import Prompt, Prompts
 from ureca.node.sources.source_uri import without_secrets
+from ureca.region_inputs import NormalizedRegion
 
 MID_RUN = "began_while_running"
 """Marks the header of a recording that began after the node."""
@@ -43,14 +44,22 @@ def config_of(recording: Recording) -> NodeConfig:
     try:
         plain = json.loads(recording.head["config"])
         return from_plain(NodeConfig, plain, where=str(recording.path))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise SourceError(f"{recording.path}: no readable configuration: {error}") from error
+
+
+def _prompt(plain: JsonObject) -> Prompt:
+    if "corners_xy_norm" in plain:
+        return msgspec.convert(plain, NormalizedRegion)
+    kind: type[RegionSeed | TextPrompt] = TextPrompt if "text" in plain else RegionSeed
+    return msgspec.convert(plain, kind)
 
 
 def prompts_of(recording: Recording) -> Prompts:
     """The prompts that were recorded."""
     try:
         plain = json.loads(recording.head["prompts"])
-        return msgspec.convert(plain, dict[int, tuple[RegionSeed, ...]], strict=False)
-    except (KeyError, ValueError, msgspec.ValidationError) as error:
+        listed = msgspec.convert(plain, dict[int, tuple[JsonObject, ...]], strict=False)
+        return {seq: tuple(map(_prompt, prompts)) for seq, prompts in listed.items()}
+    except (KeyError, ValueError, RecursionError, msgspec.ValidationError) as error:
         raise SourceError(f"{recording.path}: no readable prompts: {error}") from error

@@ -1,4 +1,4 @@
-"""Pictures without loss, and outlines for people.
+"""Encodes lossless images, and outlines for people.
 
 PNG: a replay must see the very pixels, and Foxglove shows it as it is, so one copy serves both. Raw
 pixels with zstd cost a quarter of the time (2 against 8 ms for 640x360) but half as much space

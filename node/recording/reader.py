@@ -15,13 +15,18 @@ import msgspec
 from ureca.datatypes import Image
 from ureca.errors import SourceError, WireError
 from ureca.extras import require
+from ureca.node.captioning.batch import EngineRun
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.recording import schemas
 from ureca.node.recording.recorder import EXTRA, FORMAT, METADATA
-from ureca.node.recording.step_log import RecordedBatch, RecordedStep
+from ureca.node.recording.step_log import RecordedStep
 from ureca.protocol.events import AnyEvent
 
 _MAX_RECORD_BYTES = 1 << 29
+_MAX_RECORDS = 1 << 17
+"""In a chunk; ours have some thousands."""
+_INNER = frozenset({3, 4, 5})
+"""Schemas, channels and messages: what a chunk may hold."""
 _MAX_PX = 1 << 25
 
 
@@ -47,12 +52,12 @@ class Recording:
 
     path: Path
     head: dict[str, str] = field(default_factory=dict)
-    turns: list[RecordedStep] = field(default_factory=list)
-    batches: list[RecordedBatch] = field(default_factory=list)
+    steps: list[RecordedStep] = field(default_factory=list)
+    engine_runs: list[EngineRun] = field(default_factory=list)
     events: list[AnyEvent] = field(default_factory=list)
     replies: list[AnyEvent] = field(default_factory=list)
     tracks: dict[int, bytes] = field(default_factory=dict)
-    """By turn, the sha256 of its regions, masks included."""
+    """By step, the sha256 of its regions, masks included."""
     loss: Loss | None = None
 
 
@@ -60,10 +65,10 @@ def read(path: Path) -> Recording:
     """Read a recording. Raises `SourceError` if it is none, or cut inside its header."""
     recording = Recording(path)
     for topic, data, sequence in _raw(path, recording):
-        if topic == schemas.TURNS:
-            recording.turns.append(_typed(path, data, RecordedStep))
-        elif topic == schemas.BATCHES:
-            recording.batches.append(_typed(path, data, RecordedBatch))
+        if topic == schemas.STEPS:
+            recording.steps.append(_typed(path, data, RecordedStep))
+        elif topic == schemas.ENGINE_RUNS:
+            recording.engine_runs.append(_typed(path, data, EngineRun))
         elif topic in (schemas.EVENTS, schemas.REPLIES):
             events = recording.events if topic == schemas.EVENTS else recording.replies
             events.append(_typed(path, data, AnyEvent))
@@ -80,7 +85,7 @@ def digest(data: bytes) -> bytes:
 
 
 def pictures(path: Path) -> Iterator[tuple[int, Image]]:
-    """The pictures in order, each with its turn. Raises `SourceError` for one that is broken."""
+    """The pictures in order, each with its step. Raises `SourceError` for one that is broken."""
     for topic, data, sequence in _raw(path, Recording(path)):
         if topic.endswith("/image"):
             png = _typed(path, data, _Picture).data
@@ -125,8 +130,7 @@ def _of_record(
         _check_format(recording)
     if kind != "Chunk":
         return
-    if record.uncompressed_size > _MAX_RECORD_BYTES or record.compression not in ("zstd", ""):
-        raise ValueError(f"{record.compression} chunk of {record.uncompressed_size} bytes")
+    _unpack(record)
     for inner in mcap.breakup_chunk(record, validate_crc=True):
         name = type(inner).__name__
         if name == "Channel":
@@ -135,13 +139,42 @@ def _of_record(
             yield topics[inner.channel_id], inner.data, inner.sequence
 
 
+def _unpack(chunk: Any) -> None:
+    """Replace a chunk's data by what it unpacks to: as many bytes as it says, in records that a
+    node writes. Raises `ValueError` for any other, and `zstandard.ZstdError`.
+    """
+    size = chunk.uncompressed_size
+    if size > _MAX_RECORD_BYTES or chunk.compression not in ("zstd", ""):
+        raise ValueError(f"{chunk.compression} chunk of {size} bytes")
+    if chunk.compression == "zstd":
+        zstd = require("zstandard", extra=EXTRA)
+        # The library follows the size in the frame itself, whatever it is asked for.
+        with zstd.ZstdDecompressor(max_window_size=_MAX_RECORD_BYTES).stream_reader(
+            chunk.data, read_across_frames=True
+        ) as stream:
+            chunk.data = stream.read(size + 1)
+        chunk.compression = ""
+    if len(chunk.data) != size:
+        raise ValueError(f"a chunk says {size} bytes and has {len(chunk.data)} or more")
+    place = 0
+    for _ in range(_MAX_RECORDS):
+        if place == size:
+            return
+        if chunk.data[place] not in _INNER or place + 9 > size:
+            raise ValueError(f"a chunk holds a record of kind {chunk.data[place]}")
+        place += 9 + int.from_bytes(chunk.data[place + 1 : place + 9], "little")
+        if place > size:
+            raise ValueError("a record is longer than its chunk")
+    raise ValueError(f"a chunk of more than {_MAX_RECORDS} records")
+
+
 def _check_format(recording: Recording) -> None:
     """Refuse a recording whose names are those of another wire protocol: `SourceError`."""
     found = recording.head.get("format")
     if found != FORMAT:
         raise SourceError(
             f"{recording.path} is a recording of format {found!r}, this version reads {FORMAT!r}. "
-            "Format '1' has the names of wire protocol 1; convert it once, in the source tree:\n"
+            "Convert an older one once, in the source tree:\n"
             f"    python tools/convert_recording.py {recording.path} NEW.mcap"
         )
 
@@ -154,5 +187,5 @@ def _loss(path: Path, whole: int, error: Exception) -> Loss:
 def _typed(path: Path, data: bytes, kind: Any) -> Any:  # a struct or the union of events
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, WireError) as error:
+    except (msgspec.DecodeError, WireError, RecursionError) as error:
         raise SourceError(f"{path}: a message is not what its channel says: {error}") from error

@@ -22,15 +22,24 @@ from ureca.datatypes import Frame, TrackSet
 from ureca.errors import ConfigError
 from ureca.extras import require
 from ureca.log import RateLimitedLog
+from ureca.node.captioning.batch import EngineRun
+from ureca.node.pipeline.step import StepInput, StepOutput
 from ureca.node.recording import schemas
 from ureca.node.recording.lossless_images import to_png
-from ureca.node.recording.step_log import RecordedBatch, RecordedStep
-from ureca.protocol.events import AnyEvent, CaptionFinal, RecordingStopped, TrackEnd
+from ureca.node.recording.step_log import recorded_step
+from ureca.protocol.events import (
+    AnyEvent,
+    CaptionFinal,
+    CaptionTerminal,
+    EventSink,
+    RecordingStopped,
+    TrackEnd,
+)
 
 EXTRA = "record"
 METADATA = "ureca"
-FORMAT = "2"
-"""Of recordings. Format 1 had the names of wire protocol 1."""
+FORMAT = "3"
+"""Of recordings. Format 1 had the names of wire protocol 1, format 2 calls instead of steps."""
 _MAX_PENDING_BYTES = 256 << 20
 _MAX_PENDING = 65_536
 _CHUNK_BYTES = 1 << 18
@@ -38,7 +47,6 @@ _CHUNK_BYTES = 1 << 18
 _MAX_WORDS = 4096
 
 Work = Callable[[], None]
-Emit = Callable[[AnyEvent], None]
 OpenFile = Callable[[Path], IO[bytes]]
 
 
@@ -47,10 +55,12 @@ def _open(path: Path) -> IO[bytes]:
 
 
 class Recorder:
-    """A `StepLog`, and a sink for published events. Construct, `start`, and `close` after the node.
+    """A `StepLog`, a `CaptionLog`, and a receiver of published events. Construct it, `start` it,
+    and `close` it after the node.
 
     `head` is the header of the file, texts by name. Raises `ConfigError` if the file cannot be
-    created and `MissingExtraError` without the `record` extra.
+    created, `FileExistsError` as `open_file` does, and `MissingExtraError` without the `record`
+    extra.
     """
 
     def __init__(
@@ -75,13 +85,15 @@ class Recorder:
         self._words: dict[str, dict[str, str]] = {}
         self._channels: dict[str, int] = {}
         self._schema_ids: dict[str, int] = {}
-        self._emit: Emit = lambda _: None
+        self._emit: EventSink = lambda _: None
         self.failure: str | None = None
         """Why the recording ended before the node did."""
         self._writer: Any = None  # untyped, because the package is optional
         try:
             self._file = open_file(path)
             self._begin(head, chunk_bytes)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise ConfigError(f"cannot record to {path}: {error.strerror}") from error
         self._thread = threading.Thread(target=self._loop, name="ureca-record")
@@ -98,7 +110,7 @@ class Recorder:
                 self._file.close()
             raise
 
-    def start(self, emit: Emit) -> None:
+    def start(self, emit: EventSink) -> None:
         """Begin writing; `emit` gets one event if the recording has to end."""
         self._emit = emit
         self._thread.start()
@@ -125,26 +137,22 @@ class Recorder:
         """Record a published event."""
         self._put("event", lambda: self._event(schemas.EVENTS, event), 1024)
 
-    def reply(self, event: AnyEvent) -> None:
-        """See `StepLog`."""
+    def step(self, number: int, given: StepInput, output: StepOutput) -> None:
+        """See `StepLog`. Pictures and regions are left out when the disk is too slow."""
+        if (frame := given.frame) is not None:
+            self._put("frame", lambda: self._picture(number, frame), frame.image.nbytes)
+        if (tracks := output.tracks) is not None:
+            size = sum(track.mask.nbytes for track in tracks.tracks if track.mask is not None)
+            self._put("tracks", lambda: self._tracks(number, tracks), size)
+        self._put("step", lambda: self._step(number, given, output), 1024)
+
+    def engine_run(self, run: EngineRun) -> None:
+        """See `CaptionLog`."""
+        self._put("engine_run", lambda: self._write(schemas.ENGINE_RUNS, run), 256)
+
+    def direct_reply(self, event: CaptionTerminal) -> None:
+        """See `CaptionLog`."""
         self._put("event", lambda: self._event(schemas.REPLIES, event), 1024)
-
-    def turn(self, turn: RecordedStep) -> None:
-        """See `StepLog`."""
-        self._put("turn", lambda: self._write(schemas.TURNS, turn, n=turn.n), 1024)
-
-    def batch(self, batch: RecordedBatch) -> None:
-        """See `StepLog`."""
-        self._put("batch", lambda: self._write(schemas.BATCHES, batch), 256)
-
-    def picture(self, turn: int, frame: Frame) -> None:
-        """See `StepLog`."""
-        self._put("frame", lambda: self._picture(turn, frame), frame.image.nbytes)
-
-    def tracks(self, turn: int, tracks: TrackSet) -> None:
-        """See `StepLog`."""
-        size = sum(track.mask.nbytes for track in tracks.tracks if track.mask is not None)
-        self._put("tracks", lambda: self._tracks(turn, tracks), size)
 
     def _put(self, kind: str, work: Work, size: int) -> None:
         with self._changed:
@@ -184,10 +192,10 @@ class Recorder:
             self._file.flush()
         except OSError as error:
             self._give_up(error)
-        except Exception:
+        except Exception as error:  # noqa: BLE001  (one message; the recording goes on)
             with self._changed:
                 self._lost[kind] += 1
-            logging.getLogger(__name__).exception("something could not be recorded")
+            self._log.warning(type(error).__name__, "something could not be recorded", error=error)
 
     def _give_up(self, error: OSError) -> None:
         with self._changed:
@@ -200,7 +208,7 @@ class Recorder:
         with contextlib.suppress(OSError):  # the node may be closing: then nobody is left to tell
             self._emit(RecordingStopped(reason=self.failure, lost=lost))
 
-    def _event(self, topic: str, event: AnyEvent) -> None:
+    def _event(self, topic: str, event: AnyEvent | CaptionTerminal) -> None:
         if isinstance(event, CaptionFinal):
             words = self._words.setdefault(event.stream, {})
             words[event.rid] = event.text
@@ -210,26 +218,29 @@ class Recorder:
             self._words.get(event.stream, {}).pop(event.rid, None)
         self._write(topic, event)
 
-    def _picture(self, turn: int, frame: Frame) -> None:
+    def _step(self, number: int, given: StepInput, output: StepOutput) -> None:
+        self._write(schemas.STEPS, recorded_step(number, given, output), number=number)
+
+    def _picture(self, number: int, frame: Frame) -> None:
         wall_ns = frame.captured_ns + self._wall_offset_ns
         message = schemas.image(to_png(frame.image), frame.stream, wall_ns)
-        self._write(schemas.image_topic(frame.stream), message, n=turn, wall_ns=wall_ns)
+        self._write(schemas.image_topic(frame.stream), message, number=number, wall_ns=wall_ns)
 
-    def _tracks(self, turn: int, tracks: TrackSet) -> None:
+    def _tracks(self, number: int, tracks: TrackSet) -> None:
         wall_ns = tracks.captured_ns + self._wall_offset_ns
         words = self._words.get(tracks.stream, {})
         exact, drawn = schemas.tracks(tracks), schemas.drawn(tracks, words, wall_ns)
-        self._write(f"/{tracks.stream}/tracks", exact, n=turn, wall_ns=wall_ns)
-        self._write(f"/{tracks.stream}/outlines", drawn, n=turn, wall_ns=wall_ns)
+        self._write(f"/{tracks.stream}/tracks", exact, number=number, wall_ns=wall_ns)
+        self._write(f"/{tracks.stream}/outlines", drawn, number=number, wall_ns=wall_ns)
 
-    def _write(self, topic: str, message: object, *, n: int = 0, wall_ns: int = 0) -> None:
+    def _write(self, topic: str, message: object, *, number: int = 0, wall_ns: int = 0) -> None:
         now_ns = self._clock.now_ns() + self._wall_offset_ns
         self._writer.add_message(
             channel_id=self._channel(topic),
             log_time=max(0, now_ns),
             data=msgspec.json.encode(message),
             publish_time=max(0, wall_ns or now_ns),
-            sequence=n & 0xFFFFFFFF,
+            sequence=number & 0xFFFFFFFF,
         )
 
     def _channel(self, topic: str) -> int:

@@ -11,22 +11,25 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from ureca.clock import Clock
-from ureca.datatypes import Frame, TrackSet
+from ureca.datatypes import JsonObject
 from ureca.errors import RequestError
+from ureca.node.captioning.batch import EngineRun
+from ureca.node.pipeline.step import StepInput, StepOutput
 from ureca.node.recording.header import MID_RUN
 from ureca.node.recording.recorder import Recorder
-from ureca.node.recording.step_log import RecordedBatch, RecordedStep
-from ureca.protocol.events import AnyEvent
+from ureca.protocol.events import AnyEvent, CaptionTerminal, EventSink
 
-Plain = dict[str, Any]
-Emit = Callable[[AnyEvent], None]
+
+def _create(path: Path) -> IO[bytes]:
+    """Also no link that leads elsewhere, and no file that another node began just now."""
+    return path.open("xb")
 
 
 class RecordSwitch:
-    """A `StepLog` and a sink that leads to the recording under way, if there is one.
+    """A `StepLog`, a `CaptionLog` and a sink that lead to the recording under way, if there is one.
 
     `first` is a recording from the start on, which can be replayed. Files go to `folder` and are
     never overwritten. `begin` and `end` are called by one thread.
@@ -40,7 +43,7 @@ class RecordSwitch:
         self._lost: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._endings: list[threading.Thread] = []
-        self._emit: Emit = lambda _: None
+        self._emit: EventSink = lambda _: None
 
     @property
     def failure(self) -> str | None:
@@ -48,7 +51,7 @@ class RecordSwitch:
         now = self._now
         return None if now is None else now.failure
 
-    def start(self, emit: Emit) -> None:
+    def start(self, emit: EventSink) -> None:
         """See `Recorder.start`."""
         self._emit = emit
         if self._now is not None:
@@ -61,19 +64,22 @@ class RecordSwitch:
             lost = Counter(self._lost)
         return dict(lost + Counter(now.counters() if now is not None else {}))
 
-    def begin(self, name: str) -> Plain:
+    def begin(self, name: str) -> JsonObject:
         """Begin `NAME.mcap`; the result of `record.start`."""
         if self._now is not None:
             raise RequestError("a recording is under way; stop it first", code="BUSY")
         path = self._folder / f"{name}.mcap"
-        if path.exists():
-            raise RequestError(f"{path} exists; choose another name", code="BAD_SCHEMA")
-        recorder = Recorder(path, clock=self._clock, head={**self._head, MID_RUN: "1"})
+        try:
+            head = {**self._head, MID_RUN: "1"}
+            recorder = Recorder(path, clock=self._clock, head=head, open_file=_create)
+        except FileExistsError as error:
+            text = f"{path} exists; choose another name"
+            raise RequestError(text, code="BAD_SCHEMA") from error
         recorder.start(self._emit)
         self._now = recorder
         return {"file": str(path)}
 
-    def end(self, reply: Callable[[Plain], None]) -> None:
+    def end(self, reply: Callable[[JsonObject], None]) -> None:
         """End the recording under way and answer when its file is whole; does not wait for it."""
         with self._lock:
             recorder, self._now = self._now, None
@@ -86,7 +92,7 @@ class RecordSwitch:
         self._endings.append(ending)
         ending.start()
 
-    def _finish(self, recorder: Recorder, reply: Callable[[Plain], None]) -> None:
+    def _finish(self, recorder: Recorder, reply: Callable[[JsonObject], None]) -> None:
         recorder.close()
         lost = recorder.counters()
         with self._lock:
@@ -107,27 +113,17 @@ class RecordSwitch:
         if (now := self._now) is not None:
             now(event)
 
-    def turn(self, turn: RecordedStep) -> None:
+    def step(self, number: int, given: StepInput, output: StepOutput) -> None:
         """See `StepLog`."""
         if (now := self._now) is not None:
-            now.turn(turn)
+            now.step(number, given, output)
 
-    def picture(self, turn: int, frame: Frame) -> None:
-        """See `StepLog`."""
+    def engine_run(self, run: EngineRun) -> None:
+        """See `CaptionLog`."""
         if (now := self._now) is not None:
-            now.picture(turn, frame)
+            now.engine_run(run)
 
-    def tracks(self, turn: int, tracks: TrackSet) -> None:
-        """See `StepLog`."""
+    def direct_reply(self, event: CaptionTerminal) -> None:
+        """See `CaptionLog`."""
         if (now := self._now) is not None:
-            now.tracks(turn, tracks)
-
-    def batch(self, batch: RecordedBatch) -> None:
-        """See `StepLog`."""
-        if (now := self._now) is not None:
-            now.batch(batch)
-
-    def reply(self, event: AnyEvent) -> None:
-        """See `StepLog`."""
-        if (now := self._now) is not None:
-            now.reply(event)
+            now.direct_reply(event)

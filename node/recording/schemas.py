@@ -7,26 +7,23 @@ panel shows pictures and outlines; the `ureca.*` ones are what a replay reads.
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from ureca.datatypes import Track, TrackSet
+from ureca.datatypes import JsonObject, Track, TrackSet
 from ureca.node.recording.lossless_images import outlines
 from ureca.protocol.rle import encode
 
-TURNS, BATCHES, EVENTS = "/ureca/turns", "/ureca/batches", "/ureca/events"
+STEPS, ENGINE_RUNS, EVENTS = "/ureca/steps", "/ureca/engine_runs", "/ureca/events"
 REPLIES = "/ureca/replies"
 _IMAGE, _OUTLINES, _TRACKS = "foxglove.CompressedImage", "foxglove.ImageAnnotations", "ureca.Tracks"
 _LINE_LOOP = 2
 _COLOURS = ((1.0, 0.35, 0.3), (0.3, 0.8, 0.4), (0.35, 0.55, 1.0), (1.0, 0.8, 0.2), (0.8, 0.4, 0.9))
 
-Plain = dict[str, Any]
 
-
-def _object(**properties: object) -> Plain:
+def _object(**properties: object) -> JsonObject:
     return {"type": "object", "properties": properties}
 
 
-def _list(items: object) -> Plain:
+def _list(items: object) -> JsonObject:
     return {"type": "array", "items": items}
 
 
@@ -35,7 +32,7 @@ _TIME = _object(sec={"type": "integer"}, nsec={"type": "integer"}) | {"title": "
 _POINT = _object(x=_NUMBER, y=_NUMBER)
 _COLOUR = _object(r=_NUMBER, g=_NUMBER, b=_NUMBER, a=_NUMBER)
 
-SCHEMAS: dict[str, Plain] = {
+SCHEMAS: dict[str, JsonObject] = {
     _IMAGE: _object(
         timestamp=_TIME,
         frame_id=_TEXT,
@@ -67,8 +64,8 @@ SCHEMAS: dict[str, Plain] = {
         ),
     ),
     _TRACKS: _object(seq={"type": "integer"}, tracks=_list(_object())),
-    "ureca.Turn": _object(n={"type": "integer"}, call=_TEXT, now_ns={"type": "integer"}),
-    "ureca.Batch": _object(rows=_list({"type": "integer"})),
+    "ureca.Step": _object(number={"type": "integer"}, now_ns={"type": "integer"}),
+    "ureca.EngineRun": _object(rows=_list({"type": "integer"})),
     "ureca.Event": _object(ev=_TEXT, stream=_TEXT),
 }
 """JSON schemas by name; every field that Foxglove reads is in its two."""
@@ -76,7 +73,7 @@ SCHEMAS: dict[str, Plain] = {
 
 def schema_of(topic: str) -> str:
     """The schema of a topic's messages."""
-    fixed = {TURNS: "ureca.Turn", BATCHES: "ureca.Batch", EVENTS: "ureca.Event"}
+    fixed = {STEPS: "ureca.Step", ENGINE_RUNS: "ureca.EngineRun", EVENTS: "ureca.Event"}
     kinds = {"image": _IMAGE, "outlines": _OUTLINES, "tracks": _TRACKS, "replies": "ureca.Event"}
     return fixed.get(topic) or kinds[topic.rsplit("/", 1)[1]]
 
@@ -91,20 +88,20 @@ def image_topic(stream: str) -> str:
     return f"/{stream}/image"
 
 
-def image(png: bytes, stream: str, wall_ns: int) -> Plain:
+def image(png: bytes, stream: str, wall_ns: int) -> JsonObject:
     """`foxglove.CompressedImage`; bytes become base64 when it is encoded."""
     return {"timestamp": _time(wall_ns), "frame_id": stream, "data": png, "format": "png"}
 
 
-def tracks(found: TrackSet) -> Plain:
+def tracks(found: TrackSet) -> JsonObject:
     """All regions of one frame, masks as COCO RLE, exact."""
     return {"seq": found.frame_seq, "tracks": [_track(track) for track in found.tracks]}
 
 
-def drawn(found: TrackSet, words: dict[str, str], wall_ns: int) -> Plain:
+def drawn(found: TrackSet, words: dict[str, str], wall_ns: int) -> JsonObject:
     """`foxglove.ImageAnnotations`: the outline and caption of every visible region."""
-    points: list[Plain] = []
-    texts: list[Plain] = []
+    points: list[JsonObject] = []
+    texts: list[JsonObject] = []
     for number, track in enumerate(found.tracks):
         if track.mask is None:
             continue
@@ -124,7 +121,7 @@ def drawn(found: TrackSet, words: dict[str, str], wall_ns: int) -> Plain:
     return {"circles": [], "points": points, "texts": texts}
 
 
-def _track(track: Track) -> Plain:
+def _track(track: Track) -> JsonObject:
     mask = None if track.mask is None else encode(track.mask)
     return {
         "rid": track.rid,
@@ -135,7 +132,7 @@ def _track(track: Track) -> Plain:
     }
 
 
-def _loop(line: list[dict[str, float]], colour: Plain, wall_ns: int) -> Plain:
+def _loop(line: list[dict[str, float]], colour: JsonObject, wall_ns: int) -> JsonObject:
     return {
         "timestamp": _time(wall_ns),
         "type": _LINE_LOOP,
@@ -147,9 +144,9 @@ def _loop(line: list[dict[str, float]], colour: Plain, wall_ns: int) -> Plain:
     }
 
 
-def _rgba(rgb: tuple[float, float, float], alpha: float = 1.0) -> Plain:
+def _rgba(rgb: tuple[float, float, float], alpha: float = 1.0) -> JsonObject:
     return {"r": rgb[0], "g": rgb[1], "b": rgb[2], "a": alpha}
 
 
-def _time(ns: int) -> Plain:
+def _time(ns: int) -> JsonObject:
     return {"sec": ns // 1_000_000_000, "nsec": ns % 1_000_000_000}

@@ -1,40 +1,41 @@
-"""Records the external inputs of the step thread without changing its behaviour.
+"""Recorded steps: the external inputs, and the decisions to compare.
 
-Each call of the pipeline is a turn. A turn keeps the order of reads: finished captions, free slots
-of the captioner, new requests. Each call of the engine is a batch: which rows were aborted at which
-step, and whether it failed. A replay needs only this and the images.
+The picture of a step is a message of its own. What a replay decides again (tracks, events) is not
+part of a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+import typing
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
-from ureca.datatypes import Frame, TrackSet
-from ureca.errors import RequestError, UrecaError
-from ureca.node.captioning.batch import Job
-from ureca.node.pipeline.request_queue import Ask, Order
+from ureca.datatypes import Frame, Image, JsonObject
+from ureca.errors import RequestError, SourceError, UrecaError
+from ureca.node.captioning.batch import CaptionBatch, FinishedCaption
+from ureca.node.captioning.grounding import FinishedGrounding, GroundingRequest
+from ureca.node.decoding.image_decoder import decode_picture
+from ureca.node.pipeline.step import (
+    DescribeRequest,
+    FindRequest,
+    RegionCommand,
+    StepInput,
+    StepOutput,
+    StepReply,
+    StepRequest,
+)
 from ureca.node.recording.lossless_images import to_png
 from ureca.node.segmentation.keyframe_segmenter import KeyframeResult
-from ureca.protocol.events import AnyEvent
+from ureca.protocol.events import EventSink
 from ureca.protocol.operations import OPERATIONS
 
-Call = Literal["step", "tick", "settle", "close"]
-
-
-class Ended(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A caption whose end the step thread saw. `reason` is that of an abort."""
-
-    request_id: int
-    ended_ns: int
-    reason: str | None = None
+_DESCRIBE, _FIND = "describe", "find"
 
 
 class RecordedRequest(msgspec.Struct, frozen=True):
-    """One row of a batch that was decided on."""
+    """One request of a batch that was decided on."""
 
     request_id: int
     stream: str
@@ -44,111 +45,169 @@ class RecordedRequest(msgspec.Struct, frozen=True):
     seq: int
 
 
+class RecordedGrounding(msgspec.Struct, frozen=True):
+    """A grounding that was decided on: the texts, and the regions that they are asked of."""
+
+    request_id: int
+    stream: str
+    seq: int
+    texts: tuple[str, ...]
+    candidates: tuple[str | None, ...]
+
+
 class RecordedStep(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One call of the pipeline, and what it saw and decided."""
+    """One step: its input, then what it decided."""
 
-    n: int
-    call: Call
+    number: int
     now_ns: int
-    reason: str = ""
-    frame: dict[str, Any] | None = None
-    asks: list[dict[str, Any]] = []
-    orders: list[dict[str, Any]] = []
-    answers: list[dict[str, Any]] = []
-    """What orders led to, in their order."""
-    ended: list[list[Ended]] = []
-    rooms: list[int] = []
-    jobs: list[list[RecordedRequest]] = []
-    cuts: list[KeyframeResult] = []
-    """What a segmenter had cut out of an earlier frame."""
+    frame: JsonObject | None = None
+    requests: list[JsonObject] = []
+    finished_captions: list[FinishedCaption] = []
+    finished_keyframes: list[KeyframeResult] = []
+    finished_groundings: list[FinishedGrounding] = []
+    captioner_room: int = 0
+    can_ground: bool = False
+    closing: str = ""
+    batch: list[RecordedRequest] = []
+    grounding: RecordedGrounding | None = None
+    answers: list[JsonObject] = []
+    """What region commands and texts of clients led to, in their order."""
 
 
-class RecordedBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call of the engine. `stopped`: after how many reads of its abort flag a row ended.
-
-    `failure` is the error's type and text, `outputs` the number of results before it.
-    """
-
-    rows: tuple[int, ...] = ()
-    """Request ids in the order of the engine's rows; empty when `encode` failed."""
-    stopped: dict[int, int] = {}
-    failure: tuple[str, str] | None = None
-    outputs: int = 0
-
-
-class StepLog(Protocol):
-    """Where notes go; called from the node's threads and never blocks."""
-
-    def turn(self, turn: RecordedStep) -> None:
-        """A call of the pipeline has returned."""
-
-    def picture(self, turn: int, frame: Frame) -> None:
-        """The picture of a turn that is about to begin."""
-
-    def tracks(self, turn: int, tracks: TrackSet) -> None:
-        """The regions after a frame."""
-
-    def batch(self, batch: RecordedBatch) -> None:
-        """The engine has finished a call."""
-
-    def reply(self, event: AnyEvent) -> None:
-        """A reply that only the client of a direct request got."""
+def recorded_step(number: int, given: StepInput, output: StepOutput) -> RecordedStep:
+    """The step as JSON can hold it."""
+    return RecordedStep(
+        number=number,
+        now_ns=given.now_ns,
+        frame=None if given.frame is None else _fields(given.frame, "image"),
+        requests=[_recorded_request(request) for request in given.requests],
+        finished_captions=list(given.finished_captions),
+        finished_keyframes=list(given.finished_keyframes),
+        finished_groundings=list(given.finished_groundings),
+        captioner_room=given.captioner_room,
+        can_ground=given.can_ground,
+        closing=given.closing,
+        batch=recorded_batch(output.batch),
+        grounding=recorded_grounding(output.grounding),
+        answers=answers(output.replies),
+    )
 
 
-class StepRecorder:
-    """The turn that is under way; shared by the three wrappers of one node."""
-
-    def __init__(self, step_log: StepLog) -> None:
-        self.step_log = step_log
-        self.open: RecordedStep | None = None
-        self.job: Job | None = None
-        self._count = 0
-
-    @contextmanager
-    def turn(self, call: Call, now_ns: int, *, reason: str = "") -> Iterator[RecordedStep]:
-        """Note everything until the end of the block, even when it raises."""
-        self.open = RecordedStep(n=self._count, call=call, now_ns=now_ns, reason=reason)
-        self._count += 1
-        try:
-            yield self.open
-        finally:
-            turn, self.open = self.open, None
-            self.step_log.turn(turn)
-
-
-def recorded_requests(job: Job) -> list[RecordedRequest]:
-    """What a job was decided to be."""
-    rows = (row.request for row in job.rows)
+def recorded_batch(batch: CaptionBatch | None) -> list[RecordedRequest]:
+    """What a batch was decided to be."""
     return [
         RecordedRequest(r.request_id, r.stream, r.rid, r.rev, r.trigger.value, r.frame_seq)
-        for r in rows
+        for r in (batch.requests if batch is not None else ())
     ]
 
 
-def dataclass_fields(data: Any, *without: str) -> dict[str, Any]:  # a dataclass of any kind
-    """The fields of a dataclass as plain data for JSON."""
+def recorded_grounding(request: GroundingRequest | None) -> RecordedGrounding | None:
+    """What a grounding was decided to be."""
+    if request is None:
+        return None
+    rids = tuple(candidate.rid for candidate in request.candidates)
+    frame = request.frame
+    return RecordedGrounding(request.request_id, frame.stream, frame.seq, request.texts, rids)
+
+
+def answers(replies: list[StepReply]) -> list[JsonObject]:
+    """What region commands and texts of clients led to, as plain data."""
+    commands = (reply for reply in replies if not isinstance(reply.request, DescribeRequest))
+    return [
+        _failure(reply.result) if isinstance(reply.result, UrecaError) else reply.result
+        for reply in commands
+    ]
+
+
+def step_input(
+    step: RecordedStep, image: Image | None, send: EventSink, *, max_px: int
+) -> StepInput:
+    """The input of a recorded step; `send` gets the events of direct requests. Raises
+    `SourceError` for data that is none.
+    """
+    frame = None
+    if step.frame is not None and image is not None:
+        frame = _built(Frame, step.frame, image=image)
+    return StepInput(
+        now_ns=step.now_ns,
+        frame=frame,
+        requests=tuple(_request(plain, send, max_px) for plain in step.requests),
+        finished_captions=tuple(step.finished_captions),
+        finished_keyframes=tuple(step.finished_keyframes),
+        finished_groundings=tuple(step.finished_groundings),
+        captioner_room=step.captioner_room,
+        can_ground=step.can_ground,
+        closing=step.closing,
+    )
+
+
+# --- one request ---------------------------------------------------------------------------------
+
+
+def _recorded_request(request: StepRequest) -> JsonObject:
+    """A request without its way back; a picture of the client's own as PNG."""
+    if isinstance(request, FindRequest):
+        plain = _fields(request, "reply", "fail", "args")
+        return {**plain, "op": _FIND, "args": msgspec.to_builtins(request.args)}
+    if isinstance(request, RegionCommand):
+        op = next(name for name, op in OPERATIONS.items() if isinstance(request.args, op.args))
+        plain = _fields(request, "reply", "fail", "args")
+        return {**plain, "op": op, "args": msgspec.to_builtins(request.args)}
+    plain = {**_fields(request, "send", "fail", "frame"), "op": _DESCRIBE}
+    if request.frame is not None:
+        plain["frame"] = _fields(request.frame, "image")
+        plain["png"] = to_png(request.frame.image)
+    return plain
+
+
+def _request(plain: JsonObject, send: EventSink, max_px: int) -> StepRequest:
+    given = dict(plain)
+    op = given.pop("op", None)
+    if op == _DESCRIBE:
+        frame, png = given.pop("frame", None), given.pop("png", None)
+        if frame is not None:
+            image = decode_picture(msgspec.convert(png, bytes), max_px=max_px)
+            frame = _built(Frame, frame, image=image)
+        return _built(DescribeRequest, given, frame=frame, send=send, fail=_ignore)
+    try:
+        args = msgspec.convert(given.pop("args"), OPERATIONS[op].args)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise SourceError(f"not a recorded request: {error}") from error
+    if op == _FIND:
+        return _built(FindRequest, given, args=args, reply=_ignore, fail=_ignore)
+    return _built(RegionCommand, given, args=args, reply=_ignore, fail=_ignore)
+
+
+def _ignore(_: object) -> None:
+    """A replay compares `StepOutput.replies`; nobody waits for them."""
+
+
+def _failure(error: UrecaError) -> JsonObject:
+    code = error.code if isinstance(error, RequestError) else type(error).__name__
+    return {"code": code, "msg": str(error)}
+
+
+def _fields(data: Any, *without: str) -> JsonObject:  # a dataclass of any kind
     fields = {name: getattr(data, name) for name in data.__dataclass_fields__}
     plain = {name: value for name, value in fields.items() if name not in without}
     return dict(msgspec.to_builtins(plain))
 
 
-def describe_fields(ask: Ask) -> dict[str, Any]:
-    """A request without its way back; a picture of the client's own as PNG."""
-    plain = dataclass_fields(ask, "reply", "fail", "frame")
-    if ask.frame is not None:
-        plain["frame"] = dataclass_fields(ask.frame, "image")
-        plain["png"] = to_png(ask.frame.image)
-    return plain
+_Built = typing.TypeVar("_Built")
 
 
-def command_fields(order: Order) -> dict[str, Any]:
-    """A request that changes regions, without its way back."""
-    plain = dataclass_fields(order, "reply", "fail", "args")
-    op = next(name for name, op in OPERATIONS.items() if isinstance(order.args, op.args))
-    return {**plain, "op": op, "args": msgspec.to_builtins(order.args)}
-
-
-def failure(error: UrecaError) -> dict[str, Any]:
-    """What an order's failure is remembered as."""
-    code = error.code if isinstance(error, RequestError) else type(error).__name__
-    return {"code": code, "msg": str(error)}
+def _built(kind: Callable[..., _Built], plain: JsonObject, **more: Any) -> _Built:
+    """A dataclass from what `_fields` made of it; unknown fields of older recordings are left
+    out.
+    """
+    hints = typing.get_type_hints(kind)
+    try:
+        known = {
+            name: msgspec.convert(value, hints[name])
+            for name, value in plain.items()
+            if name in hints and name not in more
+        }
+        return kind(**known, **more)
+    except (msgspec.ValidationError, TypeError) as error:
+        name = getattr(kind, "__name__", "object")
+        raise SourceError(f"not a recorded {name}: {error}") from error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
+from ureca.datatypes import JsonObject
 from ureca.errors import RequestError
 from ureca.protocol.events import (
     PROTOCOL_VERSION,
@@ -21,20 +21,19 @@ from ureca.protocol.requests import Description, ErrorBody, Reply
 
 _ABORT_CODES = {"deadline": "DEADLINE", "shutdown": "GONE"}
 
-Answer = Callable[[bytes, Reply], None]
-Plain = dict[str, Any]
+SendReply = Callable[[bytes, Reply], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class ReplyChannel:
     """The client of a request, and its reply channel."""
 
     client: bytes
     request_id: bytes
-    answer: Answer
+    answer: SendReply
 
-    def say(self, state: str, result: Plain | None = None) -> None:
-        """Answer with data; `state` is `accepted`, `progress` or `result`."""
+    def reply(self, state: str, result: JsonObject | None = None) -> None:
+        """Reply with data; `state` is `accepted`, `progress` or `result`."""
         reply = Reply(
             v=PROTOCOL_VERSION,
             id=self.request_id,
@@ -53,17 +52,17 @@ class Asker:
         )
 
 
-def relay(event: AnyEvent, asker: Asker) -> None:
+def relay(event: AnyEvent, channel: ReplyChannel) -> None:
     """Send a caption's events as replies to its client."""
     if isinstance(event, CaptionDelta):
-        asker.say("progress", {"offset": event.offset, "text": event.text})
+        channel.reply("progress", {"offset": event.offset, "text": event.text})
     elif isinstance(event, CaptionFinal):
-        asker.say("result", plain(_description(event)))
+        channel.reply("result", plain(_description(event)))
     elif isinstance(event, CaptionError):
-        asker.fail(RequestError(event.msg, code=event.code))
+        channel.fail(RequestError(event.msg, code=event.code))
     elif isinstance(event, CaptionAbort):
         code = _ABORT_CODES.get(event.reason, "GONE")
-        asker.fail(RequestError(f"the caption was aborted: {event.reason}", code=code))
+        channel.fail(RequestError(f"the caption was aborted: {event.reason}", code=code))
 
 
 def _description(event: CaptionFinal) -> Description:
@@ -77,6 +76,7 @@ def _description(event: CaptionFinal) -> Description:
         model=event.model,
         bundle_sha=event.bundle_sha,
         precision=event.precision,
+        confidence=event.confidence,
         stream=event.stream,
         seq=event.src_seqs[-1],
         captured_ns=event.captured_ns,
@@ -89,7 +89,7 @@ def _bare(error: RequestError) -> str:
     return str(error).removeprefix(f"{error.code}: ")
 
 
-def plain(struct: msgspec.Struct) -> Plain:
+def plain(struct: msgspec.Struct) -> JsonObject:
     """A result as plain data."""
-    data: Plain = msgspec.to_builtins(struct, builtin_types=(bytes,))
+    data: JsonObject = msgspec.to_builtins(struct, builtin_types=(bytes,))
     return data

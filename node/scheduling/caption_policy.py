@@ -1,4 +1,4 @@
-"""How regions are captioned: the node's configuration, overridden per stream and per region."""
+"""The policy of regions: the node's configuration, overridden per stream and per region."""
 
 from __future__ import annotations
 
@@ -65,6 +65,12 @@ class Policy:
     def max_interval_ns(self) -> int:
         """`max_interval_ms` in nanoseconds."""
         return self.max_interval_ms * 1_000_000
+
+
+def plain_policy(policy: Policy) -> dict[str, Any]:
+    """A policy as the protocol has it."""
+    plain: dict[str, Any] = msgspec.to_builtins(policy)
+    return {**plain, "triggers": sorted(plain["triggers"])}
 
 
 Override = dict[str, Any]

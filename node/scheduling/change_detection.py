@@ -52,24 +52,26 @@ def take_snapshot(image: Image, mask: Mask, box: Box) -> AppearanceSnapshot:
     return AppearanceSnapshot(box, *_grids(image, mask, box, cells))
 
 
-def change(look: AppearanceSnapshot, image: Image, mask: Mask, box: Box) -> tuple[float, float]:
+def measure_change(
+    snapshot: AppearanceSnapshot, image: Image, mask: Mask, box: Box
+) -> tuple[float, float]:
     """The difference between `look` and the region now: in colours (Lab units) and in outline
     (0..1).
     """
-    cells = look.inside.shape[0]
+    cells = snapshot.inside.shape[0]
     lab, inside = _grids(image, mask, box, cells)
-    outline = float(np.abs(inside - look.inside).sum() / max(1.0, look.inside.sum()))
-    colours = _distance(look, lab)
-    if box != look.box_xyxy_px:
-        there, _ = _grids(image, mask, look.box_xyxy_px, cells)
-        colours = min(colours, _distance(look, there))
+    outline = float(np.abs(inside - snapshot.inside).sum() / max(1.0, snapshot.inside.sum()))
+    colours = _distance(snapshot, lab)
+    if box != snapshot.box_xyxy_px:
+        there, _ = _grids(image, mask, snapshot.box_xyxy_px, cells)
+        colours = min(colours, _distance(snapshot, there))
     return colours, outline
 
 
-def _distance(look: AppearanceSnapshot, lab: F32) -> float:
-    gained = lab - look.lab
+def _distance(snapshot: AppearanceSnapshot, lab: F32) -> float:
+    gained = lab - snapshot.lab
     gained[..., 0] -= np.clip(np.median(gained[..., 0]), -_MAX_LIGHT, _MAX_LIGHT)
-    weight = _RIM_WEIGHT + (1 - _RIM_WEIGHT) * look.inside
+    weight = _RIM_WEIGHT + (1 - _RIM_WEIGHT) * snapshot.inside
     distance = np.sort((np.linalg.norm(gained, axis=2) * weight).ravel())
     worst = max(1, round(_WORST_SHARE * distance.size))
     return float(distance[-worst:].mean())

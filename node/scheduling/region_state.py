@@ -1,4 +1,4 @@
-"""What is remembered of a region's captions, and how much it wants the next one."""
+"""The state of a region's captions, and the priority of the next one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CaptionedState:
     rev: int
     box_xyxy_px: tuple[int, int, int, int]
     area_px: int
-    look: AppearanceSnapshot | None = None
+    snapshot: AppearanceSnapshot | None = None
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ outcomes and `now_ns` in, requests and renewals out.
 Order: new regions, then requested, recovered and changed ones, then those with the oldest caption.
 Each pending request has a deadline, the region's `max_interval_ms` after it began. Within one kind
 the earliest deadline is first. Overdue requests are before all others, so that no region starves.
-(`Turns` arbitrates between streams and direct requests.)
+(`StreamArbiter` arbitrates between streams and direct requests.)
 
 A caption is checked (`due`, `checked`) every `min_interval_ms`. A changed region is captioned again
 as soon as two checks in a row agree. A region that moves, or is seen by a moving camera, waits
@@ -38,7 +38,7 @@ class Check:
     """A captioned region that is due for a comparison with its snapshot."""
 
     track: Track
-    look: AppearanceSnapshot
+    snapshot: AppearanceSnapshot
     before: AppearanceSnapshot | None
     """The snapshot of the last check, if the region had changed by then."""
 
@@ -47,7 +47,7 @@ class Check:
 class Changed:
     """A region that differs from its caption: its snapshot now, and whether it rests."""
 
-    look: AppearanceSnapshot
+    snapshot: AppearanceSnapshot
     rests: bool
 
 
@@ -104,7 +104,7 @@ class Scheduler:
             if region.in_flight is not None:
                 aborts.append(Abort(region.in_flight, "prompt_changed"))
             if region.captioned is not None:
-                region.captioned = replace(region.captioned, look=None)  # answers no longer
+                region.captioned = replace(region.captioned, snapshot=None)  # answers no longer
             if region.track.mask is not None:
                 region.pending, region.since_ns = Trigger.REQUEST, now_ns
                 region.not_before_ns = 0
@@ -114,18 +114,20 @@ class Scheduler:
         """The highest priority of the pending requests; None without any."""
         return min((m.priority(now_ns) for m in self._waiting(now_ns)), default=None)
 
-    def pick(self, tracks: TrackSet, *, room: int, now_ns: int) -> tuple[RegionRequest, ...]:
-        """At most `room` requests, highest priority first. Each is in flight until `ended` is
+    def pick(self, tracks: TrackSet, *, free_slots: int, now_ns: int) -> tuple[RegionRequest, ...]:
+        """At most `free_slots` requests, highest priority first. Each is in flight until `ended` is
         called for it.
         """
         waiting = sorted(self._waiting(now_ns), key=lambda region: region.priority(now_ns))
-        return tuple(self._request(region, tracks, now_ns) for region in waiting[: max(0, room)])
+        return tuple(
+            self._request(region, tracks, now_ns) for region in waiting[: max(0, free_slots)]
+        )
 
-    def remember(self, request: RegionRequest, look: AppearanceSnapshot) -> None:
+    def record_snapshot(self, request: RegionRequest, snapshot: AppearanceSnapshot) -> None:
         """Store the snapshot of a requested region on the frame of its caption."""
         region = self._regions[request.rid]
         if region.asked is not None:
-            region.asked = replace(region.asked, look=look)
+            region.asked = replace(region.asked, snapshot=snapshot)
 
     def ended(self, request: RegionRequest, *, has_caption: bool, now_ns: int) -> None:
         """The terminal event of `request` was sent. Without a caption the region waits before it
@@ -146,9 +148,9 @@ class Scheduler:
     def due(self, *, now_ns: int) -> list[Check]:
         """The captioned regions to compare with their snapshots; call `checked` with results."""
         return [
-            Check(region.track, region.captioned.look, region.changed)
+            Check(region.track, region.captioned.snapshot, region.changed)
             for region in self._regions.values()
-            if region.captioned and region.captioned.look and self._is_due(region, now_ns)
+            if region.captioned and region.captioned.snapshot and self._is_due(region, now_ns)
         ]
 
     def checked(self, rid: str, changed: Changed | None, *, now_ns: int) -> Renewal | None:
@@ -157,7 +159,7 @@ class Scheduler:
         """
         region = self._regions[rid]
         region.checked_ns = now_ns
-        region.changed = changed.look if changed else None
+        region.changed = changed.snapshot if changed else None
         is_old, triggers = region.is_old(now_ns), region.policy.triggers
         if changed and Trigger.CHANGE in triggers:
             region.wants(Trigger.CHANGE if changed.rests or is_old else None, now_ns)
@@ -215,19 +217,19 @@ class Scheduler:
             return Trigger.NEW
         if region.track.state is TrackState.RECOVERED:
             return Trigger.RECOVERED
-        if region.captioned.look is not None and region.policy.style == "short":
+        if region.captioned.snapshot is not None and region.policy.style == "short":
             return None  # what it looks like tells more (`checked`); long captions say where it is
         if region.may_rewrite(now_ns) and self._moved(region.captioned, region.track):
             return Trigger.CHANGE
         return Trigger.REFRESH if region.is_old(now_ns) else None
 
-    def _moved(self, then: CaptionedState, track: Track) -> bool:
-        x0, y0, x1, y1 = then.box_xyxy_px
+    def _moved(self, before: CaptionedState, track: Track) -> bool:
+        x0, y0, x1, y1 = before.box_xyxy_px
         u0, v0, u1, v1 = track.box_xyxy_px
         shift_px = math.hypot(u0 + u1 - x0 - x1, v0 + v1 - y0 - y1) / 2
         if shift_px > self._config.change_shift * math.hypot(x1 - x0, y1 - y0):
             return True
-        ratio = area_px(track) / max(1, then.area_px)
+        ratio = area_px(track) / max(1, before.area_px)
         return max(ratio, 1 / max(ratio, 1e-9)) > self._config.change_area_ratio
 
     def _request(self, region: RegionState, tracks: TrackSet, now_ns: int) -> RegionRequest:

@@ -1,9 +1,16 @@
-"""Cuts everything out of a picture: a grid of points, the sure answers, each thing once."""
+"""Segments everything in an image: the reliable masks, each thing once.
+
+A segmenter that can say everything in one pass is asked for that, others on a grid of points, as
+SAM's automatic mask generator does. Masks are compared at the resolution of their logits.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ureca.datatypes import Mask
@@ -12,9 +19,62 @@ from ureca.models.runtime.segmentation.base import (
     MaskPrediction,
     Segmenter,
     SegmenterPrompt,
+    supports_everything,
 )
-from ureca.node.config import SegmenterConfig
 from ureca.node.masks.geometry import iou
+from ureca.node.segmenter_config import SegmenterConfig
+
+
+@dataclass(frozen=True, slots=True)
+class AutomaticMask:
+    """One thing: its prediction, its mask bool [h, w] at the resolution of the logits, the share
+    0..1 of the picture that it covers, and how sure it is: score times stability.
+    """
+
+    prediction: MaskPrediction
+    cells: Mask
+    share: float
+    sureness: float
+
+
+@dataclass(frozen=True, slots=True)
+class AutomaticMasks:
+    """The things of an image, surest first. `left_out` counts what was not taken, by the setting
+    that says so.
+    """
+
+    things: list[AutomaticMask]
+    left_out: Counter[str]
+
+
+def find_things(
+    segmenter: Segmenter,
+    encoded: EncodedImage,
+    size: tuple[int, int],
+    config: SegmenterConfig,
+    *,
+    known: Sequence[Mask] = (),
+) -> AutomaticMasks:
+    """The things of an image of `size` (height, width) that are not in `known`, masks bool of any
+    size.
+    """
+    sure = [cut for cut in _ask(segmenter, encoded, size, config) if _is_sure(cut, config)]
+    sure.sort(key=_compute_sureness, reverse=True)
+    there = [_resized(mask, sure[0].logits.shape) for mask in known] if sure else []
+    found, odd = AutomaticMasks([], Counter()), list[Mask]()
+    for cut in sure:
+        cells = np.asarray(cut.logits > 0, np.bool_)
+        share = np.count_nonzero(cells) / cells.size
+        limit = _name_limit(share, config)
+        others = (*there, *(thing.cells for thing in found.things), *(odd if limit else ()))
+        if not share or any(iou(cells, other) >= config.max_overlap for other in others):
+            continue
+        if limit is None:
+            found.things.append(AutomaticMask(cut, cells, share, _compute_sureness(cut)))
+        else:
+            odd.append(cells)
+            found.left_out[limit] += 1
+    return found
 
 
 def generate_masks(
@@ -25,22 +85,9 @@ def generate_masks(
     *,
     known: Sequence[Mask] = (),
 ) -> list[tuple[MaskPrediction, Mask]]:
-    """The things of an image of `size` (height, width) on a grid of points that are not in `known`,
-    best score first, with their masks bool of that size.
-    """
-    answers = segmenter.segment(encoded, grid(size, config.grid))
-    cuts = [cut for row in answers for cut in row if _is_sure(cut, config)]
-    cuts.sort(key=lambda cut: cut.score, reverse=True)
-    pixels = size[0] * size[1]
-    kept: list[tuple[MaskPrediction, Mask]] = []
-    for cut in cuts:
-        mask = cut.mask(size)
-        share = np.count_nonzero(mask) / pixels
-        if not config.min_share <= share <= config.max_share:
-            continue
-        if all(iou(mask, other) < config.max_overlap for other in (*known, *(m for _, m in kept))):
-            kept.append((cut, mask))
-    return kept
+    """`find_things` with their masks bool of `size`."""
+    found = find_things(segmenter, encoded, size, config, known=known).things
+    return [(thing.prediction, thing.prediction.mask(size)) for thing in found]
 
 
 def grid(size: tuple[int, int], points: int) -> list[SegmenterPrompt]:
@@ -50,5 +97,31 @@ def grid(size: tuple[int, int], points: int) -> list[SegmenterPrompt]:
     return [SegmenterPrompt(points_xy_px=((float(x), float(y)),)) for y in ys for x in xs]
 
 
+def _ask(
+    segmenter: Segmenter, encoded: EncodedImage, size: tuple[int, int], config: SegmenterConfig
+) -> list[MaskPrediction]:
+    if supports_everything(segmenter):
+        return segmenter.everything(encoded)
+    answers = segmenter.segment(encoded, grid(size, config.grid))
+    return [cut for row in answers for cut in row]
+
+
 def _is_sure(cut: MaskPrediction, config: SegmenterConfig) -> bool:
-    return cut.score >= config.min_thing_score and cut.stability >= config.min_stability
+    least = config.thresholds
+    return cut.score >= least.score and cut.stability >= least.stability
+
+
+def _compute_sureness(cut: MaskPrediction) -> float:
+    return cut.score * cut.stability
+
+
+def _name_limit(share: float, config: SegmenterConfig) -> str | None:
+    """The setting that a thing of this size does not keep to; None when it keeps to both."""
+    if share < config.min_share:
+        return "min_share"
+    return "max_share" if share > config.max_share else None
+
+
+def _resized(mask: Mask, size: tuple[int, ...]) -> Mask:
+    soft = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray(soft > 0.5, np.bool_)

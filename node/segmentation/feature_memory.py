@@ -56,17 +56,17 @@ class FeatureMemory:
         }
         if not cells:
             return
-        look = RememberedFeatures(unit(features), cells)
+        entry = RememberedFeatures(unit(features), cells)
         known = {rid for anchor in self._anchors for rid in anchor.covers}
         if not cells.keys() <= known and len(self._anchors) < _MAX_ANCHORS:
-            self._anchors.append(look)
-        self._newest = look
+            self._anchors.append(entry)
+        self._newest = entry
 
     def keep(self, rids: frozenset[str]) -> None:
         """Forget all regions but these."""
-        for look in self._looks():
-            look.covers = {rid: cells for rid, cells in look.covers.items() if rid in rids}
-        self._anchors = [look for look in self._anchors if look.covers]
+        for entry in self._entries():
+            entry.covers = {rid: cells for rid, cells in entry.covers.items() if rid in rids}
+        self._anchors = [entry for entry in self._anchors if entry.covers]
         if self._newest is not None and not self._newest.covers:
             self._newest = None
 
@@ -76,14 +76,14 @@ class FeatureMemory:
         """
         here = unit(features)
         found: dict[str, list[F32]] = {}
-        for look in self._looks():
-            nearest, weight = _nearest(look.features, here)
-            for rid, cells in look.covers.items():
+        for entry in self._entries():
+            nearest, weight = _nearest(entry.features, here)
+            for rid, cells in entry.covers.items():
                 found.setdefault(rid, []).append((weight * cells[nearest]).sum(axis=0))
         size = features.shape[1:]
         return {rid: np.mean(maps, axis=0).reshape(size) for rid, maps in found.items()}
 
-    def _looks(self) -> list[RememberedFeatures]:
+    def _entries(self) -> list[RememberedFeatures]:
         newest = self._newest
         is_extra = newest is not None and all(newest is not anchor for anchor in self._anchors)
         return [*self._anchors, *([newest] if is_extra and newest is not None else [])]

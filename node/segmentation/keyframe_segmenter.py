@@ -1,4 +1,4 @@
-"""Keyframes: what the tracker requests from one, and how segmenter and memory answer.
+"""Keyframes: the tracker's request, and the result of segmenter and memory.
 
 `KeyframeSegmenter.cut` is called for one keyframe after the other of all streams, from one thread;
 `worker` selects them. It does not depend on time.
@@ -18,12 +18,16 @@ from ureca.models.runtime.segmentation.base import (
     MaskPrediction,
     Segmenter,
     SegmenterPrompt,
+    supports_everything,
 )
-from ureca.node.config import SegmenterConfig
+from ureca.models.runtime.segmentation.tidy import tidy
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.geometry import box_of, iou
-from ureca.node.segmentation.automatic_masks import generate_masks
+from ureca.node.segmentation.automatic_masks import AutomaticMask, find_things
 from ureca.node.segmentation.feature_memory import FeatureMemory
+from ureca.node.segmentation.keyframe_segments import KeyframeSegments, segment_keyframe
+from ureca.node.segmentation.worth_following import choose_worth_following
+from ureca.node.segmenter_config import SegmenterConfig
 from ureca.protocol.rle import encode
 
 _CHOICE_SIDE_PX = 256
@@ -35,7 +39,8 @@ class RegionPrompt:
     """One region to segment on a keyframe.
 
     `soft` f32 [h, w] is the propagated mask, None when the region is lost. `seed` is the point or
-    box that a client gave for this image. `is_drawn`: a client gave `soft` itself.
+    box that a client gave for this image, or for an earlier one and flow has moved it here.
+    `is_drawn`: a client gave `soft` itself.
     """
 
     soft: F32 | None = None
@@ -45,16 +50,19 @@ class RegionPrompt:
 
 @dataclass(frozen=True, slots=True)
 class KeyframeRequest:
-    """What to segment on `frame`: regions by id, and at most `room` further things.
+    """What to segment on `frame`: regions by id, and at most `free_slots` further things to follow.
 
-    `taken` are the regions whose masks of the stream's previous keyframe were used: only those are
-    stored.
+    `candidates` is how many masks of everything are wanted to ask texts of; 0: none. `taken` are
+    the regions whose masks of the stream's previous keyframe were used: only those are stored.
+    `segments`: at most so many segments of the whole frame are wanted; 0: none.
     """
 
     frame: Frame
     regions: Mapping[str, RegionPrompt]
-    room: int = 0
+    free_slots: int = 0
+    candidates: int = 0
     taken: frozenset[str] = frozenset()
+    segments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +71,32 @@ class RegionMask:
 
     `mask` has the frame's size. `presence` 0..1 is the confidence of segmenter and memory that it
     is visible. `agreement` 0..1 is its overlap with the region in the memory, None without one.
-    `rid` is None for a thing without a prompt.
+    `rid` is None for a thing without a prompt; `label` is its class, where the segmenter has any.
     """
 
     mask: Rle
     presence: float
     agreement: float | None = None
     rid: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyframeResult:
     """The answer to a `KeyframeRequest`: regions that were not found are missing.
 
+    `candidates` are the masks that texts may be asked of, None where none were wanted. `left_out`
+    counts the things that are not worth following or have no room, by the setting that says so.
     `failure` is the reason if there is no answer.
     """
 
     stream: str
     seq: int
     region_masks: tuple[RegionMask, ...] = field(default=())
+    candidates: tuple[RegionMask, ...] | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
+    segments: KeyframeSegments | None = None
 
 
 @dataclass(slots=True)
@@ -93,6 +107,15 @@ class _Past:
     memory: FeatureMemory = field(default_factory=FeatureMemory)
     features: F32 | None = None
     covers: dict[str, F32] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """Things of a keyframe that nobody pointed at."""
+
+    candidates: list[RegionMask] = field(default_factory=list)
+    chosen: list[RegionMask] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 class KeyframeSegmenter:
@@ -117,18 +140,32 @@ class KeyframeSegmenter:
             rid: w.soft for rid, w in request.regions.items() if w.is_drawn and w.soft is not None
         }
         past.memory.remember(features, drawn)
-        region_masks = [
-            self._region_mask(frame, rid, cut, seen.get(rid)) for rid, (cut, _) in found.items()
+        masks = [
+            self._region_mask(request, rid, cut, seen.get(rid)) for rid, (cut, _) in found.items()
         ]
-        if request.room > 0:
-            region_masks += self._others(encoded, request, [cut for cut, _ in found.values()])
+        known = [one for one in masks if one is not None]
+        others = self._find_others(encoded, request, [cut for cut, _ in found.values()])
+        candidates = tuple((known + others.candidates)[: request.candidates])
         return KeyframeResult(
-            frame.stream, frame.seq, tuple(one for one in region_masks if one is not None)
+            frame.stream,
+            frame.seq,
+            (*known, *others.chosen),
+            candidates if request.candidates else None,
+            others.left_out,
+            segments=self._segment_whole(encoded, request),
         )
 
     def stop(self) -> None:
         """End the segmenter's work, also that under way; any thread may call it."""
         self._segmenter.stop()
+
+    def _segment_whole(
+        self, encoded: EncodedImage, request: KeyframeRequest
+    ) -> KeyframeSegments | None:
+        if not request.segments or not supports_everything(self._segmenter):
+            return None
+        size = request.frame.height, request.frame.width
+        return segment_keyframe(self._segmenter, encoded, size, most=request.segments)
 
     def _past(self, request: KeyframeRequest) -> _Past:
         """The stream's past, with what was believed of the last keyframe."""
@@ -162,9 +199,13 @@ class KeyframeSegmenter:
         }
 
     def _region_mask(
-        self, frame: Frame, rid: str, cut: MaskPrediction, seen: F32 | None
+        self, request: KeyframeRequest, rid: str, cut: MaskPrediction, seen: F32 | None
     ) -> RegionMask | None:
+        frame, seed = request.frame, request.regions[rid].seed
         mask = cut.mask((frame.height, frame.width))
+        if seed is not None and self._config.tidies and mask.any():
+            soft = cut.soft((frame.height, frame.width))
+            mask = tidy(frame.image, soft, box_xyxy_px=seed.box_xyxy_px)
         if not mask.any():
             return None
         if seen is None:
@@ -174,15 +215,27 @@ class KeyframeSegmenter:
         presence = cut.score * float(seen.max())
         return RegionMask(encode(mask), round(presence, 6), round(agreement, 6), rid)
 
-    def _others(
+    def _find_others(
         self, encoded: EncodedImage, request: KeyframeRequest, known: Sequence[MaskPrediction]
-    ) -> list[RegionMask]:
-        size = request.frame.height, request.frame.width
+    ) -> _Others:
+        """Things without a prompt: to ask texts of, and to follow."""
+        if max(request.free_slots, request.candidates) < 1:
+            return _Others()
+        frame, config = request.frame, self._config
+        size = frame.height, frame.width
         masks = [cut.mask(size) for cut in known]
-        things = generate_masks(self._segmenter, encoded, size, self._config, known=masks)
-        return [
-            RegionMask(encode(mask), round(cut.score, 6)) for cut, mask in things[: request.room]
-        ]
+        found = find_things(self._segmenter, encoded, size, config, known=masks)
+        candidates = [_thing_mask(one, size) for one in found.things[: request.candidates]]
+        if request.free_slots < 1:
+            return _Others(candidates)
+        chosen, left_out = choose_worth_following(
+            found.things, frame.stream, config, most=request.free_slots
+        )
+        return _Others(
+            candidates,
+            [_thing_mask(one, size) for one in chosen],
+            dict(sorted((found.left_out + left_out).items())),
+        )
 
 
 def best_prediction(
@@ -196,6 +249,11 @@ def best_prediction(
     there = _resized(expected.astype(np.float32), size) > 0.5
     worth = [(cut, cut.score * iou(cut.mask(size), there)) for cut in predictions]
     return max(worth, key=lambda pair: pair[1])
+
+
+def _thing_mask(thing: AutomaticMask, size: tuple[int, int]) -> RegionMask:
+    cut = thing.prediction
+    return RegionMask(encode(cut.mask(size)), round(cut.score, 6), label=cut.label)
 
 
 def _prompts(
@@ -219,9 +277,9 @@ def _prompts(
 
 
 def _pointed(seed: RegionSeed) -> SegmenterPrompt:
-    if seed.point_xy_px is not None:
-        return SegmenterPrompt(points_xy_px=(seed.point_xy_px,))
-    return SegmenterPrompt(box_xyxy_px=seed.box_xyxy_px)
+    first = () if seed.point_xy_px is None else (seed.point_xy_px,)
+    points = (*first, *seed.more_points_xy_px)
+    return SegmenterPrompt(points, seed.not_points_xy_px, seed.box_xyxy_px)
 
 
 def _around(soft: F32, size: tuple[int, int]) -> SegmenterPrompt:

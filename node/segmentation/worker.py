@@ -1,4 +1,4 @@
-"""Where keyframes are cut: on a thread of its own, or in the caller.
+"""Segments keyframes on a separate thread, or in the caller.
 
 A segmenter takes seconds on a small machine. The step thread leaves it one keyframe at a time and
 finds the answer in a queue; it never waits.
@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from ureca.native_threads import NativeThread
+from ureca.clock import MonotonicClock
+from ureca.log import RateLimitedLog
+from ureca.native_threads import NativeThread, ends_the_process
 from ureca.node.segmentation.keyframe_segmenter import (
     KeyframeRequest,
     KeyframeResult,
@@ -22,6 +24,7 @@ from ureca.node.segmentation.keyframe_segmenter import (
 
 _JOIN_S = 2.0
 _log = logging.getLogger(__name__)
+_failures = RateLimitedLog(_log, MonotonicClock())
 
 
 class SegmentationWorker(Protocol):
@@ -115,9 +118,12 @@ def run_request(
     """
     try:
         return keyframe_segmenter.segment(request)
-    except Exception as error:  # noqa: BLE001  (see above)
+    except BaseException as error:
+        if ends_the_process(error):
+            raise
         frame = request.frame
         if not is_stopped():  # a model that was stopped does fail
-            _log.exception("the segmenter failed on frame %d of %s", frame.seq, frame.stream)
+            text = f"the segmenter failed on frame {frame.seq} of {frame.stream}"
+            _failures.warning(type(error).__name__, text, error=error)
         failure = f"{type(error).__name__}: {error!s:.200}"
         return KeyframeResult(frame.stream, frame.seq, failure=failure)

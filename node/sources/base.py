@@ -1,4 +1,4 @@
-"""What a source of frames can do, as the node sees it."""
+"""The protocol of a source of frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from ureca.datatypes import Frame
+from ureca.security.link_guard import LinkGuard
 
 Wait = Callable[[float], bool]
 """Waits up to so many seconds; True means stop. `threading.Event.wait` of a stop event is one."""
@@ -37,11 +38,24 @@ class ReconnectingSource(Protocol):
         """A frame of this source is being processed: the next one may come."""
 
 
+@runtime_checkable
+class LinkedSource(Protocol):
+    """A source that receives from other processes over ZeroMQ."""
+
+    links: LinkGuard
+
+
 class SourceStatus:
     """The status of all of a node's sources that can go away; see `ReconnectingSource`."""
 
     def __init__(self, sources: Iterable[FrameSource]) -> None:
-        self._watched = [source for source in sources if isinstance(source, ReconnectingSource)]
+        listed = list(sources)
+        self._watched = [source for source in listed if isinstance(source, ReconnectingSource)]
+        self._linked = [source for source in listed if isinstance(source, LinkedSource)]
+
+    def links(self) -> tuple[LinkGuard, ...]:
+        """The guards of the links that sources have to other processes."""
+        return tuple(source.links for source in self._linked)
 
     def reasons(self) -> tuple[str, ...]:
         """See `ReconnectingSource`."""

@@ -1,5 +1,5 @@
-"""The interface to cameras and network streams: it opens one and reads images one by one. OpenCV's
-VideoCapture implements it; tests use a fake.
+"""The interface to cameras and network streams: it opens one and reads images one by one. Here are
+cameras of this machine, read by OpenCV; `network_capture` has the others, tests use a fake.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 import cv2
+import numpy as np
 
 from ureca.clock import Clock
 from ureca.datatypes import Image
 from ureca.errors import SourceError
 from ureca.node.config import NodeConfig
-from ureca.node.decoding.opencv_retrieve import check_opencv, retrieve
 from ureca.node.sources.source_uri import NETWORK, hide_secrets, split
 
-DEVICE = "v4l2"
+DEVICE, CSI, PIPELINE = "v4l2", "csi", "gst"
+LOCAL = frozenset({DEVICE, CSI, PIPELINE})
+"""Schemes of cameras of this machine."""
 _MJPEG = cv2.VideoWriter.fourcc(*"MJPG")
-_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
-"""OpenCV 5 moved it."""
+_DATAGRAMS = frozenset({"udp", "rtp"})
 _MAX_DRIVER_AGE_NS = 2_000_000_000
-_ERRORS = 2
 _SELECT_TIMEOUT = "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"
-_JPEG_END = b"\xff\xd9"
-_REMEDY = "set the camera to progressive, or send its stream through `ffmpeg -vf bwdif`"
+_TEGRA = Path("/etc/nv_tegra_release")
+_TO_APP = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _SETTINGS = {
     "fourcc": cv2.CAP_PROP_FOURCC,  # first: it decides which sizes and rates there are
     "width": cv2.CAP_PROP_FRAME_WIDTH,
@@ -41,14 +41,15 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """One raw image: BGR u8 [H, W, 3], the bytes of a JPEG that is not decoded yet, or the reason
-    why there is none. `read_ns` is the time of the read; `stamp_ns` is the driver's stamp on the
-    same clock, None without one.
+    """One raw image: BGR (RGB with `is_rgb`) u8 [H, W, 3], the bytes of a JPEG that is not decoded
+    yet, or the reason why there is none. `read_ns` is the time of the read; `stamp_ns` is the
+    driver's stamp on the same clock, None without one.
     """
 
     picture: Image | bytes | SourceError
     read_ns: int
     stamp_ns: int | None = None
+    is_rgb: bool = False
 
 
 class Capture(Protocol):
@@ -66,9 +67,9 @@ OpenCapture = Callable[[str, NodeConfig, Clock], Capture]
 
 
 class OpenCvCapture:
-    """`cv2.VideoCapture` on V4L2 or FFmpeg.
+    """`cv2.VideoCapture` on V4L2 or GStreamer.
 
-    MJPEG is decoded by us: OpenCV and FFmpeg paint over what a truncated JPEG lacks, and we would
+    MJPEG of devices is decoded by us: OpenCV paints over what a truncated JPEG lacks, and we would
     never know.
     """
 
@@ -76,9 +77,8 @@ class OpenCvCapture:
         self._video = video
         self._clock = clock
         self._is_device = is_device
-        fourcc = int(video.get(cv2.CAP_PROP_FOURCC))
-        raw = (cv2.CAP_PROP_CONVERT_RGB, 0) if is_device else (cv2.CAP_PROP_FORMAT, -1)
-        self._is_packed = fourcc == _MJPEG and bool(video.set(*raw))
+        is_mjpeg = is_device and int(video.get(cv2.CAP_PROP_FOURCC)) == _MJPEG
+        self._is_packed = is_mjpeg and bool(video.set(cv2.CAP_PROP_CONVERT_RGB, 0))
 
     def read(self) -> RawImage | None:
         """See `Capture`."""
@@ -92,14 +92,11 @@ class OpenCvCapture:
         """See `Capture`."""
         self._video.release()
 
-    def _picture(self) -> Image | bytes | SourceError:
-        try:
-            picture = retrieve(self._video)
-        except SourceError as error:
-            return SourceError(f"{error}; {_REMEDY}")
-        if picture is None:
+    def _picture(self) -> Image | bytes:
+        ok, picture = self._video.retrieve()
+        if not ok or picture is None:
             return b""
-        return _trimmed(picture.tobytes()) if self._is_packed else picture
+        return picture.tobytes() if self._is_packed else np.asarray(picture, np.uint8)
 
     def _stamp_ns(self, read_ns: int) -> int | None:
         """The driver's stamp of the buffer, where it is on our clock; some drivers give wall time
@@ -109,22 +106,15 @@ class OpenCvCapture:
         return stamp_ns if 0 <= read_ns - stamp_ns <= _MAX_DRIVER_AGE_NS else None
 
 
-def _trimmed(data: bytes) -> bytes:
-    """A JPEG without what cameras put behind its end marker; one that has none stays cut off."""
-    end = data.rfind(_JPEG_END)
-    return data if end < 0 else data[: end + len(_JPEG_END)]
-
-
-def open_capture(uri: str, config: NodeConfig, clock: Clock) -> Capture:
-    """Open `v4l2:///dev/…` or a network stream; see `OpenCapture`."""
-    is_device = split(uri).scheme == DEVICE
-    video = _open_device(uri, config) if is_device else _open_stream(uri, config)
-    check_opencv(video)
+def open_device(uri: str, config: NodeConfig, clock: Clock) -> Capture:
+    """Open `v4l2:///dev/…`, `csi://…` or `gst://…`; see `OpenCapture`."""
+    is_device = uri.startswith(f"{DEVICE}:")
+    video = _open_device(uri, config) if is_device else _open_pipeline(uri)
     width, height = (int(video.get(key)) for key in (_SETTINGS["width"], _SETTINGS["height"]))
     if width * height > config.limits.max_image_px:
         video.release()
         raise SourceError(
-            f"{hide_secrets(uri)} sends {width}x{height}, more than limits.max_image_px = "
+            f"{uri} sends {width}x{height}, more than limits.max_image_px = "
             f"{config.limits.max_image_px}"
         )
     return OpenCvCapture(video, clock, is_device=is_device)
@@ -132,12 +122,21 @@ def open_capture(uri: str, config: NodeConfig, clock: Clock) -> Capture:
 
 def check_uri(uri: str) -> None:
     """Refuse at the start what can never be opened. Raises `SourceError` with the right form."""
+    if uri.startswith(f"{PIPELINE}://"):
+        return
     parts = split(uri)
     if parts.scheme == DEVICE:
         _settings(uri)
         if not parts.path.startswith("/") or parts.netloc:
             raise SourceError(f"expected v4l2:///dev/video0?width=1280&height=720, got {uri!r}")
-    elif parts.scheme not in NETWORK or not parts.hostname:
+    elif parts.scheme == CSI:
+        _settings(uri)
+        if not parts.netloc.isdecimal() or parts.path.strip("/"):
+            raise SourceError(f"expected csi://0?width=1280&height=720&fps=30, got {uri!r}")
+    elif parts.scheme in _DATAGRAMS:
+        if parts.port is None:
+            raise SourceError(f"expected {parts.scheme}://[HOST]:PORT, got {hide_secrets(uri)}")
+    elif parts.scheme != "file" and (parts.scheme not in NETWORK or not parts.hostname):
         raise SourceError(f"expected {parts.scheme}://HOST/…, got {hide_secrets(uri)}")
 
 
@@ -190,22 +189,32 @@ def _check_device(path: Path) -> None:
         raise SourceError(f"no permission for {path}: add this user to the group `video`")
 
 
-def _open_stream(uri: str, config: NodeConfig) -> cv2.VideoCapture:
-    source = config.source
-    _set_log_level(_ERRORS)  # what OpenCV would warn of at each attempt, we say once
-    video = cv2.VideoCapture(
-        uri,
-        cv2.CAP_FFMPEG,
-        [
-            *(cv2.CAP_PROP_N_THREADS, 1),  # each more holds back one more frame
-            *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(source.open_timeout_s * 1e3)),
-            *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(source.read_timeout_s * 1e3)),
-        ],
-    )
+def _open_pipeline(uri: str) -> cv2.VideoCapture:
+    """A GStreamer pipeline that ends in an `appsink`. No wheel of OpenCV on PyPI has GStreamer."""
+    if "GStreamer:                   YES" not in cv2.getBuildInformation():
+        raise SourceError(
+            f"{uri}: this OpenCV is built without GStreamer; take one that has it (JetPack and "
+            "Debian bring it), or send the camera's stream by RTSP or UDP"
+        )
+    pipeline = uri.removeprefix(f"{PIPELINE}://") if uri.startswith(PIPELINE) else csi_pipeline(uri)
+    video = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
     if not video.isOpened():
         video.release()
-        raise SourceError(
-            f"cannot open {hide_secrets(uri)}: nobody answers, the login or path is wrong, or it "
-            "is no video; try it with `ffprobe`"
-        )
+        raise SourceError(f"GStreamer cannot run {pipeline!r}; try it with `gst-launch-1.0`")
     return video
+
+
+def csi_pipeline(uri: str, *, is_tegra: bool | None = None) -> str:
+    """The GStreamer pipeline of `csi://SENSOR?width=…&height=…&fps=…`: NVIDIA's camera source on a
+    Jetson, libcamera elsewhere.
+    """
+    asked, sensor = _settings(uri), split(uri).netloc
+    caps = [f"{key}={asked[key]:.0f}" for key in ("width", "height") if key in asked]
+    caps += [f"framerate={asked['fps']:.0f}/1"] if "fps" in asked else []
+    if _TEGRA.exists() if is_tegra is None else is_tegra:
+        form = ",".join(["video/x-raw(memory:NVMM)", *caps])
+        return (
+            f"nvarguscamerasrc sensor-id={sensor} ! {form} ! nvvidconv ! "
+            f"video/x-raw,format=BGRx ! {_TO_APP}"
+        )
+    return f"libcamerasrc ! {','.join(['video/x-raw', *caps])} ! {_TO_APP}"

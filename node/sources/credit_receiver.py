@@ -17,14 +17,22 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from ureca.client.sockets import harden, is_local, keep_frames_fresh, no_keys_message
+from ureca.client.sockets import (
+    bind,
+    harden,
+    is_local,
+    keep_frames_fresh,
+    no_keys_message,
+    received_frames,
+)
 from ureca.clock import Clock
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError, WireError
 from ureca.node.access import open_gate
 from ureca.node.config import NodeConfig
 from ureca.node.counters import NodeCounters
-from ureca.node.sources.frame_receiver import FrameReceiver, IdleLink
+from ureca.node.sources.frame_receiver import MAX_FRAME_PARTS, FrameReceiver, IdleLink
+from ureca.node.sources.stream_owners import StreamOwners
 from ureca.protocol.flow_control import CreditGrant, decode_ask, encode_credit
 from ureca.security.authenticator import CurveAuthenticator
 
@@ -54,7 +62,7 @@ class _Peer:
     heard_ns: int
     session_id: bytes = b""
     received: int = 0
-    told: int = -1
+    granted_upto: int = -1
     waiting: deque[_Key] = field(default_factory=deque)
     waiting_ns: int = 0
 
@@ -70,8 +78,9 @@ class CreditFrames:
         config: NodeConfig,
         *,
         clock: Clock,
-        books: NodeCounters,
+        counters: NodeCounters,
         wait: Callable[[float], bool],
+        owners: StreamOwners | None = None,
     ) -> None:
         self._endpoint = uri.removeprefix(SCHEME)
         if not self._endpoint.startswith(("tcp://", "ipc://")):
@@ -82,9 +91,11 @@ class CreditFrames:
         self._clock = clock
         self._wait = wait
         self._receiver = FrameReceiver(
-            config, clock=clock, books=books, is_local=is_local(self._endpoint)
+            config, clock=clock, counters=counters, is_local=is_local(self._endpoint)
         )
         self._idle_link = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
+        self.links = self._receiver.frame_links("frames", takes_connections=True)
+        self._owners = owners or StreamOwners(clock, max_streams=config.limits.max_streams)
         self._peers: dict[bytes, _Peer] = {}
         self._taken: deque[_Key] = deque(maxlen=_MAX_PEERS)
         self._wakers: list[sockets.socket] = []
@@ -138,9 +149,10 @@ class CreditFrames:
         if gate is not None:
             gate.guard(router, self._endpoint, "frames")
         try:
-            router.bind(self._endpoint)
+            bind(router, self._endpoint)
         except zmq.ZMQError as error:
             raise SourceError(f"cannot take frames on {self._endpoint}: {error}") from error
+        self.links.watch(router)
         return router
 
     def _wakeable(self, stack: ExitStack) -> sockets.socket:
@@ -157,23 +169,45 @@ class CreditFrames:
             return False
         return not self._gate.admits(frame, "frames")
 
+    def _may_send(self, router: zmq.Socket[bytes], last: zmq.Frame, topic: bytes) -> bool:
+        """Whether the stream is the sender's, or free; a frame of another one is dropped."""
+        name = self._endpoint
+        if self._gate is None or router.mechanism != zmq.CURVE:
+            is_admitted = self._owners.admits(topic, name.encode())
+        else:
+            sender = self._gate.sender_of(last)
+            name = self._gate.name_of(sender)
+            is_admitted = self._owners.admits(topic, sender, self._gate.keys_of_role("camera"))
+            self._gate.refused["frames"] += not is_admitted
+        if not is_admitted:
+            text = f"{topic[:80]!r} of {name} is another's stream, or its place is kept for one"
+            self._receiver.drop("busy", text)
+        return is_admitted
+
     def _drain(self, router: zmq.Socket[bytes]) -> deque[tuple[_Peer, list[bytes]]]:
         """The newest frame of each stream among those that have come."""
         newest: dict[bytes, tuple[_Peer, list[bytes]]] = {}
         for _ in range(_MAX_DRAIN):
-            try:
-                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            message = received_frames(router, 1 + MAX_FRAME_PARTS)
+            if message is None:
                 break
-            if self._is_revoked(router, frames[-1]):
+            frames, last, size = message
+            self.links.delivered(last, size)
+            if self._is_revoked(router, last):
                 continue
-            identity, *parts = (frame.bytes for frame in frames)
+            try:
+                identity, *parts = (frame.bytes for frame in frames)
+            except MemoryError:
+                self._receiver.lost()
+                continue
             peer = self._peer(identity)
             if len(parts) <= 1:
                 self._hear(peer, parts)
                 continue
             peer.received += 1
             self._receiver.came(parts[0])
+            if not self._may_send(router, last, parts[0]):
+                continue
             if parts[0] in newest:
                 self._receiver.superseded()
             newest[parts[0]] = (peer, parts)
@@ -210,7 +244,7 @@ class CreditFrames:
         except WireError as error:
             self._receiver.warn("ask", f"not understood what a camera asks: {error}")
             return
-        peer.session_id, peer.received, peer.told = ask.session_id, ask.sent, -1
+        peer.session_id, peer.received, peer.granted_upto = ask.session_id, ask.sent, -1
 
     def _settle(self, router: zmq.Socket[bytes]) -> None:
         """Give credits back for frames that were taken or forgotten; forget cameras that went."""
@@ -229,12 +263,12 @@ class CreditFrames:
 
     def _grant(self, router: zmq.Socket[bytes], identity: bytes, peer: _Peer) -> None:
         upto = peer.received + max(0, self._config.source.credits - len(peer.waiting))
-        if not peer.session_id or upto <= peer.told:
+        if not peer.session_id or upto <= peer.granted_upto:
             return
         grant = encode_credit(CreditGrant(session_id=peer.session_id, upto=upto))
         try:
             router.send_multipart([identity, *grant], zmq.NOBLOCK)
-            peer.told = upto
+            peer.granted_upto = upto
         except zmq.ZMQError:  # it has gone, or does not read: it will ask again
             del self._peers[identity]
 

@@ -1,4 +1,4 @@
-"""Frames that a driver dropped, seen in its stamps: OpenCV hides the driver's own numbers."""
+"""Detects missing frames by stamps: OpenCV hides the numbers of drivers, files have none."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ class Mailbox:
     `superseded`.
     """
 
-    def __init__(self, books: NodeCounters, *, max_streams: int = 1) -> None:
-        self._books = books
+    def __init__(self, counters: NodeCounters, *, max_streams: int = 1) -> None:
+        self._counters = counters
         self._max_streams = max_streams
         self._frames: dict[str, tuple[Frame, bool]] = {}
         self._changed = threading.Condition()
@@ -31,12 +31,12 @@ class Mailbox:
             while not self._closed and self._must_wait(frame.stream, wait=wait):
                 self._changed.wait()
             if self._closed:
-                self._books.frame_dropped("shutdown")
+                self._counters.frame_dropped("shutdown")
                 return False
             if frame.stream in self._frames:
-                self._books.frame_dropped("superseded")
+                self._counters.frame_dropped("superseded")
             elif len(self._frames) >= self._max_streams:
-                self._books.frame_dropped("busy")
+                self._counters.frame_dropped("busy")
                 return True
             self._frames[frame.stream] = (frame, keep)
             self._changed.notify_all()
@@ -67,7 +67,7 @@ class Mailbox:
         with self._changed:
             self._closed = True
             if self._frames:
-                self._books.frame_dropped("shutdown", len(self._frames))
+                self._counters.frame_dropped("shutdown", len(self._frames))
             self._frames.clear()
             self._changed.notify_all()
 

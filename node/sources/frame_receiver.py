@@ -1,13 +1,14 @@
-"""Messages of other processes to frames. Nothing a sender does ends the node: every message that
-cannot become a frame is a drop with a reason.
+"""Converts messages of other processes to frames. No message ends the node: each invalid one is a
+drop with a reason.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ureca.client.sockets import FRAME_HWM
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Image
 from ureca.errors import SourceError, WireError
@@ -18,11 +19,20 @@ from ureca.node.decoding.decoder_process import Decoder
 from ureca.node.decoding.image_decoder import decode_nv12
 from ureca.node.sources.clock_sync import Clocks
 from ureca.protocol.frames import Pixels
+from ureca.protocol.messagepack import LIMITS
 from ureca.protocol.shared_memory import RingReader
 from ureca.protocol.wire import FrameHeader, decode_frame
+from ureca.security.link_guard import LinkGuard
 
+MAX_FRAME_PARTS = 4
+"""One more than a frame has: then it is refused."""
+_UNITS = ((365 * 86_400, "years"), (86_400, "days"), (3_600, "hours"), (1, "s"))
+_OTHER_CLOCK_S = 60.0
+"""Further off than links and queues explain."""
 _MAX_TOPICS = 64
 _MAX_GAP = 1 << 20
+_MIN_HELD_BYTES = 128 << 20
+_MAX_UNHEARD_BYTES = 4 << 20
 _REASONS: dict[str, DropReason] = {
     "BAD_VERSION": "bad_version",
     "TOO_LARGE": "too_large",
@@ -46,25 +56,41 @@ class FrameReceiver:
     """
 
     def __init__(
-        self, config: NodeConfig, *, clock: Clock, books: NodeCounters, is_local: bool
+        self, config: NodeConfig, *, clock: Clock, counters: NodeCounters, is_local: bool
     ) -> None:
         self._config = config
         self._clock = clock
-        self._books = books
+        self._counters = counters
         self._ring = RingReader() if is_local else None
-        self._decode = Decoder(config, is_local=is_local)
+        self._decode = Decoder(config)
+        self._limits = replace(LIMITS, max_pixels=config.limits.max_image_px)
         self._clocks = Clocks(clock, is_local=is_local)
         self._log = RateLimitedLog(logging.getLogger(__name__), clock)
         self._senders: dict[bytes, _SenderSequence] = {}
 
     def came(self, topic: bytes) -> None:
         """Count a received message of `topic`."""
-        self._books.frame_in()
+        self._counters.frame_in()
         self._sender(topic).received += 1
+
+    def frame_links(self, name: str, *, takes_connections: bool) -> LinkGuard:
+        """The bounds of what cameras send on this link; those that connect ask before they send."""
+        frames_bytes = 2 * FRAME_HWM * 3 * self._config.limits.max_image_px
+        return LinkGuard(
+            name,
+            self._clock,
+            max_held_bytes=max(_MIN_HELD_BYTES, frames_bytes),
+            max_unheard_bytes=_MAX_UNHEARD_BYTES if takes_connections else None,
+        )
+
+    def lost(self) -> None:
+        """Count a message for which there is no memory now."""
+        self._counters.frame_in()
+        self.drop("internal", "there is no memory for it now")
 
     def superseded(self) -> None:
         """Count a message that is skipped because a newer one of its topic has come."""
-        self._books.frame_dropped("superseded")
+        self._counters.frame_dropped("superseded")
 
     def frame(self, parts: Sequence[bytes]) -> Frame | None:
         """Decode the frame of a received message; None if it was dropped (and counted)."""
@@ -74,14 +100,14 @@ class FrameReceiver:
         frame = self._clocks.ours(frame)
         self._count_gap(self._sender(parts[0]), frame)
         if self._is_expired(frame):
-            age_ms = (self._clock.now_ns() - frame.captured_ns) // 1_000_000
-            self.drop("expired", f"frame {frame.seq} of {frame.stream} is {age_ms} ms old")
+            age_ns = self._clock.now_ns() - frame.captured_ns
+            self.drop("expired", f"frame {frame.seq} of {frame.stream} is {describe_age(age_ns)}")
             return None
         return frame
 
     def drop(self, reason: DropReason, message: str) -> None:
         """Count a message that gives no frame, and log the reason at a limited rate."""
-        self._books.frame_dropped(reason)
+        self._counters.frame_dropped(reason)
         self.warn(reason, f"dropped a frame ({reason}): {message}")
 
     def warn(self, key: str, message: str) -> None:
@@ -91,7 +117,7 @@ class FrameReceiver:
     def left(self, count: int) -> None:
         """Count messages that are not read because the node is ending."""
         if count:
-            self._books.frame_dropped("shutdown", count)
+            self._counters.frame_dropped("shutdown", count)
 
     def prepare(self) -> None:
         """Before the first message: what takes time must not make frames old."""
@@ -109,6 +135,7 @@ class FrameReceiver:
                 parts,
                 self._pixels,
                 received_ns=self._clock.now_ns(),
+                limits=self._limits,
                 shared=None if self._ring is None else self._ring.read,
             )
         except SourceError as error:
@@ -117,6 +144,8 @@ class FrameReceiver:
             broken = isinstance(error.__cause__, SourceError)
             reason = "decode_error" if broken else _REASONS.get(error.code, "bad_schema")
             self.drop(reason, str(error))
+        except MemoryError:
+            self.drop("internal", "there is no memory for its pixels now")
         return None
 
     def _pixels(self, data: Pixels, header: FrameHeader) -> Image:
@@ -128,8 +157,8 @@ class FrameReceiver:
         if sender.session_id == frame.session_id:
             missing = frame.seq - sender.seq - sender.received
             if 0 < missing <= _MAX_GAP:
-                self._books.frame_in(missing)
-                self._books.frame_dropped("link_gap", missing)
+                self._counters.frame_in(missing)
+                self._counters.frame_dropped("link_gap", missing)
         sender.session_id, sender.seq, sender.received = frame.session_id, frame.seq, 0
 
     def _is_expired(self, frame: Frame) -> bool:
@@ -141,6 +170,19 @@ class FrameReceiver:
         if len(self._senders) >= _MAX_TOPICS and topic not in self._senders:
             self._senders.clear()  # made-up topics must not grow without bound
         return self._senders.setdefault(topic, _SenderSequence())
+
+
+def describe_age(age_ns: int) -> str:
+    """The age of a stamp that cannot be used, in words; what mixed-up clocks look like."""
+    seconds = abs(age_ns) / 1e9
+    size = next(
+        (f"{seconds / unit:.0f} {name}" for unit, name in _UNITS if seconds >= 2 * unit), ""
+    )
+    size = size or f"{seconds * 1e3:.0f} ms"
+    words = f"{size} old" if age_ns >= 0 else f"stamped {size} in the future"
+    if seconds < _OTHER_CLOCK_S:
+        return words
+    return f"{words}: `captured_ns` is `time.monotonic_ns()`, or `clk` says which clock it is"
 
 
 class IdleLink:

@@ -1,17 +1,26 @@
-"""What a source is called: `NAME=URI` taken apart, and URIs shown without their secrets."""
+"""Parses `NAME=URI` of a source, and formats URIs without their secrets."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import SplitResult, urlsplit
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from ureca.errors import SourceError
 from ureca.node.config import SourceConfig
 
-NETWORK = frozenset({"rtsp", "rtsps", "http", "https"})
+SNAPSHOT = "snapshot+"
+_WEB = frozenset({"http", "https"})
+NETWORK = (
+    frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp"})
+    | _WEB
+    | {SNAPSHOT + scheme for scheme in _WEB}
+)
 _NAMED = re.compile(r"([a-z0-9_-]{1,64})=(.+)", re.DOTALL)
+_MISNAMED = re.compile(r"([^=:?/.][^=:?]{0,199})=(.+)", re.DOTALL)
+_DEVICE = re.compile(r"(?:v4l2:)?(/dev/video\d+(?:\?.*)?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +52,37 @@ def _parted(text: str, stream: str) -> Address:
     """
     found = _NAMED.fullmatch(text)
     if found is None:
-        return Address(stream, text)
+        _check_name(text)
+        return Address(stream, _spelled_out(text))
     if found.group(2).startswith(("zmq+", "credit+")):
         raise SourceError(f"{text}: the cameras there name their streams, leave out the name")
-    return Address(found.group(1), found.group(2), is_named=True)
+    return Address(found.group(1), _spelled_out(found.group(2)), is_named=True)
+
+
+def _check_name(text: str) -> None:
+    """Refuse `NAME=URI` whose name no stream can have, unless a file is called so."""
+    found = _MISNAMED.fullmatch(text)
+    if found is not None and not Path(text).exists():
+        raise SourceError(
+            f"the name {found.group(1)!r} of a source: expected 1 to 64 of a-z, 0-9, _ and -, as "
+            f"in front={hide_secrets(found.group(2))}"
+        )
+
+
+def _spelled_out(text: str) -> str:
+    """A URI as the sources take it: `0` and `/dev/video0` are cameras."""
+    if text.isdecimal() and not Path(text).exists():
+        return f"v4l2:///dev/video{int(text)}"
+    found = _DEVICE.fullmatch(text)
+    return f"v4l2://{found.group(1)}" if found is not None else text
+
+
+def path_of(uri: str) -> Path:
+    """The file that `file://…` or a plain path names."""
+    if not uri.startswith("file://"):
+        return Path(uri)
+    raw = uri.removeprefix("file://").removeprefix("localhost")
+    return Path(raw) if Path(raw).exists() else Path(unquote(raw))
 
 
 def split(uri: str) -> SplitResult:

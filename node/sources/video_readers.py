@@ -1,164 +1,182 @@
-"""Recorded pictures: a video file, a folder or a tar. They know nothing of clocks and pacing."""
+"""Reads recorded images: a video file, a folder, a tar or a recording. Clocks and pacing are
+elsewhere.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import tarfile
+import logging
+import weakref
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
-import cv2
+import msgspec
 
 from ureca.datatypes import Image
 from ureca.errors import SourceError
-from ureca.node.decoding.image_decoder import SUFFIXES, decode_picture, rgb_of
-from ureca.node.decoding.opencv_retrieve import NOT_CONVERTED, check_opencv, remedy, retrieve
+from ureca.node.decoding.picture_files import DEFAULT_FPS, PictureFolder, PictureTar, is_tar
+from ureca.node.decoding.video_messages import OpenVideo
+from ureca.node.decoding.video_process import DecoderDiedError, VideoProcess
+from ureca.node.sources.frame_gaps import StampGaps
 
-DEFAULT_FPS = 24.0
-MAX_LEADING_ERRORS = 100
-"""A video is refused when so many pictures at its beginning cannot be converted."""
-MAX_PICTURE_BYTES = 1 << 26
+_MAX_DEATHS = 8
+"""So many decoders that die in a row, without a picture in between, end a clip."""
+_REORDERED_NS = 2_000_000_000
+"""A stamp that lies less before the last one is out of order, as damage leaves them."""
+_log = logging.getLogger(__name__)
 
 Shot = tuple[int, Image | SourceError]
 """Nanoseconds since the clip began, and the picture or what is wrong with it."""
 
 
 class ClipReader(Protocol):
-    """Something recorded that can be played from the beginning, any number of times."""
+    """Something recorded that can be played from the beginning, any number of times. `fps` is its
+    usual rate.
+    """
+
+    fps: float
 
     def shots(self) -> Iterator[Shot]:
-        """All pictures in order. Raises `SourceError` when the recording cannot be opened."""
+        """All pictures in order. Raises `SourceError` when the recording cannot be opened, and
+        after the last picture when there are fewer than it announces.
+        """
 
 
-class VideoFile:
-    """A video file, with the container's timestamps; `fps` > 0 replaces them by an even rate."""
+class VideoClip:
+    """A video with an end, with the container's stamps; `fps` > 0 replaces them by an even rate.
 
-    def __init__(self, path: Path, *, fps: float = 0.0) -> None:
-        self._path = path
-        self._fps = fps
-        self._open().release()
+    It is decoded in a process of its own. One that dies costs the pictures that it had not given;
+    the next one goes on behind the packet that killed it.
+    """
 
-    def shots(self) -> Iterator[Shot]:
-        """See `ClipReader`. Raises `SourceError` also when none of the first pictures is usable."""
-        video = self._open()
-        with contextlib.closing(self._read(video)) as read:
-            begun = _up_to_the_first_picture(read)
-            if not begun:
-                raise SourceError(f"{self._path} has no readable picture: is it a video file?")
-            if isinstance(begun[-1][1], SourceError):
-                raise SourceError(f"{self._path} is {NOT_CONVERTED}; {remedy(self._path)}")
-            yield from begun
-            yield from read
+    def __init__(
+        self, order: OpenVideo, *, name: str, fps: float = 0.0, begun: VideoProcess | None = None
+    ) -> None:
+        self._order, self._name = order, name
+        video = begun or self._open(order)
+        self._begun: VideoProcess | None = video
+        self._unplayed = weakref.finalize(self, video.close)
+        self._even = bool(fps)
+        self.fps = fps or video.opened.fps or DEFAULT_FPS
 
-    def _read(self, video: cv2.VideoCapture) -> Generator[Shot, None, None]:
-        rate = self._fps or video.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
-        last_ns = -1
-        index = 0
-        try:
-            while video.grab():
-                image = self._image(video)
-                if image is None:
-                    break
-                at_ns = round(index / rate * 1e9)
-                stamp_ns = round(video.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
-                if not self._fps and stamp_ns > last_ns and (index == 0 or stamp_ns > 0):
-                    at_ns = stamp_ns
-                last_ns = max(at_ns, last_ns + 1)
-                index += 1
-                yield last_ns, image
-        finally:
-            video.release()
-
-    def _image(self, video: cv2.VideoCapture) -> Image | SourceError | None:
-        try:
-            bgr = retrieve(video)
-        except SourceError as error:
-            return SourceError(f"{self._path.name}: {error}; {remedy(self._path)}")
-        return None if bgr is None else rgb_of(bgr)
-
-    def _open(self) -> cv2.VideoCapture:
-        video = cv2.VideoCapture(str(self._path))
-        if not video.isOpened():
-            video.release()
+    def shots(self) -> Generator[Shot, None, None]:
+        """See `ClipReader`."""
+        times = _Times(self.fps, is_even=self._even)
+        good = count = 0
+        last: SourceError | None = None
+        for at_ns, image in self._pictures():
+            count += 1
+            if isinstance(image, SourceError):
+                last = SourceError(f"{self._name}: {image}")
+                yield times.next(at_ns, is_good=False), last
+            else:
+                good += 1
+                yield times.next(at_ns, is_good=True), image
+        if not good:
             raise SourceError(
-                f"cannot open the video {self._path}: it is damaged, empty, or of a format that "
-                "OpenCV cannot read; try `ffprobe` on it, or convert it to mp4 (H.264)"
+                f"{self._name} has no readable image"
+                + (f"; none of {count} can be decoded: {last}" if last is not None else "")
             )
-        check_opencv(video)
-        return video
+        if times.jumps:
+            _log.warning("%s: its stamps jump back %d times", self._name, times.jumps)
+        holes = times.holes - (count - good)
+        if holes > 0:
+            _log.warning(
+                "%s: its stamps leave room for about %d more pictures: parts of it are missing, or "
+                "its rate varies",
+                self._name,
+                holes,
+            )
+        if good < count:
+            _log.warning("%s: %d of %d pictures are damaged", self._name, count - good, count)
+        if self._shortfall:
+            raise SourceError(f"{self._name}: {self._shortfall}")
 
-
-def _up_to_the_first_picture(shots: Iterator[Shot]) -> list[Shot]:
-    """The shots up to the first good one; the last is an error when there was none in time."""
-    begun: list[Shot] = []
-    for shot in shots:
-        begun.append(shot)
-        if not isinstance(shot[1], SourceError) or len(begun) == MAX_LEADING_ERRORS:
-            break
-    return begun
-
-
-class PictureFolder:
-    """The pictures of a folder in the order of their names."""
-
-    def __init__(self, folder: Path, *, fps: float, max_px: int) -> None:
-        self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        self._fps = fps or DEFAULT_FPS
-        self._max_px = max_px
-        if not self._paths:
-            raise SourceError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))})")
-
-    def shots(self) -> Iterator[Shot]:
-        """See `ClipReader`. An unreadable picture keeps its place in time."""
-        for index, path in enumerate(self._paths):
-            yield round(index / self._fps * 1e9), self._read(path)
-
-    def _read(self, path: Path) -> Image | SourceError:
+    def _open(self, order: OpenVideo) -> VideoProcess:
         try:
-            return decode_picture(path.read_bytes(), max_px=self._max_px)
-        except (SourceError, OSError) as error:
-            return SourceError(f"{path.name}: {error}")
+            return VideoProcess(order)
+        except DecoderDiedError as error:
+            raise SourceError(f"cannot open the video {self._name}: {error}") from error
+        except SourceError as error:
+            raise SourceError(
+                f"cannot open the video {self._name}: {error}. It is damaged, empty, or of a "
+                "format that FFmpeg cannot read; try `ffprobe` on it, or convert it to mp4 (H.264)"
+            ) from error
 
-
-class PictureTar:
-    """The pictures of a tar in the order of their names; those under `frames/` if there are any."""
-
-    def __init__(self, path: Path, *, fps: float, max_px: int) -> None:
-        self._path = path
-        self._fps = fps or DEFAULT_FPS
-        self._max_px = max_px
+    def _pictures(self) -> Iterator[tuple[int | None, Image | SourceError]]:
+        """What the decoder gives, and one error for each picture that died with it."""
+        self._shortfall = ""
+        video, self._begun = self._begun or self._open(self._order), None
+        self._unplayed.detach()
+        given = deaths = 0
         try:
-            with tarfile.open(path) as archive:
-                members = [m for m in archive.getmembers() if _is_picture(m)]
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise SourceError(f"cannot read the tar {path}: {error}") from error
-        frames = [m for m in members if "frames" in Path(m.name).parts[:-1]]
-        self._members = sorted(frames or members, key=lambda member: member.name)
-        if not self._members:
-            raise SourceError(f"{path} contains no pictures ({', '.join(sorted(SUFFIXES))})")
+            while True:
+                try:
+                    shot = video.next()
+                except DecoderDiedError as error:
+                    deaths += 1
+                    if deaths > _MAX_DEATHS:
+                        raise SourceError(f"{self._name}: {error}, again and again") from error
+                    skip = video.packets + (1 << deaths) // 2
+                    _log.warning("%s: %s; it goes on behind packet %d", self._name, error, skip)
+                    for _ in range(skip - given):
+                        yield None, SourceError(str(error))
+                    given = max(given, skip)
+                    video = self._again(video, skip)
+                    continue
+                if shot is None:
+                    self._shortfall = video.shortfall
+                    return
+                given += 1
+                deaths = 0 if not isinstance(shot[1], SourceError) else deaths
+                yield shot
+        finally:
+            video.close()
 
-    def shots(self) -> Iterator[Shot]:
-        """See `ClipReader`. An unreadable picture keeps its place in time."""
-        with tarfile.open(self._path) as archive:
-            for index, member in enumerate(self._members):
-                yield round(index / self._fps * 1e9), self._read(archive, member)
-
-    def _read(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> Image | SourceError:
-        try:
-            stored = archive.extractfile(member)
-            assert stored is not None  # `_is_picture` keeps regular files only
-            return decode_picture(stored.read(), max_px=self._max_px)
-        except (SourceError, tarfile.TarError, OSError, EOFError) as error:
-            return SourceError(f"{member.name}: {error}")
+    def _again(self, video: VideoProcess, skip: int) -> VideoProcess:
+        video.close()
+        return self._open(msgspec.structs.replace(self._order, skip=skip))
 
 
-def _is_picture(member: tarfile.TarInfo) -> bool:
-    return (
-        member.isreg()
-        and member.size <= MAX_PICTURE_BYTES
-        and Path(member.name).suffix.lower() in SUFFIXES
-    )
+class _Times:
+    """Stamps as nanoseconds since the first one, always rising."""
+
+    def __init__(self, fps: float, *, is_even: bool) -> None:
+        self.jumps = self.holes = 0
+        self._gaps = StampGaps()
+        self._fps, self._is_even = fps, is_even
+        self._usual_ns = round(1e9 / fps)
+        self._index = 0
+        self._last_ns, self._at_ns = -1, -self._usual_ns
+        self._begin_ns: int | None = None
+        """The stamp of time 0."""
+
+    def next(self, stamp_ns: int | None, *, is_good: bool) -> int:
+        """The time of the next picture. One without a stamp comes a usual step later, and so does
+        one whose stamp lies far before the last one. A damaged one, which comes in the order of
+        its decoding, takes no time.
+        """
+        index, self._index = self._index, self._index + 1
+        if self._is_even:
+            return round(index / self._fps * 1e9)
+        if is_good:
+            self._at_ns = self._time_of(stamp_ns)
+        self._last_ns = max(self._at_ns, self._last_ns + 1)
+        return self._last_ns
+
+    def _time_of(self, stamp_ns: int | None) -> int:
+        next_ns = self._at_ns + self._usual_ns
+        if stamp_ns is None:
+            return next_ns
+        if self._begin_ns is None:
+            self._begin_ns = stamp_ns - next_ns
+        if self._at_ns - (stamp_ns - self._begin_ns) > _REORDERED_NS:
+            self.jumps += 1
+            self._begin_ns = stamp_ns - next_ns
+        at_ns = stamp_ns - self._begin_ns
+        if at_ns > self._at_ns:
+            self.holes += self._gaps.missing(at_ns)
+        return max(self._at_ns, at_ns)
 
 
 def open_clip(path: Path, *, fps: float, max_px: int) -> ClipReader:
@@ -167,6 +185,6 @@ def open_clip(path: Path, *, fps: float, max_px: int) -> ClipReader:
         return PictureFolder(path, fps=fps, max_px=max_px)
     if not path.is_file():
         raise SourceError(f"no such video, folder or tar: {path}")
-    if path.suffix.lower() == ".tar":
+    if is_tar(path):
         return PictureTar(path, fps=fps, max_px=max_px)
-    return VideoFile(path, fps=fps)
+    return VideoClip(OpenVideo(uri=str(path)), name=str(path), fps=fps)

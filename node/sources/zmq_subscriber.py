@@ -1,4 +1,4 @@
-"""Frames from other processes over ZeroMQ SUB.
+"""Receives frames from other processes over ZeroMQ SUB.
 
 All waiting messages are read and only the newest one of each topic is decoded: a small queue
 alone does not bound staleness, as measurements showed.
@@ -12,14 +12,15 @@ from contextlib import ExitStack
 
 import zmq
 
-from ureca.client.sockets import harden, is_local, keep_frames_fresh
+from ureca.client.sockets import connect, harden, is_local, keep_frames_fresh, received_frames
 from ureca.clock import Clock
 from ureca.datatypes import Frame
 from ureca.errors import ConfigError, SourceError
 from ureca.node.access import camera_keys
 from ureca.node.config import NodeConfig
 from ureca.node.counters import NodeCounters
-from ureca.node.sources.frame_receiver import FrameReceiver, IdleLink
+from ureca.node.sources.frame_receiver import MAX_FRAME_PARTS, FrameReceiver, IdleLink
+from ureca.node.sources.stream_owners import StreamOwners
 
 SCHEME = "zmq+"
 _POLL_MS = 100
@@ -52,9 +53,10 @@ class ZmqFrames:
         config: NodeConfig,
         *,
         clock: Clock,
-        books: NodeCounters,
+        counters: NodeCounters,
         wait: Callable[[float], bool],
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        owners: StreamOwners | None = None,
     ) -> None:
         self._endpoint = uri.removeprefix(SCHEME)
         if not self._endpoint.startswith(("tcp://", "ipc://", "inproc://")):
@@ -62,11 +64,13 @@ class ZmqFrames:
         _require_camera(self._endpoint, config)
         self._config = config
         self._wait = wait
+        self._owners = owners or StreamOwners(clock, max_streams=config.limits.max_streams)
         self._context = context
         self._receiver = FrameReceiver(
-            config, clock=clock, books=books, is_local=is_local(self._endpoint)
+            config, clock=clock, counters=counters, is_local=is_local(self._endpoint)
         )
         self._idle_link = IdleLink(self._endpoint, clock, after_s=config.source.silent_s)
+        self.links = self._receiver.frame_links("pictures", takes_connections=False)
 
     def frames(self) -> Iterator[Frame]:
         """See `FrameSource`; ends only when told to stop."""
@@ -103,19 +107,33 @@ class ZmqFrames:
         if (keys := camera_keys(self._config.security)) is not None:
             keys.encrypt(socket, self._endpoint)
         try:
-            socket.connect(self._endpoint)
+            connect(socket, self._endpoint)
         except zmq.ZMQError as error:
             raise SourceError(f"cannot connect to {self._endpoint}: {error}") from error
+        self.links.watch(socket, bound=False)
 
     def _drain(self, socket: zmq.Socket[bytes]) -> deque[list[bytes]]:
         """The newest message of each topic among those that have arrived."""
         newest: dict[bytes, list[bytes]] = {}
         for _ in range(_MAX_DRAIN):
-            try:
-                parts = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            message = received_frames(socket, MAX_FRAME_PARTS)
+            if message is None:
                 break
+            frames, last, size = message
+            self.links.delivered(last, size)
+            try:
+                parts = [frame.bytes for frame in frames]
+            except MemoryError:
+                self._receiver.lost()
+                continue
             self._receiver.came(parts[0])
+            if not self._owners.admits(parts[0], self._endpoint.encode()):
+                self._receiver.drop(
+                    "busy",
+                    f"{parts[0][:80]!r} of {self._endpoint} is another source's stream, or one "
+                    "beyond limits.max_streams",
+                )
+                continue
             if parts[0] in newest:
                 self._receiver.superseded()
             newest[parts[0]] = parts

@@ -1,4 +1,4 @@
-"""Which of the masks seen now is which of the regions known before: overlap, motion and colours.
+"""Associates the masks of a frame with known regions: overlap, motion and colours.
 
 Each known region is expected where its last step would take it. A pair's affinity mixes the overlap
 with that place, the distance to it and the likeness of the colours; all pairs are decided together
@@ -20,7 +20,7 @@ from ureca.node.tracking.linear_assignment import assign
 
 F64 = npt.NDArray[np.float64]
 
-_OVERLAP, _NEAR, _LOOK = 0.5, 0.2, 0.3
+_OVERLAP, _NEAR, _COLOURS = 0.5, 0.2, 0.3
 """Weights of overlap, nearness and colours in the affinity."""
 _REACH = 2.0
 """A region may be this many of its own diameters away from where it was expected."""
@@ -32,31 +32,33 @@ class DetectionFeatures:
     """The features of one detection on a small image.
 
     `cover` f32 [h, w] is the share of each small pixel that the mask covers; `centre_yx` and
-    `step_yx`, its motion since the look before, are in small pixels. `look` is its colour
+    `step_yx`, its motion since the previous frame, are in small pixels. `colours` is its colour
     histogram.
     """
 
     cover: F32
     centre_yx: tuple[float, float]
     area_px: float
-    look: F32
+    colours: F32
     step_yx: tuple[float, float] = (0.0, 0.0)
 
     @property
     def diameter_px(self) -> float:
-        """Of the disc of the same area."""
+        """Diameter of the disc of the same area."""
         return max(1.0, 2 * math.sqrt(self.area_px / math.pi))
 
     def after(self, earlier: DetectionFeatures) -> DetectionFeatures:
         """These features with the motion since earlier ones of the same region."""
         (y, x), (y0, x0) = self.centre_yx, earlier.centre_yx
         return DetectionFeatures(
-            self.cover, self.centre_yx, self.area_px, self.look, (y - y0, x - x0)
+            self.cover, self.centre_yx, self.area_px, self.colours, (y - y0, x - x0)
         )
 
 
 def extract_features(mask: Mask, bins: I32) -> DetectionFeatures:
-    """The look at `mask` bool [H, W], not empty, on a picture of colour bins i32 [h, w]."""
+    """Extract the features of `mask` bool [H, W], not empty, on a picture of colour bins i32 [h,
+    w].
+    """
     size = (bins.shape[1], bins.shape[0])
     cover = np.asarray(
         cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.float32
@@ -79,11 +81,11 @@ def affinity(known: DetectionFeatures, seen: DetectionFeatures, *, missed: int =
     away = min(math.dist(expected, seen.centre_yx), math.dist(known.centre_yx, seen.centre_yx))
     if away > reach:
         return _OUT_OF_REACH
-    near, look = 1 - away / reach, similarity(known.look, seen.look)
+    near, colours = 1 - away / reach, similarity(known.colours, seen.colours)
     if missed:
-        return (_NEAR * near + _LOOK * look) / (_NEAR + _LOOK)
+        return (_NEAR * near + _COLOURS * colours) / (_NEAR + _COLOURS)
     overlap = max(_overlap(known, seen, known.step_yx), _overlap(known, seen, (0.0, 0.0)))
-    return _OVERLAP * overlap + _NEAR * near + _LOOK * look
+    return _OVERLAP * overlap + _NEAR * near + _COLOURS * colours
 
 
 def _overlap(

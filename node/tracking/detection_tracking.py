@@ -14,7 +14,8 @@ import numpy as np
 
 from ureca.datatypes import Frame, Mask, Refusal, RegionSeed
 from ureca.errors import RegionError
-from ureca.node.config import ID_PATTERN, TrackerConfig
+from ureca.node.config import TrackerConfig
+from ureca.node.config_checks import ID_PATTERN
 from ureca.node.masks.color_histogram import I32, similarity
 from ureca.node.masks.prompt_to_mask import seed_mask
 from ureca.node.tracking.association import DetectionFeatures, affinity, extract_features, match
@@ -101,7 +102,8 @@ class DetectionTracker:
         missed = region.track.missed_frames
         if (
             missed
-            and similarity(region.features.look, features.look) < self._config.recover_appearance
+            and similarity(region.features.colours, features.colours)
+            < self._config.recover_appearance
         ):
             return -1.0
         return affinity(region.features, features, missed=missed)

@@ -1,4 +1,4 @@
-"""A keyframe in the segmenter, and the map from there to the newest image.
+"""A keyframe in the segmenter, and the flow from it to the newest image.
 
 The segmenter's result is for a past image. Each newer frame adds its flow to one map from the
 newest image directly back to the keyframe; masks of the keyframe are read through that map. The
@@ -8,8 +8,8 @@ memory is one map per keyframe, however late the result comes. All in work resol
 from __future__ import annotations
 
 from ureca.node.masks.color_histogram import F32
-from ureca.node.masks.optical_flow import FlowField, sample
 from ureca.node.tracking.mask_propagation import WorkImage
+from ureca.node.tracking.optical_flow import FlowField, sample
 
 _FAR = 3
 

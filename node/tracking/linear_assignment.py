@@ -1,4 +1,4 @@
-"""The cheapest assignment of rows to columns. Pure."""
+"""Computes the cheapest assignment of rows to columns. Pure."""
 
 from __future__ import annotations
 

@@ -14,21 +14,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from ureca.datatypes import Frame, Mask, RegionSeed
+from ureca.errors import RegionError
 from ureca.node.config import TrackerConfig
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.geometry import full_size, iou, shrunk
-from ureca.node.masks.optical_flow import FlowField
 from ureca.node.segmentation.keyframe_segmenter import (
     KeyframeRequest,
     KeyframeResult,
     RegionMask,
     RegionPrompt,
 )
+from ureca.node.segmenter_config import MaskThresholds
 from ureca.node.tracking.keyframe_warp import KeyframeWarp
 from ureca.node.tracking.mask_propagation import MaskPropagator, WorkImage
+from ureca.node.tracking.optical_flow import FlowField
 from ureca.node.tracking.redetection import take_template
 from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
 from ureca.protocol.rle import decode
+
+_MAX_KEPT = 2
+"""Keyframes of which texts are being asked: one in the segmenter, one at the captioner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,45 +53,84 @@ class MaskCorrections:
     """The keyframe of one stream and its result."""
 
     def __init__(self, config: TrackerConfig, regions: TrackRegistry) -> None:
-        self._config = config
+        self._config = config.fill(MaskThresholds())
         self._regions = regions
         self._warp: KeyframeWarp | None = None
+        self._kept: dict[int, KeyframeWarp] = {}
+        """By frame, the keyframes whose masks may still begin regions: texts are asked of them."""
         self._held: dict[str, _Held] = {}
         self._answer: KeyframeResult | None = None
         self._taken: set[str] = set()
         self.counts: Counter[str] = Counter()
-        """Masks `taken`, and those refused by the gate that refused them."""
+        """Masks `taken`, and those refused by the gate that refused them; things that `began` by
+        themselves."""
+        self.left_out: Counter[str] = Counter()
+        """The most things of one keyframe that were not begun, by the setting that says so."""
 
     @property
     def is_open(self) -> bool:
-        """Whether an answer is awaited."""
-        return self._warp is not None
+        """Whether an answer is awaited, of the segmenter or to a text."""
+        return self._warp is not None or bool(self._kept)
+
+    @property
+    def has_things(self) -> bool:
+        """Whether there is an answer with things that nobody pointed at."""
+        answer = self._answer if self._warp is not None else None
+        return answer is not None and any(one.rid is None for one in answer.region_masks)
 
     def forget(self) -> None:
         """The keyframe is no longer of this stream's pictures."""
         self._warp = self._answer = None
+        self._kept.clear()
 
-    def open(self, frame: Frame, picture: WorkImage, *, everything: bool) -> KeyframeRequest | None:
-        """Make `frame`, whose small picture is `picture`, the keyframe."""
+    def open(
+        self,
+        frame: Frame,
+        picture: WorkImage,
+        *,
+        things: int = 0,
+        candidates: int = 0,
+        segments: int = 0,
+    ) -> KeyframeRequest | None:
+        """Make `frame`, whose small picture is `picture`, the keyframe. At most `things` regions
+        may be found by the segmenter itself. With `candidates`, `begin` may start regions of it
+        until `release`, and so with `segments` (whole frames); regions that began from segments are
+        then not asked about.
+        """
         self._held = {
             region.track.rid: _Held(
                 region.propagator, region.propagator.soft, _wanted(region, frame.seq)
             )
             for region in self._regions
-            if region.propagator is not None
+            if region.propagator is not None and not (segments and region.is_found)
         }
         taken, self._taken = frozenset(self._taken), set()
-        room = self._regions.room if everything else 0
-        if not self._held and room < 1:
+        self._end_seeds()
+        free_slots = max(0, min(self._regions.free_slots, things - self._regions.found))
+        if not self._held and max(free_slots, candidates, segments) < 1:
             return None
         self._warp, self._answer = KeyframeWarp(frame.seq, picture), None
+        if candidates or segments:
+            self._kept[frame.seq] = self._warp
+            while len(self._kept) > _MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
         wanted = {rid: held.wanted for rid, held in self._held.items()}
-        return KeyframeRequest(frame, wanted, room, taken)
+        return KeyframeRequest(frame, wanted, free_slots, candidates, taken, segments)
+
+    def _end_seeds(self) -> None:
+        """A segmenter is asked about each seed once."""
+        for region in self._regions:
+            if region.seed is not None:
+                region.seed, region.drawn_seq = None, -1
+
+    def release(self, seq: int) -> None:
+        """Nothing will begin on the keyframe `seq` any more."""
+        self._kept.pop(seq, None)
 
     def follow(self, flow: FlowField) -> None:
         """One more frame has come."""
-        if self._warp is not None:
-            self._warp.follow(flow)
+        for warp in {id(one): one for one in (self._warp, *self._kept.values()) if one}.values():
+            warp.follow(flow)
 
     def offer(self, keyframe_result: KeyframeResult) -> None:
         """A segmenter's answer: taken up by the next `apply`, and forgotten if it is of another
@@ -101,6 +145,7 @@ class MaskCorrections:
         if warp is None or answer is None:
             return
         self._warp = self._answer = None
+        self.left_out |= Counter(answer.left_out)
         for region_mask in answer.region_masks:
             if region_mask.rid is None:
                 self._begin(region_mask, warp, frame, picture)
@@ -139,7 +184,7 @@ class MaskCorrections:
         mask = full_size(propagator.soft, frame)
         if not mask.any():
             return "gone"
-        region.propagator, region.seed = propagator, None
+        region.propagator = propagator
         if region.is_lost:
             region.see(mask)
         else:
@@ -169,16 +214,16 @@ class MaskCorrections:
         """The first gate that the cut does not pass; None when it passes all."""
         config, inside = self._config, np.asarray(cut > 0.5, np.bool_)
         passes = {
-            "presence": region_mask.presence >= config.min_presence,
+            "presence": region_mask.presence >= _known(config.min_presence),
             "full_frame": float(inside.mean()) <= config.max_area_share_of_frame,
         }
         if held.wanted.seed is None:  # else nothing is known yet but where it was pointed at
             before = np.asarray(held.soft > 0.5, np.bool_)
             remembered = region_mask.agreement or 0.0
             carried = 0.0 if held.is_lost else iou(inside, before)
-            is_remembered = remembered >= config.min_memory
+            is_remembered = remembered >= _known(config.min_memory)
             passes |= {
-                "disagreement": is_remembered or carried >= config.min_agreement,
+                "disagreement": is_remembered or carried >= _known(config.min_agreement),
                 "area_jump": self._fits(inside, before, held, is_remembered=is_remembered),
                 "appearance": held.propagator.looks_like(warp.picture, inside)
                 >= config.min_appearance,
@@ -186,7 +231,7 @@ class MaskCorrections:
         return next((gate for gate, is_passed in passes.items() if not is_passed), None)
 
     def _fits(self, inside: Mask, before: Mask, held: _Held, *, is_remembered: bool) -> bool:
-        """Whether the size is the region's. What the memory vouches for may shrink at will: a
+        """Whether the size is the region's. A mask that the memory confirms may shrink at will: a
         segmenter that has lost its object answers with too much.
         """
         area_px, config = int(np.count_nonzero(inside)), self._config
@@ -210,18 +255,79 @@ class MaskCorrections:
         cut = shrunk(decode(region_mask.mask), warp.picture.size)
         now = warp.forward(cut)
         mask = full_size(now, frame)
-        if self._regions.room < 1 or not mask.any() or self._is_known(mask):
+        if self._regions.free_slots < 1 or not mask.any() or self._known(mask) is not None:
             self.counts["known"] += 1
             return
-        region = self._regions.start(RegionSeed(mask=region_mask.mask), mask)
+        seed = RegionSeed(mask=region_mask.mask, label=region_mask.label)
+        self._start(seed, cut, warp, mask, picture).is_found = True
+        self.counts["began"] += 1
+
+    def begin(self, seq: int, seed: RegionSeed, frame: Frame, picture: WorkImage) -> TrackedRegion:
+        """The region of a mask of keyframe `seq`: what is already there, or a new one, moved to the
+        newest `frame`. Raises `RegionError` when it cannot be followed.
+        """
+        warp = self._kept.get(seq)
+        if warp is None or seed.mask is None:
+            raise RegionError(f"keyframe {seq} is gone: the source began anew, or it took too long")
+        cut = shrunk(decode(seed.mask), warp.picture.size)
+        mask = full_size(warp.forward(cut), frame)
+        if not mask.any():
+            raise RegionError("what was found has left the picture")
+        known = self._known(mask)
+        if known is not None:
+            return known
+        self._regions.check_room()
+        return self._start(seed, cut, warp, mask, picture)
+
+    def take_segment(
+        self, seq: int, seed: RegionSeed, frame: Frame, picture: WorkImage, rid: str | None
+    ) -> TrackedRegion:
+        """Set the region `rid` to a segment of keyframe `seq`, moved to the newest `frame`; without
+        `rid` as `begin`. Raises `RegionError` as that does.
+        """
+        region = None if rid is None else self._regions.get(rid)
+        if region is None:
+            known = {id(one) for one in self._regions}
+            began = self.begin(seq, seed, frame, picture)
+            began.is_found |= id(began) not in known
+            return began
+        warp = self._kept.get(seq)
+        assert seed.mask is not None
+        if warp is None:
+            raise RegionError(f"keyframe {seq} is gone: the source began anew, or it took too long")
+        cut = shrunk(decode(seed.mask), warp.picture.size)
+        now = warp.forward(cut)
+        mask = full_size(now, frame)
+        if not mask.any():
+            raise RegionError("the segment has left the picture")
+        region.propagator = MaskPropagator(self._config, warp.picture, cut)
+        region.propagator.place(now)
+        region.template = take_template(picture, now) or region.template
+        if region.is_lost:
+            region.see(mask)
+        else:
+            region.correct(mask)
+        return region
+
+    def _start(
+        self, seed: RegionSeed, cut: F32, warp: KeyframeWarp, mask: Mask, picture: WorkImage
+    ) -> TrackedRegion:
+        now = warp.forward(cut)
+        region = self._regions.start(seed, mask)
         region.propagator = MaskPropagator(self._config, warp.picture, cut)
         region.propagator.place(now)
         region.template = take_template(picture, now)
+        return region
 
-    def _is_known(self, mask: Mask) -> bool:
-        return any(
-            region.track.mask is not None and iou(region.track.mask, mask) > 0.5
-            for region in self._regions
+    def _known(self, mask: Mask) -> TrackedRegion | None:
+        """The region that is there already."""
+        return next(
+            (
+                region
+                for region in self._regions
+                if region.track.mask is not None and iou(region.track.mask, mask) > 0.5
+            ),
+            None,
         )
 
 
@@ -230,6 +336,10 @@ def _wanted(region: TrackedRegion, seq: int) -> RegionPrompt:
     soft, is_here = region.propagator.soft, region.drawn_seq == seq
     if region.is_lost or not (soft > 0.5).any():
         return RegionPrompt()
-    return RegionPrompt(
-        soft, seed=region.seed if is_here else None, is_drawn=is_here and region.seed is None
-    )
+    return RegionPrompt(soft, seed=region.seed, is_drawn=is_here and region.seed is None)
+
+
+def _known(threshold: float | None) -> float:
+    """A threshold that `TrackerConfig.fill` has set."""
+    assert threshold is not None
+    return threshold

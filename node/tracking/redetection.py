@@ -1,5 +1,4 @@
-"""Finds a lost region by its stored template: template correlation over scales, then a colour
-check.
+"""Finds lost regions: as a piece that is not background, or by a stored template.
 
 Strict on purpose: a wrong recovery captions the wrong thing, a missed one only takes longer.
 Work-sized pictures throughout.
@@ -12,14 +11,23 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ureca.datatypes import Mask
 from ureca.node.masks.color_histogram import F32, U8
 from ureca.node.tracking.mask_propagation import WorkImage
+from ureca.node.tracking.still_background import StillBackground
 
 _SCALES = (1.0, 0.92, 1.09, 0.85, 1.19)
 _MARGIN_PX = 2
 _MIN_SIDE_PX = 10
 _TEXTURED = 12.0
 """Deviation of the colours inside a region above which they are also searched for alone."""
+_EMPTY, _SHOWN = -0.5, 0.5
+"""The background's cue below which a pixel shows it, and above which it shows something else."""
+_LEAST_PIECE, _LEAST_REST, _MOST_PIECE = 0.25, 0.55, 1.6
+"""Shares of a region's usual area that a piece, or what another region leaves of one, may have that
+it is found as."""
+_MAX_PIECES, _SPECK_PX = 16, 20
+_REFINE_PX = 3
 _MIN_CONTRAST = 6.0
 """Grey-level deviation below which a template is too flat to correlate with anything."""
 
@@ -55,37 +63,133 @@ def take_template(picture: WorkImage, soft: F32) -> RegionTemplate | None:
     return RegionTemplate(rgb=crop.copy(), soft=soft[rows, cols].copy())
 
 
-def redetect(picture: WorkImage, template: RegionTemplate) -> Redetection | None:
-    """The best place of `template` on `picture` over all scales; None when it fits nowhere."""
-    best: Redetection | None = None
-    for scale in _SCALES:
+class LostSearch:
+    """One pass over the newest picture for all lost regions.
+
+    Before a fixed camera only what is not background is looked at, first as whole pieces, which
+    costs next to nothing. Templates are correlated with a picture of half the size, and again in
+    full around the best place.
+    """
+
+    def __init__(self, picture: WorkImage, background: StillBackground) -> None:
+        self._picture = picture
+        self._is_empty = background.cue < _EMPTY if background.is_known else None
+        self._small: U8 | None = None
+        self._pieces = _pieces_of(background.cue > _SHOWN) if background.is_known else []
+
+    def pieces(self, area_px: float, taken: Mask) -> list[F32]:
+        """Things that are not background and not `taken`, bool [h, w], as soft masks of the whole
+        picture, of an area that a region of `area_px` may have while it comes into view.
+        """
+        found = []
+        for piece in self._pieces:
+            free = piece & ~taken
+            least = _LEAST_PIECE if np.array_equal(free, piece) else _LEAST_REST
+            if least * area_px <= np.count_nonzero(free) <= _MOST_PIECE * area_px:
+                found.append(free.astype(np.float32))
+        return found
+
+    def redetect(self, template: RegionTemplate, taken: Mask) -> Redetection | None:
+        """The best place of `template` over all scales whose middle is not `taken` bool [h, w];
+        None when it fits nowhere, or before the background only.
+        """
+        blocked = taken if self._is_empty is None else taken | self._is_empty
+        area_px = np.count_nonzero(template.soft > 0.5)
+        if blocked.size - np.count_nonzero(blocked) < _LEAST_PIECE * area_px:
+            return None
+        is_small = min(template.rgb.shape[:2]) >= 2 * _MIN_SIDE_PX
+        best: tuple[float, float, int, int] | None = None
+        for scale in _SCALES:
+            rgb, soft = _scaled(template, scale / 2 if is_small else scale)
+            picture = self._half() if is_small else self._picture.rgb
+            if rgb.shape[0] > picture.shape[0] or rgb.shape[1] > picture.shape[1]:
+                continue
+            score, x, y = _match(picture, rgb, soft, taken)
+            if best is None or score > best[0]:
+                best = score, scale, x, y
+        if best is None:
+            return None
+        found = self._placed(template, *best, is_small=is_small)
+        return None if found is None or self._is_on_background(found.soft) else found
+
+    def _half(self) -> U8:
+        if self._small is None:
+            size = (self._picture.size[1] // 2, self._picture.size[0] // 2)
+            small = cv2.resize(self._picture.rgb, size, interpolation=cv2.INTER_AREA)
+            self._small = np.asarray(small, np.uint8)
+        return self._small
+
+    def _placed(
+        self,
+        template: RegionTemplate,
+        score: float,
+        scale: float,
+        x: int,
+        y: int,
+        *,
+        is_small: bool,
+    ) -> Redetection | None:
+        """The template there; found on the small picture, its score and place are made exact."""
         rgb, soft = _scaled(template, scale)
-        if rgb.shape[0] > picture.size[0] or rgb.shape[1] > picture.size[1]:
-            continue
-        score, x, y = _match(picture, rgb, soft)
-        if best is None or score > best.score:
-            placed = np.zeros(picture.size, np.float32)
-            placed[y : y + soft.shape[0], x : x + soft.shape[1]] = soft
-            best = Redetection(score=float(score), soft=placed)
-    return best
+        if is_small:
+            height, width = self._picture.size
+            if rgb.shape[0] > height or rgb.shape[1] > width:
+                return None
+            top = min(max(0, 2 * y - _REFINE_PX), height - rgb.shape[0])
+            left = min(max(0, 2 * x - _REFINE_PX), width - rgb.shape[1])
+            bottom = top + rgb.shape[0] + 2 * _REFINE_PX
+            near = self._picture.rgb[top:bottom, left : left + rgb.shape[1] + 2 * _REFINE_PX]
+            score, x, y = _match(near, rgb, soft, None)
+            x, y = x + left, y + top
+        placed = np.zeros(self._picture.size, np.float32)
+        placed[y : y + soft.shape[0], x : x + soft.shape[1]] = soft
+        return Redetection(score=score, soft=placed)
+
+    def _is_on_background(self, soft: F32) -> bool:
+        if self._is_empty is None:
+            return False
+        inside = soft > 0.5
+        return bool(self._is_empty[inside].mean() > 0.5) if inside.any() else True
 
 
-def _match(picture: WorkImage, rgb: U8, soft: F32) -> tuple[float, int, int]:
+def _pieces_of(shown: Mask) -> list[Mask]:
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(shown.astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    largest = 1 + np.argsort(-areas, kind="stable")[:_MAX_PIECES]
+    return [np.asarray(parts == part, np.bool_) for part in largest if areas[part - 1] >= _SPECK_PX]
+
+
+def _match(picture: U8, rgb: U8, soft: F32, taken: Mask | None) -> tuple[float, int, int]:
     """The best correlation of `rgb` with the picture, and where.
 
     Tried with what lay around the region, by which plain things are found, and without it, since
     textured things may stand before something else now.
     """
-    found = [_peak(cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED))]
+    free = None if taken is None else _free_places(taken, picture.shape[:2], rgb.shape[:2])
+    found = [_peak(cv2.matchTemplate(picture, rgb, cv2.TM_CCOEFF_NORMED), free)]
     inside = soft > 0.5
     if inside.any() and float(rgb[inside].std(axis=0).mean()) >= _TEXTURED:
         mask = np.repeat(inside[..., None], 3, axis=2).astype(np.float32)
-        found.append(_peak(cv2.matchTemplate(picture.rgb, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)))
+        scores = cv2.matchTemplate(picture, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)
+        found.append(_peak(scores, free))
     return max(found)
 
 
-def _peak(scores: cv2.typing.MatLike) -> tuple[float, int, int]:
+def _free_places(taken: Mask, size: tuple[int, int], part: tuple[int, int]) -> Mask:
+    """The places of a template of size `part` whose middle is free, on a picture of `size`."""
+    if taken.shape != size:
+        small = cv2.resize(
+            taken.view(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
+        )
+        taken = np.asarray(small > 0, np.bool_)
+    top, left = part[0] // 2, part[1] // 2
+    return ~taken[top : top + size[0] - part[0] + 1, left : left + size[1] - part[1] + 1]
+
+
+def _peak(scores: cv2.typing.MatLike, free: Mask | None) -> tuple[float, int, int]:
     finite = np.where(np.isfinite(scores), scores, -1.0)
+    if free is not None:
+        finite = np.where(free, finite, -1.0)
     _, score, _, (x, y) = cv2.minMaxLoc(finite)
     return float(score), int(x), int(y)
 

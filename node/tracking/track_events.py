@@ -1,4 +1,6 @@
-"""Track sets to events: births, losses, finds and ends at once, updates at a limited rate."""
+"""Converts track sets to events: new, lost, recovered and ended tracks at once, updates at a
+limited rate.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of one stream's regions: born, seen, lost, ended. Ids are never used twice."""
+"""Holds one stream's regions and their states: new, seen, lost, ended. Ids are never used twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ureca.datatypes import Mask, RegionSeed, Track, TrackState
 from ureca.errors import RegionError
-from ureca.node.config import ID_PATTERN
+from ureca.node.config_checks import ID_PATTERN
 from ureca.node.masks.geometry import box_of
 from ureca.node.tracking.association import DetectionFeatures
 from ureca.node.tracking.mask_propagation import MaskPropagator
@@ -71,7 +71,9 @@ class TrackedRegion:
     propagator: MaskPropagator | None = None
     template: RegionTemplate | None = None
     seed: RegionSeed | None = None
-    """The point or box of a client, until a segmenter has made a mask of it."""
+    """The point or box of a client, moved along by flow until a segmenter was asked about it."""
+    is_found: bool = False
+    """A segmenter found it by itself: nobody asked for it."""
     drawn_seq: int = -1
     """The frame that its seed, or else its mask, was drawn on."""
     absences: int = 0
@@ -107,7 +109,7 @@ class TrackedRegion:
 
     def lose(self, reason: str, now_ns: int) -> None:
         """It is no longer known where it is."""
-        self.lost_ns = now_ns
+        self.lost_ns, self.seed = now_ns, None
         self.track = replace(
             self.track, state=TrackState.LOST, mask=None, reason=reason, missed_frames=1
         )
@@ -133,14 +135,21 @@ class TrackRegistry:
         return self._by_rid.get(rid)
 
     @property
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """How many more may be started."""
         return self._max - len(self._by_rid)
 
+    @property
+    def found(self) -> int:
+        """How many of them a segmenter found by itself."""
+        return sum(region.is_found for region in self)
+
     def check_room(self) -> None:
         """Raises `RegionError` when no more may be started."""
-        if self.room < 1:
-            raise RegionError(f"the limit of {self._max} regions per stream is reached")
+        if self.free_slots < 1:
+            raise RegionError(
+                f"the limit of {self._max} regions per stream is reached; raise limits.max_regions"
+            )
 
     def start(self, seed: RegionSeed, mask: Mask) -> TrackedRegion:
         """Start a region at `mask`; raises `RegionError` if the limit is reached or the id is

@@ -39,16 +39,26 @@ class Refused:
     why: str
 
 
-class Guard:
-    """Checks requests. Outside loopback a token is required; a random one is the default."""
+def is_loopback_name(host: str | None) -> bool:
+    """Whether a `Host` header names this host: a page of another site cannot, not even after DNS
+    rebinding.
+    """
+    found = _HOST.fullmatch(host or "")
+    return found is not None and found[1].strip("[]") in LOOPBACK
 
-    def __init__(self, host: str, token: str | None = None) -> None:
+
+class Guard:
+    """Checks requests. Outside loopback, and for a viewer with a key (`has_key`), a token is
+    required; a random one is the default. Other users of this host have no key.
+    """
+
+    def __init__(self, host: str, token: str | None = None, *, has_key: bool = False) -> None:
         self.is_open = host in LOOPBACK
         if token is not None and (len(token) < _MIN_TOKEN or not token.isascii()):
             raise ConfigError(
                 f"--token needs at least {_MIN_TOKEN} ASCII characters; leave it out for a good one"
             )
-        self.token = token or ("" if self.is_open else secrets.token_urlsafe(24))
+        self.token = token or ("" if self.is_open and not has_key else secrets.token_urlsafe(24))
 
     def refusal(self, target: str, host: str | None, origin: str | None) -> Refused | None:
         """None when the request for `target` (path and query) may be answered.
@@ -76,8 +86,7 @@ class Guard:
         return None
 
     def _is_ours(self, host: str | None) -> bool:
-        found = _HOST.fullmatch(host or "")
-        return found is not None and (not self.is_open or found[1].strip("[]") in LOOPBACK)
+        return is_loopback_name(host) if self.is_open else _HOST.fullmatch(host or "") is not None
 
     def _has_token(self, query: str) -> bool:
         if not self.token:

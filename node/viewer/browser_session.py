@@ -91,7 +91,7 @@ class Session:
         while True:
             try:
                 said = _said.decode(await self._socket.recv())
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 self._say({"t": "refused", "why": "not a message of this page"})
                 continue
             if isinstance(said, ShowStream):

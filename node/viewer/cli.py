@@ -31,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     configure("info")
     events, requests = addresses(options.node, options.events, options.requests)
-    guard = Guard(options.host, options.token)
+    keys = keys_of(options)
+    guard = Guard(options.host, options.token, has_key=keys is not None)
     require("websockets", extra="view")
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_serve(options, guard, events, requests, keys_of(options)))
+        asyncio.run(_serve(options, guard, events, requests, keys))
     return 0
 
 

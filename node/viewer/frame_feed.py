@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from ureca.protocol.preview import Picture
+from ureca.protocol.preview_messages import Picture
 
 Fetch = Callable[[str, "int | None"], Awaitable[Picture]]
 """Fetches a stream's picture whose number is not the given one."""

@@ -1,5 +1,5 @@
-"""The viewer's side of the node: events to all browsers, pictures on request, and whether the node
-is there at all.
+"""The viewer's connection to the node: events to all browsers, previews on request, and the
+connection status.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ureca.client.shared import snapshot_events
 from ureca.errors import RequestError, UrecaError, VersionError
 from ureca.node.viewer.frame_feed import Feed
 from ureca.node.viewer.send_queue import SendQueue
-from ureca.protocol.events import AnyEvent, Heartbeat, TrackUpdate
-from ureca.protocol.preview import Picture
+from ureca.protocol.events import AnyEvent, Heartbeat, Panoptic, TrackUpdate
+from ureca.protocol.preview_messages import Picture
 
 SILENT_S = 2.5
 """A node that sends nothing for this long is shown as lost; it sends a heartbeat every second."""
@@ -111,7 +111,7 @@ class Link:
         self._regions.apply(event)
         if isinstance(event, Heartbeat):
             self._heartbeat = event
-        if not isinstance(event, TrackUpdate):  # pictures say where regions are
+        if not isinstance(event, TrackUpdate | Panoptic):  # pictures say where regions are
             self._tell(told([msgspec.json.encode(event)]))
 
     def _pace(self) -> None:

@@ -1,4 +1,4 @@
-"""The unsent messages of one browser: bounded, so that a slow one delays no other."""
+"""The queue of one browser's unsent messages. It is bounded, so a slow browser delays no other."""
 
 from __future__ import annotations
 

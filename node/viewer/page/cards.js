@@ -2,6 +2,7 @@
 // Captions are text, never markup: everything is set with textContent.
 
 const GONE_MS = 15_000; // a region that ended is on show for so long; searching finds it longer
+const UNSURE = 0.4; // as in ureca/confidence.py
 const TRIGGERS = { new: "new", request: "asked", recovered: "found again", change: "changed", refresh: "renewed" };
 
 function made(tag, name, text) {
@@ -90,8 +91,7 @@ export class Cards {
     say(card.trigger, TRIGGERS[region.trigger] ?? region.trigger);
     const ageS = this.regions.ageS(region);
     say(card.age, ageS === null || region.state === "gone" ? "" : age(ageS));
-    const score = region.caption?.score;
-    say(card.score, score === null || score === undefined ? "" : `score ${score.toFixed(2)}`);
+    say(card.score, sureness(region.caption ?? {}));
     card.bar.style.transform = `scaleX(${worn === null || region.state === "gone" ? 0 : (1 - worn).toFixed(3)})`;
     card.head.setAttribute("aria-expanded", String(isChosen));
     if (thumbnails) this.stage.thumbnail(card.thumb, region);
@@ -161,9 +161,15 @@ function line(when, text, more) {
 
 function note(entry) {
   const parts = [TRIGGERS[entry.trigger] ?? entry.trigger];
-  if (entry.score !== null && entry.score !== undefined) parts.push(entry.score.toFixed(2));
+  if (sureness(entry)) parts.push(sureness(entry));
   if (entry.renewed) parts.push(`held ${entry.renewed}×`);
   return `  ${parts.join(" · ")}`;
+}
+
+/** How likely a caption is right, or the score of a bundle that cannot tell. */
+function sureness({ confidence, score }) {
+  if (typeof confidence === "number") return `${confidence < UNSURE ? "unsure, " : ""}${Math.round(100 * confidence)} %`;
+  return typeof score === "number" ? `score ${score.toFixed(2)}` : "";
 }
 
 function words(reason) { return reason.replaceAll("_", " "); }

@@ -26,7 +26,7 @@ export class Charts {
     this.frames = root.querySelector("#frames");
   }
 
-  /** A heartbeat: the books, of which the differences are drawn. */
+  /** A heartbeat: the counters, of which the differences are drawn. */
   beat(event) {
     const at = performance.now();
     const last = this.#last;

@@ -2,6 +2,7 @@
 
 import { Cards } from "./cards.js";
 import { Charts } from "./charts.js";
+import { FindBox } from "./find.js";
 import { Link } from "./link.js";
 import { PolicyBox } from "./policy.js";
 import { Regions } from "./regions.js";
@@ -22,6 +23,7 @@ const stage = new Stage($("stage"), regions, {
 const cards = new Cards($("cards"), regions, stage, { choose, describe, remove });
 const charts = new Charts(document, regions);
 const link = new Link({ message: take, picture: show, up, down });
+const find = new FindBox(document, stage, regions, (op, args) => link.ask(op, args), choose);
 const policy = new PolicyBox((op, args) => link.ask(op, args), toast);
 
 // --- what comes ----------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ function take(message) {
     regions.reset(message.events);
     message.events.forEach(beat);
   } else if (message.t === "events") {
-    for (const event of message.events) { regions.apply(event); beat(event); }
+    for (const event of message.events) { regions.apply(event); beat(event); find.hear(event); }
   }
   number();
   redraw();
@@ -77,6 +79,7 @@ async function show(buffer) {
   if (page.frozen) { page.waiting = buffer; return; }
   try {
     const picture = await stage.show(buffer);
+    find.layout();
     page.pictures.push(performance.now());
     if (page.pictures.length > 30) page.pictures.shift();
     drawFacts(picture);
@@ -124,6 +127,7 @@ function drawState() {
   const pressed = page.state === "paused";
   toggle($("pause"), pressed, pressed ? "Resume" : "Pause");
   const ops = hello?.ops ?? [];
+  find.setNode(hello, Boolean(lost));
   $("pause").disabled = Boolean(lost) || !ops.includes("pause");
   $("record").disabled = Boolean(lost) || !ops.includes("record.start");
   $("record").title = ops.includes("record.start") ? "Record at the node (r)" : "This node does not record on request";
@@ -160,8 +164,8 @@ function drawFacts(picture) {
 
 function look(stream) {
   if (stream === null) return;
-  if (stream !== page.stream) { stage.clear(); page.pictures.length = 0; }
-  page.stream = stream;
+  if (stream !== page.stream) { stage.clear(); page.pictures.length = 0; find.clear(); }
+  page.stream = find.stream = stream;
   link.say({ t: "look", stream });
   drawStreams();
   redraw();
@@ -228,6 +232,12 @@ function freeze() {
   }
 }
 
+const MODES = ["fill", "outline", "off"];
+function turnMasks() {
+  stage.setMode(MODES[(MODES.indexOf(stage.mode) + 1) % MODES.length]);
+  put($("mask-mode"), `Masks: ${stage.mode}`);
+}
+
 async function record() {
   const name = `view-${new Date().toISOString().slice(0, 19).replace(/[^0-9]/g, "")}`;
   try {
@@ -265,8 +275,10 @@ function turn(by) {
 const KEYS = {
   p: () => $("pause").click(),
   f: freeze,
+  m: turnMasks,
   r: () => $("record").click(),
   "/": () => $("search").focus(),
+  t: () => $("find-text").focus(),
   "[": () => turn(-1),
   "]": () => turn(1),
   j: () => step(1),
@@ -274,7 +286,7 @@ const KEYS = {
   d: () => withChosen(describe),
   Delete: () => withChosen(remove),
   "?": () => $("keys").showModal(),
-  Escape: () => choose(null),
+  Escape: () => { find.clear(); choose(null); },
 };
 
 function withChosen(act) {
@@ -284,6 +296,7 @@ function withChosen(act) {
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea, dialog");
+  if (event.target === $("find-text") && event.key === "Escape") { $("find-text").value = ""; find.clear(); $("stage").focus(); return; }
   if (event.target === $("search") && event.key === "Escape") { $("search").value = ""; search(); $("stage").focus(); return; }
   if (typing || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || !(event.key in KEYS)) return;
   event.preventDefault();
@@ -297,6 +310,7 @@ function search() {
 
 $("pause").addEventListener("click", pause);
 $("freeze").addEventListener("click", freeze);
+$("mask-mode").addEventListener("click", turnMasks);
 $("record").addEventListener("click", record);
 $("help").addEventListener("click", () => $("keys").showModal());
 $("search").addEventListener("input", search);

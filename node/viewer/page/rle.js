@@ -45,15 +45,16 @@ function ends(labels, at, step) { return labels[at + step] === 0 && !labels[at +
 
 /**
  * The labels as RGBA: tinted inside (the less, the larger), solid along the outlines. colours: [r, g, b] per label; pixels: u32 [h * w],
- * little endian. What lies on a large region has an outline of its own.
+ * little endian. What lies on a large region has an outline of its own. `mode`: "fill", "outline" or "off"; `lit` is the label that is
+ * tinted more, in any mode (0: none).
  */
-export function tint(labels, width, height, colours, pixels) {
+export function tint(labels, width, height, colours, pixels, mode = "fill", lit = 0) {
   const areas = new Uint32Array(256);
   for (let at = 0; at < labels.length; at++) areas[labels[at]]++;
   const isLarge = (value) => areas[value] > LARGE * labels.length;
   const large = Uint8Array.from(colours, (_, value) => (isLarge(value) ? 1 : 0));
-  const fills = Uint32Array.from(colours, (colour, value) => packed(colour, isLarge(value) ? 22 : 76));
-  const lines = Uint32Array.from(colours, (colour) => packed(colour, 235));
+  const fills = Uint32Array.from(colours, (colour, value) => (value === lit && lit ? packed(colour, 130) : mode !== "fill" ? 0 : packed(colour, isLarge(value) ? 22 : 76)));
+  const lines = Uint32Array.from(colours, (colour, value) => (mode === "off" && value !== lit ? 0 : packed(colour, 235)));
   const down = 2 * width;
   for (let y = 0, at = 0; y < height; y++) {
     const isEdge = y < 2 || y >= height - 2;

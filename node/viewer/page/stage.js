@@ -13,6 +13,8 @@ export class Stage {
   #cross = null;
   #anchor = null;
   #labels = new Uint8Array(0);
+  #keys = [];
+  #lit = null;
   #pixels = null;
   #maskKey = "";
 
@@ -23,6 +25,7 @@ export class Stage {
     this.on = on;
     this.picture = null;
     this.chosen = null;
+    this.mode = "fill";
     this.places = new Map();
     this.video = root.querySelector("#video");
     this.masks = root.querySelector("#masks");
@@ -66,18 +69,41 @@ export class Stage {
   #drawMasks() {
     const { w, h, stream, regions } = this.picture;
     const colours = [[0, 0, 0]];
+    this.#keys = [null];
     this.#labels.length === w * h ? this.#labels.fill(0) : (this.#labels = new Uint8Array(w * h));
     for (const seen of regions) {
       if (!seen.mask || colours.length > 255) continue;
       const known = this.regions.all.get(`${stream}/${seen.rid}`);
       const worn = known ? this.regions.worn(known) : null;
       colours.push(rgb(worn === 1 ? "#9aa0a8" : known?.colour ?? "#cccccc"));
+      this.#keys.push(this.#key(seen));
       label(this.#labels, w, h, seen.mask.counts, colours.length - 1);
     }
+    const lit = Math.max(0, this.#keys.indexOf(this.#lit));
     const context = this.masks.getContext("2d");
     this.#pixels ??= context.createImageData(w, h);
-    tint(this.#labels, w, h, colours, new Uint32Array(this.#pixels.data.buffer));
+    tint(this.#labels, w, h, colours, new Uint32Array(this.#pixels.data.buffer), this.mode, this.#lit === null ? 0 : lit);
     context.putImageData(this.#pixels, 0, 0);
+  }
+
+  /** How masks are drawn: "fill", "outline" or "off". */
+  setMode(mode) {
+    this.mode = mode;
+    if (this.picture) this.#drawMasks();
+  }
+
+  /** Lights the region of this key and its words, or none (null). */
+  light(key) {
+    if (key === this.#lit) return;
+    this.#lit = key;
+    for (const [other, tag] of this.#tags) tag.classList.toggle("lit", other === key);
+    if (this.picture) this.#drawMasks();
+  }
+
+  #under([x, y]) {
+    const { w, h } = this.picture;
+    const [column, row] = [Math.floor((x / this.root.clientWidth) * w), Math.floor((y / this.root.clientHeight) * h)];
+    return this.#keys[this.#labels[row * w + column]] ?? null;
   }
 
   /** No picture to see, or an old one: say why. */
@@ -120,6 +146,8 @@ export class Stage {
       tag.append(Object.assign(document.createElement("span"), { className: "badge" }), document.createElement("span"));
       tag.addEventListener("pointerdown", (event) => event.stopPropagation());
       tag.addEventListener("click", () => this.on.choose(region.key));
+      tag.addEventListener("pointerenter", () => this.light(region.key));
+      tag.addEventListener("pointermove", (event) => event.stopPropagation());
       tag.style.setProperty("--c", region.colour);
       this.#tags.set(region.key, tag);
       this.layer.append(tag);
@@ -131,6 +159,7 @@ export class Stage {
     words.classList.toggle("writing", Boolean(region.writing));
     tag.classList.toggle("stale", this.regions.worn(region) === 1 && region.writing === null);
     tag.classList.toggle("chosen", region.key === this.chosen);
+    tag.classList.toggle("lit", region.key === this.#lit);
     return tag;
   }
 
@@ -172,7 +201,11 @@ export class Stage {
       this.#from = this.#at(event);
       root.setPointerCapture(event.pointerId);
     });
-    root.addEventListener("pointermove", (event) => { if (this.#from) this.#stretch(this.#from, this.#at(event)); });
+    root.addEventListener("pointermove", (event) => {
+      if (this.#from) this.#stretch(this.#from, this.#at(event));
+      else if (this.picture && event.pointerType === "mouse") this.light(this.#under(this.#at(event)));
+    });
+    root.addEventListener("pointerleave", () => this.light(null));
     root.addEventListener("pointerup", (event) => this.#release(event));
     root.addEventListener("pointercancel", () => { this.#from = null; this.rubber.hidden = true; });
     root.addEventListener("keydown", (event) => this.#press(event));

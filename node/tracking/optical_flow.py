@@ -1,4 +1,4 @@
-"""Dense optical flow between two small grey pictures, and how far it can be trusted.
+"""Computes dense optical flow between two small grey images, and its reliability.
 
 The flow is computed once per frame pair and shared by all tracks. It knows nothing of regions.
 Spaces: `work` pixels are those of the reduced picture (`work_size`), which keeps the frame's aspect
@@ -79,6 +79,20 @@ def sample(values: F32, flow: F32, window: Window = EVERYWHERE) -> F32:
         borderValue=(0.0,) * 4,
     )
     return np.asarray(read, np.float32)
+
+
+def follow_point(point: tuple[float, float], backward: F32) -> tuple[float, float]:
+    """Where a point (x, y) of the old picture is in the new one, both in work pixels.
+
+    `backward` leads from the new picture to the old one, so its inverse is found by steps.
+    """
+    height, width = backward.shape[:2]
+    x, y = point
+    for _ in range(3):
+        row, column = min(height - 1, max(0, int(y))), min(width - 1, max(0, int(x)))
+        dx, dy = backward[row, column]
+        x, y = point[0] - float(dx), point[1] - float(dy)
+    return x, y
 
 
 _RIGID_POINTS = 300

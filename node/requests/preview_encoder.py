@@ -19,9 +19,9 @@ import numpy as np
 from ureca.clock import Clock
 from ureca.datatypes import Frame, Image, Mask, Track, TrackSet, TrackState
 from ureca.errors import RequestError
-from ureca.node.requests.replies import Asker, plain
+from ureca.node.requests.replies import ReplyChannel, plain
 from ureca.protocol import rle
-from ureca.protocol.preview import Picture, PictureArgs, PictureRegion
+from ureca.protocol.preview_messages import Picture, PictureArgs, PictureRegion
 from ureca.protocol.region_codec import to_wire_rle
 
 View = tuple[Frame, TrackSet]
@@ -36,7 +36,7 @@ _JPEG_QUALITY = 80
 @dataclass(frozen=True, slots=True)
 class _PreviewRequest:
     args: PictureArgs
-    asker: Asker
+    channel: ReplyChannel
     deadline_ns: int
 
 
@@ -56,7 +56,7 @@ class Previews:
         """Begin."""
         self._thread.start()
 
-    def ask(self, args: PictureArgs, asker: Asker, deadline_ns: int) -> None:
+    def request(self, args: PictureArgs, channel: ReplyChannel, deadline_ns: int) -> None:
         """Answer when there is a picture other than `args.after`. Raises `RequestError` (BUSY,
         NO_STREAM); after the deadline the answer is `DEADLINE`.
         """
@@ -70,7 +70,7 @@ class Previews:
             )
         if len(self._waiting) + self._requests.qsize() >= _MAX_WAITING:
             raise RequestError("too many wait for pictures", code="BUSY", retry_after_ms=200)
-        self._requests.put(_PreviewRequest(args, asker, deadline_ns))
+        self._requests.put(_PreviewRequest(args, channel, deadline_ns))
 
     def close(self) -> None:
         """Reply `GONE` to waiting clients and end the thread."""
@@ -84,7 +84,7 @@ class Previews:
         while self._take():
             self._waiting = [request for request in self._waiting if not self._answered(request)]
         for request in self._waiting:
-            request.asker.fail(RequestError("the node is shutting down", code="GONE"))
+            request.channel.fail(RequestError("the node is shutting down", code="GONE"))
 
     def _take(self) -> bool:
         """Take in new requests, waiting for one if there is none; False at the end."""
@@ -102,13 +102,15 @@ class Previews:
         try:
             view = self._views().get(request.args.stream)
             if view is not None and _is_news(view, request.args):
-                request.asker.say("result", plain(self._picture(view, request.args.max_width_px)))
+                request.channel.reply(
+                    "result", plain(self._picture(view, request.args.max_width_px))
+                )
             elif self._clock.now_ns() >= request.deadline_ns:
-                request.asker.fail(RequestError("no new picture in time", code="DEADLINE"))
+                request.channel.fail(RequestError("no new picture in time", code="DEADLINE"))
             else:
                 return False
         except Exception as error:  # noqa: BLE001  (whatever fails, the asker is answered)
-            request.asker.fail(error)
+            request.channel.fail(error)
         return True
 
     def _picture(self, view: View, max_width_px: int) -> Picture:

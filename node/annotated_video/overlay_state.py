@@ -35,13 +35,13 @@ class OverlayState:
         ]
 
     def _shown(self, track: Track, tracks: TrackSet) -> Shown:
-        said = self._captions.get(tracks.stream, track.rid)
-        old = said is not None and not said.holds(tracks.captured_ns)
+        caption = self._captions.get(tracks.stream, track.rid)
+        old = caption is not None and not caption.holds(tracks.captured_ns)
         return Shown(
             track.rid,
             track.box_xyxy_px,
             self._palette[track.rid],
-            "" if said is None else said.text,
+            "" if caption is None else caption.text,
             track.mask,
             stale=old or track.mask is None,
         )

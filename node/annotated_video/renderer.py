@@ -22,8 +22,8 @@ from pathlib import Path
 
 from ureca.datatypes import Frame, Image, TrackSet
 from ureca.extras import require
-from ureca.node.rendering.overlay_state import News, OverlayState
-from ureca.node.rendering.video_writer import FreeBytes, VideoWriter, free_bytes
+from ureca.node.annotated_video.overlay_state import News, OverlayState
+from ureca.node.annotated_video.video_writer import FreeBytes, VideoWriter, free_bytes
 from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, TrackEnd
 from ureca.visualization.picture import annotated
 from ureca.visualization.text import EXTRA
@@ -109,6 +109,10 @@ class Renderer:
         self.failure: str | None = None
         """Why the video ended before the node did."""
         self._thread = threading.Thread(target=self._loop, name="ureca-render")
+
+    def use_rate(self, fps: float) -> None:
+        """The rate of the video, before the first frame: that of the clip."""
+        self._fps = self._first.fps = fps
 
     def start(self) -> None:
         """Begin drawing."""

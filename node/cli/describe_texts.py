@@ -1,0 +1,104 @@
+"""`ureca describe --text`: which regions of one image is a text true of?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ureca.datatypes import Image, TextPrompt
+from ureca.engine import Engine
+from ureca.errors import BundleError, ConfigError
+from ureca.models.runtime.grounding import Candidate, GroundingResult
+from ureca.node.captioning.engine_loader import NO_GROUNDING, open_grounder
+from ureca.node.cli.region_options import named_seeds
+from ureca.node.config import GroundingConfig
+from ureca.node.masks.geometry import box_of
+from ureca.node.masks.prompt_to_mask import seed_mask
+from ureca.node.segmentation.automatic_masks import generate_masks
+from ureca.node.segmentation.factory import open_segmenter
+from ureca.node.segmenter_config import SegmenterConfig
+from ureca.visualization.files import check_name, save
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A candidate and what it is called in the output."""
+
+    name: str
+    candidate: Candidate
+
+
+def find_texts(
+    options: argparse.Namespace, image: Image, *, engine_of: Callable[[str], Engine]
+) -> int:
+    """Print the answers to each text; returns 1 when one of them is not there."""
+    texts = [TextPrompt(text).text for text in options.text]
+    if not options.region and not options.segmenter:
+        raise ConfigError(
+            "--text: there is nothing that it could be true of: give regions (--mask, --box, "
+            "--point), or --segmenter sam2-hiera-tiny"
+        )
+    if options.render:
+        check_name(Path(options.render))
+    engine = engine_of(options.bundle or "")
+    grounder = open_grounder(engine, options.bundle or "")
+    if grounder is None:
+        raise BundleError(NO_GROUNDING.format(bundle=options.bundle or engine.info.model))
+    named = _candidates(options, image)
+    candidates = [one.candidate for one in named]
+    results = grounder.find(engine.encode(image), candidates, texts)
+    for result in results:
+        _show(result, named, as_json=options.json)
+    if options.render:
+        _render(Path(options.render), image, results, named)
+    return int(not all(result.regions for result in results))
+
+
+def _candidates(options: argparse.Namespace, image: Image) -> list[_Named]:
+    given = [
+        _Named(name, Candidate(seed_mask(seed, image)))
+        for name, seed in named_seeds(options.region)
+    ]
+    if not options.segmenter:
+        return given
+    folder = options.bundle or "" if options.segmenter == "nano" else ""
+    config = SegmenterConfig(model=options.segmenter, folder=folder)
+    segmenter = open_segmenter(config)
+    known = [one.candidate.mask for one in given]
+    cuts = generate_masks(segmenter, segmenter.encode(image), image.shape[:2], config, known=known)
+    found = [
+        _Named(f"cut {','.join(map(str, box_of(mask)))}", Candidate(mask, score=cut.score))
+        for cut, mask in cuts[: GroundingConfig().max_candidates]
+    ]
+    return given + found
+
+
+def _show(result: GroundingResult, named: Sequence[_Named], *, as_json: bool) -> None:
+    if as_json:
+        regions = [
+            {
+                "region": named[one.index].name,
+                "box": box_of(named[one.index].candidate.mask),
+                "probability": round(one.probability, 4),
+                "level": one.level,
+            }
+            for one in result.regions
+        ]
+        none = round(result.none_probability, 4)
+        print(json.dumps({"text": result.text, "none": none, "regions": regions}))
+    elif result.regions:
+        for one in result.regions:
+            print(f"{result.text}: {named[one.index].name} ({one.probability:.2f})")
+    else:
+        print(f"{result.text}: not there (P(none) {result.none_probability:.2f})")
+
+
+def _render(
+    path: Path, image: Image, results: Sequence[GroundingResult], named: Sequence[_Named]
+) -> None:
+    drawn = [(result.text, one) for result in results for one in result.regions]
+    masks = [named[one.index].candidate.mask for _, one in drawn]
+    save(path, image, masks, [f"{text} {one.probability:.2f}" for text, one in drawn])

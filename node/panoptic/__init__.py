@@ -1,0 +1,1 @@
+"""Whole frames: segments of keyframes join the regions that are followed."""
