@@ -1,4 +1,4 @@
-"""Guards that every test lives under, and the few fixtures that all rooms share."""
+"""Guards that every test lives under, and the few fixtures that all packages share."""
 
 from __future__ import annotations
 

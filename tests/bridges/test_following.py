@@ -9,14 +9,14 @@ import pytest
 
 from ureca.bridges.node_follower import NodeFollower
 from ureca.client.async_client import AsyncClient
-from ureca.node.captioning.engine_loader import demo_clip
+from ureca.node.captioning.engine_loader import find_demo_clip
 from ureca.protocol.events import CaptionFinal
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_another_life_of_the_node_is_followed_from_its_beginning(processes):
-    if demo_clip() is None:
+    if find_demo_clip() is None:
         pytest.skip("no demo clip in configs/demo")
     sights, finals = [], []
 
@@ -71,7 +71,7 @@ def test_what_a_callback_raises_ends_the_following(processes):
         async with AsyncClient.connect(processes.events, processes.requests) as client:
             await asyncio.wait_for(NodeFollower(client, on_sight=broken).run(), 60)
 
-    if demo_clip() is None:
+    if find_demo_clip() is None:
         pytest.skip("no demo clip in configs/demo")
     with pytest.raises(ZeroDivisionError):
         asyncio.run(story())

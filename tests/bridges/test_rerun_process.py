@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from ureca.node.captioning.engine_loader import demo_clip
+from ureca.node.captioning.engine_loader import find_demo_clip
 from ureca.protocol.events import CaptionFinal
 
 pytest.importorskip("rerun", reason="Rerun was not proven: pip install 'ureca[rerun]'")
@@ -32,7 +32,7 @@ def columns(path, entity):
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_run_is_in_the_file(processes, tmp_path):
-    demo = demo_clip()
+    demo = find_demo_clip()
     if demo is None:
         pytest.skip("no demo clip in configs/demo")
     node = processes.node("--loop", "--set", "scheduler.refresh_s=2")

@@ -30,7 +30,7 @@ from ureca.errors import ConfigError, WireError
 from ureca.protocol import rle
 from ureca.protocol.events import CaptionFinal, CaptionSame, TrackEnd, WireRle
 from ureca.protocol.frames import decode_frame, encode_frame
-from ureca.protocol.preview import Picture, PictureRegion
+from ureca.protocol.preview_messages import Picture, PictureRegion
 
 HEADER = Header(Time(12, 34), "optical")
 CAPTURED_NS = 12_000_000_034

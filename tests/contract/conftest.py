@@ -7,6 +7,18 @@ from ureca.protocol import events as ev
 SESSION_ID = bytes(range(16))
 MASK = ev.WireRle(size=(4, 6), counts="5220007")
 
+ID_MAP = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000002000000010800000000d14920560000000b"
+    "4944415408d7636464040000090004b6bc8d610000000049454e44ae426082"
+)
+"""Two pixels, 1 and 2, in 8-bit grey."""
+SEGMENTS = (
+    ev.NamedSegment(
+        n=1, rid="r1", kind="thing", share=0.25, score=0.5, label="cup", caption="a red cup"
+    ),
+    ev.NamedSegment(n=2, rid="r2", kind="stuff", share=0.75),
+)
+
 
 def every_event() -> list[ev.AnyEvent]:
     """One event of each kind, all fields set."""
@@ -14,6 +26,7 @@ def every_event() -> list[ev.AnyEvent]:
     region = {**common, "rid": "r1", "rev": 2, "parent": "r0"}
     track = {**region, "seq": 9, "captured_ns": 4_000_000, "box": (1, 2, 30, 40), "label": "cup"}
     caption = {**region, "request_id": 7}
+    frame = {"seq": 9, "captured_ns": 4_000_000, "width": 640, "height": 480}
     return [
         ev.TrackNew(event_seq=1, mask=MASK, **track),
         ev.TrackUpdate(event_seq=2, age_frames=12, **track),
@@ -65,6 +78,21 @@ def every_event() -> list[ev.AnyEvent]:
             reason="recording to a.mcap ended: disk full",
             lost=4,
         ),
+        ev.TextFound(
+            event_seq=14,
+            text="the red cup",
+            none=0.0625,
+            seq=9,
+            captured_ns=4_000_000,
+            regions=(
+                ev.TextRegion(rid="r1", box=(1, 2, 30, 40), probability=0.9375, level="thing"),
+            ),
+            **common,
+        ),
+        ev.TextAbsent(
+            event_seq=15, text="a mug", none=0.875, seq=9, captured_ns=4_000_000, **common
+        ),
+        ev.Panoptic(event_seq=16, segments=SEGMENTS, png=ID_MAP, **frame, **common),
     ]
 
 

@@ -9,7 +9,7 @@ class Refused extends Error {
 }
 const bad = (why, code = "BAD_SCHEMA") => { throw new Refused(code, why); };
 const LIMITS = { header: 1 << 20, reply: 1 << 24, pixels: 1 << 26, text: 1 << 18, bin: 1 << 14, items: 4096, runs: 1 << 18 };
-const TOPIC_KINDS = { track: "track", caption: "caption", delta: "delta", heartbeat: "heartbeat", recording: "recording" };
+const TOPIC_KINDS = { track: "track", caption: "caption", delta: "delta", heartbeat: "heartbeat", recording: "recording", text: "text", panoptic: "panoptic" };
 
 // --- MessagePack -----------------------------------------------------------------------------------
 
@@ -134,7 +134,8 @@ function balanced(counters) {
   const get = (key) => number(counters.get(key) ?? { int: 0 });
   const dropped = [...counters].filter(([key]) => key.startsWith("drop_")).reduce((sum, [, n]) => sum + number(n), 0);
   const ended = get("caption_final") + get("caption_same") + get("caption_abort") + get("caption_error");
-  return get("frames_in") === get("frames_processed") + dropped + get("frames_in_flight")
+  const answered = get("text_found") + get("text_absent") + get("text_abort") + get("text_error");
+  return get("texts_in") === answered + get("texts_in_flight") && get("frames_in") === get("frames_processed") + dropped + get("frames_in_flight")
     && get("requests_in") === ended + get("requests_in_flight");
 }
 

@@ -93,7 +93,7 @@ def test_events_arrive_in_order_and_gaps_are_counted(every_event):
     messages.insert(2, [b"ureca2/n1/cam1/track/r1\0", b"\xc1"])
     with fake_node(messages) as node, Client.connect(node.events, node.requests) as client:
         got = list(client.events(timeout_s=0.5))
-        assert [event.event_seq for event in got] == [1, 2, 3, 4, *range(7, 14)]
+        assert [event.event_seq for event in got] == [1, 2, 3, 4, *range(7, 17)]
         assert (client.missed, client.unreadable) == (2, 1)
 
 
@@ -204,13 +204,13 @@ def test_silence_is_a_deadline(tmp_path):
 
 
 def test_a_bad_address_is_a_typed_error():
-    with pytest.raises(RequestError, match="cannot connect"):
+    with pytest.raises(RequestError, match="nonsense"):
         Client.connect("nonsense", "tcp://127.0.0.1:5602")
 
     async def connect():
         AsyncClient.connect("nonsense", "tcp://127.0.0.1:5602")
 
-    with pytest.raises(RequestError, match="cannot connect"):
+    with pytest.raises(RequestError, match="nonsense"):
         asyncio.run(connect())
 
 

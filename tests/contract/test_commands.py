@@ -98,7 +98,7 @@ def test_the_table_follows_a_region(every_event):
     assert rows[2] == ("", "", "", "", "lost (drift)")
     assert rows[4] == ("▌", "", "new", "", "alive")
     assert rows[5] == (" cup▌", "", "new", "", "alive")
-    assert rows[6] == ("a red cup", "0.0 s", "new", "0.50", "alive")
+    assert rows[6] == ("a red cup", "0.0 s", "new", "score 0.50", "alive")
     assert rows[-1] is None
     assert drawn(RegionCache())[0] == []
 
@@ -106,7 +106,7 @@ def test_the_table_follows_a_region(every_event):
 def test_lines_say_what_happened(every_event):
     lines = [said for event in every_event if (said := line(event)) is not None]
     assert lines[0] == "cam1/r1           track.new       at [1, 2, 30, 40]"
-    assert "cam1/r1           caption.final   'a red cup' (new, score 0.50 2 ms old)" in lines
+    assert "cam1/r1           caption.final   'a red cup' (new, score 0.50, 2 ms old)" in lines
     assert any("BAD_OUTPUT" in said for said in lines)
 
 

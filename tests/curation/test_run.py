@@ -1,4 +1,4 @@
-"""Whole runs: books, resuming, servers that fail, Ray, the command."""
+"""Whole runs: counters, resuming, servers that fail, Ray, the command."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.curation.conftest import Scripted, flat_features
 from ureca.errors import ConfigError, SourceError
 from ureca.models.curation import output
 from ureca.models.curation.annotators.server import RateLimiter, ServerAnnotator, ServerConfig
-from ureca.models.curation.answer_cache import Ledger
+from ureca.models.curation.answer_cache import AnswerCache
 from ureca.models.curation.cli import main
 from ureca.models.curation.errors import AnnotatorError
-from ureca.models.curation.pipeline import CurationWorker, Settings, claim, curate
+from ureca.models.curation.pipeline import CurationSettings, CurationWorker, claim_folder, curate
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig
@@ -31,7 +31,7 @@ WIDE = CurationConfig(tree=TreeConfig(max_share=1.0), similar=0.9)
 
 @pytest.fixture
 def settings(sa1b, tmp_path):
-    return Settings(roots=(sa1b,), out=tmp_path / "out", config=WIDE)
+    return CurationSettings(roots=(sa1b,), out=tmp_path / "out", config=WIDE)
 
 
 def go(settings, annotator, **options):
@@ -111,10 +111,10 @@ def test_why_pictures_were_not_done_is_told_and_a_dead_annotator_is_left_alone(s
     assert report["failed_because"] == {"annotator": "no route to host"}
     worker = CurationWorker(settings, annotator=dead, features=flat_features)
     picture = read_pictures(settings.roots)[0]
-    ends = [worker.attempt(picture) for _ in range(13)]
+    ends = [worker.try_picture(picture) for _ in range(13)]
     assert [word for word, _ in ends] == 10 * ["annotator"] + 3 * ["not_tried"]
     asked = len(dead.asked)
-    worker.attempt(picture)
+    worker.try_picture(picture)
     assert len(dead.asked) == asked
     worker.ledger.close()
 
@@ -123,16 +123,16 @@ def test_pictures_that_fail_now_and_then_do_not_end_a_run(settings):
     worker = CurationWorker(settings, annotator=Scripted(), features=flat_features)
     good = read_pictures(settings.roots)[0]
     missing = replace_key(good, "nowhere")
-    ends = [worker.attempt(picture) for picture in [good, *[missing] * 12, good]]
+    ends = [worker.try_picture(picture) for picture in [good, *[missing] * 12, good]]
     assert [end and end[0] for end in ends] == [None, *12 * ["picture"], None]
     worker.ledger.close()
 
 
 def test_workers_together_keep_to_the_limits(settings):
     server = ServerConfig(url="http://h/v1", model="m", per_minute=300)
-    part = replace(settings, budget=100, server=server).shared_by(8)
+    part = replace(settings, budget=100, server=server).split_limits(8)
     assert (part.budget, part.server.per_minute) == (12, 37.5)
-    assert settings.shared_by(8) == settings
+    assert settings.split_limits(8) == settings
 
 
 def test_the_cost_is_that_of_all_sessions(settings, tmp_path):
@@ -158,10 +158,12 @@ def test_a_folder_holds_one_run(settings):
 
 def test_a_run_goes_on_when_the_server_moved_but_not_with_another_model(settings):
     server = ServerConfig(url="http://one/v1", model="m")
-    claim(replace(settings, server=server))
-    claim(replace(settings, server=replace(server, url="http://two/v1", per_minute=9), budget=3))
+    claim_folder(replace(settings, server=server))
+    claim_folder(
+        replace(settings, server=replace(server, url="http://two/v1", per_minute=9), budget=3)
+    )
     with pytest.raises(ConfigError, match="other settings"):
-        claim(replace(settings, server=replace(server, model="n")))
+        claim_folder(replace(settings, server=replace(server, model="n")))
 
 
 def test_a_line_cut_by_a_kill_is_asked_again(settings, tmp_path):
@@ -178,7 +180,7 @@ def test_a_line_cut_by_a_kill_is_asked_again(settings, tmp_path):
 
 
 def test_answers_are_on_the_disk_before_they_are_used(settings):
-    ledger = Ledger(settings.out / "answers", Scripted())
+    ledger = AnswerCache(settings.out / "answers", Scripted())
     picture = read_pictures(settings.roots)[0]
     worker = CurationWorker(settings, annotator=ledger, features=flat_features)
     worker(picture)
@@ -280,7 +282,7 @@ def test_a_server_with_nothing_to_say_is_paid_once(settings, serve, asked_of):
 def test_what_cannot_be_mended_by_asking_again_is_an_error(serve, asked_of, sa1b, trouble):
     server = serve([trouble] * 20)
     worker_picture = read_pictures([sa1b])[0]
-    settings = Settings(roots=(sa1b,), out=sa1b / "out", config=WIDE)
+    settings = CurationSettings(roots=(sa1b,), out=sa1b / "out", config=WIDE)
     worker = CurationWorker(settings, annotator=asked_of(server), features=flat_features)
     with pytest.raises(AnnotatorError, match=r"127\.0\.0\.1"):
         worker(worker_picture)

@@ -8,9 +8,9 @@ import pytest
 from tests.curation.conftest import MASKS, SIZE, Scripted, flat_features
 from tests.curation.test_tree import picture_of
 from ureca.models.curation import views
-from ureca.models.curation.prompts import sentence, verdict
-from ureca.models.curation.stages import CurationConfig, curated, similar
-from ureca.models.curation.tree import TreeConfig, grown
+from ureca.models.curation.prompts import parse_sentence, parse_verdict
+from ureca.models.curation.stages import CurationConfig, find_similar, run_stages
+from ureca.models.curation.tree import TreeConfig, build_tree
 
 NESTED = {name: mask for name, mask in MASKS.items() if name in "1234"}
 
@@ -22,7 +22,7 @@ def image():
 
 def run(masks, image, annotator, **changes):
     config = CurationConfig(**{"similar": 1.1, **changes})
-    return curated(picture_of(masks), image, annotator, features=flat_features, config=config)
+    return run_stages(picture_of(masks), image, annotator, features=flat_features, config=config)
 
 
 def asked(annotator, kind):
@@ -54,7 +54,7 @@ def test_a_part_is_shown_in_its_main_thing_alone_and_in_the_scene(image):
     (question,) = [q for q in annotator.asked if (q.kind, q.region_id) == ("short", "3")]
     within, alone, scene = question.views
     assert scene.shape == image.shape
-    np.testing.assert_array_equal(within, views.within(image, NESTED["3"], NESTED["1"]))
+    np.testing.assert_array_equal(within, views.draw_within(image, NESTED["3"], NESTED["1"]))
     assert alone.shape != image.shape
 
 
@@ -77,8 +77,8 @@ def test_things_that_look_alike_get_new_words_and_those_are_exported(image):
 
 
 def test_a_part_is_not_compared_with_what_it_is_a_part_of(image):
-    picture = grown(picture_of(NESTED), TreeConfig())
-    found = similar(picture, image, flat_features, CurationConfig(similar=0.5))
+    picture = build_tree(picture_of(NESTED), TreeConfig())
+    found = find_similar(picture, image, flat_features, CurationConfig(similar=0.5))
     assert "1" not in found  # everything else is a part of it
     assert found["2"] == ["4"]
     assert set(found["4"]) == {"2", "3"}
@@ -110,23 +110,23 @@ def test_an_answer_without_a_verdict_is_no_yes(image):
     ],
 )
 def test_which_answers_are_captions(text, expected):
-    assert sentence(text) == expected
+    assert parse_sentence(text) == expected
 
 
 def test_verdicts():
-    assert verdict("**True**") is True
-    assert verdict("It is false.") is False
-    assert verdict("untrue") is None
+    assert parse_verdict("**True**") is True
+    assert parse_verdict("It is false.") is False
+    assert parse_verdict("untrue") is None
 
 
 def test_views_do_not_touch_the_picture(image):
     before = image.copy()
     for view in (
-        views.outlined(image, MASKS["1"]),
-        views.alone(image, MASKS["6"]),
-        views.numbered(image, [MASKS["1"], MASKS["5"]]),
+        views.draw_outlined(image, MASKS["1"]),
+        views.draw_alone(image, MASKS["6"]),
+        views.draw_numbered(image, [MASKS["1"], MASKS["5"]]),
     ):
         assert view.dtype == np.uint8
         assert view.size
     np.testing.assert_array_equal(image, before)
-    assert (views.outlined(image, MASKS["1"]) != image).any()
+    assert (views.draw_outlined(image, MASKS["1"]) != image).any()

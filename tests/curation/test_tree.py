@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.curation.conftest import MASKS, SIZE, box
 from ureca.models.curation.records import CuratedPicture, CuratedRegion
-from ureca.models.curation.tree import TreeConfig, grown, parents_of
+from ureca.models.curation.tree import TreeConfig, build_tree, find_parents
 from ureca.protocol import rle
 
 
@@ -22,7 +22,7 @@ def picture_of(masks, size=SIZE):
 
 
 def test_parts_hang_below_the_smallest_thing_that_holds_them():
-    picture = grown(picture_of(MASKS), TreeConfig(max_share=1.0))
+    picture = build_tree(picture_of(MASKS), TreeConfig(max_share=1.0))
     parents = {region.region_id: region.parent for region in picture.regions}
     assert parents == {"7": "", "1": "7", "5": "7", "2": "1", "4": "1", "3": "2", "6": "7"}
     depths = {region.region_id: region.depth for region in picture.regions}
@@ -30,7 +30,7 @@ def test_parts_hang_below_the_smallest_thing_that_holds_them():
 
 
 def test_what_is_left_out_takes_its_parts_along_and_says_why():
-    picture = grown(picture_of(MASKS), TreeConfig())
+    picture = build_tree(picture_of(MASKS), TreeConfig())
     reasons = {region.region_id: region.left_out for region in picture.regions}
     # The whole picture is too large, and everything in it was its part.
     assert reasons["7"] == "too_large"
@@ -40,9 +40,9 @@ def test_what_is_left_out_takes_its_parts_along_and_says_why():
 
 def test_without_the_whole_picture_its_things_are_main_ones():
     masks = {name: mask for name, mask in MASKS.items() if name != "7"}
-    picture = grown(picture_of(masks), TreeConfig())
-    assert [region.region_id for region in picture.children("")] == ["1", "5"]
-    deep = grown(picture_of(masks), TreeConfig(min_depth=1))
+    picture = build_tree(picture_of(masks), TreeConfig())
+    assert [region.region_id for region in picture.list_children("")] == ["1", "5"]
+    deep = build_tree(picture_of(masks), TreeConfig(min_depth=1))
     assert {r.region_id: r.left_out for r in deep.regions}["5"] == "shallow"
 
 
@@ -50,7 +50,7 @@ def test_a_mask_that_is_none_costs_itself():
     picture = picture_of({"1": MASKS["1"]})
     bad = CuratedRegion(region_id="bad", counts="not a code")
     empty = CuratedRegion(region_id="empty", counts=rle.encode(np.zeros(SIZE, bool)).counts)
-    picture = grown(
+    picture = build_tree(
         CuratedPicture(image_key="p", height=96, width=128, regions=(bad, *picture.regions, empty)),
         TreeConfig(),
     )
@@ -63,8 +63,8 @@ def test_a_mask_that_is_none_costs_itself():
 
 def test_half_inside_is_outside():
     masks = [box(0, 0, 60, 60), box(45, 0, 75, 30)]
-    assert parents_of(masks, 0.8) == [-1, -1]
-    assert parents_of(masks, 0.5) == [-1, 0]
+    assert find_parents(masks, 0.8) == [-1, -1]
+    assert find_parents(masks, 0.5) == [-1, 0]
 
 
 boxes = st.tuples(
@@ -76,7 +76,7 @@ boxes = st.tuples(
 def test_the_tree_is_a_tree(masks, containment):
     named = {str(number): mask for number, mask in enumerate(masks)}
     config = TreeConfig(containment=containment, min_share=0.01, max_share=0.6)
-    picture = grown(picture_of(named), config)
+    picture = build_tree(picture_of(named), config)
     assert {region.region_id for region in picture.regions} == set(named)
     by_id = {region.region_id: region for region in picture.regions}
     seen = set()

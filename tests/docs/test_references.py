@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("node", "models", "export")
-FOLDERS = ("ureca", *ROOMS, "tests", "tools", "docs", "configs", "packaging")
+PACKAGES = ("node", "models", "export")
+FOLDERS = ("ureca", *PACKAGES, "tests", "tools", "docs", "configs", "packaging")
 _FILE = re.compile(r"[\w./-]*\w\.(?:py|md|yaml)\b(?!\.)")
 _MODULE = re.compile(r"(?<![\w.])(?:ureca|node|models|export)(?:\.[A-Za-z_]\w*)+\b(?!/)")
 ELSEWHERE = {
@@ -27,7 +27,7 @@ ELSEWHERE = {
 
 @cache
 def _files() -> frozenset[str]:
-    """Every file of the project, with `/` before its path; links to the rooms are not followed."""
+    """Every file of the project, with `/` before its path; symbolic links are left out."""
     found = {f"/{path.name}" for path in ROOT.iterdir() if path.is_file()}
     for top in FOLDERS:
         for folder, _, names in os.walk(ROOT / top):
@@ -54,7 +54,7 @@ def _is_file(name: str) -> bool:
 
 def _is_member(dotted: str) -> bool:
     parts = dotted.split(".")
-    if parts[0] == "ureca" and len(parts) > 1 and parts[1] in ROOMS:
+    if parts[0] == "ureca" and len(parts) > 1 and parts[1] in PACKAGES:
         parts = parts[1:]
     for end in range(len(parts), 0, -1):
         stem = "/" + "/".join(parts[:end])

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import cv2
 import pytest
@@ -43,6 +42,7 @@ BESIDE = ["health", "watch", "watch --duration 5", "rerun --save run.rrd --durat
 ELSEWHERE = {
     r"run( --view)?|view": "tests/viewer/test_server.py",
     r"run --source clip.mp4 .*": "tests/system/test_node_process.py",
+    r"run --auto .*": "tests/node/test_auto_command.py",
     r"run --config .*segmenter.yaml .*": "tests/node/test_segmenter.py",
     r"run --source (zmq|credit)\+.*": "tests/node/test_inputs_camera_command.py",
     r"camera clip.mp4 --loop --shm .*": "tests/node/test_inputs_camera_command.py",
@@ -54,17 +54,24 @@ ELSEWHERE = {
     r"bench track .*": "tests/node/test_bench_track.py",
     r"weights get .*": "tests/contract/test_weights.py",
     r"(export|verify) .*": "tests/parity/test_verify.py",
+    r"(find|describe .* --text) .*": "tests/node/test_find_command.py",
     r"eval dlc .*": "tests/models/test_eval_dlc.py",
+    r"eval res .*": "tests/models/test_eval_res.py",
+    r"eval panoptic .*": "tests/models/test_eval_panoptic.py",
+    r"panoptic .*": "tests/node/test_panoptic_command.py",
     r"eval .*": "tests/models/test_eval_command.py",
     r"caption .*": "tests/models/test_runtime_caption_command.py",
     r"data check .*": "tests/models/test_data_check.py",
     r"data import webdataset .*|data shards .*": "tests/readers/test_shards.py",
     r"data import coco .*": "tests/readers/test_coco.py",
     r"data import refcoco .*": "tests/readers/test_refcoco.py",
+    r"data import grefcoco .*": "tests/readers/test_grefcoco.py",
+    r"data import refcocom .*": "tests/readers/test_refcocom.py",
     r"data import flickr30k .*": "tests/readers/test_flickr30k.py",
     r"data import vg .*": "tests/readers/test_visual_genome.py",
     r"data import pix2cap .*": "tests/readers/test_pix2cap.py",
     r"data import ureca .*": "tests/readers/test_sa1b.py",
+    r"worlds res .*": "tests/worlds/test_worlds_queries.py",
     r"worlds .*": "tests/worlds/test_worlds_make.py",
     r"curate .*": "tests/curation/test_run.py",
     r"mllm .*|run --bundle bundle .*": "tests/mllm/test_whole_path.py",
@@ -106,16 +113,16 @@ def folder(tmp_path_factory):
     return place
 
 
-def _words(text, place):
+def _words(text, place, duration_s=3):
     """The command with addresses of its own, so that a node of somebody else is left alone."""
     command, *rest = text.split()
     events, requests = (f"ipc://{place}/{name}" for name in ("events", "requests"))
     if command == "run":
         rest += ["--set", f"publish.events={events}", "--set", f"publish.requests={requests}"]
-        rest += ["--duration", "6"]
+        rest += ["--duration", str(duration_s)]
     elif command in {"doctor", "watch", "rerun", "health"}:
         rest += ["--requests", requests]
-        rest += [] if command == "health" else ["--events", events]
+        rest += ["--timeout", "60"] if command == "health" else ["--events", events]
     return [sys.executable, "-m", "ureca", command, *rest]
 
 
@@ -129,7 +136,7 @@ def _environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def _start(text, place, **options):
+def _start(text, place):
     return subprocess.Popen(
         _words(text, place),
         cwd=place,
@@ -137,7 +144,6 @@ def _start(text, place, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
 
 
@@ -156,41 +162,61 @@ def test_commands_do_as_the_documents_say(folder):
     assert {"keys", "out.png", "out.mp4", "run.mcap"} <= made
 
 
-@contextmanager
-def _node(place):
-    process = _start(f"{NODE} --loop", place)
+@pytest.fixture(scope="module")
+def node(folder):
+    """A node that is well, for all of `BESIDE`."""
+    process = subprocess.Popen(
+        _words(f"{NODE} --loop", folder, duration_s=600),
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
+        _wait_until_well(folder)
         yield
     finally:
         process.kill()
-        process.communicate(timeout=60)
+        process.wait(60)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("node")
 @pytest.mark.parametrize("text", BESIDE)
 def test_commands_beside_a_node_do_as_the_documents_say(text, folder):
     if text.startswith("rerun"):
         _needs("rerun")
-    with _node(folder):
-        _wait_until_well(folder)
-        process = _start(text, folder)
-        try:
-            said, _ = process.communicate(timeout=6 if "--duration 5" not in text else 60)
-        except subprocess.TimeoutExpired:
+    process = _start(text, folder)
+    try:
+        if text == "watch":  # it has no end
+            said = process.stdout.readline()
             process.terminate()
-            said, _ = process.communicate(timeout=60)
-            assert process.returncode in {-15, 0, 130}, said
+        elif text.startswith("rerun"):
+            said = _wait_until_written(folder / "run.rrd", process)
+            process.terminate()
         else:
-            assert process.returncode == 0, said
-        assert text.startswith("rerun") or said.strip()
+            said = process.stdout.read()
+        code = process.wait(60)
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert said, text
+    assert code in ({0, 130, -15} if text == "watch" or text.startswith("rerun") else {0}), said
+
+
+def _wait_until_written(path, process):
+    while not path.exists() or path.stat().st_size < 10_000:  # more than its head
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    return path.name
 
 
 def _wait_until_well(place):
     until = time.monotonic() + 120
     while time.monotonic() < until:
         process = _start("health", place)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
         if process.returncode == 0:
             return
     raise AssertionError("no node answered")

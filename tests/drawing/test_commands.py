@@ -8,8 +8,8 @@ import pytest
 
 from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore, RegionRecord
-from ureca.models.evaluation.caption import Captioned, Failed, caption_records
-from ureca.models.evaluation.reports.captioned_images import rendered
+from ureca.models.evaluation.caption import Captioned, FailedCaption, caption_records
+from ureca.models.evaluation.reports.captioned_images import render_captions
 from ureca.node.cli.describe import main
 from ureca.protocol import rle
 from ureca.testing import ScriptedEngine, SyntheticSource
@@ -71,9 +71,9 @@ def test_caption_draws_each_picture_once_with_all_of_its_regions(picture, tmp_pa
     records += [record("c", "picture", "blue"), record("d", "missing", "red")]
     store = ImageStore([tmp_path])
     results = caption_records(ScriptedEngine(), store, records)
-    handed = list(rendered(results, records, store, tmp_path / "pictures"))
+    handed = list(render_captions(results, records, store, tmp_path / "pictures"))
     assert {r.region_id for r in handed if isinstance(r, Captioned)} == {"a", "b", "c"}
-    assert [r.region_id for r in handed if isinstance(r, Failed)] == ["d"]
+    assert [r.region_id for r in handed if isinstance(r, FailedCaption)] == ["d"]
     found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert found == ["other.png", "picture.png"]
     there = changed(tmp_path / "pictures" / "picture.png", SOURCE.image(0))

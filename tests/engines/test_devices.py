@@ -21,7 +21,7 @@ NEEDS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "ort-gpu": "onn
 def test_the_engine_on_the_device_says_what_torch_says(
     runtime, precision, tiny_checkpoint, tmp_path, monkeypatch
 ):
-    machine = Machine.look()
+    machine = Machine.inspect()
     if machine.device is None or NEEDS[runtime] not in machine.packages:
         missing = machine.no_device or f"{NEEDS[runtime]} is not installed"
         pytest.skip(f"{missing}: execution by {runtime} is NOT PROVEN here")

@@ -8,7 +8,7 @@ onnx = pytest.importorskip("onnx", reason="exporting needs the extra `export`")
 
 from onnx import TensorProto, helper
 
-from ureca.export.graphs.cache import cache_folder, cached_graph
+from ureca.export.graphs.cache import find_cache_folder, load_or_make_graph
 
 
 @pytest.fixture(autouse=True)
@@ -31,26 +31,26 @@ class Maker:
 
 def test_a_graph_is_made_once(tmp_path):
     make = Maker()
-    first = cached_graph("lm", make, checkpoint_sha256="a", opset=24)
-    assert cached_graph("lm", make, checkpoint_sha256="a", opset=24) == first
+    first = load_or_make_graph("lm", make, checkpoint_sha256="a", opset=24)
+    assert load_or_make_graph("lm", make, checkpoint_sha256="a", opset=24) == first
     assert make.calls == 1
-    assert cache_folder() == tmp_path / "cache" / "graphs"
+    assert find_cache_folder() == tmp_path / "cache" / "graphs"
 
 
 def test_other_weights_opsets_and_names_are_other_graphs():
     make = Maker()
     for name, weights, opset in (("lm", "a", 24), ("lm", "b", 24), ("lm", "a", 23), ("v", "a", 24)):
-        cached_graph(name, make, checkpoint_sha256=weights, opset=opset)
+        load_or_make_graph(name, make, checkpoint_sha256=weights, opset=opset)
     assert make.calls == 4
 
 
 def test_a_damaged_file_is_made_again():
     make = Maker()
-    cached_graph("lm", make, checkpoint_sha256="a", opset=24)
-    (path,) = cache_folder().iterdir()
+    load_or_make_graph("lm", make, checkpoint_sha256="a", opset=24)
+    (path,) = find_cache_folder().iterdir()
     path.write_bytes(b"\xff" * 30)
-    cached_graph("lm", make, checkpoint_sha256="a", opset=24)
-    cached_graph("lm", make, checkpoint_sha256="a", opset=24)
+    load_or_make_graph("lm", make, checkpoint_sha256="a", opset=24)
+    load_or_make_graph("lm", make, checkpoint_sha256="a", opset=24)
     assert make.calls == 2
 
 
@@ -59,5 +59,5 @@ def test_a_folder_that_cannot_be_written_costs_only_time(monkeypatch, tmp_path):
     monkeypatch.setenv("URECA_CACHE", str(tmp_path / "file"))
     make = Maker()
     for _ in range(2):
-        cached_graph("lm", make, checkpoint_sha256="a", opset=24)
+        load_or_make_graph("lm", make, checkpoint_sha256="a", opset=24)
     assert make.calls == 2

@@ -14,11 +14,11 @@ from ureca.export.runtime_selection import (
     EXPERIMENTAL,
     PRECISIONS,
     Machine,
-    automatic,
+    choose_runtime,
     resolve_config,
     why_not_runnable,
 )
-from ureca.models.runtime.compatibility import rtx_runs_on
+from ureca.models.runtime.compatibility import is_rtx_target_supported
 
 ALL = frozenset({"tensorrt", "tensorrt_rtx", "onnxruntime-gpu"})
 BARE = Machine(None, "there is no CUDA driver", frozenset())
@@ -37,7 +37,7 @@ BARE = Machine(None, "there is no CUDA driver", frozenset())
     ],
 )
 def test_auto_takes_the_most_specialised_that_can_run(device, packages, runtime, reason):
-    found, why = automatic(Machine(device, "there is no CUDA driver", frozenset(packages)))
+    found, why = choose_runtime(Machine(device, "there is no CUDA driver", frozenset(packages)))
     assert found == runtime
     assert re.search(reason, why)
 
@@ -90,11 +90,11 @@ def test_buckets_must_ascend_and_hold_the_largest_batch(buckets):
 
 
 def test_rtx_plans_know_their_devices():
-    assert rtx_runs_on("sm_80+", "sm_120")
-    assert not rtx_runs_on("sm_80+", "sm_75")
-    assert not rtx_runs_on("sm_80+", "sm_87")
-    assert rtx_runs_on("sm_75", "sm_75")
-    assert not rtx_runs_on("sm_75", None)
+    assert is_rtx_target_supported("sm_80+", "sm_120")
+    assert not is_rtx_target_supported("sm_80+", "sm_75")
+    assert not is_rtx_target_supported("sm_80+", "sm_87")
+    assert is_rtx_target_supported("sm_75", "sm_75")
+    assert not is_rtx_target_supported("sm_75", None)
 
 
 def test_help_and_documents_mark_what_never_ran_on_a_device(capsys, repository):

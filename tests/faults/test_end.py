@@ -19,12 +19,12 @@ import pytest
 from ureca.client.client import Client
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame
-from ureca.models.runtime.ort import open_session, run_options
+from ureca.models.runtime.ort import make_run_options, open_session
 from ureca.native_threads import NativeThread, running
-from ureca.node.captioning.engine_loader import demo_clip
+from ureca.node.captioning.engine_loader import find_demo_clip
 from ureca.node.cli.signals import Signals
 from ureca.node.counters import NodeCounters
-from ureca.node.monitoring.health import Vitals
+from ureca.node.monitoring.health import HealthMonitor
 from ureca.node.pipeline import source_thread
 from ureca.node.pipeline.source_thread import SourceThread
 from ureca.node.sources.frame_mailbox import Mailbox
@@ -78,10 +78,10 @@ class Native:
             env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         )
 
-    def check(self, left: str = "left behind") -> None:
+    def check(self, left: str = "left behind", *, code: int = 0) -> None:
         """It has ended as a process should."""
         out, err = self.child.communicate(timeout=90)
-        assert (self.child.returncode, left in err) == (0, True), err[-2000:]
+        assert (self.child.returncode, left in err) == (code, True), err[-2000:]
         assert "every frame and caption is accounted for" in out
         assert "terminate called" not in err
         assert "Traceback" not in err
@@ -89,7 +89,7 @@ class Native:
 
 @pytest.fixture
 def demo() -> tuple[object, ...]:
-    found = demo_clip()
+    found = find_demo_clip()
     if found is None:
         pytest.skip("no demo clip in configs/demo")
     return "--source", found[0], "--prompts", found[1]
@@ -145,7 +145,7 @@ def test_a_driver_at_work_does_not_abort_the_end(
     tmp_path: Path, work: Path, natives: list[Native]
 ) -> None:
     natives.append(Native(tmp_path, work, "reader", 12, *NO_CAMERA, "--duration", 1))
-    natives[0].check()
+    natives[0].check(code=2)  # no frame came
 
 
 def test_a_program_that_runs_a_node_waits_for_what_it_left_behind(
@@ -159,7 +159,7 @@ def test_a_program_that_runs_a_node_waits_for_what_it_left_behind(
 
 def test_a_run_of_onnx_runtime_is_ended_from_outside(tmp_path: Path) -> None:
     session = open_session(graph(tmp_path / "long.onnx", side=512, count=4000), threads=1)
-    options, failed = run_options(), []
+    options, failed = make_run_options(), []
 
     def compute() -> None:
         try:
@@ -191,9 +191,11 @@ def test_a_source_that_does_not_return_does_not_hold_up_the_end(
             release.wait(30)
             return iter(())
 
-    books = NodeCounters()
-    vitals = Vitals(books, ScriptedEngine().info, MonotonicClock(), dict)
-    fed = SourceThread([Hanging()], Mailbox(books, max_streams=1), {}, vitals, threading.Event())
+    counters = NodeCounters()
+    health_monitor = HealthMonitor(counters, ScriptedEngine().info, MonotonicClock(), dict)
+    fed = SourceThread(
+        [Hanging()], Mailbox(counters, max_streams=1), {}, health_monitor, threading.Event()
+    )
     fed.start()
     began_s = time.monotonic()
     fed.join()
@@ -221,10 +223,10 @@ def test_a_signal_before_there_is_a_node_ends_the_command(number: signal.Signals
 def test_only_native_threads_are_daemons(repository: Path) -> None:
     """Any other daemon thread could come back while the interpreter is finalised."""
     found = []
-    for room in ("ureca", "node", "models", "export"):
+    for package in ("ureca", "node", "models", "export"):
         found += [
             path.relative_to(repository).as_posix()
-            for path in (repository / room).rglob("*.py")
+            for path in (repository / package).rglob("*.py")
             if any(is_daemon(part) for part in ast.walk(ast.parse(path.read_text())))
         ]
     assert found == ["ureca/native_threads.py"]

@@ -10,12 +10,13 @@ from tests.node.conftest import Replay
 from ureca.clock import ManualClock
 from ureca.invariants import imbalances
 from ureca.native_threads import running
-from ureca.node.captioning import captioner as captioner_module
-from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.captioning import batch_captioner as captioner_module
+from ureca.node.captioning.batch_captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.request_queue import Ask
+from ureca.node.pipeline.step import DescribeRequest
+from ureca.node.pipeline.step_runner import StepRunner
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionError
 from ureca.testing import ScriptedEngine, Step, SyntheticSource
@@ -32,7 +33,7 @@ def test_a_fault_of_one_batch_is_an_error_and_the_next_batch_captions(
     errors = node.events.of("caption.error")
     assert [e.code for e in errors if isinstance(e, CaptionError)] == [code] * 3
     assert {e.rid for e in node.events.of("caption.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
-    assert node.books.balance().requests_ended["error"] == 3
+    assert node.counters.balance().requests_ended["error"] == 3
 
 
 def test_a_word_that_takes_past_the_deadline_aborts_and_the_next_batch_captions() -> None:
@@ -49,9 +50,9 @@ def test_a_word_that_takes_past_the_deadline_aborts_and_the_next_batch_captions(
     ] * 3
     node.clock.advance(ms=2000)
     frame = SyntheticSource().frame(3)
-    node.books.frame_in()
-    node.events(node.pipeline.step(frame, node.clock.now_ns()))
-    node.events(node.pipeline.tick(node.clock.now_ns()))
+    node.counters.frame_in()
+    node.step(frame)
+    node.step()
     assert {e.rid for e in node.events.of("caption.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
 
 
@@ -65,42 +66,46 @@ def test_an_engine_that_hangs_costs_its_batch_and_is_named() -> None:
             assert go.wait(20)
         return "ok"
 
-    config, clock, books = NodeConfig(), ManualClock(S), NodeCounters()
+    config, clock, counters = NodeConfig(), ManualClock(S), NodeCounters()
     captioner = ThreadCaptioner(CaptionWriter(ScriptedEngine(hook=hook), config.caption, clock))
-    pipeline = Pipeline(config, captioner, clock=clock, books=books)
+    pipeline = Pipeline(config, clock=clock, counters=counters)
+    events: list[AnyEvent] = []
+    runner = StepRunner(pipeline, captioner, limits=config.limits, clock=clock, emit=events.append)
+    runner.start()
     source = SyntheticSource(frames=9)
-    books.frame_in()
-    events = pipeline.step(source.frame(0), S)
+    counters.frame_in()
+    runner.step(source.frame(0))
     assert reached.wait(20)
     replies: list[AnyEvent] = []
     failed: list[Exception] = []
-    pipeline.ask(Ask(replies.append, failed.append, 3 * S, stream="cam0", rid="red"))
+    asked = DescribeRequest(replies.append, failed.append, 3 * S, stream="cam0", rid="red")
+    runner.submit(asked)
     clock.advance(ms=7000)
-    events += pipeline.tick(clock.now_ns())
+    runner.step()
     aborts = [e for e in events if isinstance(e, CaptionAbort)]
     assert [(e.rid, e.reason) for e in aborts] == [
         (rid, "deadline") for rid in ("red", "green", "blue")
     ]
     assert "DEADLINE" in str(failed[0])  # who waited for the captioner is answered, too
     clock.advance(ms=2000)
-    assert "does not return" in pipeline.reasons()[0]
+    assert "does not return" in runner.reasons()[0]
     go.set()
-    while not pipeline.settle():
+    while not runner.settle():
         pass
-    books.frame_in()
-    events += pipeline.step(source.frame(1), clock.now_ns())
-    while not pipeline.settle():
+    counters.frame_in()
+    runner.step(source.frame(1))
+    while not runner.settle():
         pass
-    assert pipeline.reasons() == []
-    events += pipeline.close("source_end", clock.now_ns())
+    assert runner.reasons() == []
+    runner.close("source_end")
     assert [event_kind(e) for e in events].count("caption.final") == 3
-    assert not imbalances(books.balance().counters(), events)
+    assert not imbalances(counters.balance().counters(), events)
 
 
 def test_an_engine_that_hangs_at_the_end_has_its_rows_aborted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The books balance although nobody knows whether the engine will ever return."""
+    """The counters balance although nobody knows whether the engine will ever return."""
     monkeypatch.setattr(captioner_module, "_JOIN_S", 0.1)
     reached, go = threading.Event(), threading.Event()
 
@@ -109,20 +114,23 @@ def test_an_engine_that_hangs_at_the_end_has_its_rows_aborted(
         assert go.wait(20)
         return "ok"
 
-    config, clock, books = NodeConfig(), ManualClock(S), NodeCounters()
+    config, clock, counters = NodeConfig(), ManualClock(S), NodeCounters()
     captioner = ThreadCaptioner(CaptionWriter(ScriptedEngine(hook=hook), config.caption, clock))
-    pipeline = Pipeline(config, captioner, clock=clock, books=books)
-    books.frame_in()
-    events = pipeline.step(SyntheticSource(frames=1).frame(0), S)
+    pipeline = Pipeline(config, clock=clock, counters=counters)
+    events: list[AnyEvent] = []
+    runner = StepRunner(pipeline, captioner, limits=config.limits, clock=clock, emit=events.append)
+    runner.start()
+    counters.frame_in()
+    runner.step(SyntheticSource(frames=1).frame(0))
     assert reached.wait(20)
-    events += pipeline.close("shutdown", clock.now_ns())
+    runner.close("shutdown")
     captioner.close()  # again, as a node does: it does not wait again
     try:
         aborts = [e for e in events if isinstance(e, CaptionAbort)]
         assert [(e.rid, e.reason) for e in aborts] == [
             (rid, "shutdown") for rid in ("red", "green", "blue")
         ]
-        assert not imbalances(books.balance().counters(), events)
+        assert not imbalances(counters.balance().counters(), events)
         assert running() == ["ureca-caption"]
     finally:
         go.set()

@@ -60,14 +60,14 @@ def test_a_frozen_picture_with_new_stamps_renews_nothing_and_health_says_so() ->
     node = Replay()
     node.play(still(0, 40))
     assert max(seconds_of(node, "caption.same")) >= 4  # refreshed every 5 s, or a quarter sooner
-    assert node.pipeline.reasons() == []
+    assert node.runner.reasons() == []
     node.play(still(40, 100, frozen=True))  # 8 s to 28 s
-    (reason,) = node.pipeline.reasons()
+    (reason,) = node.runner.reasons()
     assert "frozen" in reason
     assert node.pipeline.streams()["cam0"]["unchanged_ms"] >= 19_000
     assert max(seconds_of(node, "caption.same")) <= 8 + 5.2  # its validity runs out
     node.play(still(140, 40))
-    assert node.pipeline.reasons() == []
+    assert node.runner.reasons() == []
     assert max(seconds_of(node, "caption.same")) > 30
     assert len(node.events.of("caption.final")) == 1
 
@@ -76,7 +76,7 @@ def test_a_simulator_may_stand_still() -> None:
     node = Replay(replace(NodeConfig(), source=SourceConfig(frozen_s=0)))
     node.play(still(0, 100, frozen=True))
     assert max(seconds_of(node, "caption.same")) >= 15
-    assert node.pipeline.reasons() == []
+    assert node.runner.reasons() == []
 
 
 @pytest.mark.parametrize("late_s", [-3600, -3, 3, 3600])
@@ -84,8 +84,8 @@ def test_stamps_that_jump_are_taken_as_they_come_and_tracks_live_on(late_s: int)
     node = Replay()
     for frame in (*still(0, 40), *still(40, 40, late_ns=late_s * S), *still(80, 40)):
         node.clock.advance(ns=max(0, frame.received_ns - node.clock.now_ns()))
-        node.books.frame_in()
-        node.events(node.pipeline.step(frame, node.clock.now_ns()))
+        node.counters.frame_in()
+        node.step(frame)
     kinds = node.events.kinds()
     assert kinds.count("track.new") == 1
     assert not {"track.lost", "track.end", "caption.error", "caption.abort"} & set(kinds)
@@ -118,17 +118,17 @@ def test_a_camera_that_restarts_ends_its_regions_and_begins_new_ones() -> None:
 
 def test_a_burst_of_ten_times_the_rate_costs_frames_and_never_freshness() -> None:
     node = Replay()
-    mailbox = Mailbox(node.books)
+    mailbox = Mailbox(node.counters)
     for frame in SyntheticSource(frames=300, fps=300):
-        node.books.frame_in()
+        node.counters.frame_in()
         mailbox.put(frame)
         if frame.seq % 10 == 9:  # the node keeps up with a tenth
             taken = mailbox.take(0)
             assert taken is not None
             assert taken.seq == frame.seq
             node.clock.advance(ns=max(0, taken.captured_ns - node.clock.now_ns()))
-            node.events(node.pipeline.step(taken, node.clock.now_ns()))
-    balance = node.books.balance()
+            node.step(taken)
+    balance = node.counters.balance()
     assert balance.frames_processed == 30
     assert balance.frames_dropped == {"superseded": 270}
     assert {e.rid for e in node.events.of("caption.final")} == {"red", "green", "blue"}  # type: ignore[union-attr]
@@ -145,7 +145,7 @@ def test_few_and_many_regions(count: int) -> None:
     assert max(node.engine.batches, default=0) <= node.config.scheduler.max_batch
     errors = node.events.of("caption.error")
     assert {e.rid for e in errors} == ({"r64"} if count > 64 else set())  # type: ignore[union-attr]
-    assert node.books.balance().regions_refused == (12 if count > 64 else 0)
+    assert node.counters.balance().regions_refused == (12 if count > 64 else 0)
 
 
 def test_empty_full_and_one_pixel_masks() -> None:
@@ -173,4 +173,4 @@ def test_odd_masks_are_carried_without_a_fault() -> None:
     frames = [replace(frame, regions=None) for frame in still(0, 20)]
     node.play([replace(frames[0], regions=seeds), *frames[1:]])
     assert {e.rid for e in node.events.of("caption.final")} == {"all", "dot", "line"}  # type: ignore[union-attr]
-    assert node.books.balance().frames_processed == 20
+    assert node.counters.balance().frames_processed == 20

@@ -15,11 +15,11 @@ import pytest
 from ureca.client.client import Client
 from ureca.client.frame_publisher import FramePublisher
 from ureca.clock import MonotonicClock
-from ureca.datatypes import Frame
 from ureca.invariants import imbalances
 from ureca.node.config import NodeConfig, PublishConfig, SchedulerConfig, SourceConfig
 from ureca.node.node import Node
-from ureca.protocol.events import AnyEvent, CaptionFinal
+from ureca.node.pipeline.step import StepInput, StepOutput
+from ureca.protocol.events import CaptionFinal
 from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
 
 pytestmark = pytest.mark.timing
@@ -119,13 +119,14 @@ def test_a_slow_captioner_writes_about_the_newest_frame(tmp_path: Path) -> None:
 
 def slowed(node: Node, seconds: float) -> None:
     """Every frame takes this long to follow."""
-    step = node._pipeline.step
+    pipeline = node._parts.runner.pipeline
+    step = pipeline.step
 
-    def slow(frame: Frame, now_ns: int) -> list[AnyEvent]:
-        time.sleep(seconds)
-        return step(frame, now_ns)
+    def slow(given: StepInput) -> StepOutput:
+        time.sleep(seconds if given.frame is not None else 0)
+        return step(given)
 
-    node._pipeline.step = slow  # type: ignore[method-assign]
+    pipeline.step = slow  # type: ignore[method-assign]
 
 
 def test_a_node_that_follows_5_frames_a_second_drops_and_counts_the_others(tmp_path: Path) -> None:

@@ -92,9 +92,9 @@ def test_a_driver_that_does_not_return_is_named_and_does_not_hold_up_the_end(
 
 @pytest.mark.timing
 def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> None:
-    camera, books, stop = FakeCamera(fps=100), NodeCounters(), threading.Event()
+    camera, counters, stop = FakeCamera(fps=100), NodeCounters(), threading.Event()
     config = replace(NodeConfig(), source=SourceConfig(uri=DEVICE))
-    (source,) = fake_source(camera)(config, MonotonicClock(), books, stop.wait)
+    (source,) = fake_source(camera)(config, MonotonicClock(), counters, stop.wait)
     frames = source.frames()
     first = next(frames)
     assert first.seq == 0, "prompts of a file are drawn on it"
@@ -106,8 +106,8 @@ def test_a_taker_that_is_slow_gets_the_newest_and_the_others_are_counted() -> No
     stop.set()
     frames.close()  # type: ignore[attr-defined]
     for _ in (first, second):
-        books.frame_processed()
-    balance = books.balance()
+        counters.frame_processed()
+    balance = counters.balance()
     assert balance.closed, balance
     assert balance.frames_dropped["superseded"] >= 20
     counted = balance.frames_in - balance.frames_dropped.get("link_gap", 0)

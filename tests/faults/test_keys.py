@@ -109,7 +109,7 @@ def test_pictures_of_another_host_are_not_read_in_the_clear() -> None:
     def opened(security: SecurityConfig) -> FrameSource:
         config = NodeConfig(source=source, security=security)
         return open_source(
-            config, clock=MonotonicClock(), books=NodeCounters(), wait=lambda _: True
+            config, clock=MonotonicClock(), counters=NodeCounters(), wait=lambda _: True
         )
 
     with pytest.raises(ConfigError, match=r"security\.camera=keys/camera\.key"):

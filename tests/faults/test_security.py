@@ -62,9 +62,9 @@ class Guarded:
         )
 
         def opened(
-            config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+            config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
         ) -> list[FrameSource]:
-            return [Steady(SyntheticSource(frames=100_000, things=3), clock, books, wait)]
+            return [Steady(SyntheticSource(frames=100_000, things=3), clock, counters, wait)]
 
         self.node = Node(
             config,

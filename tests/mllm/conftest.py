@@ -55,17 +55,17 @@ def tiny_checkpoint(tiny_base, tmp_path_factory):
     """The same, wrapped."""
     from worlds import tiny_config
 
-    from ureca.models.mllm.checkpoints.wrap import wrap
+    from ureca.models.mllm.checkpoints.wrap import wrap_base
 
-    return wrap(tiny_base, tmp_path_factory.mktemp("wrapped") / "checkpoint", tiny_config())
+    return wrap_base(tiny_base, tmp_path_factory.mktemp("wrapped") / "checkpoint", tiny_config())
 
 
 @pytest.fixture
 def tiny_engine(tiny_checkpoint):
     """An engine over it."""
-    from ureca.models.mllm.engine import checkpoint_engine
+    from ureca.models.mllm.mllm_engine import open_checkpoint
 
-    return checkpoint_engine(tiny_checkpoint, device="cpu")
+    return open_checkpoint(tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture(scope="session")

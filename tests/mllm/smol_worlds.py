@@ -28,12 +28,12 @@ def llama(folder, *, width=32, layers=2, vocab=400):
 
 def nano(folder):
     """A checkpoint of a tiny nano, its trunk in it, with weights that tell regions apart."""
-    from ureca.models.config import tiny_config
-    from ureca.models.nano.captioner import Captioner
+    from ureca.models.config import make_tiny_config
     from ureca.models.nano.checkpoint import save_checkpoint
+    from ureca.models.nano.network import Captioner
 
     torch.manual_seed(1)
-    model = Captioner(tiny_config())
+    model = Captioner(make_tiny_config())
     save_checkpoint(folder, model, tokenizer_json="{}")
     return folder
 

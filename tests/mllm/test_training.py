@@ -12,17 +12,23 @@ from safetensors.torch import load_file
 from worlds import data_folder, tiny_config
 
 from ureca.errors import ConfigError, WeightsError
-from ureca.models.mllm.backend import Rows, prefix_tokens, suffix_input
+from ureca.models.mllm.backend import SuffixBatch, embed_prefix, make_suffix_input
 from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
-from ureca.models.mllm.checkpoints.wrap import wrap
+from ureca.models.mllm.checkpoints.wrap import wrap_base
 from ureca.models.mllm.config import LoraConfig
-from ureca.models.mllm.memory_estimate import SHAPES, Recipe, Shape, budget, table
-from ureca.models.mllm.network.families import family_of
-from ureca.models.mllm.network.lora import LoraLinear, add_lora, lora_tensors, merge_lora
+from ureca.models.mllm.memory_estimate import (
+    SHAPES,
+    BaseShape,
+    TrainingRecipe,
+    estimate_budget,
+    format_table,
+)
+from ureca.models.mllm.network.families import find_family
+from ureca.models.mllm.network.lora import LoraLinear, add_lora, get_lora_tensors, merge_lora
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
-from ureca.models.mllm.training.freeze import freeze
-from ureca.models.mllm.training.step import answers_loss
-from ureca.models.mllm.training.train import build, train
+from ureca.models.mllm.training.freeze import freeze_parts
+from ureca.models.mllm.training.mllm_learner import compute_answers_loss
+from ureca.models.mllm.training.train import build_run, train
 from ureca.models.training.distributed import Worker
 
 
@@ -44,7 +50,7 @@ def recipe(tiny_checkpoint, tiny_data):
 
 def built(recipe, out, **changes):
     config = replace(recipe, **changes)
-    return build(config, out, worker=Worker(), device=torch.device("cpu"))
+    return build_run(config, out, worker=Worker(), device=torch.device("cpu"))
 
 
 def state(folder, name="mask"):
@@ -106,7 +112,7 @@ def test_passes_and_workers_do_not_change_what_is_learnt(recipe, tmp_path):
 def test_rows_of_three_dimensions_are_padded_like_others(recipe, tmp_path):
     """Pictures of one tile and of two in one pass, against one row at a time."""
     folder, _ = other_base("qwen2_5_vl", tmp_path / "base")
-    start = wrap(folder, tmp_path / "c", tiny_config(prompt=family_of("qwen2_5_vl").prompt))
+    start = wrap_base(folder, tmp_path / "c", tiny_config(prompt=find_family("qwen2_5_vl").prompt))
     wide = data_folder(tmp_path / "set", sizes=((60, 120), (90, 120)))
     data = (MllmDataConfig(root=str(wide)),)
     losses, tiles = [], set()
@@ -125,26 +131,26 @@ def test_rows_of_three_dimensions_are_padded_like_others(recipe, tmp_path):
     (ids,) = asked.answers
     with torch.inference_mode():
         image = model.vision(example.tiles)
-        first = prefix_tokens(model, prompt, example.prefix_ids, image)
+        first = embed_prefix(model, prompt, example.prefix_ids, image)
         tokens = model.regions(example.masks, image)[0]
-        suffix = suffix_input(model, prompt, asked.suffix_ids.numpy(), tokens)
-        after = Rows(model, model.prefix(first), first.goes_on)
+        suffix = make_suffix_input(model, prompt, asked.suffix_ids.numpy(), tokens)
+        after = SuffixBatch(model, model.make_prefix(first), first.goes_on)
         logits = [after.start([suffix]), *(after.step(each[None].numpy()) for each in ids[:-1])]
         expected = torch.nn.functional.cross_entropy(torch.cat(logits), ids, reduction="sum")
-        torch.testing.assert_close(answers_loss(model, prompt, [example]), expected)
+        torch.testing.assert_close(compute_answers_loss(model, prompt, [example]), expected)
 
 
 def test_packed_regions_of_three_dimensions_teach_what_they_teach_alone(recipe, tmp_path):
     folder, _ = other_base("qwen2_5_vl", tmp_path / "base")
-    start = wrap(folder, tmp_path / "c", tiny_config(prompt=family_of("qwen2_5_vl").prompt))
+    start = wrap_base(folder, tmp_path / "c", tiny_config(prompt=find_family("qwen2_5_vl").prompt))
     run = built(recipe, tmp_path, start_from=str(start), regions_per_picture=3, rows_per_step=6)
     groups = next(run.plan.steps(0, 1))[1]
     assert max(map(len, groups)) > 1
     model, prompt, read = run.learner.model.eval(), run.learner.prompt, run.learner.reader.read
     alone = [(row,) for group in groups for row in group]
     with torch.inference_mode():
-        together = answers_loss(model, prompt, [read(group) for group in groups])
-        single = sum(answers_loss(model, prompt, [read(group)]) for group in alone)
+        together = compute_answers_loss(model, prompt, [read(group) for group in groups])
+        single = sum(compute_answers_loss(model, prompt, [read(group)]) for group in alone)
     torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-4)
 
 
@@ -177,7 +183,7 @@ def test_bf16_keeps_what_learns_in_float32(recipe, tmp_path):
 )
 def test_the_freeze_plan_is_what_the_parts_say(recipe, tiny_checkpoint, parts, expected):
     model = load_checkpoint(tiny_checkpoint, merge=False)
-    names = freeze(model, replace(recipe, parts=parts))
+    names = freeze_parts(model, replace(recipe, parts=parts))
     roots = {".".join(name.split(".")[: 3 if name.startswith("base") else 1]) for name in names}
     assert roots == expected
     assert not [name for name in names if "vision" in name or "embed" in name]
@@ -185,7 +191,7 @@ def test_the_freeze_plan_is_what_the_parts_say(recipe, tiny_checkpoint, parts, e
 
 def test_nothing_to_learn_is_refused(recipe, tiny_checkpoint):
     with pytest.raises(ConfigError, match="nothing learns"):
-        freeze(load_checkpoint(tiny_checkpoint), replace(recipe, parts=Parts()))
+        freeze_parts(load_checkpoint(tiny_checkpoint), replace(recipe, parts=Parts()))
 
 
 def test_the_trained_projector_is_kept(recipe, tmp_path, tiny_checkpoint):
@@ -205,7 +211,7 @@ def test_adapters_merge_into_what_they_said(tiny_checkpoint):
     with torch.inference_mode():
         before = language(inputs_embeds=x, use_cache=False).last_hidden_state
     with torch.no_grad():
-        for tensor in lora_tensors(language).values():
+        for tensor in get_lora_tensors(language).values():
             tensor.normal_(std=0.2)
     with torch.inference_mode():
         beside = language(inputs_embeds=x, use_cache=False).last_hidden_state
@@ -236,7 +242,7 @@ def test_a_prompt_that_does_not_fit_is_refused_by_name(recipe, tmp_path):
 
 def test_the_plan_counts_the_parameters_that_a_model_has(tiny_checkpoint):
     model = load_checkpoint(tiny_checkpoint)
-    shape = Shape(
+    shape = BaseShape(
         name="tiny",
         width=32,
         layers=2,
@@ -252,18 +258,22 @@ def test_the_plan_counts_the_parameters_that_a_model_has(tiny_checkpoint):
         if n.startswith("layers.") and p.ndim == 2
     )
     assert shape.layers * shape.block == matrices
-    assert shape.mask(2, side_px=28) == sum(p.numel() for p in model.masks.parameters())
+    assert shape.count_mask_parameters(2, side_px=28) == sum(
+        p.numel() for p in model.masks.parameters()
+    )
     add_lora(model.language, LoraConfig(rank=4))
-    assert shape.lora(4) == sum(t.numel() for t in lora_tensors(model.language).values())
+    assert shape.count_lora_parameters(4) == sum(
+        t.numel() for t in get_lora_tensors(model.language).values()
+    )
 
 
 def test_the_plan_knows_the_published_sizes_and_stands_in_the_docs(repository):
     linear = {"1B": 11.2e6, "2B": 25.7e6, "8B": 51.4e6}  # research notes, counted there by hand
     for shape in SHAPES:
-        assert shape.mask(16) == pytest.approx(linear[shape.name], rel=0.01)
-        small, large = (budget(shape, Recipe(stage=s)) for s in (1, 2))
+        assert shape.count_mask_parameters(16) == pytest.approx(linear[shape.name], rel=0.01)
+        small, large = (estimate_budget(shape, TrainingRecipe(stage=s)) for s in (1, 2))
         assert small.total_gib < large.total_gib < 40
-    assert table() in (repository / "docs" / "mllm.md").read_text(encoding="utf8")
+    assert format_table() in (repository / "docs" / "mllm.md").read_text(encoding="utf8")
 
 
 def test_recipes_in_configs_load(repository):

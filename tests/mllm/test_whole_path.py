@@ -80,7 +80,7 @@ def test_wrapped_trained_exported_verified_and_run_in_the_node(
     assert cli.main(["verify", str(bundle), "--checkpoint", str(one / "checkpoint")]) == 2
     assert "another checkpoint" in capsys.readouterr().err
 
-    # The node captions with it, its books balance.
+    # The node captions with it, its counters balance.
     events = run_node(repository, tmp_path, bundle)
     finals = [e for e in events if e["ev"] == "caption.final"]
     assert finals

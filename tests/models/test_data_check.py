@@ -19,11 +19,11 @@ from ureca.models.data.check import (
     check_record,
     check_splits,
     check_texts,
-    tight_box,
+    compute_tight_box,
 )
 from ureca.models.data.cli import main
 from ureca.models.data.images import ImageRecord
-from ureca.models.data.regions import HELD_OUT_EVERY, RegionRecord, image_hash, read_regions
+from ureca.models.data.regions import HELD_OUT_EVERY, RegionRecord, hash_image_key, read_regions
 from ureca.protocol import rle
 
 EMPTY = rle.encode(np.zeros((30, 40), np.bool_)).counts
@@ -135,16 +135,16 @@ def test_pictures_of_another_size_and_lines_cut_short_are_named(tmp_path, capsys
 
 
 def test_a_photograph_is_held_out_everywhere_or_nowhere():
-    held = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % 20 == 0)
-    kept = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % 20)
+    held = next(f"k{i}" for i in range(99) if hash_image_key(f"k{i}") % 20 == 0)
+    kept = next(f"k{i}" for i in range(99) if hash_image_key(f"k{i}") % 20)
     images = [ImageRecord(key, "", "", 4, 4, photo_id="7") for key in (held, kept)]
     assert [f.kind for f in check_photographs(images, 20)] == ["leak of a photograph"]
     assert not list(check_photographs(images[:1] * 2, 20))
 
 
 def test_the_same_pixels_under_two_keys_are_a_leak(tmp_path, capsys):
-    held = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % HELD_OUT_EVERY == 0)
-    kept = next(f"k{i}" for i in range(99) if image_hash(f"k{i}") % HELD_OUT_EVERY)
+    held = next(f"k{i}" for i in range(99) if hash_image_key(f"k{i}") % HELD_OUT_EVERY == 0)
+    kept = next(f"k{i}" for i in range(99) if hash_image_key(f"k{i}") % HELD_OUT_EVERY)
     root = write(tmp_path / "a", [region(0, image_key=held)], tar=(held,))
     other = write(tmp_path / "b", [region(1, image_key=kept)], tar=(kept,))
     assert found(root, capsys, other)["findings"] == {"leak of a photograph": 1}
@@ -177,7 +177,7 @@ def test_wrong_folders_are_refused(tmp_path):
 def test_the_tight_box_of_runs_is_that_of_the_mask(height, width, random):
     mask = np.array([[random.random() < 0.15 for _ in range(width)] for _ in range(height)])
     code = rle.encode(mask)
-    box = tight_box(rle.check(code), height)
+    box = compute_tight_box(rle.check(code), height)
     if not mask.any():
         assert box is None
         return

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 
 from ureca.errors import RegionError
-from ureca.models.data.mask_noise import drift, noisy_mask
+from ureca.models.data.mask_noise import distort_mask, make_noisy_mask
 
 
 def iou(one, other):
@@ -39,17 +39,17 @@ masks = arrays.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)
 def test_any_mask_stays_a_mask(mask, seed):
     assume(mask.any())
     before = mask.copy()
-    made = noisy_mask(mask, np.random.default_rng(seed))
+    made = make_noisy_mask(mask, np.random.default_rng(seed))
     assert made.shape == mask.shape
     assert made.dtype == np.bool_
     assert made.any()
     assert (mask == before).all()
-    assert (made == noisy_mask(mask, np.random.default_rng(seed))).all()
+    assert (made == make_noisy_mask(mask, np.random.default_rng(seed))).all()
 
 
 @pytest.mark.parametrize("side", [160, 480])
 def test_the_overlap_is_that_of_a_tracker(side, rng):
-    got = [iou(mask, noisy_mask(mask, rng)) for mask in shapes(side) for _ in range(40)]
+    got = [iou(mask, make_noisy_mask(mask, rng)) for mask in shapes(side) for _ in range(40)]
     assert 0.65 < np.mean(got) < 0.74
     assert np.mean([0.5 <= value <= 0.9 for value in got]) > 0.8
     assert len(set(got)) > 200
@@ -57,7 +57,9 @@ def test_the_overlap_is_that_of_a_tracker(side, rng):
 
 @pytest.mark.parametrize("wanted", [0.5, 0.7, 0.9])
 def test_drift_gives_the_overlap_that_is_asked_for(wanted, rng):
-    got = [iou(mask, drift(mask, rng, iou=wanted)) for mask in shapes(160) for _ in range(20)]
+    got = [
+        iou(mask, distort_mask(mask, rng, iou=wanted)) for mask in shapes(160) for _ in range(20)
+    ]
     assert abs(np.mean(got) - wanted) < 0.05
 
 
@@ -65,21 +67,24 @@ def test_drift_gives_the_overlap_that_is_asked_for(wanted, rng):
 def test_specks_never_vanish(pixels, rng):
     mask = np.zeros((20, 20), np.bool_)
     mask[7, 5 : 5 + pixels] = True
-    assert all(drift(mask, rng, iou=0.1).any() and noisy_mask(mask, rng).any() for _ in range(150))
+    assert all(
+        distort_mask(mask, rng, iou=0.1).any() and make_noisy_mask(mask, rng).any()
+        for _ in range(150)
+    )
 
 
 def test_part_of_a_larger_array_and_one_pixel_are_fine(rng):
-    assert noisy_mask(np.ones((1, 1), np.bool_), rng).all()
+    assert make_noisy_mask(np.ones((1, 1), np.bool_), rng).all()
     picture = np.zeros((60, 80), np.bool_)
     picture[20:50:, 30:60] = True
-    assert noisy_mask(picture[::2, ::2], rng).any()
-    assert noisy_mask(np.asfortranarray(picture), rng).any()
+    assert make_noisy_mask(picture[::2, ::2], rng).any()
+    assert make_noisy_mask(np.asfortranarray(picture), rng).any()
 
 
 def test_wrong_masks_are_refused(rng):
     with pytest.raises(RegionError, match="empty"):
-        noisy_mask(np.zeros((4, 4), np.bool_), rng)
+        make_noisy_mask(np.zeros((4, 4), np.bool_), rng)
     with pytest.raises(RegionError, match="uint8"):
-        noisy_mask(np.ones((4, 4), np.uint8), rng)
+        make_noisy_mask(np.ones((4, 4), np.uint8), rng)
     with pytest.raises(RegionError, match="overlap"):
-        drift(np.ones((4, 4), np.bool_), rng, iou=0.0)
+        distort_mask(np.ones((4, 4), np.bool_), rng, iou=0.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from ureca.models.data.regions import read_regions
-from ureca.models.data.text_augmentation import class_phrase, flip_words, with_article
+from ureca.models.data.text_augmentation import add_article, make_class_phrase, mirror_text
 
 SWAPPED = [
     ("a mug to the left of a plate", "a mug to the right of a plate"),
@@ -47,18 +47,18 @@ DOUBTFUL = [
 
 @pytest.mark.parametrize(("text", "mirrored"), SWAPPED)
 def test_sides_change_places_and_back_again(text, mirrored):
-    assert flip_words(text) == mirrored
-    assert flip_words(mirrored) == text
+    assert mirror_text(text) == mirrored
+    assert mirror_text(mirrored) == text
 
 
 @pytest.mark.parametrize("text", KEPT)
 def test_what_is_no_side_stays(text):
-    assert flip_words(text) == text
+    assert mirror_text(text) == text
 
 
 @pytest.mark.parametrize("text", DOUBTFUL)
 def test_doubt_is_refused(text):
-    assert flip_words(text) is None
+    assert mirror_text(text) is None
 
 
 def test_a_mirror_of_a_mirror_is_the_text(data_root):
@@ -69,8 +69,8 @@ def test_a_mirror_of_a_mirror_is_the_text(data_root):
         if "left" in text or "right" in text
     }
     assert len(texts) > 100
-    mirrored = {text: flip_words(text) for text in texts}
-    assert all(flip_words(m) == text for text, m in mirrored.items() if m is not None)
+    mirrored = {text: mirror_text(text) for text in texts}
+    assert all(mirror_text(m) == text for text, m in mirrored.items() if m is not None)
     assert sum(m is None for m in mirrored.values()) < 0.1 * len(texts)
 
 
@@ -96,13 +96,13 @@ def test_a_mirror_of_a_mirror_is_the_text(data_root):
     ],
 )
 def test_class_names_as_people_say_them(name, source, phrase):
-    assert class_phrase(name, source) == phrase
+    assert make_class_phrase(name, source) == phrase
 
 
 def test_every_class_of_the_data_is_sayable_or_left_out(data_root):
     records = read_regions(data_root / "regions-train.jsonl.gz")
     names = {(r.category, r.source) for r in records if r.source.startswith(("coco", "ccp"))}
-    said = {name: class_phrase(*name) for name in names}
+    said = {name: make_class_phrase(*name) for name in names}
     assert len(said) > 130
     assert {name for (name, _), phrase in said.items() if phrase is None} == {
         "image",
@@ -114,7 +114,7 @@ def test_every_class_of_the_data_is_sayable_or_left_out(data_root):
 
 
 def test_articles_go_by_sound():
-    assert [with_article(n) for n in ("uniform", "umbrella", "hour", "one", "oven")] == [
+    assert [add_article(n) for n in ("uniform", "umbrella", "hour", "one", "oven")] == [
         "a uniform",
         "an umbrella",
         "an hour",

@@ -12,23 +12,27 @@ pytest.importorskip("pycocoevalcap", reason="ureca eval needs the extra `eval`")
 pytest.importorskip("matplotlib", reason="ureca eval needs the extra `eval`")
 
 from ureca.errors import BundleError, ConfigError, SourceError
-from ureca.models.data.regions import ImageStore, image_hash
-from ureca.models.evaluation.captioners.baselines import frequent, region_mask, voted
-from ureca.models.evaluation.captioners.captioners import captioner_of, read_captions
+from ureca.models.data.regions import ImageStore, hash_image_key
+from ureca.models.evaluation.captioners.baselines import (
+    make_frequent,
+    read_region_mask,
+    vote_for_phrase,
+)
 from ureca.models.evaluation.captioners.engines import open_engine
+from ureca.models.evaluation.captioners.from_options import make_captioner, read_captions
 from ureca.models.evaluation.captioners.mask_variants import (
     MASK_KINDS,
-    box_mask,
-    mask_edit,
-    overlap,
+    compute_iou,
+    fill_box,
+    make_mask_edit,
 )
 from ureca.models.evaluation.cli import main
-from ureca.models.evaluation.options import parse
+from ureca.models.evaluation.options import parse_options
 from ureca.models.evaluation.reports import charts
-from ureca.models.evaluation.reports.compare import bootstrap, unique_names
+from ureca.models.evaluation.reports.compare import bootstrap_difference, unique_names
 from ureca.models.evaluation.reports.report import write_report
-from ureca.models.evaluation.reports.tables import Table, markdown
-from ureca.models.evaluation.test_set import by_picture, groups_of, limited, read_data
+from ureca.models.evaluation.reports.tables import Table, format_markdown
+from ureca.models.evaluation.test_set import group_by_picture, limit_cases, list_groups, read_data
 from ureca.protocol import rle
 from ureca.testing import ScriptedEngine
 
@@ -44,7 +48,7 @@ def _no_monitor(monkeypatch):
 
 def keys(*, held_out, count):
     names = (f"picture{i}" for i in range(1000))
-    return [n for n in names if (image_hash(n) % 2 == 0) == held_out][:count]
+    return [n for n in names if (hash_image_key(n) % 2 == 0) == held_out][:count]
 
 
 HELD, LEARNT = keys(held_out=True, count=3), keys(held_out=False, count=3)
@@ -89,9 +93,9 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch = pytest.importorskip("torch", reason="checkpoints need the extra `train`")
-    from ureca.models.config import tiny_config
-    from ureca.models.nano.captioner import Captioner
+    from ureca.models.config import make_tiny_config
     from ureca.models.nano.checkpoint import save_checkpoint
+    from ureca.models.nano.network import Captioner
     from ureca.models.tokenizer import train_tokenizer
 
     torch.manual_seed(0)
@@ -99,7 +103,7 @@ def checkpoint(tmp_path_factory):
     tokenizer = train_tokenizer(["a red cup on the table", "the blue mug", "a man"] * 4, 512)
     tokenizer.save(folder.parent / "tokenizer.json")
     text = (folder.parent / "tokenizer.json").read_text(encoding="utf8")
-    save_checkpoint(folder, Captioner(tiny_config()), tokenizer_json=text, half=True)
+    save_checkpoint(folder, Captioner(make_tiny_config()), tokenizer_json=text, half=True)
     return folder
 
 
@@ -132,7 +136,7 @@ def test_a_report_escapes_what_models_and_data_say(tmp_path):
     evil = "<script>alert('x')</script>"
     record = {"model": evil, "missing": {"meteor": evil}, "parts": {}, "worlds": {}, "flicker": {}}
     record["flicker"] = {"figures": {evil: {"n": 1, "changed": 0.5, "head_changed": 0.5}}}
-    write_report(tmp_path, [], record, mask_edit("true", seed=0), samples=1, seed=0)
+    write_report(tmp_path, [], record, make_mask_edit("true", seed=0), samples=1, seed=0)
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 4  # title, heading, remedy, row of a table
@@ -178,15 +182,15 @@ def test_training_pictures_are_never_asked(root):
     assert {case.image_key for case in data.training.rows} == set(LEARNT)
     assert data.training.categories == {"man": 3, "dog": 3}
     assert len(data.cases) == 2 * len(HELD)  # regions without name or words are left out
-    assert len(limited(data.cases, 3)) == 3
-    assert list(by_picture(data.cases)) == HELD
-    assert groups_of(data.cases[0])[:4] == [
+    assert len(limit_cases(data.cases, 3)) == 3
+    assert list(group_by_picture(data.cases)) == HELD
+    assert list_groups(data.cases[0])[:4] == [
         "all",
         "source=flickr30k-entities",
         "mask=gt:test",
         "flickr30k-entities|gt:test",
     ]
-    assert "family=coco|non-people" in groups_of(data.cases[1])
+    assert "family=coco|non-people" in list_groups(data.cases[1])
     with pytest.raises(SourceError, match="regions-"):
         read_data(root / "images", every=2)
 
@@ -194,20 +198,20 @@ def test_training_pictures_are_never_asked(root):
 @pytest.mark.parametrize("kind", MASK_KINDS)
 def test_masks_are_edited_alike_for_every_model(root, kind, tmp_path):
     data = read_data(root, every=2)
-    options = parse(["model", "--data", str(root), "-o", str(tmp_path), "--masks", kind])
+    options = parse_options(["model", "--data", str(root), "-o", str(tmp_path), "--masks", kind])
     engine = ScriptedEngine()
-    results = list(captioner_of(data, options, engine)(data.cases, "short"))
+    results = list(make_captioner(data, options, engine)(data.cases, "short"))
     assert len(results) == len(data.cases)
     assert engine.encoded == (len(data.cases) if kind == "crop" else len(HELD))
     mask = np.zeros((60, 80), np.bool_)
     mask[10:40, 20:50] = True
     mask[10:20, 20:30] = False
-    edit = mask_edit(kind, seed=3)
-    assert np.array_equal(edit(mask, "a"), mask_edit(kind, seed=3)(mask, "a"))
+    edit = make_mask_edit(kind, seed=3)
+    assert np.array_equal(edit(mask, "a"), make_mask_edit(kind, seed=3)(mask, "a"))
     known = {"true": 1.0, "box": 800 / 900, "crop": 800 / 900, "image": 800 / 4800}
-    assert overlap(mask, edit(mask, "a")) == pytest.approx(known.get(kind, 0.7), abs=0.3)
+    assert compute_iou(mask, edit(mask, "a")) == pytest.approx(known.get(kind, 0.7), abs=0.3)
     if kind in known:
-        assert overlap(mask, edit(mask, "a")) == pytest.approx(known[kind])
+        assert compute_iou(mask, edit(mask, "a")) == pytest.approx(known[kind])
 
 
 def test_a_crop_is_a_picture_of_its_own(root, tmp_path):
@@ -223,20 +227,20 @@ def test_a_crop_is_a_picture_of_its_own(root, tmp_path):
             assert all(region.mask.all() for region in regions)
             return super().caption(frame, regions, **rest)
 
-    options = parse(["model", "--data", str(root), "-o", str(tmp_path), "--masks", "crop"])
-    list(captioner_of(data, options, Watching())(data.cases, "short"))
-    boxes = [box_mask(region_mask(case.record)) for case in data.cases]
+    options = parse_options(["model", "--data", str(root), "-o", str(tmp_path), "--masks", "crop"])
+    list(make_captioner(data, options, Watching())(data.cases, "short"))
+    boxes = [fill_box(read_region_mask(case.record)) for case in data.cases]
     assert sorted(shown) == sorted((b.any(axis=1).sum(), b.any(axis=0).sum()) for b in boxes)
 
 
 def test_a_vote_of_neighbours():
     words = [("a dog",), ("a dog", "a puppy"), ("a cat",)]
-    assert voted(np.array([0.5, 0.4, 0.8], np.float32), words) == "a dog"
+    assert vote_for_phrase(np.array([0.5, 0.4, 0.8], np.float32), words) == "a dog"
 
 
 def test_the_frequent_phrase_of_a_type(root):
     data = read_data(root, every=2, keep_training=True)
-    said = {c.region_id: c.caption for c in frequent(data.training.rows)(data.cases, "short")}
+    said = {c.region_id: c.caption for c in make_frequent(data.training.rows)(data.cases, "short")}
     assert said[f"{HELD[0]}_1"] == "a dog"
 
 
@@ -250,7 +254,7 @@ def test_trunk_features_tell_regions_apart():
     left = np.zeros((80, 120), np.bool_)
     left[:, :50] = True
     trunk = ImageNetTrunk()
-    pooled = trunk.pooled(image, [left, ~left, left])
+    pooled = trunk.pool(image, [left, ~left, left])
     assert pooled.shape == (3, 1280)
     assert pooled[0] @ pooled[2] == pytest.approx(1, abs=1e-4)
     assert pooled[0] @ pooled[1] < 0.99
@@ -289,30 +293,32 @@ def test_other_refusals(root, tmp_path):
     (test_only / "regions-test.jsonl").write_text(json.dumps(row("a", 0, "man", [])) + "\n")
     (test_only / "images").mkdir()
     (test_only / "images" / "a.png").write_bytes(b"")
-    options = parse(["--baseline", "frequent", "--data", str(test_only), "-o", str(tmp_path)])
+    options = parse_options(
+        ["--baseline", "frequent", "--data", str(test_only), "-o", str(tmp_path)]
+    )
     data = read_data(test_only, every=20)
     with pytest.raises(ConfigError, match=r"regions-train\.jsonl\.gz"):
-        captioner_of(data, options, None)
+        make_captioner(data, options, None)
     assert len(ImageStore([root / "images"])) == 6
 
 
 def test_bootstrap_resamples_pictures_and_not_regions():
     rng = np.random.default_rng(0)
     noise = rng.normal(0.1, 1.0, 400)
-    alone = bootstrap(noise, [str(i) for i in range(400)], seed=0)
-    copied = bootstrap(np.repeat(noise, 4), [str(i // 4) for i in range(1600)], seed=0)
+    alone = bootstrap_difference(noise, [str(i) for i in range(400)], seed=0)
+    copied = bootstrap_difference(np.repeat(noise, 4), [str(i // 4) for i in range(1600)], seed=0)
     assert alone.low < alone.mean < alone.high
     assert copied.mean == pytest.approx(alone.mean)
     assert copied.high - copied.low == pytest.approx(alone.high - alone.low, rel=0.1)
-    assert bootstrap(np.ones(5), list("aabbc"), seed=1).certain
-    assert not bootstrap(np.array([1.0, -1.0]), ["a", "b"], seed=1).certain
+    assert bootstrap_difference(np.ones(5), list("aabbc"), seed=1).certain
+    assert not bootstrap_difference(np.array([1.0, -1.0]), ["a", "b"], seed=1).certain
 
 
 def test_names_bars_and_charts_survive_odd_input(tmp_path):
     folders = [tmp_path / name for name in ("a/x", "b/x", "y", "a/x")]
     assert unique_names(folders) == ["a/x", "b/x", "y", "a/x#2"]
-    assert "a\\|b" in markdown(Table("t", ("g",), (("a|b",),)))
-    drawn = charts.bars("title", ["one", "two"], {"share": [0.5, None], "other": [0.1, 0.2]})
+    assert "a\\|b" in format_markdown(Table("t", ("g",), (("a|b",),)))
+    drawn = charts.draw_bars("title", ["one", "two"], {"share": [0.5, None], "other": [0.1, 0.2]})
     assert drawn.startswith("<svg")
     assert "currentColor" in drawn
     assert "#010203" not in drawn

@@ -22,11 +22,11 @@ from ureca.models.evaluation.dlc import cli as command
 from ureca.models.evaluation.dlc.questions import (
     PROMPT,
     DlcQuestion,
-    figures,
-    picked,
-    prompt_of,
+    compute_means,
+    find_choice,
+    make_prompt,
+    make_recognition_question,
     read_questions,
-    recognition,
     score_region,
 )
 from ureca.testing import ScriptedEngine
@@ -78,16 +78,16 @@ def bench(tmp_path):
     ],
 )
 def test_answers_are_understood(answer, choice):
-    assert picked(answer, [text for text, _ in SPOON]) == choice
+    assert find_choice(answer, [text for text, _ in SPOON]) == choice
 
 
 @given(st.text(max_size=30))
 def test_any_answer_is_one_of_the_choices_or_none(answer):
-    assert picked(answer, [text for text, _ in COLOUR]) in {None, 0, 1, 2, 3}
+    assert find_choice(answer, [text for text, _ in COLOUR]) in {None, 0, 1, 2, 3}
 
 
 def asked(*rows):
-    return (recognition("pot"), *(DlcQuestion(q, tuple(c), t) for q, c, t in rows))
+    return (make_recognition_question("pot"), *(DlcQuestion(q, tuple(c), t) for q, c, t in rows))
 
 
 def test_the_rule():
@@ -103,7 +103,7 @@ def test_the_rule():
     assert (unread.positive, unread.unread) == (0.5, 1)
     alone = score_region(asked(("?", COLOUR, "positive")), ["Yes", "D"])
     assert (alone.positive, alone.negative) == (1.0, None)
-    found = figures({"a": good, "b": wrong, "c": alone})
+    found = compute_means({"a": good, "b": wrong, "c": alone})
     assert found["positive"] == pytest.approx((0.75 - 0.5 + 1) / 3)
     assert found["negative"] == pytest.approx((1 + 0) / 2)  # c has no negative question
     assert found["average"] == pytest.approx((found["positive"] + found["negative"]) / 2)
@@ -111,11 +111,11 @@ def test_the_rule():
 
 
 def test_the_prompt_keeps_caption_and_question_apart():
-    text = prompt_of(PROMPT, "a pot {question}", recognition("pot"))
+    text = make_prompt(PROMPT, "a pot {question}", make_recognition_question("pot"))
     assert text.count("A. Yes\nB. No") == 1
     assert "a pot {question}" in text
     with pytest.raises(ConfigError, match=r"\{caption\}"):
-        prompt_of("only {question}", "", recognition("pot"))
+        make_prompt("only {question}", "", make_recognition_question("pot"))
 
 
 def test_questions_are_read_with_the_kind_first(bench):

@@ -8,9 +8,9 @@ import pytest
 
 from ureca.errors import MissingExtraError
 from ureca.models.evaluation.measures import scores
-from ureca.models.evaluation.measures.meteor import Meteor, java_path
+from ureca.models.evaluation.measures.meteor import Meteor, find_java
 from ureca.models.evaluation.text import ngrams
-from ureca.models.evaluation.text.phrase_parsing import normal
+from ureca.models.evaluation.text.phrase_parsing import normalise_text
 
 pytest.importorskip("pycocoevalcap", reason="the measures need the extra `eval`")
 
@@ -58,25 +58,25 @@ COCO_RESULTS, COCO_ANNOTATIONS = "captions_val2014_fakecap_results.json", "capti
 @pytest.fixture(scope="module")
 def java():
     try:
-        return java_path()
+        return find_java()
     except MissingExtraError as error:
         pytest.skip(str(error))
 
 
 def figures(said, references):
     """As `ureca eval` computes them, of texts that are cut already."""
-    rouge = ngrams.rouge_l(said, references)
-    cider = ngrams.cider(said, references)
+    rouge = ngrams.compute_rouge_l(said, references)
+    cider = ngrams.compute_cider(said, references)
     return {
-        "bleu": ngrams.bleu(list(said.values()), [references[key] for key in said]),
-        "rouge_l": scores.mean(list(rouge.values())),
-        "cider": scores.mean(list(cider.values())),
+        "bleu": ngrams.compute_bleu(list(said.values()), [references[key] for key in said]),
+        "rouge_l": scores.compute_mean(list(rouge.values())),
+        "cider": scores.compute_mean(list(cider.values())),
     }
 
 
 def meteor(said, references):
     with Meteor() as process:
-        counted = [process.statistics(text, references[key]) for key, text in said.items()]
+        counted = [process.match(text, references[key]) for key, text in said.items()]
         return process.evaluate(counted)[1]
 
 
@@ -84,7 +84,9 @@ def test_bleu_rouge_and_cider_are_those_that_nlg_eval_prints():
     found = figures(SAID, REFERENCES)
     for name, value in found.items():
         assert value == pytest.approx(PRINTED[name], abs=1e-6), name
-    assert {normal(text): text for text in SAID.values()} == {text: text for text in SAID.values()}
+    assert {normalise_text(text): text for text in SAID.values()} == {
+        text: text for text in SAID.values()
+    }
 
 
 def test_one_caption_by_itself():

@@ -15,11 +15,16 @@ from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
 from ureca.models.evaluation.measures.flicker import (
     AnnotatedClip,
     caption_clip,
-    clip_paths,
-    flicker_figures,
-    masks_from,
+    list_clips,
+    measure_flicker,
+    read_tracker_masks,
 )
-from ureca.models.evaluation.measures.scenes import judge_all, read_views, scene_files, slot_figures
+from ureca.models.evaluation.measures.scenes import (
+    compute_slot_figures,
+    judge_all,
+    list_scene_files,
+    read_views,
+)
 from ureca.models.evaluation.test_set import EvaluationCase
 from ureca.protocol import rle
 from ureca.testing import ScriptedEngine, SyntheticSource
@@ -56,13 +61,13 @@ def views(tmp_path):
     view = ViewTruth("view", "test", {node.node: node for node in nodes})
     with gzip.open(tmp_path / "scenes-test.jsonl.gz", "wt", encoding="utf8") as out:
         out.write(json.dumps(view.to_json()) + "\n")
-    return read_views(scene_files(tmp_path), ["view"])
+    return read_views(list_scene_files(tmp_path), ["view"])
 
 
 def test_slots_are_judged_against_the_scene(views):
     cases = [world_case(name) for name in ("o0", "o1", "o2")]
     said = {"view_o0": "a red mug", "view_o1": "a mug", "view_o2": "a red vase"}
-    figures = slot_figures(judge_all(cases, said, views))
+    figures = compute_slot_figures(judge_all(cases, said, views))
     everything = figures["all"]
     assert (everything["n"], everything["kind"]) == (3, pytest.approx(2 / 3))
     assert (everything["colour"], everything["n_colour"]) == (0.5, 2)
@@ -74,7 +79,7 @@ def test_slots_are_judged_against_the_scene(views):
 
 def test_what_cannot_be_read_has_named_its_thing_wrongly(views):
     judged = judge_all([world_case("o0")], {"view_o0": "qwerty of of"}, views)
-    assert slot_figures(judged)["all"]["kind"] == 0.0
+    assert compute_slot_figures(judged)["all"]["kind"] == 0.0
     assert judge_all([world_case("o9")], {"view_o9": "a mug"}, views) == []
 
 
@@ -97,14 +102,14 @@ def write_clip(path, source):
 @pytest.fixture
 def clip(tmp_path):
     write_clip(tmp_path / "box.tar", SyntheticSource(frames=7, things=1))
-    return AnnotatedClip(clip_paths(tmp_path)[0])
+    return AnnotatedClip(list_clips(tmp_path)[0])
 
 
 def test_a_steady_thing_does_not_flicker(clip):
     said = caption_clip(ScriptedEngine(), clip, clip.mask, every=3)
     assert said.frames == (0, 3, 6)
     assert set(said.captions) == {"a red thing"}
-    figures = flicker_figures([said])
+    figures = measure_flicker([said])
     assert figures["all"] == {"n": 2, "changed": 0.0, "words_changed": 0.0, "head_changed": 0.0}
     assert figures["box"]["distinct"] == 1
 
@@ -116,9 +121,9 @@ def test_a_trackers_masks_replace_the_true_ones(clip, tmp_path):
         code = rle.encode(np.ones(shape, np.bool_) if frame else clip.mask(0))
         rows.append({"frame": frame, "size": list(code.size), "counts": code.counts})
     (tmp_path / "box.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = caption_clip(ScriptedEngine(), clip, masks_from(tmp_path, "box"), every=3)
+    said = caption_clip(ScriptedEngine(), clip, read_tracker_masks(tmp_path, "box"), every=3)
     assert said.frames == (0, 3)
-    figures = flicker_figures([said])["all"]
+    figures = measure_flicker([said])["all"]
     assert (figures["n"], figures["changed"]) == (1, 1.0)
     assert 0 < figures["words_changed"] < 1
 
@@ -126,9 +131,9 @@ def test_a_trackers_masks_replace_the_true_ones(clip, tmp_path):
 def test_clips_and_masks_that_are_wrong_are_named(clip, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"frame": 0}\n')
     with pytest.raises(SourceError, match=r"bad\.jsonl:1"):
-        masks_from(tmp_path, "bad")
+        read_tracker_masks(tmp_path, "bad")
     with pytest.raises(SourceError, match="no tracker masks"):
-        masks_from(tmp_path, "absent")
+        read_tracker_masks(tmp_path, "absent")
     with pytest.raises(SourceError, match="frames/00099"):
         clip.image(99)
     (tmp_path / "broken.tar").write_bytes(b"no tar")

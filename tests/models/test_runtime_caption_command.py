@@ -10,10 +10,10 @@ from ureca.errors import SourceError
 from ureca.models.data.regions import ImageStore, RegionRecord
 from ureca.models.evaluation.caption import (
     Captioned,
-    Failed,
+    FailedCaption,
     caption_records,
-    captioned_ids,
-    chosen_style,
+    choose_style,
+    read_captioned_ids,
 )
 from ureca.protocol import rle
 from ureca.testing import ScriptedEngine
@@ -78,14 +78,14 @@ def test_failures_are_named_one_by_one(store):
     results = {r.region_id: r for r in caption_records(ScriptedEngine(), store, records)}
     assert isinstance(results.pop("good"), Captioned)
     assert set(results) == {"empty", "size", "code", "absent", "broken"}
-    assert all(isinstance(r, Failed) and r.reason for r in results.values())
+    assert all(isinstance(r, FailedCaption) and r.reason for r in results.values())
 
 
 @pytest.mark.parametrize("failure", ["raise", "non_finite"])
 def test_a_failing_engine_gives_failures_and_no_text(store, failure):
     engine = ScriptedEngine(hook=lambda call, token: failure if token == 1 else None)
     results = list(caption_records(engine, store, [record("a", "one"), record("b", "one")]))
-    assert [type(r) for r in results] == [Failed, Failed]
+    assert [type(r) for r in results] == [FailedCaption, FailedCaption]
 
 
 def test_image_only_hides_the_region(store):
@@ -107,15 +107,15 @@ def test_image_only_hides_the_region(store):
 )
 def test_auto_style_follows_what_people_wrote(short, long, expected):
     one = record("a", "one", short=short, long=long)
-    assert chosen_style(one, "auto") == expected
-    assert chosen_style(one, "long") == "long"
+    assert choose_style(one, "auto") == expected
+    assert choose_style(one, "long") == "long"
 
 
 def test_an_output_cut_short_is_repaired_and_continued(tmp_path):
     path = tmp_path / "out.jsonl"
     line = json.dumps({"region_id": "a", "caption": "x", "score": 0.5})
     path.write_text(f'{line}\n{{"region_id": "b", "capt')
-    assert captioned_ids(path) == {"a"}
+    assert read_captioned_ids(path) == {"a"}
     assert path.read_text() == f"{line}\n"
 
 
@@ -123,4 +123,4 @@ def test_a_foreign_file_is_not_continued(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text("hello\n")
     with pytest.raises(SourceError, match="not a file of captions"):
-        captioned_ids(path)
+        read_captioned_ids(path)

@@ -10,10 +10,10 @@ torch = pytest.importorskip("torch", reason="the reference engine needs the extr
 
 from ureca.datatypes import RegionInput, RowDelta, RowDone
 from ureca.errors import EngineError, RegionError
-from ureca.models.config import tiny_config
-from ureca.models.nano.captioner import Captioner
+from ureca.models.config import make_tiny_config
 from ureca.models.nano.generate import generate
-from ureca.models.runtime.eager import eager_engine
+from ureca.models.nano.network import Captioner
+from ureca.models.runtime.eager import make_eager_engine
 from ureca.models.tokenizer import EOS_ID, LONG_ID, SHORT_ID, train_tokenizer
 
 TOKENIZER = train_tokenizer(["a red cup on the table", "the blue mug", "two dogs"] * 4, 512)
@@ -22,7 +22,7 @@ SIZE = (60, 90)
 
 def build():
     torch.manual_seed(0)
-    model = Captioner(tiny_config()).eval()
+    model = Captioner(make_tiny_config()).eval()
     with torch.no_grad():  # fresh layers whisper: louder ones make distinct captions
         for weight in model.language.blocks.parameters():
             weight.mul_(10 if weight.ndim > 1 else 1)
@@ -36,7 +36,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def engine(model):
-    return eager_engine(model, TOKENIZER, max_regions=4)
+    return make_eager_engine(model, TOKENIZER, max_regions=4)
 
 
 def picture(seed=0):
@@ -57,9 +57,9 @@ def test_captions_are_those_of_the_reference_loop(engine, model):
     frame = engine.encode(picture())
     regions = [region(5), region(40), region(60, side=20)]
     done = ends(engine.caption(frame, regions))
-    from ureca.models.runtime.region_inputs import region_arrays
+    from ureca.models.runtime.region_inputs import make_region_arrays
 
-    arrays = region_arrays(regions, grid=frame.grid, vision=model.config.vision)
+    arrays = make_region_arrays(regions, grid=frame.grid, vision=model.config.vision)
     with torch.no_grad():
         tokens = model.regions(
             torch.from_numpy(arrays.masks), torch.from_numpy(arrays.boxes), frame.inner.maps
@@ -148,8 +148,8 @@ def test_a_broken_embedding_ends_its_row_and_spares_the_others():
     model = build()
     with torch.no_grad():
         model.language.embedding.weight[LONG_ID] = math.nan
-        model.lm = _without_broken_logit(model.lm)
-    engine = eager_engine(model, TOKENIZER)
+        model.run_lm = _without_broken_logit(model.run_lm)
+    engine = make_eager_engine(model, TOKENIZER)
     frame = engine.encode(picture())
     done = ends(engine.caption(frame, [region(5), region(40, style="long"), region(60)]))
     assert done[1].stop == "non_finite"

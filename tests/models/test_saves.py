@@ -11,8 +11,8 @@ from torch import nn
 
 from ureca.errors import WeightsError
 from ureca.models.training.checkpoints import (
+    get_optimizer_tensors,
     load_optimizer,
-    optimizer_tensors,
     read_save,
     write_save,
 )
@@ -33,7 +33,7 @@ def trained(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def save(folder: Path, steps: int) -> None:
     model, optimizer = trained(steps)
-    parts = (model.state_dict(), optimizer_tensors(optimizer))
+    parts = (model.state_dict(), get_optimizer_tensors(optimizer))
     write_save(folder, steps, dict(zip(NAMES, parts, strict=True)))
 
 

@@ -23,18 +23,18 @@ from safetensors.torch import load_file  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from ureca.errors import ConfigError, SourceError  # noqa: E402
-from ureca.models.config import tiny_config  # noqa: E402
+from ureca.models.config import make_tiny_config  # noqa: E402
 from ureca.models.data.regions import ImageStore, read_regions  # noqa: E402
-from ureca.models.nano.captioner import Captioner  # noqa: E402
 from ureca.models.nano.checkpoint import load_checkpoint  # noqa: E402
+from ureca.models.nano.network import Captioner  # noqa: E402
 from ureca.models.tokenizer import Tokenizer  # noqa: E402
 from ureca.models.training.batch_sampler import NanoPlan  # noqa: E402
 from ureca.models.training.config import DataConfig, TrainConfig  # noqa: E402
-from ureca.models.training.dataset import build_regions, clean, load_records  # noqa: E402
-from ureca.models.training.feature_source import trunk_maps  # noqa: E402
-from ureca.models.training.losses import Told, plain_loss  # noqa: E402
+from ureca.models.training.dataset import build_regions, load_records, normalise_text  # noqa: E402
+from ureca.models.training.feature_source import make_trunk_source  # noqa: E402
+from ureca.models.training.losses import EncodedBatch, compute_plain_loss  # noqa: E402
 from ureca.models.training.reward import Cider, Rewarder  # noqa: E402
-from ureca.models.training.schedule import cosine_with_floor  # noqa: E402
+from ureca.models.training.schedule import compute_rate_with_decay  # noqa: E402
 from ureca.models.training.train import train  # noqa: E402
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230)}
@@ -89,7 +89,7 @@ def world(tmp_path_factory):
 
 
 def recipe(world, tmp_path, **changes):
-    model = tiny_config()
+    model = make_tiny_config()
     model = replace(model, language=replace(model.language, vocab_size=64))
     config = TrainConfig(
         data=(DataConfig(root=str(world), regions_per_image=2, texts_per_image=3),),
@@ -148,7 +148,7 @@ def test_a_trained_tail_moves_alone(world, tmp_path):
     assert "trunk.blocks.15.project.weight" in stored
     assert not any(name.startswith(("trunk.stem", "trunk.blocks.10.")) for name in stored)
     assert not any(name.startswith("features.classifier.") for name in stored)
-    fresh, learnt = Captioner(tiny_config()), load_checkpoint(tail)
+    fresh, learnt = Captioner(make_tiny_config()), load_checkpoint(tail)
     fresh.load_imagenet()
     before, after = fresh.trunk.state_dict(), learnt.trunk.state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
@@ -188,13 +188,13 @@ def test_the_plan_is_a_function_of_seed_and_step(world, tmp_path):
 
 def test_held_out_pictures_are_held_out_by_their_hash(world):
     records = list(read_regions(world / "regions-train.jsonl.gz"))
-    held = {r.image_key for r in records if r.held_out(4)}
+    held = {r.image_key for r in records if r.is_held_out(4)}
     assert 0 < len(held) < 16
-    assert all(r.held_out(4) == (r.image_key in held) for r in records)
+    assert all(r.is_held_out(4) == (r.image_key in held) for r in records)
 
 
 def test_words_are_cleaned():
-    assert clean("A Man's  well-worn hat, red!") == "a man's well-worn hat, red"
+    assert normalise_text("A Man's  well-worn hat, red!") == "a man's well-worn hat, red"
 
 
 def test_wrong_data_is_named(world, tmp_path):
@@ -262,11 +262,11 @@ def told(checkpoint, config):
     regions = regions_of(config)
     plan = NanoPlan(regions, tokenizer, config)
     images = ImageStore([Path(config.data[0].root) / "images"])
-    maps = trunk_maps(model, images, config=config, device=torch.device("cpu"))
+    maps = make_trunk_source(model, images, config=config, device=torch.device("cpu"))
     for groups in plan.epoch(0):
         batch = plan.collate(groups, config.model.vision)
         with torch.no_grad():
-            yield Told(model, batch, maps(batch.pictures)), batch, regions, tokenizer
+            yield EncodedBatch(model, batch, maps(batch.pictures)), batch, regions, tokenizer
 
 
 def gap(checkpoint, config):
@@ -275,7 +275,7 @@ def gap(checkpoint, config):
     with torch.no_grad():
         for read, batch, _, _ in told(checkpoint, config):
             own, other = (
-                read.fit(read.logits(read.texts, rows), read.texts)
+                read.score(read.logits(read.texts, rows), read.texts)
                 for rows in (batch.about, batch.others)
             )
             gaps += (own - other).tolist()
@@ -338,7 +338,7 @@ def test_rewards_alone_raise_the_worth_of_sampled_captions(world, tmp_path):
 
 def test_the_rate_is_constant_and_falls_at_the_end():
     given = {"steps": 100, "decay_steps": 20, "warmup_steps": 10}
-    rates = [cosine_with_floor(step, **given) for step in range(101)]
+    rates = [compute_rate_with_decay(step, **given) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:80] == [1.0] * 71
     assert rates[90] == pytest.approx(0.51)
@@ -357,11 +357,11 @@ def test_a_text_costs_the_same_whichever_texts_stand_beside_it(world, tmp_path):
     raw = tuple(torch.randn(4, c, 64 // s, 64 // s) for c, s in ((40, 8), (112, 16), (320, 32)))
     raw = (*raw, torch.randn(4, 3, 16, 16))
     with torch.no_grad():
-        whole = float(plain_loss(model, batch, raw))
+        whole = float(compute_plain_loss(model, batch, raw))
     parts = [replace(batch, ids=batch.ids[i::3], about=batch.about[i::3]) for i in range(3)]
     kept = [int((p.ids[:, 1:] != 0).sum()) for p in parts]
     with torch.no_grad():
-        losses = [float(plain_loss(model, p, raw)) for p in parts]
+        losses = [float(compute_plain_loss(model, p, raw)) for p in parts]
     assert whole == pytest.approx(float(np.average(losses, weights=kept)), rel=1e-5)
 
 
@@ -433,7 +433,7 @@ def test_sources_may_give_another_number_of_regions(world, tmp_path):
     shapes = set()
     for groups in NanoPlan(regions, tokenizer, config).epoch(0):
         assert len({g.shape for g in groups}) == 1
-        shapes.add(groups[0].shape)
+        shapes.add(groups[0].shape[:2])
     assert shapes == {(2, 3), (1, 2)}
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("tokenizers", reason="needs the train extra")
 import torch.nn.functional as F  # noqa: E402
 
 from ureca.models.tokenizer import EOS_ID, train_tokenizer  # noqa: E402
-from ureca.models.training.logit_prior import log_prior  # noqa: E402
+from ureca.models.training.logit_prior import compute_log_prior  # noqa: E402
 
 OFTEN, SELDOM = "a man", "a lemon"
 TEXTS = [OFTEN] * 900 + [SELDOM] * 100
@@ -29,20 +29,20 @@ def only(tokenizer, word):
 
 
 def test_the_prior_is_the_log_of_the_share(tokenizer):
-    prior = log_prior(TEXTS, tokenizer, size=64)
+    prior = compute_log_prior(TEXTS, tokenizer, size=64)
     man, lemon = (float(prior[only(tokenizer, word)]) for word in ("man", "lemon"))
     assert man - lemon == pytest.approx(math.log(900 / 100), rel=1e-4)
     assert man == pytest.approx(math.log(900 / 2000 / 1e-3), rel=1e-4)
 
 
 def test_words_of_grammar_and_special_tokens_are_left_alone(tokenizer):
-    prior = log_prior(TEXTS, tokenizer, size=64)
+    prior = compute_log_prior(TEXTS, tokenizer, size=64)
     assert float(prior[only(tokenizer, "a")]) == 0
     assert prior[: EOS_ID + 1].eq(0).all()
 
 
 def test_what_is_never_said_is_as_the_rarest(tokenizer):
-    prior = log_prior(TEXTS, tokenizer, size=80)
+    prior = compute_log_prior(TEXTS, tokenizer, size=80)
     assert float(prior[79]) == pytest.approx(math.log(2e-5 / 1e-3), rel=1e-4)
     assert torch.isfinite(prior).all()
 
@@ -53,7 +53,7 @@ def test_a_model_that_sees_nothing_learns_the_habit_less_the_prior(tokenizer):
     pair = [only(tokenizer, "man"), only(tokenizer, "lemon")]
     gaps = []
     for weight in (0.0, 0.5, 1.0):
-        prior, logits = weight * log_prior(TEXTS, tokenizer, size=64), torch.zeros(64)
+        prior, logits = weight * compute_log_prior(TEXTS, tokenizer, size=64), torch.zeros(64)
         logits.requires_grad_()
         adam = torch.optim.Adam([logits], lr=0.1)
         for _ in range(400):

@@ -11,10 +11,11 @@ import pytest
 from ureca.clock import ManualClock
 from ureca.datatypes import Frame, Image
 from ureca.invariants import imbalances
-from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.captioning.batch_captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.step_runner import StepRunner
 from ureca.node.sources.prompt_file import Prompts
 from ureca.protocol.events import AnyEvent
 from ureca.testing import EventCapture, ScriptedEngine
@@ -23,7 +24,7 @@ SESSION_ID = bytes(range(16))
 
 
 class Replay:
-    """A whole node as a function: frames in, events out. After the test its books must balance."""
+    """A whole node as a function: frames in, events out. Its counters must balance in the end."""
 
     made: ClassVar[list[Replay]] = []
 
@@ -36,36 +37,46 @@ class Replay:
         self.config = config or NodeConfig()
         self.engine = engine or ScriptedEngine()
         self.clock = ManualClock(1_000_000_000)
-        self.books = NodeCounters()
+        self.counters = NodeCounters()
         self.events = EventCapture()
-        self.published = EventCapture()
         writer = CaptionWriter(self.engine, self.config.caption, self.clock)
         self.pipeline = Pipeline(
-            self.config,
-            InlineCaptioner(writer),
-            clock=self.clock,
-            books=self.books,
-            prompts=prompts,
-            emit=self.published,
+            self.config, clock=self.clock, counters=self.counters, prompts=prompts
         )
+        self.runner = StepRunner(
+            self.pipeline,
+            InlineCaptioner(writer),
+            limits=self.config.limits,
+            clock=self.clock,
+            emit=self.events,
+        )
+        self.runner.start()
         self.made.append(self)
 
     def play(self, frames: Iterable[Frame]) -> EventCapture:
         for frame in frames:
             self.clock.advance(ns=max(0, frame.captured_ns - self.clock.now_ns()))
-            self.books.frame_in()
-            self.events(self.pipeline.step(frame, self.clock.now_ns()))
+            self.counters.frame_in()
+            self.step(frame)
         return self.events
 
+    def step(self, frame: Frame | None = None) -> list[AnyEvent]:
+        """One step at the clock's time; the events that it led to."""
+        before = len(self.events.events)
+        output = self.runner.step(frame)
+        if output.failure is not None:
+            raise output.failure
+        return self.events.events[before:]
+
     def close(self) -> list[AnyEvent]:
-        events = self.pipeline.close("source_end", self.clock.now_ns())
-        self.events(events)
-        return events
+        before = len(self.events.events)
+        self.runner.close("source_end")
+        return self.events.events[before:]
 
     def check(self) -> None:
         """Nothing may be open after the end, whatever the test did before."""
         self.close()
-        found = imbalances(self.books.balance().counters(), self.published.events)
+        found = imbalances(self.counters.balance().counters(), self.events.events)
         assert not found, found
 
 

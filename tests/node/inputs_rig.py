@@ -96,7 +96,7 @@ class FakeCamera:
 
 
 class Rig:
-    """A started node with the scripted engine; `check` ends it and looks at its books."""
+    """A started node with the scripted engine; `check` ends it and looks at its counters."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Rig:
 
 @contextlib.contextmanager
 def rig(folder: Path, uri: str, **more: object) -> Iterator[Rig]:
-    """A running node whose books balance afterwards."""
+    """A running node whose counters balance afterwards."""
     made = Rig(folder, uri, **more)  # type: ignore[arg-type]
     try:
         yield made
@@ -168,11 +168,11 @@ def fake_source(
     camera: FakeCamera,
 ) -> Callable[[NodeConfig, Clock, NodeCounters, Wait], list[FrameSource]]:
     def opened(
-        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
     ) -> list[FrameSource]:
         address = Address(config.source.stream, config.source.uri)
         source = LiveSource(
-            address, config, clock=clock, books=books, wait=wait, open_capture=camera.open
+            address, config, clock=clock, counters=counters, wait=wait, open_capture=camera.open
         )
         return [source]
 

@@ -181,9 +181,9 @@ def test_a_lost_region_is_not_recovered_on_a_thing_of_other_colours() -> None:
 def test_things_nobody_pointed_at_become_regions_within_the_budget_once() -> None:
     film = Film()
     film.next()
-    keyframe_request = film.tracker.keyframe(film.frame, everything=True)
+    keyframe_request = film.tracker.keyframe(film.frame, things=16)
     assert keyframe_request is not None
-    assert keyframe_request.room == 3
+    assert keyframe_request.free_slots == 3
     spots = []
     for left in (10, 60, 100, 120):
         spot = np.zeros((120, 160), np.bool_)

@@ -66,3 +66,28 @@ def test_a_bad_picture_is_a_typed_error(tmp_path: Path) -> None:
     for name in ("bad.jpg", "missing.jpg"):
         with pytest.raises(SourceError, match=name):
             run(tmp_path / name, "--point", "1,1")
+
+
+def test_texts_say_which_regions_they_are_true_of(
+    picture: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    boxes = SOURCE.boxes_xyxy_px(0)
+    given = [x for name in ("green", "blue") for x in ("--box", ",".join(map(str, boxes[name])))]
+    assert run(picture, *given, "--text", "a green thing", "--text", "the leftmost thing") == 0
+    green, left = capsys.readouterr().out.splitlines()
+    assert green.startswith(f"a green thing: box {given[1]} (0.9")
+    assert left.startswith("the leftmost thing: box ")
+    out = tmp_path / "drawn.png"
+    cut = ("--segmenter", "scripted", "--json", "--render", out)
+    assert run(picture, "--text", "a red thing", "--text", "a purple mug", *cut) == 1
+    red, none = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [tuple(one["box"]) for one in red["regions"]] == [boxes["red"]]
+    assert (none["regions"], none["none"] > 0.9) == ([], True)
+    assert out.stat().st_size > 100
+
+
+def test_a_text_without_anything_to_ask_is_refused(picture: Path) -> None:
+    with pytest.raises(ConfigError, match="--segmenter"):
+        run(picture, "--text", "a red thing")
+    with pytest.raises(RegionError, match="has a word"):
+        run(picture, "--text", " . ", "--segmenter", "scripted")

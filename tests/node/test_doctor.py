@@ -11,7 +11,7 @@ import sys
 import pytest
 import zmq
 
-from ureca.node.doctor import check_machine, check_software, sources_cli
+from ureca.node.doctor import check_machine, check_software, check_video, sources_cli
 from ureca.node.doctor.cameras import CameraDevice, cameras
 from ureca.node.doctor.cli import main
 from ureca.node.doctor.findings import Finding, examine, plain
@@ -143,11 +143,20 @@ def test_sources_lists_cameras_and_the_demo_clip(monkeypatch, capsys):
     assert "HD Camera" in capsys.readouterr().out
 
 
+def test_codecs_and_protocols_of_this_machine_are_listed():
+    found = {finding.name: finding for finding in check_video.video()}
+    for name in ("h264", "hevc", "av1", "mpeg2video", "mjpeg"):
+        assert name in found["video"].said
+    for name in ("rtsp", "hls", "http", "rtmp", "udp", "srt"):
+        assert name in found["protocols"].said
+    assert all(finding.state == "ok" for finding in found.values())
+
+
 def test_the_doctor_needs_nothing_but_the_client(repository, tmp_path):
     """Where only the client is installed it says what is missing instead of failing."""
     code = """
 import sys
-for name in ("cv2", "onnxruntime", "tokenizers", "rich", "tqdm"):
+for name in ("av", "cv2", "onnxruntime", "tokenizers", "rich", "tqdm"):
     sys.modules[name] = None
 from ureca.node.doctor import cli as command, sources_cli as sources
 sources.main([])

@@ -57,6 +57,8 @@ class Said:
     def reasons(self) -> tuple[str, ...]:
         return self.why
 
+    find_by = "caption_words"
+
     def last_events(self) -> list[Any]:
         return []
 

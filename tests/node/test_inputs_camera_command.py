@@ -144,7 +144,9 @@ def test_jpeg_quality_is_what_was_asked_for() -> None:
 def test_stamps_and_numbers_of_the_source_are_kept(folder: Path) -> None:
     """What is sent is the source's own frame: its stamp, its number, how honest they are."""
     config = replace(NodeConfig(), source=SourceConfig(uri=str(folder), fps=200))
-    source = open_source(config, clock=MonotonicClock(), books=NodeCounters(), wait=lambda _: False)
+    source = open_source(
+        config, clock=MonotonicClock(), counters=NodeCounters(), wait=lambda _: False
+    )
     frames: list[Frame] = list(source.frames())
     assert [frame.seq for frame in frames] == list(range(20))
     assert {frame.capture_source for frame in frames} == {"decoder"}

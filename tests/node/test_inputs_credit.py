@@ -35,7 +35,7 @@ class Taker:
     """
 
     def __init__(self, address: str, count: int = 1) -> None:
-        self.books, self.stop = NodeCounters(), threading.Event()
+        self.counters, self.stop = NodeCounters(), threading.Event()
         self.frames: list[Frame] = []
         self.clock = ManualClock(time.monotonic_ns())  # however busy the machine is
         config = replace(NodeConfig(), source=SourceConfig(credits=count, max_age_ms=600_000))
@@ -43,7 +43,7 @@ class Taker:
             f"credit+{address}",
             config,
             clock=self.clock,
-            books=self.books,
+            counters=self.counters,
             wait=self.stop.wait,
         )
         self._thread = threading.Thread(target=self._read, name="taker")
@@ -55,7 +55,7 @@ class Taker:
 
     def superseded(self) -> int:
         """Frames that came together with a newer one."""
-        return self.books.balance().frames_dropped.get("superseded", 0)
+        return self.counters.balance().frames_dropped.get("superseded", 0)
 
     def take(self) -> None:
         """Work on the newest frame; those before it were superseded."""
@@ -64,8 +64,8 @@ class Taker:
     def close(self) -> None:
         self.stop.set()
         self._thread.join()
-        self.books.frame_dropped("shutdown", len(self.frames))
-        assert self.books.balance().closed, self.books.balance()
+        self.counters.frame_dropped("shutdown", len(self.frames))
+        assert self.counters.balance().closed, self.counters.balance()
 
     def __enter__(self) -> Taker:
         return self
@@ -114,7 +114,7 @@ def test_no_frame_is_sent_or_encoded_that_nobody_asked_for(address: str, count: 
         until(lambda: len(node.frames) == count + 1, "the next")
         assert node.frames[-1].seq == tried
         gap = {"link_gap": tried - count - superseded, "superseded": superseded}
-        assert node.books.balance().frames_dropped == {why: n for why, n in gap.items() if n}
+        assert node.counters.balance().frames_dropped == {why: n for why, n in gap.items() if n}
 
 
 def test_a_frame_that_nobody_takes_gives_its_credit_back_in_the_end(address: str) -> None:
@@ -138,7 +138,7 @@ def test_a_bad_frame_gives_its_credit_back_at_once(address: str) -> None:
         bad = [b"ureca2/camera/cam0/frame\0", b"\x80", b""]
         camera._send(bad)  # what a broken camera would do
         camera.sent += 1
-        until(lambda: node.books.balance().frames_dropped == {"bad_schema": 1}, "counted")
+        until(lambda: node.counters.balance().frames_dropped == {"bad_schema": 1}, "counted")
         assert camera.wait(20)
         assert not node.frames
 
@@ -185,7 +185,7 @@ def test_nonsense_from_a_dealer_ends_nothing(address: str) -> None:
         socket.connect(address)
         for parts in ([b""], [b"\xff" * 40], [b"", b""], [b"x"] * 7, [b"\x80"]):
             socket.send_multipart(parts)
-        until(lambda: node.books.balance().frames_dropped == {"bad_schema": 2}, "two messages")
+        until(lambda: node.counters.balance().frames_dropped == {"bad_schema": 2}, "two messages")
         with dealer(address) as camera:
             assert camera.wait(20)
 

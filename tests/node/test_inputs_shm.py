@@ -217,7 +217,7 @@ def test_shared_memory_that_cannot_be_the_picture_is_refused(
 
 def test_another_host_cannot_point_into_our_memory(ring: Pair) -> None:
     receiver = FrameReceiver(
-        NodeConfig(), clock=MonotonicClock(), books=NodeCounters(), is_local=False
+        NodeConfig(), clock=MonotonicClock(), counters=NodeCounters(), is_local=False
     )
     parts = message(ring[0])
     receiver.came(parts[0])
@@ -228,8 +228,8 @@ def test_another_host_cannot_point_into_our_memory(ring: Pair) -> None:
 
 
 def test_a_slot_that_was_used_again_counts_as_superseded() -> None:
-    books = NodeCounters()
-    receiver = FrameReceiver(NodeConfig(), clock=MonotonicClock(), books=books, is_local=True)
+    counters = NodeCounters()
+    receiver = FrameReceiver(NodeConfig(), clock=MonotonicClock(), counters=counters, is_local=True)
     writer = RingWriter(slots=2)
     parts = [message(writer) for _ in range(3)]
     for each in parts:
@@ -241,10 +241,10 @@ def test_a_slot_that_was_used_again_counts_as_superseded() -> None:
     gone.close()
     receiver.came(late[0])
     assert receiver.frame(late) is None
-    books.frame_processed()
-    books.frame_processed()
-    assert books.balance().frames_dropped == {"superseded": 1, "decode_error": 1}
-    assert books.balance().closed
+    counters.frame_processed()
+    counters.frame_processed()
+    assert counters.balance().frames_dropped == {"superseded": 1, "decode_error": 1}
+    assert counters.balance().closed
     receiver.close()
 
 

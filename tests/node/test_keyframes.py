@@ -6,28 +6,34 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.node.test_orders import order
+from tests.node.test_orders import command
 from ureca.clock import Clock, ManualClock, MonotonicClock
 from ureca.config import from_plain
 from ureca.datatypes import Frame, RegionSeed
 from ureca.errors import WeightsError
 from ureca.invariants import imbalances
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
-from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.captioning.batch_captioner import CaptionWriter, InlineCaptioner
 from ureca.node.config import NodeConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.masks.geometry import iou
 from ureca.node.node import Node
 from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.step_runner import StepRunner
 from ureca.node.recording.header import head_of
 from ureca.node.recording.reader import pictures, read
 from ureca.node.recording.recorder import Recorder
 from ureca.node.recording.replay import event_story, replay
 from ureca.node.recording.replay_diff import differences
-from ureca.node.segmentation.keyframe_segmenter import KeyframeSegmenter
-from ureca.node.segmentation.worker import InlineSegmentationWorker
+from ureca.node.segmentation.keyframe_segmenter import (
+    KeyframeRequest,
+    KeyframeResult,
+    KeyframeSegmenter,
+)
+from ureca.node.segmentation.worker import InlineSegmentationWorker, SegmentationWorker
 from ureca.node.sources.base import Wait
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
@@ -47,26 +53,32 @@ def pointed(source: SyntheticSource) -> tuple[RegionSeed, ...]:
 class Played:
     """A pipeline that cuts and captions inline."""
 
-    def __init__(self, segmenter: ScriptedSegmenter, **more: object) -> None:
+    def __init__(
+        self,
+        segmenter: ScriptedSegmenter,
+        *,
+        worker: SegmentationWorker | None = None,
+        **more: object,
+    ) -> None:
         config = from_plain(NodeConfig, {"segmenter": {**SEGMENTER, **more}})
-        clock, self.books, self.events = ManualClock(1), NodeCounters(), EventCapture()
-        self.pipeline = Pipeline(
-            config,
+        clock, self.counters, self.events = ManualClock(1), NodeCounters(), EventCapture()
+        self.pipeline = Pipeline(config, clock=clock, counters=self.counters)
+        self.runner = StepRunner(
+            self.pipeline,
             InlineCaptioner(CaptionWriter(ScriptedEngine(), config.caption, clock)),
+            worker or InlineSegmentationWorker(KeyframeSegmenter(segmenter, config.segmenter)),
+            limits=config.limits,
             clock=clock,
-            books=self.books,
-            segmentation_worker=InlineSegmentationWorker(
-                KeyframeSegmenter(segmenter, config.segmenter)
-            ),
             emit=self.events,
         )
+        self.runner.start()
         self.clock, self.segmenter = clock, segmenter
 
     def step(self, seq: int, seeds: tuple[RegionSeed, ...] = ()) -> None:
         frame = replace(SOURCE.frame(seq), prompts=seeds)
         self.clock.advance(ns=frame.captured_ns - self.clock.now_ns())
-        self.books.frame_in()
-        self.pipeline.step(frame, frame.captured_ns)
+        self.counters.frame_in()
+        assert self.runner.step(frame).failure is None
 
     def play(self, seeds: tuple[RegionSeed, ...], frames: int) -> None:
         for seq in range(frames):
@@ -74,10 +86,10 @@ class Played:
         self.finish()
 
     def finish(self) -> None:
-        self.tracks = self.pipeline._streams["cam0"].tracks.tracks
-        self.reasons = self.pipeline.reasons()
-        self.pipeline.close("source_end", self.clock.now_ns())
-        assert not imbalances(self.books.balance().counters(), self.events.events)
+        self.tracks = self.pipeline.views()["cam0"][1].tracks
+        self.reasons = self.runner.reasons()
+        self.runner.close("source_end")
+        assert not imbalances(self.counters.balance().counters(), self.events.events)
 
     def overlaps(self, seq: int) -> dict[str, float]:
         truth = SOURCE.masks(seq)
@@ -109,12 +121,99 @@ def test_what_is_pointed_at_between_frames_is_cut_out_of_that_very_frame() -> No
     box = SOURCE.boxes_xyxy_px(0)["green"]
     point = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
     region = {"point": point, "rid": "green"}
-    order(played.pipeline, now_ns, "region.add", stream="cam0", region=region)
+    command(played.runner, now_ns, "region.add", stream="cam0", region=region)
     assert played.segmenter.encoded == 1
     played.step(1)
     played.finish()
     assert played.overlaps(1)["green"] > 0.9
     assert played.pipeline.streams()["cam0"]["corrected"] == 1
+
+
+class BusyWorker(InlineSegmentationWorker):
+    """Has each answer only `lag` polls later; `requests` are those that it got."""
+
+    def __init__(self, lag: int) -> None:
+        config = from_plain(NodeConfig, {"segmenter": SEGMENTER})
+        super().__init__(KeyframeSegmenter(ScriptedSegmenter(), config.segmenter))
+        self.requests: list[KeyframeRequest] = []
+        self._lag, self._polls = lag, 0
+
+    def submit(self, request: KeyframeRequest) -> None:
+        self.requests.append(request)
+        self._polls = 0
+        super().submit(request)
+
+    def results(self) -> list[KeyframeResult]:
+        self._polls += 1
+        return super().results() if self._polls > self._lag else []
+
+
+@pytest.mark.parametrize("with_box", [False, True])
+def test_what_is_pointed_at_while_the_segmenter_is_busy_is_asked_about_next(
+    with_box: bool,
+) -> None:
+    worker = BusyWorker(lag=3)
+    played = Played(ScriptedSegmenter(), worker=worker, every_frames=30)
+    played.step(0, pointed(SOURCE)[:1])
+    played.step(1)
+    x0, y0, x1, y1 = SOURCE.boxes_xyxy_px(1)["blue"]
+    prompt = {"box": [x0, y0, x1, y1]} if with_box else {"point": [(x0 + x1) / 2, (y0 + y1) / 2]}
+    command(
+        played.runner,
+        played.clock.now_ns(),
+        "region.add",
+        stream="cam0",
+        region={"rid": "blue", **prompt},
+    )
+    for seq in range(2, 12):
+        played.step(seq)
+    first, second = worker.requests  # the second at once, not after 30 frames
+    assert (first.frame.seq, first.regions.keys()) == (0, {"red"})
+    assert second.frame.seq < 10
+    seed = second.regions["blue"].seed
+    assert seed is not None
+    there = SOURCE.boxes_xyxy_px(second.frame.seq)["blue"]
+    if with_box:
+        assert seed.box_xyxy_px is not None
+        assert np.abs(np.subtract(seed.box_xyxy_px, there)).max() < 3
+    else:
+        assert seed.point_xy_px == pytest.approx(
+            ((there[0] + there[2]) / 2, (there[1] + there[3]) / 2), abs=3
+        )
+    assert second.regions["red"].seed is None  # it was asked about once
+    played.finish()
+
+
+def test_a_region_that_is_moved_is_cut_out_at_once() -> None:
+    played = Played(ScriptedSegmenter(), every_frames=30)
+    played.step(0, pointed(SOURCE)[:1])
+    played.step(1)
+    box = SOURCE.boxes_xyxy_px(1)["green"]
+    point = [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+    now_ns = played.clock.now_ns()
+    command(
+        played.runner, now_ns, "region.update", stream="cam0", rid="red", region={"point": point}
+    )
+    assert played.segmenter.encoded == 2
+    played.step(2)
+    played.finish()
+    (track,) = played.tracks
+    assert iou(track.mask, SOURCE.masks(2)["green"]) > 0.9
+
+
+def test_everything_leaves_room_for_those_who_ask() -> None:
+    played = Played(ScriptedSegmenter(), everything=True, max_regions=1)
+    for seq in range(6):
+        played.step(seq)
+    assert [track.rid for track in played.pipeline.views()["cam0"][1].tracks] == ["r1"]
+    found = played.pipeline.found_things()
+    assert (found.began, found.left_out["max_regions"]) == (1, 2)
+    x0, y0, x1, y1 = SOURCE.boxes_xyxy_px(5)["green"]
+    now_ns, middle = played.clock.now_ns(), [(x0 + x1) / 2, (y0 + y1) / 2]
+    command(played.runner, now_ns, "region.add", stream="cam0", region={"point": middle})
+    played.step(6)
+    played.finish()
+    assert len(played.tracks) == 2
 
 
 def test_everything_starts_regions_within_the_limit() -> None:
@@ -151,15 +250,15 @@ def test_a_node_with_a_segmenter_replays_without_it(tmp_path: Path) -> None:
         is_lossless = True
 
         def __init__(
-            self, config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+            self, config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
         ) -> None:
-            self.books, self.wait = books, wait
+            self.counters, self.wait = counters, wait
 
         def frames(self) -> Iterator[Frame]:
             for frame in SOURCE:
                 if self.wait(0.02):
                     return
-                self.books.frame_in()
+                self.counters.frame_in()
                 yield frame
 
     node = Node(
@@ -180,13 +279,12 @@ def test_a_node_with_a_segmenter_replays_without_it(tmp_path: Path) -> None:
         recorder.close()
     recording = read(path)
     assert corrected >= 3
-    assert sum(len(turn.cuts) for turn in recording.turns) >= corrected / 3
+    assert sum(len(step.finished_keyframes) for step in recording.steps) >= corrected / 3
     first, second = (replay(recording, ScriptedEngine(), pictures(path)) for _ in range(2))
     assert differences(recording, first) == []
     assert first.digest == second.digest
-    without = [turn for turn in recording.turns if turn.cuts]
-    for turn in without:
-        turn.cuts = []
+    for step in recording.steps:
+        step.finished_keyframes = []
     assert differences(recording, replay(recording, ScriptedEngine(), pictures(path)))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ureca.errors import RegionError
-from ureca.node.config import ID_PATTERN
+from ureca.node.config_checks import ID_PATTERN
 from ureca.node.tracking import track_registry
 from ureca.node.tracking.track_registry import RegionNames
 

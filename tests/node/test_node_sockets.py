@@ -32,15 +32,15 @@ class Steady:
     is_lossless = False
 
     def __init__(
-        self, source: SyntheticSource, clock: Clock, books: NodeCounters, wait: Wait
+        self, source: SyntheticSource, clock: Clock, counters: NodeCounters, wait: Wait
     ) -> None:
-        self.source, self.clock, self.books, self.wait = source, clock, books, wait
+        self.source, self.clock, self.counters, self.wait = source, clock, counters, wait
 
     def frames(self) -> Iterator[Frame]:
         for seq in range(self.source.frames):
             if self.wait(0.02):
                 return
-            self.books.frame_in()
+            self.counters.frame_in()
             now_ns = self.clock.now_ns()
             yield replace(self.source.frame(seq), captured_ns=now_ns, received_ns=now_ns)
 
@@ -63,9 +63,9 @@ class Running:
         source = SyntheticSource(frames=frames, things=3)
 
         def opened(
-            config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+            config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
         ) -> list[FrameSource]:
-            return [Steady(source, clock, books, wait)]
+            return [Steady(source, clock, counters, wait)]
 
         self.node = Node(
             config, engine, clock=MonotonicClock(), sinks=[self.capture], open_frames=opened
@@ -306,9 +306,9 @@ def test_a_taken_address_names_the_remedy(start: Callable[..., Running]) -> None
     )
 
     def opened(
-        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
     ) -> list[FrameSource]:
-        return [Steady(SyntheticSource(), clock, books, wait)]
+        return [Steady(SyntheticSource(), clock, counters, wait)]
 
     with pytest.raises(WireError, match=r"publish\.events"):
         Node(config, ScriptedEngine(), clock=MonotonicClock(), open_frames=opened)

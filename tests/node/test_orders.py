@@ -14,11 +14,12 @@ from ureca.clock import ManualClock
 from ureca.datatypes import RegionSeed
 from ureca.errors import RequestError, UrecaError
 from ureca.invariants import imbalances
-from ureca.node.captioning.captioner import CaptionWriter, ThreadCaptioner
+from ureca.node.captioning.batch_captioner import CaptionWriter, ThreadCaptioner
 from ureca.node.config import LimitsConfig, NodeConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.pipeline.pipeline import Pipeline
-from ureca.node.pipeline.request_queue import Ask, Order
+from ureca.node.pipeline.step import DescribeRequest, RegionCommand, StepInput
+from ureca.node.pipeline.step_runner import StepRunner
 from ureca.protocol import rle
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionFinal
@@ -30,25 +31,25 @@ SOURCE = SyntheticSource(frames=400, things=3, with_regions="first")
 LONELY = SyntheticSource(frames=400, things=3, with_regions="never")
 
 
-def order(
-    pipeline: Pipeline, now_ns: int, op: str, *, client: bytes = b"me", **args: Any
-) -> tuple[dict[str, Any], list[AnyEvent]]:
-    """The result of an order and the events of its tick; raises what it was answered with."""
+def command(
+    runner: StepRunner, now_ns: int, op: str, *, client: bytes = b"me", **args: Any
+) -> dict[str, Any]:
+    """The result of a region command, run in a step of its own; raises what it was answered
+    with.
+    """
     said: list[dict[str, Any]] = []
     failed: list[UrecaError] = []
     typed = msgspec.convert(args, OPERATIONS[op].args, builtin_types=(bytes,))
-    pipeline.order(Order(typed, client, said.append, failed.append, now_ns + S))
-    events = pipeline.tick(now_ns)
+    runner.submit(RegionCommand(typed, client, said.append, failed.append, now_ns + S))
+    runner.step()
     assert len(said) + len(failed) == 1
     if failed:
         raise failed[0]
-    return said[0], events
+    return said[0]
 
 
 def told(node: Replay, op: str, **args: Any) -> dict[str, Any]:
-    result, events = order(node.pipeline, node.clock.now_ns(), op, **args)
-    node.events(events)
-    return result
+    return command(node.runner, node.clock.now_ns(), op, **args)
 
 
 def started(source: SyntheticSource = SOURCE, frames: int = 3) -> Replay:
@@ -132,18 +133,18 @@ def test_orders_beyond_the_queue_are_busy_and_late_ones_fail() -> None:
     node = Replay(replace(NodeConfig(), limits=LimitsConfig(max_orders=1)))
     node.play(replace(SOURCE, frames=1))
     failed: list[UrecaError] = []
-    late = Order(
+    late = RegionCommand(
         msgspec.convert({"stream": "cam0"}, OPERATIONS["region.list"].args),
         b"me",
         print,
         failed.append,
         0,
     )
-    node.pipeline.order(late)
+    node.runner.submit(late)
     with pytest.raises(RequestError, match="BUSY"):
-        node.pipeline.order(late)
-    node.pipeline.tick(node.clock.now_ns())
-    node.pipeline.order(late)
+        node.runner.submit(late)
+    node.step()
+    node.runner.submit(late)
     node.close()
     assert [error.code for error in failed] == ["DEADLINE", "GONE"]  # type: ignore[attr-defined]
 
@@ -214,13 +215,20 @@ class Held:
 
     def __init__(self) -> None:
         self.reached, self.go = threading.Event(), threading.Event()
-        self.clock, self.books = ManualClock(S), NodeCounters()
+        self.clock, self.counters = ManualClock(S), NodeCounters()
         self.engine = ScriptedEngine(hook=self._hook)
         config = NodeConfig()
         writer = CaptionWriter(self.engine, config.caption, self.clock)
         self.captioner = ThreadCaptioner(writer)
-        self.pipeline = Pipeline(config, self.captioner, clock=self.clock, books=self.books)
         self.events: list[AnyEvent] = []
+        self.runner = StepRunner(
+            Pipeline(config, clock=self.clock, counters=self.counters),
+            self.captioner,
+            limits=config.limits,
+            clock=self.clock,
+            emit=self.events.append,
+        )
+        self.runner.start()
 
     def _hook(self, call: int, token: int) -> Step:
         if token == 1:
@@ -230,21 +238,21 @@ class Held:
 
     def finish(self) -> list[AnyEvent]:
         self.go.set()
-        while not self.pipeline.settle():
+        while not self.runner.settle():
             pass
-        self.events += self.pipeline.tick(S)
-        while not self.pipeline.settle():
+        self.runner.step()
+        while not self.runner.settle():
             pass
-        self.events += self.pipeline.close("source_end", S)
-        assert not imbalances(self.books.balance().counters(), self.events)
+        self.runner.close("source_end")
+        assert not imbalances(self.counters.balance().counters(), self.events)
         return self.events
 
 
 @pytest.fixture
 def held() -> Held:
     made = Held()
-    made.books.frame_in()
-    made.events += made.pipeline.step(SOURCE.frame(0), S)
+    made.counters.frame_in()
+    made.runner.step(SOURCE.frame(0))
     assert made.reached.wait(20)
     return made
 
@@ -254,9 +262,7 @@ def aborts(events: list[AnyEvent]) -> list[tuple[str, str]]:
 
 
 def test_a_row_whose_prompt_changed_is_dropped_from_the_running_batch(held: Held) -> None:
-    held.events += order(held.pipeline, S, "prompt.set", stream="cam0", rid="green", prompt="long")[
-        1
-    ]
+    command(held.runner, S, "prompt.set", stream="cam0", rid="green", prompt="long")
     events = held.finish()
     assert aborts(events) == [("green", "prompt_changed")]
     said = [(e.rid, e.trigger) for e in events if isinstance(e, CaptionFinal)]
@@ -266,8 +272,8 @@ def test_a_row_whose_prompt_changed_is_dropped_from_the_running_batch(held: Held
 def test_a_row_whose_track_died_is_dropped_from_the_running_batch(held: Held) -> None:
     there = SyntheticSource(frames=9, things=3)
     seeds = tuple(seed for seed in there.frame(1).regions or () if seed.rid != "red")
-    held.books.frame_in()
-    held.events += held.pipeline.step(replace(there.frame(1), regions=seeds), S)
+    held.counters.frame_in()
+    held.runner.step(replace(there.frame(1), regions=seeds))
     events = held.finish()
     assert aborts(events) == [("red", "track_lost")]
     assert {e.rid for e in events if isinstance(e, CaptionFinal)} == {"green", "blue"}
@@ -277,17 +283,20 @@ def test_a_direct_request_is_cancelled_where_it_waits_and_where_it_is_written(he
     said: list[AnyEvent] = []
     failed: list[UrecaError] = []
     for name in (b"1", b"2"):
-        ask = Ask(said.append, failed.append, 9 * S, stream="cam0", rid="red", key=(b"me", name))
-        held.pipeline.ask(ask)
+        held.runner.submit(
+            DescribeRequest(
+                said.append, failed.append, 9 * S, stream="cam0", rid="red", key=(b"me", name)
+            )
+        )
     assert not cancelled(held, b"1", client=b"other")
     assert cancelled(held, b"1")
     assert "cancelled" in str(failed[0])
     held.reached.clear()
     held.go.set()
-    while not held.pipeline.settle():
+    while not held.runner.settle():
         pass
     held.go.clear()
-    held.pipeline.tick(S)  # the second one is being written now
+    held.runner.step()  # the second one is being written now
     assert held.reached.wait(20)
     assert cancelled(held, b"2")
     held.finish()
@@ -295,5 +304,23 @@ def test_a_direct_request_is_cancelled_where_it_waits_and_where_it_is_written(he
     assert len(failed) == 1
 
 
+def test_a_step_lets_no_more_requests_wait_than_the_limit() -> None:
+    node = Replay(NodeConfig(limits=LimitsConfig(max_asks=2)))
+    node.play([SOURCE.frame(0)])
+    failed: list[UrecaError] = []
+    asks = tuple(
+        DescribeRequest(lambda _: None, failed.append, 9 * S, stream="cam0", rid="red")
+        for _ in range(3)
+    )
+    (busy,) = node.pipeline.step(StepInput(S, requests=asks)).replies
+    assert busy.request is asks[2]
+    assert isinstance(busy.result, RequestError)
+    assert (busy.result.code, node.pipeline.describes_waiting) == ("BUSY", 2)
+    with pytest.raises(RequestError, match="BUSY"):
+        node.runner.submit(asks[2])  # whoever comes now is told at once
+    node.step()
+    assert node.pipeline.describes_waiting == 0
+
+
 def cancelled(held: Held, name: bytes, client: bytes = b"me") -> bool:
-    return bool(order(held.pipeline, S, "cancel", id=name, client=client)[0]["cancelled"])
+    return bool(command(held.runner, S, "cancel", id=name, client=client)["cancelled"])

@@ -13,7 +13,7 @@ from tests.node.conftest import Replay
 from ureca.datatypes import Refusal, RegionSeed
 from ureca.errors import RequestError, UrecaError
 from ureca.node.config import CaptionConfig, NodeConfig, SchedulerConfig
-from ureca.node.pipeline.request_queue import Ask
+from ureca.node.pipeline.step import DescribeRequest
 from ureca.protocol import rle
 from ureca.protocol.event_table import TERMINALS, event_kind
 from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, RegionEvent
@@ -49,7 +49,7 @@ def test_replay_tells_the_golden_story() -> None:
         "red track.end",
         "green track.end",
     ]
-    assert node.books.balance().closed
+    assert node.counters.balance().closed
 
 
 def test_replay_is_deterministic() -> None:
@@ -102,7 +102,7 @@ def test_a_failing_engine_ends_every_request_with_an_error_and_the_node_lives_on
     assert all(isinstance(e, CaptionError) and e.code == "ENGINE" for e in errors)
     assert len(node.events.of("caption.final")) >= 3
     node.close()
-    assert node.books.balance().closed
+    assert node.counters.balance().closed
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def answers(node: Replay, **fields: object) -> tuple[list[AnyEvent], list[UrecaE
     said: list[AnyEvent] = []
     failed: list[UrecaError] = []
     deadline_ns = node.clock.now_ns() + 1_000_000_000
-    ask = Ask(reply=said.append, fail=failed.append, deadline_ns=deadline_ns, **fields)  # type: ignore[arg-type]
-    node.pipeline.ask(ask)
+    request = DescribeRequest(said.append, failed.append, deadline_ns, **fields)  # type: ignore[arg-type]
+    node.runner.submit(request)
     return said, failed
 
 
@@ -147,19 +147,20 @@ def test_a_direct_request_is_answered_to_the_asker_alone() -> None:
     node = Replay()
     node.play(SyntheticSource(frames=2))
     said, failed = answers(node, stream="cam0", rid="blue", style="long")
-    events = node.pipeline.tick(node.clock.now_ns())
+    events = node.step()
     assert not failed
     assert [event_kind(e) for e in said][-1] == "caption.final"
     assert said[-1].text.startswith("a blue thing at the")  # type: ignore[union-attr]
     assert not [e for e in events if event_kind(e) in TERMINALS]
-    assert node.books.balance().closed
+    node.step()  # takes in that it has ended
+    assert node.counters.balance().closed
 
 
 def test_direct_requests_that_cannot_be_answered_say_why() -> None:
     node = Replay()
     node.play(SyntheticSource(frames=2))
     said, failed = answers(node, stream="cam0", rid="nobody")
-    node.pipeline.tick(node.clock.now_ns())
+    node.step()
     assert not said
     assert failed[0].code == "NOT_FOUND"  # type: ignore[attr-defined]
     with pytest.raises(RequestError, match="NO_STREAM"):
@@ -169,9 +170,9 @@ def test_direct_requests_that_cannot_be_answered_say_why() -> None:
     with pytest.raises(RequestError, match="BUSY"):
         answers(node, stream="cam0", rid="red")
     node.clock.advance(ms=2000)
-    node.pipeline.tick(node.clock.now_ns())
+    node.step()
     node.close()
-    assert node.books.balance().closed
+    assert node.counters.balance().closed
 
 
 @given(
@@ -195,7 +196,7 @@ def test_every_request_gets_exactly_one_terminal_and_the_books_balance(
     terminals = node.events.terminals()
     assert set(started) <= set(terminals)
     assert all(len(kinds) == 1 for kinds in terminals.values())
-    balance = node.books.balance()
+    balance = node.counters.balance()
     assert balance.closed
     assert balance.requests_in == len(terminals)
 
@@ -211,7 +212,7 @@ def test_a_bad_region_ends_in_one_error_and_the_others_are_captioned() -> None:
     assert [(e.rid, e.code) for e in errors] == [("_", "BAD_SCHEMA"), ("small", "BAD_SCHEMA")] * 2  # type: ignore[union-attr]
     assert {e.rid for e in node.events.of("caption.final")} == {"red", "green"}  # type: ignore[union-attr]
     node.close()
-    balance = node.books.balance()
+    balance = node.counters.balance()
     assert balance.regions_refused == 80
     assert balance.requests_ended["error"] == len(errors)
     assert balance.closed

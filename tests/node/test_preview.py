@@ -13,10 +13,10 @@ import pytest
 from ureca.clock import MonotonicClock
 from ureca.datatypes import Frame, Track, TrackSet, TrackState
 from ureca.errors import RequestError
-from ureca.node.requests.preview import Previews, draw
-from ureca.node.requests.replies import Asker
+from ureca.node.requests.preview_encoder import Previews, draw
+from ureca.node.requests.replies import ReplyChannel
 from ureca.protocol import rle
-from ureca.protocol.preview import PictureArgs
+from ureca.protocol.preview_messages import PictureArgs
 from ureca.protocol.region_codec import from_wire_rle
 from ureca.protocol.requests import Reply
 
@@ -45,8 +45,8 @@ class Inbox:
         self.replies.append(reply)
         self.came.set()
 
-    def asker(self) -> Asker:
-        return Asker(b"client", b"1", self)
+    def channel(self) -> ReplyChannel:
+        return ReplyChannel(b"client", b"1", self)
 
     def wait(self) -> Reply:
         assert self.came.wait(10)
@@ -91,9 +91,9 @@ def test_a_small_frame_is_not_enlarged():
 def test_the_next_picture_is_waited_for():
     views, inbox = {"cam0": view(3)}, Inbox()
     with previews(views) as made:
-        made.ask(PictureArgs(stream="cam0"), inbox.asker(), in_s(10))
+        made.request(PictureArgs(stream="cam0"), inbox.channel(), in_s(10))
         assert inbox.wait().result["seq"] == 3
-        made.ask(PictureArgs(stream="cam0", after=3), inbox.asker(), in_s(10))
+        made.request(PictureArgs(stream="cam0", after=3), inbox.channel(), in_s(10))
         assert not inbox.came.wait(0.1)
         views["cam0"] = view(4, tracked=3)  # its regions have not been followed yet
         assert not inbox.came.wait(0.1)
@@ -105,13 +105,13 @@ def test_every_wish_is_answered_once():
     inbox = Inbox()
     with previews({"cam0": view(3)}) as made:
         with pytest.raises(RequestError, match="NO_STREAM"):
-            made.ask(PictureArgs(stream="cam9"), inbox.asker(), in_s(10))
-        made.ask(PictureArgs(stream="cam0", after=3), inbox.asker(), in_s(0.05))
+            made.request(PictureArgs(stream="cam9"), inbox.channel(), in_s(10))
+        made.request(PictureArgs(stream="cam0", after=3), inbox.channel(), in_s(0.05))
         assert inbox.wait().error.code == "DEADLINE"
-        made.ask(PictureArgs(stream="cam0", after=3), inbox.asker(), in_s(60))
+        made.request(PictureArgs(stream="cam0", after=3), inbox.channel(), in_s(60))
     assert inbox.wait().error.code == "GONE"
     with pytest.raises(RequestError, match="GONE"):
-        made.ask(PictureArgs(stream="cam0"), inbox.asker(), in_s(10))
+        made.request(PictureArgs(stream="cam0"), inbox.channel(), in_s(10))
     assert len(inbox.replies) == 2
 
 
@@ -120,20 +120,21 @@ def test_too_many_are_told_to_come_again():
     with previews({"cam0": view(3)}) as made:
         args = PictureArgs(stream="cam0", after=3)
         for _ in range(32):
-            made.ask(args, inbox.asker(), in_s(60))
+            made.request(args, inbox.channel(), in_s(60))
         with pytest.raises(RequestError, match="BUSY"):
-            made.ask(args, inbox.asker(), in_s(60))
+            made.request(args, inbox.channel(), in_s(60))
 
 
 def test_two_who_look_share_one_encoding(monkeypatch):
     drawn, inbox = [], Inbox()
     monkeypatch.setattr(
-        "ureca.node.requests.preview.draw", lambda *args: (drawn.append(args), draw(*args))[1]
+        "ureca.node.requests.preview_encoder.draw",
+        lambda *args: (drawn.append(args), draw(*args))[1],
     )
     with previews({"cam0": view(3)}) as made:
         wishes = [PictureArgs(stream="cam0", after=3, max_width_px=64)]  # keeps the thread awake
         for args in (*wishes, *[PictureArgs(stream="cam0")] * 5):
-            made.ask(args, inbox.asker(), in_s(5))
+            made.request(args, inbox.channel(), in_s(5))
         until = in_s(10)
         while len(inbox.replies) < 5 and MonotonicClock().now_ns() < until:
             inbox.came.wait(0.01)

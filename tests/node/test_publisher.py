@@ -35,7 +35,7 @@ class Hall:
             max_regions=32,
             session_id=bytes(16),
             clock=self.clock,
-            books=NodeCounters(),
+            counters=NodeCounters(),
         )
         self.joined: list[zmq.Socket[bytes]] = []
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from tests.node.conftest import Scene
 from ureca.client.client import Client
 from ureca.clock import Clock, MonotonicClock
 from ureca.config import from_plain
-from ureca.datatypes import Frame, RegionSeed
-from ureca.errors import ConfigError, RequestError, SourceError
+from ureca.datatypes import Frame, Image, RegionSeed
+from ureca.errors import ConfigError, EngineError, RequestError, SourceError
 from ureca.node.config import NodeConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
@@ -28,12 +29,12 @@ from ureca.node.recording.header import head_of
 from ureca.node.recording.lossless_images import to_png
 from ureca.node.recording.reader import Recording, pictures, read
 from ureca.node.recording.recorder import Recorder
-from ureca.node.recording.replay import replay
+from ureca.node.recording.replay import event_story, replay
 from ureca.node.recording.replay_diff import differences
 from ureca.node.sources.base import FrameSource, Wait
-from ureca.protocol.events import CaptionFinal, RecordingStopped
+from ureca.protocol.events import CaptionFinal, CaptionStart, CaptionTerminal, RecordingStopped
 from ureca.protocol.rle import encode
-from ureca.testing import EventCapture, ScriptedEngine, Step, SyntheticSource
+from ureca.testing import EventCapture, ScriptedEngine, ScriptedFrame, Step, SyntheticSource
 
 CONFIG = {
     "scheduler": {"refresh_s": 0.1, "min_interval_s": 0.05, "deadline_s": 3.0},
@@ -48,19 +49,19 @@ class Camera:
         self,
         frames: list[Frame],
         clock: Clock,
-        books: NodeCounters,
+        counters: NodeCounters,
         wait: Wait,
         *,
         is_lossless: bool,
     ) -> None:
         self.is_lossless = is_lossless
-        self.list, self.clock, self.books, self.wait = frames, clock, books, wait
+        self.list, self.clock, self.counters, self.wait = frames, clock, counters, wait
 
     def frames(self) -> Iterator[Frame]:
         for frame in self.list:
             if self.wait(0.02):
                 return
-            self.books.frame_in()
+            self.counters.frame_in()
             yield frame
 
 
@@ -77,14 +78,16 @@ def record(
     while_running: Callable[[Client], None] = lambda client: None,
     prompts: dict[int, tuple[RegionSeed, ...]] | None = None,
     is_lossless: bool = False,
+    engine: ScriptedEngine | None = None,
+    sections: dict[str, dict[str, object]] | None = None,
     **options: object,
 ) -> tuple[Path, Node, EventCapture]:
-    """A whole node with threads and sockets, recorded."""
+    """A whole node with threads and sockets, recorded; `sections` replace those of `CONFIG`."""
     path, clock, capture = folder / "run.mcap", MonotonicClock(), EventCapture()
     addresses = {"events": f"ipc://{folder}/e", "requests": f"ipc://{folder}/r"}
-    plain = {**CONFIG, "publish": {**CONFIG["publish"], **addresses}}
+    plain = {**CONFIG, **(sections or {}), "publish": {**CONFIG["publish"], **addresses}}
     config = from_plain(NodeConfig, plain)
-    engine = ScriptedEngine(hook=troubled)
+    engine = engine or ScriptedEngine(hook=troubled)
     recorder = Recorder(
         options.pop("path", path),
         clock=clock,
@@ -93,9 +96,9 @@ def record(
     )
 
     def opened(
-        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
     ) -> list[FrameSource]:
-        return [Camera(frames, clock, books, wait, is_lossless=is_lossless)]
+        return [Camera(frames, clock, counters, wait, is_lossless=is_lossless)]
 
     node = Node(
         config,
@@ -128,7 +131,7 @@ def test_a_live_run_replays_bit_for_bit_twice(tmp_path: Path) -> None:
     path, node, capture = record(
         tmp_path, [scene.frame(seq) for seq in range(300)], prompts={0: seeds}
     )
-    assert node.books.balance().closed
+    assert node.counters.balance().closed
     recording = read(path)
     assert recording.loss is None
     first, second = again(recording), again(recording)
@@ -139,7 +142,50 @@ def test_a_live_run_replays_bit_for_bit_twice(tmp_path: Path) -> None:
     assert {"CaptionFinal", "CaptionError", "CaptionAbort"} <= ends
     said = [e.text for e in capture.events if isinstance(e, CaptionFinal)]
     assert sorted(e.text for e in first.events if isinstance(e, CaptionFinal)) == sorted(said)
-    assert len(first.tracks) == node.books.balance().frames_processed
+    assert len(first.tracks) == node.counters.balance().frames_processed
+
+
+class FailingEncode(ScriptedEngine):
+    """The first picture that it gets cannot be encoded."""
+
+    def encode(self, image: Image) -> ScriptedFrame:
+        encoded = super().encode(image)
+        if self.encoded == 1:
+            raise EngineError("no picture today")
+        return encoded
+
+
+def test_a_batch_that_never_ran_is_not_taken_for_the_next_run(tmp_path: Path) -> None:
+    """Its requests are too late before the engine sees them; the batch after it fails in `encode`,
+    so its run names no request either.
+    """
+    first = SyntheticSource(things=2).frame(0)
+    frames = [replace(first, seq=seq) for seq in range(200)]
+
+    def describe(client: Client) -> None:
+        for _ in client.events({"caption.abort"}, timeout_s=20):
+            break
+        with pytest.raises(RequestError, match="no picture today"):
+            client.describe("red", stream="cam0")
+        assert client.describe("red", stream="cam0").text == "a red thing"
+
+    path, node, _ = record(
+        tmp_path,
+        frames,
+        engine=FailingEncode(),
+        while_running=describe,
+        sections={"scheduler": {"deadline_s": 1e-6}},
+    )
+    assert node.counters.balance().closed
+    recording = read(path)
+    replayed = again(recording)
+    assert differences(recording, replayed) == []
+    told, said = (
+        [event_story(e) for e in events if isinstance(e, CaptionStart | CaptionTerminal)]
+        for events in (recording.events, replayed.events)
+    )
+    assert said == told
+    assert {story["ev"] for story in told} == {"caption.abort"}
 
 
 def test_given_regions_deadlines_and_requests_replay_too(tmp_path: Path) -> None:
@@ -170,8 +216,9 @@ def test_given_regions_deadlines_and_requests_replay_too(tmp_path: Path) -> None
     replayed = again(recording)
     assert differences(recording, replayed) == []
     assert len(recording.replies) == 2 == len(replayed.replies)
-    assert sum(len(turn.asks) for turn in recording.turns) == 3
-    assert sum(len(turn.answers) for turn in recording.turns) == 5
+    asked = [request["op"] for step in recording.steps for request in step.requests]
+    assert asked.count("describe") == 3
+    assert sum(len(step.answers) for step in recording.steps) == 5
 
 
 def test_a_difference_is_seen(tmp_path: Path) -> None:
@@ -225,8 +272,8 @@ def test_cut_anywhere_it_is_used_up_to_its_last_whole_chunk(
     if size < len(stored):
         assert found.loss is not None
         assert f"of {size}" in found.loss.text(cut)
-    assert found.turns == complete.turns[: len(found.turns)]
-    assert found.batches == complete.batches[: len(found.batches)]
+    assert found.steps == complete.steps[: len(found.steps)]
+    assert found.engine_runs == complete.engine_runs[: len(found.engine_runs)]
     assert found.events == complete.events[: len(found.events)]
     assert differences(found, again(found)) == []
 
@@ -279,13 +326,13 @@ def test_a_full_disk_ends_the_recording_and_not_the_node(tmp_path: Path) -> None
         chunk_bytes=2048,
         open_file=lambda path: FullDisk(path, 30_000),
     )
-    assert node.books.balance().closed
+    assert node.counters.balance().closed
     (told,) = [e for e in capture.events if isinstance(e, RecordingStopped)]
     assert told.reason == node.reasons()[0]
     assert told.lost > 0
     assert node.heartbeat().counters["record_lost_message"] > 0
     assert "No space left" in node.reasons()[0]
-    assert node.books.balance().frames_processed == len(frames)
+    assert node.counters.balance().frames_processed == len(frames)
 
 
 def FullDisk(path: Path, room: int):  # noqa: N802  (stands in for a class)
@@ -308,7 +355,7 @@ def FullDisk(path: Path, room: int):  # noqa: N802  (stands in for a class)
 def test_a_slow_disk_costs_pictures_and_is_counted(tmp_path: Path) -> None:
     path, node, _ = record(tmp_path, list(SyntheticSource(frames=30)), max_pending_bytes=0)
     lost = node.heartbeat().counters["record_lost_frame"]
-    assert lost == node.books.balance().frames_processed
+    assert lost == node.counters.balance().frames_processed
     recording = read(path)
     replayed = again(recording)
     assert "not recorded" in replayed.gap

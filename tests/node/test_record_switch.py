@@ -38,9 +38,9 @@ def recorded(tmp: Path, *, first: Path | None = None) -> Iterator[Client]:
     switch = RecordSwitch(tmp, clock=clock, head=head, first=begun)
 
     def opened(
-        config: NodeConfig, clock: Clock, books: NodeCounters, wait: Wait
+        config: NodeConfig, clock: Clock, counters: NodeCounters, wait: Wait
     ) -> list[FrameSource]:
-        return [Steady(SyntheticSource(frames=10**6), clock, books, wait)]
+        return [Steady(SyntheticSource(frames=10**6), clock, counters, wait)]
 
     node = Node(
         config, engine, clock=clock, sinks=[capture, switch], open_frames=opened, recorder=switch
@@ -113,3 +113,13 @@ def test_without_a_folder_clients_record_nothing(start: Callable[..., object]) -
         for ask in (lambda: client.start_recording("one"), client.stop_recording):
             with pytest.raises(RequestError, match=r"FORBIDDEN.*--record-dir"):
                 ask()
+
+
+def test_a_link_in_the_folder_leads_no_recording_out_of_it(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "one.mcap").symlink_to(outside)
+    with recorded(folder) as client, pytest.raises(RequestError, match="exists"):
+        client.start_recording("one")
+    assert not outside.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ureca.errors import RegionError, SourceError
-from ureca.node.cli.region_options import seed_of
+from ureca.node.cli.region_options import seeds_of
 from ureca.node.cli.run_options import build_parser, resolve_config
 from ureca.node.counters import Balance, NodeCounters
 from ureca.node.monitoring.run_report import RunReport
@@ -31,12 +31,12 @@ def test_boxes_and_points_are_prompts_of_the_first_picture(tmp_path):
 @pytest.mark.parametrize(("kind", "text"), [("box", "1,2,3"), ("point", "1"), ("point", "a,b")])
 def test_a_region_that_is_none_is_refused_with_what_was_expected(kind, text):
     with pytest.raises(RegionError, match=f"--{kind} expects"):
-        seed_of(kind, text)
+        seeds_of(kind, text)
 
 
 def test_a_mask_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"none\.png"):
-        seed_of("mask", str(tmp_path / "none.png"))
+        seeds_of("mask", str(tmp_path / "none.png"))
 
 
 def test_a_run_without_regions_says_how_to_give_some():

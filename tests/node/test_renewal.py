@@ -13,7 +13,7 @@ from tests.node.conftest import SESSION_ID, Replay, textured
 from ureca.datatypes import Frame, Mask, RegionSeed
 from ureca.node.config import NodeConfig, SchedulerConfig
 from ureca.node.masks.geometry import box_of
-from ureca.node.scheduling.change_detection import change, take_snapshot
+from ureca.node.scheduling.change_detection import measure_change, take_snapshot
 from ureca.protocol import rle
 from ureca.protocol.events import CaptionFinal, CaptionSame
 
@@ -110,9 +110,9 @@ def test_a_renewal_names_its_caption_and_counts_as_a_request() -> None:
     assert all(e.same_rev == revs[e.rid] and e.rev > e.same_rev for e in sames)
     assert {e.ttl_ms for e in sames} == {node.config.caption.ttl_ms}
     assert all(kinds == ["caption.same"] for i, kinds in node.events.terminals().items() if i > 4)
-    assert node.books.balance().requests_ended["same"] == len(sames)
+    assert node.counters.balance().requests_ended["same"] == len(sames)
     node.close()
-    assert node.books.balance().closed
+    assert node.counters.balance().closed
 
 
 @pytest.mark.parametrize("rid", CHANGES)
@@ -162,7 +162,7 @@ def test_without_new_frames_nothing_is_renewed() -> None:
     node = played(scene(3))
     for _ in range(30):
         node.clock.advance(ms=1000)
-        node.events(node.pipeline.tick(node.clock.now_ns()))
+        node.step()
     assert not node.events.of("caption.same")
 
 
@@ -171,11 +171,11 @@ def test_exposure_is_no_change_and_a_part_is_enough() -> None:
     mask = _mask("bowl", BOXES)
     look = take_snapshot(frame.image, mask, box_of(mask))
     brighter = np.clip(frame.image.astype(np.int16) + 10, 0, 255).astype(np.uint8)
-    assert change(look, brighter, mask, box_of(mask))[0] < 5
+    assert measure_change(look, brighter, mask, box_of(mask))[0] < 5
     part = frame.image.copy()
     part[70:84, 80:94] = COLOURS["cube"]
-    assert change(look, part, mask, box_of(mask))[0] > 20
-    assert change(look, frame.image, mask, box_of(mask)) == (0.0, 0.0)
+    assert measure_change(look, part, mask, box_of(mask))[0] > 20
+    assert measure_change(look, frame.image, mask, box_of(mask)) == (0.0, 0.0)
 
 
 def test_a_region_that_slid_a_little_looks_the_same_and_another_outline_does_not() -> None:
@@ -184,7 +184,7 @@ def test_a_region_that_slid_a_little_looks_the_same_and_another_outline_does_not
     one, other = ground.copy(), ground.copy()
     one[mask], other[slid] = COLOURS["bowl"], COLOURS["bowl"]
     look = take_snapshot(one, mask, box_of(mask))
-    assert change(look, other, slid, box_of(slid))[0] < 8
+    assert measure_change(look, other, slid, box_of(slid))[0] < 8
     half = mask.copy()
     half[60:80] = False
-    assert change(look, one, half, box_of(mask))[1] > 0.4
+    assert measure_change(look, one, half, box_of(mask))[1] > 0.4

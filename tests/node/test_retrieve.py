@@ -1,17 +1,13 @@
-"""No picture leaves a source unless a decoder wrote it: interlaced video, whose conversion OpenCV
-claims, is refused or counted. `clips/make.sh` has made the clips.
-"""
+"""No picture leaves a source unless a decoder wrote it. `clips/make.sh` has made the clips."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import http.server
-import logging
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,18 +21,15 @@ from ureca.clock import ManualClock, MonotonicClock
 from ureca.config import from_plain
 from ureca.datatypes import Frame, Image, RegionSeed
 from ureca.errors import RequestError, SourceError
-from ureca.node.cli.camera import main as camera
 from ureca.node.config import NodeConfig, SourceConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
-from ureca.node.decoding.opencv_retrieve import check_opencv, retrieve
 from ureca.node.node import Node
 from ureca.node.recording.header import head_of
 from ureca.node.recording.reader import pictures
 from ureca.node.recording.recorder import Recorder
 from ureca.node.sources.camera_status import ConnectionStatus
 from ureca.node.sources.factory import open_source
-from ureca.node.sources.video_readers import MAX_LEADING_ERRORS, VideoFile
 from ureca.testing import EventCapture, ScriptedEngine, SyntheticSource
 
 CLIPS = Path(__file__).parent / "clips"
@@ -49,19 +42,6 @@ BOX = RegionSeed(rid="thing", box_xyxy_px=(10, 10, 60, 50))
 PATTERN = 0xA5
 
 
-def _converts_interlaced() -> bool:
-    video = cv2.VideoCapture(str(CLIPS / "interlaced-h264.mp4"), cv2.CAP_FFMPEG)
-    try:
-        return video.grab() and retrieve(video) is not None
-    except SourceError:
-        return False
-    finally:
-        video.release()
-
-
-needs_refusal = pytest.mark.skipif(
-    _converts_interlaced(), reason="this OpenCV converts interlaced pictures: nothing to refuse"
-)
 _M_PERTURB = -6
 
 
@@ -91,11 +71,11 @@ def _magenta(tmp_path: Path) -> Path:
 
 def source_of(path: Path, **source: object) -> tuple[Iterator[Frame], NodeCounters]:
     """The frames of a file, as fast as they are taken."""
-    books = NodeCounters()
+    counters = NodeCounters()
     uri = SourceConfig(uri=str(path), realtime=False, **source)  # type: ignore[arg-type]
     config = replace(NodeConfig(), source=uri)
-    opened = open_source(config, clock=ManualClock(), books=books, wait=lambda _: False)
-    return opened.frames(), books
+    opened = open_source(config, clock=ManualClock(), counters=counters, wait=lambda _: False)
+    return opened.frames(), counters
 
 
 def is_foreign(image: Image) -> bool:
@@ -111,84 +91,37 @@ def is_drawn(image: Image) -> bool:
     return 74 < image.mean() < 88 and not is_foreign(image)
 
 
-@needs_refusal
-@pytest.mark.parametrize("path", INTERLACED, ids=lambda p: p.name)
-def test_an_interlaced_file_is_refused_and_no_foreign_pixel_leaves(path: Path) -> None:
-    left: list[Frame] = []
-    frames, books = source_of(path)
-    with patterned_heap(), pytest.raises(SourceError) as refused:
-        left.extend(frames)
-    assert left == []
-    words = "interlaced or not convertible by this OpenCV; convert it with `ffmpeg -i "
-    assert words in str(refused.value)
-    assert "-vf bwdif" in str(refused.value)
-    assert "\n" not in str(refused.value)
-    assert books.balance().frames_in == 0
-
-
-@needs_refusal
-@pytest.mark.parametrize("path", MIXED, ids=lambda p: p.name)
-def test_only_the_flagged_pictures_of_a_mixed_file_are_dropped(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    frames, books = source_of(path)
-    with patterned_heap(), caplog.at_level(logging.WARNING):
-        left = list(frames)
-    balance = books.balance()
+@pytest.mark.parametrize("path", [*INTERLACED, *MIXED], ids=lambda p: p.name)
+def test_an_interlaced_file_is_deinterlaced_and_no_foreign_pixel_leaves(path: Path) -> None:
+    frames, counters = source_of(path)
+    left = list(frames)
+    assert len(left) == (16 if path in MIXED else 6)
     assert all(is_drawn(frame.image) for frame in left)
     assert len({frame.image.tobytes() for frame in left}) > len(left) / 2  # no repeated buffer
-    assert 5 <= len(left) == 16 - balance.frames_dropped["decode_error"]
-    assert set(balance.frames_dropped) == {"decode_error"}
-    assert balance.frames_in == 16
-    assert "-vf bwdif" in caplog.text
-    assert len(caplog.records) == 1
+    assert counters.balance().frames_dropped == {}
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda p: p.name)
 def test_good_files_are_played_whole(path: Path) -> None:
-    frames, books = source_of(path)
+    frames, counters = source_of(path)
     with patterned_heap():
         left = list(frames)
     assert len(left) == (3 if path.stem in {"mjpeg", "ffv1-rgb"} else 6)
     assert all(is_drawn(frame.image) for frame in left)
-    assert books.balance().frames_dropped == {}
+    assert counters.balance().frames_dropped == {}
 
 
-@needs_refusal
-def test_a_long_file_is_refused_at_its_beginning(tmp_path: Path) -> None:
-    path = tmp_path / "long.m2v"
-    data = (CLIPS / "mixed-ipi.m2v").read_bytes()
-    interlaced = data[: data.index(b"\0\0\1\xb3", 100)]
-    path.write_bytes(interlaced * (MAX_LEADING_ERRORS // 5 + 2) + data)
-    shots = VideoFile(path).shots()
-    with pytest.raises(SourceError, match="bwdif"):
-        next(shots)
-
-
-@needs_refusal
-def test_what_was_played_before_is_not_recorded_or_shown(tmp_path: Path, magenta: Path) -> None:
-    assert len(list(source_of(magenta)[0])) == 8
-    with patterned_heap():
-        node, capture, shown, recorded = run_recorded(tmp_path, CLIPS / "interlaced-h264.mp4")
-    assert isinstance(node.failure, SourceError)
-    assert (recorded, shown) == ([], [])
-    assert not {"CaptionFinal", "CaptionDelta"} & set(capture.kinds())
-    assert node.books.balance().frames_processed == 0
-
-
-@needs_refusal
-def test_a_mixed_file_records_and_shows_its_own_pictures_only(
-    tmp_path: Path, magenta: Path
+@pytest.mark.parametrize("name", ["interlaced-h264.mp4", "mixed-ipi.m2v"])
+def test_what_was_played_before_is_not_recorded_or_shown(
+    tmp_path: Path, magenta: Path, name: str
 ) -> None:
     assert len(list(source_of(magenta)[0])) == 8
     with patterned_heap():
-        node, _, shown, recorded = run_recorded(tmp_path, CLIPS / "mixed-ipi.m2v")
+        node, _, shown, recorded = run_recorded(tmp_path, CLIPS / name)
     assert node.failure is None
-    assert len(recorded) == 5
+    assert len(recorded) == (16 if name.startswith("mixed") else 6)
     assert all(is_drawn(image) for image in recorded + shown)
-    balance = node.books.balance()
-    assert balance.closed
-    assert (balance.frames_processed, balance.frames_dropped) == (5, {"decode_error": 11})
+    assert node.counters.balance().closed
 
 
 def run_recorded(folder: Path, clip: Path) -> tuple[Node, EventCapture, list[Image], list[Image]]:
@@ -250,34 +183,16 @@ class VideoServer:
         self._server.server_close()
 
 
-@needs_refusal
-def test_a_live_interlaced_stream_is_dropped_and_health_says_what_to_do(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with (
-        caplog.at_level(logging.WARNING),
-        patterned_heap(),
-        VideoServer(CLIPS / "interlaced-mpeg2.ts") as server,
-        rig(tmp_path, server.uri, read_timeout_s=1.0) as node,
-    ):
-        until(lambda: node.dropped.get("decode_error", 0) > 5, "dropped pictures")
-        until(lambda: "progressive" in node.reason(), "the reason in health")
-        assert node.processed == 0
-    lines = [r for r in caplog.records if "interlaced" in r.message]
-    assert len(lines) == 1
-    assert "bwdif" in lines[0].message
-
-
-@needs_refusal
-def test_a_live_mixed_stream_shows_its_own_pictures_only(tmp_path: Path, magenta: Path) -> None:
+@pytest.mark.parametrize("name", ["interlaced-mpeg2.ts", "mixed-pip.m2v"])
+def test_a_live_interlaced_stream_is_deinterlaced(tmp_path: Path, magenta: Path, name: str) -> None:
     assert len(list(source_of(magenta)[0])) == 8
     with (
         patterned_heap(),
-        VideoServer(CLIPS / "mixed-pip.m2v") as server,
+        VideoServer(CLIPS / name) as server,
         rig(tmp_path, server.uri, read_timeout_s=2.0) as node,
         Client.connect(f"ipc://{tmp_path}/events", f"ipc://{tmp_path}/requests") as client,
     ):
-        until(lambda: node.processed >= 5 and node.dropped.get("decode_error", 0) >= 5, "both")
+        until(lambda: node.processed >= 10, "pictures")
         for _ in range(20):
             assert is_drawn(decode_picture(client.picture("cam0").jpeg))
             time.sleep(0.02)
@@ -295,44 +210,6 @@ def test_a_bad_picture_is_forgotten_after_a_good_one() -> None:
     line.came()
     clock.advance(ns=2_000_000_000)
     assert line.reasons() == ("cam0: no picture decodes for 2 s",)
-
-
-# --- how it is known -----------------------------------------------------------------------------
-
-
-@needs_refusal
-def test_threads_that_retrieve_at_once_are_told_apart() -> None:
-    def is_written(video: cv2.VideoCapture) -> bool:
-        try:
-            return retrieve(video) is not None
-        except SourceError:
-            return False
-
-    def played(path: Path) -> list[bool]:
-        video, found = cv2.VideoCapture(str(path)), []
-        while video.grab():
-            found.append(is_written(video))
-        video.release()
-        return found
-
-    paths = [CLIPS / "h264.mp4", CLIPS / "interlaced-h264.mp4"] * 60
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(played, paths))
-    assert found == [[True] * 6, [False] * 6] * 60
-
-
-def test_an_opencv_that_hides_its_failures_is_refused() -> None:
-    video = cv2.VideoCapture(str(CLIPS / "h264.mp4"))
-    with pytest.raises(SourceError, match="opencv-python-headless"):
-        check_opencv(video, is_honest=lambda: False)
-    assert not video.isOpened()
-
-
-@needs_refusal
-def test_the_camera_command_refuses_it_too(tmp_path: Path) -> None:
-    clip = str(CLIPS / "interlaced-h264.mp4")
-    with pytest.raises(SourceError, match="bwdif"):
-        camera([clip, "--bind", f"ipc://{tmp_path}/frames", "--quiet"])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])

@@ -15,7 +15,6 @@ from ureca.errors import EngineError
 from ureca.models.runtime.segmentation.base import MaskPrediction, SegmenterPrompt
 from ureca.models.runtime.segmentation.sam2 import DECODER, ENCODER, Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
-from ureca.node.config import SegmenterConfig
 from ureca.node.masks.geometry import iou
 from ureca.node.segmentation.automatic_masks import generate_masks
 from ureca.node.segmentation.feature_memory import FeatureMemory
@@ -26,6 +25,7 @@ from ureca.node.segmentation.keyframe_segmenter import (
     best_prediction,
 )
 from ureca.node.segmentation.worker import InlineSegmentationWorker, ThreadSegmentationWorker
+from ureca.node.segmenter_config import SegmenterConfig
 from ureca.protocol.rle import decode
 from ureca.testing import SyntheticSource
 from ureca.weights import cached
@@ -53,8 +53,8 @@ def test_everything_finds_each_thing_once_and_not_what_is_known() -> None:
 def test_everything_keeps_to_the_room_that_is_left() -> None:
     config = SegmenterConfig(grid=16, max_share=0.5)
     keyframe_segmenter = KeyframeSegmenter(ScriptedSegmenter(), config)
-    assert len(keyframe_segmenter.segment(keyframe_request(room=2)).region_masks) == 2
-    assert keyframe_segmenter.segment(keyframe_request(room=0)).region_masks == ()
+    assert len(keyframe_segmenter.segment(keyframe_request(free_slots=2)).region_masks) == 2
+    assert keyframe_segmenter.segment(keyframe_request(free_slots=0)).region_masks == ()
 
 
 def test_unsure_cuts_are_no_things() -> None:
@@ -116,11 +116,11 @@ def test_a_segmenter_that_fails_costs_its_keyframe() -> None:
     segmentation_worker = InlineSegmentationWorker(
         KeyframeSegmenter(ScriptedSegmenter(failing=1), SegmenterConfig(grid=16))
     )
-    segmentation_worker.submit(keyframe_request(room=3))
-    segmentation_worker.submit(keyframe_request(1, room=3))
+    segmentation_worker.submit(keyframe_request(free_slots=3))
+    segmentation_worker.submit(keyframe_request(1, free_slots=3))
     first, second = segmentation_worker.results()
     assert first.failure is not None
-    assert "picture 1" in first.failure
+    assert "image 1" in first.failure
     assert (second.seq, second.failure) == (1, None)
     assert second.region_masks
 

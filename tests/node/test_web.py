@@ -108,6 +108,15 @@ def test_health_is_503_while_captions_fail(start: Start) -> None:  # noqa: F811
         assert get(server, "/")[0] == 404
 
 
+def test_a_page_of_another_site_cannot_read_the_state(start: Start) -> None:  # noqa: F811
+    """After DNS rebinding its name leads here, and its requests say that name."""
+    with served(start()) as server:
+        for host, status in (("evil.example", b"403"), ("localhost:1", b"200")):
+            with connect(server) as link:
+                link.sendall(f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                assert link.recv(12).split()[1] == status
+
+
 def test_a_crowd_and_a_dawdler_do_not_keep_others_out(
     start: Start,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -6,14 +6,26 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.once import build_once
+
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = {
-    "ureca": ("ureca", "models", "node", "export", "pyproject.toml", "README.md", "LICENSE"),
-    "weights": ("packaging/ureca-nano", "models/pretrained", "configs/demo", "LICENSE"),
+    "ureca": (
+        "ureca",
+        "models",
+        "node",
+        "export",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+    ),
+    "weights": ("packaging/ureca-nano", "models/pretrained", "configs/demo", "LICENSE", "NOTICE"),
 }
 PROJECTS = {"ureca": ".", "weights": "packaging/ureca-nano"}
 
@@ -31,7 +43,6 @@ def _copy(name: str, folder: Path) -> None:
 
 def build_wheel(name: str, folder: Path, *, umask: int = 0o022) -> Path:
     """The wheel of one of `PROJECTS`, built in `folder` from a copy whose files are all new."""
-    pytest.importorskip("build")
     _copy(name, folder)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]
     done = subprocess.run(
@@ -44,17 +55,27 @@ def build_wheel(name: str, folder: Path, *, umask: int = 0o022) -> Path:
         umask=umask,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    return wheel_in(folder)
+
+
+def wheel_in(folder: Path) -> Path:
     (path,) = (folder / "dist").glob("*.whl")
     return path
 
 
+def _wheel_once(tmp_path_factory, name: str) -> Path:
+    pytest.importorskip("build")
+    build = partial(build_wheel, name)
+    return wheel_in(build_once(tmp_path_factory, f"{name}-source", build))
+
+
 @pytest.fixture(scope="session")
 def ureca_wheel(tmp_path_factory):
-    return build_wheel("ureca", tmp_path_factory.mktemp("ureca-source"))
+    return _wheel_once(tmp_path_factory, "ureca")
 
 
 @pytest.fixture(scope="session")
 def weights_wheel(tmp_path_factory):
     if not (ROOT / "models" / "pretrained" / "ureca-nano" / "manifest.json").is_file():
         pytest.skip("not proven: no shipped weights in this checkout")
-    return build_wheel("weights", tmp_path_factory.mktemp("weights-source"))
+    return _wheel_once(tmp_path_factory, "weights")

@@ -95,10 +95,10 @@ def test_the_node_and_its_runtime_import_without_torch(repository):
 
 
 def test_links_are_links(repository):
-    for room in ("models", "node", "export"):
-        link = repository / "ureca" / room
+    for package in ("models", "node", "export"):
+        link = repository / "ureca" / package
         assert link.is_symlink()
-        assert str(link.readlink()) == f"../{room}"
+        assert str(link.readlink()) == f"../{package}"
 
 
 def test_import_linter_keeps_the_laws(repository):

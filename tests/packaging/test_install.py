@@ -11,14 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import build_once
 from ureca import __version__
+
+# The first test waits for two wheels and an environment, which took 142 s at a load of 30.
+pytestmark = pytest.mark.timeout(400)
 
 
 class Installed:
     """An environment that holds our wheels alone; their needs come from the one that tests."""
 
-    def __init__(self, folder: Path, *wheels: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.bin = folder, folder / "venv" / "bin"
+
+    def fill(self, *wheels: Path) -> None:
+        folder = self.folder
         (folder / "home").mkdir()
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
         self.pip("install", "--no-deps", "--no-index", *wheels)
@@ -54,14 +61,21 @@ class Installed:
 def installed(tmp_path_factory, ureca_wheel, weights_wheel):
     for module in ("cv2", "onnxruntime", "tokenizers"):
         pytest.importorskip(module)
-    return Installed(tmp_path_factory.mktemp("installed"), ureca_wheel, weights_wheel)
+    return _installed_once(tmp_path_factory, "installed", ureca_wheel, weights_wheel)
 
 
 @pytest.fixture(scope="module")
 def without_weights(tmp_path_factory, ureca_wheel):
     for module in ("cv2", "onnxruntime"):
         pytest.importorskip(module)
-    return Installed(tmp_path_factory.mktemp("client"), ureca_wheel)
+    return _installed_once(tmp_path_factory, "client", ureca_wheel)
+
+
+def _installed_once(tmp_path_factory, name, *wheels):
+    def build(folder):
+        Installed(folder).fill(*wheels)
+
+    return Installed(build_once(tmp_path_factory, name, build))
 
 
 def _where(installed, name):
@@ -71,8 +85,8 @@ def _where(installed, name):
 
 def test_the_installed_package_runs_and_says_its_version(installed):
     assert installed.run("ureca", "--version").stdout == f"ureca {__version__}\n"
-    assert _where(installed, "shipped_bundle").startswith(str(installed.folder))
-    assert str(installed.folder) in _where(installed, "demo_clip")
+    assert _where(installed, "require_bundle").startswith(str(installed.folder))
+    assert str(installed.folder) in _where(installed, "find_demo_clip")
 
 
 def test_run_without_a_source_plays_the_demo_clip_with_the_installed_weights(installed):
@@ -90,7 +104,7 @@ def test_run_without_a_source_plays_the_demo_clip_with_the_installed_weights(ins
 
 
 def test_describe_with_the_installed_weights(installed):
-    picture = Path(_where(installed, "shipped_bundle")) / "golden.png"
+    picture = Path(_where(installed, "require_bundle")) / "golden.png"
     done = installed.run("ureca", "describe", picture, "--box", "40,40,200,200", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"]

@@ -33,13 +33,13 @@ def sizes(repository, monkeypatch):
 
 def test_the_limits_only_tighten(sizes):
     assert {name: value for name, value in AT_MOST.items() if getattr(sizes, name) > value} == {}
-    assert set(sizes.ROOMS) >= {"ureca", "models", "node", "export", "tests", "tools"}
+    assert set(sizes.PACKAGES) >= {"ureca", "models", "node", "export", "tests", "tools"}
 
 
 def test_a_folder_with_too_many_files_is_noticed(sizes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sizes, "ROOT", tmp_path)
-    for room in sizes.ROOMS:
-        (tmp_path / room / "full").mkdir(parents=True)
+    for package in sizes.PACKAGES:
+        (tmp_path / package / "full").mkdir(parents=True)
     for number in range(AT_MOST["FOLDER_LIMIT"] + 1):
         (tmp_path / "tests" / "full" / f"{number}.py").touch()
     assert sizes.main() == 0

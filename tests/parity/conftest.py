@@ -1,14 +1,14 @@
 """One tiny checkpoint and its float32 bundle, exported once per session by the command itself."""
 
-import fcntl
 import json
-import os
+import shutil
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from tests.once import build_once, common_folder
 from ureca.datatypes import RegionInput
 
 SIZE = (90, 120)
@@ -26,9 +26,9 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Graphs of earlier runs must not answer for today's exporter."""
+    """Graphs of earlier runs must not answer for today's exporter; those of this run may."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("URECA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("URECA_CACHE", str(common_folder(tmp_path_factory) / "cache"))
         yield
 
 
@@ -41,13 +41,13 @@ def tiny_checkpoint(tmp_path_factory):
 def _build_checkpoint(folder):
     import torch
 
-    from ureca.models.config import tiny_config
-    from ureca.models.nano.captioner import Captioner
+    from ureca.models.config import make_tiny_config
     from ureca.models.nano.checkpoint import save_checkpoint
+    from ureca.models.nano.network import Captioner
     from ureca.models.tokenizer import train_tokenizer
 
     torch.manual_seed(0)
-    model = Captioner(tiny_config())
+    model = Captioner(make_tiny_config())
     with torch.no_grad():
         for name, weight in model.language.named_parameters():
             if weight.ndim == 2:
@@ -74,14 +74,14 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Path:
     """The folder of the float32 export."""
     from ureca.export.cli import export_bundle
     from ureca.export.config import ExportConfig
-    from ureca.export.parity.parity_inputs import synthetic_cases
+    from ureca.export.parity.parity_inputs import make_synthetic_cases
 
     def build(folder):
         export_bundle(
             tiny_checkpoint,
             folder,
             config=ExportConfig(precision="fp32", parity_regions=12),
-            cases=synthetic_cases(limit=12),
+            cases=make_synthetic_cases(limit=12),
             source="synthetic",
         )
 
@@ -97,19 +97,87 @@ def tiny_export(tiny_bundle):
     return tiny_bundle, msgspec.convert(written, ParityReport)
 
 
-def build_once(tmp_path_factory, name, build):
-    """The folder that `build` fills: once, though tests run in several processes."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # the workers' common folder
-    with (root / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder, done = root / name, root / f"{name}.done"
-        if not done.exists():
-            folder.mkdir()
-            build(folder)
-            done.touch()
-    return folder
+@pytest.fixture(scope="session")
+def scoring_checkpoint(tiny_checkpoint, tiny_model, tmp_path_factory):
+    """The tiny checkpoint with weights of grounding, fitted on nothing."""
+
+    from ureca.bundle import GroundingWeights
+    from ureca.models.runtime.scoring import ScoringArrays
+
+    def build(folder):
+        shutil.copytree(tiny_checkpoint, folder, dirs_exist_ok=True)
+        language, rng = tiny_model.config.language, np.random.default_rng(3)
+        shape = (2 * language.layers, language.heads, 4, 9, language.head_dim)
+        arrays = ScoringArrays(
+            norm=tiny_model.language.norm.weight.detach().numpy(),
+            word_means=rng.normal(-6, 1, language.vocab_size).astype(np.float32),
+            null_kv=rng.normal(size=shape).astype(np.float16).astype(np.float32),
+        )
+        arrays.save(folder / "grounding.npz")
+        weights = GroundingWeights(
+            place={"bag": 1.0, "fit": 1.0},
+            presence={"fit": 1.0},
+            confidence={"bias": 1.0, "score": 0.4, "bag": 0.3, "clarity_word": 0.1, "area": 0.2},
+        )
+        (folder / "grounding.json").write_bytes(msgspec.json.encode(weights))
+
+    return build_once(tmp_path_factory, "scoring-checkpoint", build)
+
+
+@pytest.fixture(scope="session")
+def scoring_bundle(scoring_checkpoint, tmp_path_factory):
+    """Its float32 export."""
+    from ureca.export.cli import export_bundle
+    from ureca.export.config import ExportConfig
+    from ureca.export.parity.parity_inputs import make_synthetic_cases
+
+    def build(folder):
+        export_bundle(
+            scoring_checkpoint,
+            folder,
+            config=ExportConfig(precision="fp32", parity_regions=12),
+            cases=make_synthetic_cases(limit=12),
+            source="synthetic",
+        )
+
+    return build_once(tmp_path_factory, "scoring-bundle", build)
+
+
+@pytest.fixture(scope="session")
+def mask_checkpoint(tmp_path_factory):
+    """A seeded mask head whose scores and masks differ from place to place."""
+    return build_once(tmp_path_factory, "mask-checkpoint", _build_mask_checkpoint)
+
+
+def _build_mask_checkpoint(folder):
+    import torch
+
+    from ureca.models.nano.masks.checkpoint import save_mask_checkpoint
+    from ureca.models.nano.masks.config import MaskHeadConfig
+    from ureca.models.nano.masks.network import MaskNetwork
+
+    torch.manual_seed(4)
+    model = MaskNetwork(MaskHeadConfig(canvas_px=(64, 96), channels=16, map_channels=8))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "heads" not in name:
+                scale = 1.5 if "trunk" in name else 0.7  # SiLU halves what goes through it
+                weight.normal_(std=scale / weight[0].numel() ** 0.5)
+    save_mask_checkpoint(folder, model)
+
+
+@pytest.fixture(scope="session")
+def masked_bundle(tiny_bundle, mask_checkpoint, tmp_path_factory):
+    """The float32 export with that mask head, added by the command."""
+    from ureca.export.cli import main
+
+    def build(folder):
+        shutil.copytree(tiny_bundle, folder, dirs_exist_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("URECA_DATA", "nowhere")
+            assert main(["masks", str(mask_checkpoint), "--bundle", str(folder)]) == 0
+
+    return build_once(tmp_path_factory, "masked-bundle", build)
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ pytest.importorskip("torch", reason="the eager arm needs the extra `train`")
 pytest.importorskip("transformers", reason="needs the extra `bench`")
 
 from ureca.errors import ConfigError
-from ureca.models.bench.arms import AGAINST, ArmOutput, open_arms, same_texts
-from ureca.models.bench.engine import main
-from ureca.models.bench.roofline import Peaks, Work, work
-from ureca.models.bench.scenes import scenes
-from ureca.models.bench.timing import measure
+from ureca.models.bench.arms import AGAINST, ArmOutput, measure_equal_texts, open_arms
+from ureca.models.bench.engine_bench import main
+from ureca.models.bench.roofline import Peaks, StageWork, count_work
+from ureca.models.bench.scenes import make_scenes
+from ureca.models.bench.timing import measure_arms
 from ureca.models.config import CaptionerConfig
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
@@ -79,25 +79,25 @@ def test_later_arms_take_turns(tiny_bundle, tiny_checkpoint):
 
         return Spy(arm.engine, bundle=arm.bundle)
 
-    measure([spied(arm) for arm in arms], scenes(frames=2, regions=1, tokens=2))
+    measure_arms([spied(arm) for arm in arms], make_scenes(frames=2, regions=1, tokens=2))
     turns = [order[i : i + 3] for i in (3, 6)]  # the first round warms up
     assert turns == [["shared", "naive", "eager"], ["shared", "eager", "naive"]]
 
 
 def test_texts_are_compared_row_by_row():
     ours, theirs = ArmOutput(("a cup", "a dog"), (2, 2)), ArmOutput(("a cup", "a cat"), (2, 2))
-    assert same_texts(ours, theirs) == 0.5
+    assert measure_equal_texts(ours, theirs) == 0.5
 
 
 def test_the_roof_is_the_slower_of_arithmetic_and_memory():
     peaks = Peaks(gemm_gflops=100.0, memory_gb_s=10.0)
-    assert Work(flop=1e9, weight_bytes=0).bound_ms(peaks, 1) == pytest.approx(10.0)
-    assert Work(flop=1e9, weight_bytes=0).bound_ms(peaks, 2) == pytest.approx(5.0)
-    assert Work(flop=0, weight_bytes=1e9).bound_ms(peaks, 2) == pytest.approx(100.0)
+    assert StageWork(flop=1e9, weight_bytes=0).bound_ms(peaks, 1) == pytest.approx(10.0)
+    assert StageWork(flop=1e9, weight_bytes=0).bound_ms(peaks, 2) == pytest.approx(5.0)
+    assert StageWork(flop=0, weight_bytes=1e9).bound_ms(peaks, 2) == pytest.approx(100.0)
 
 
 def test_work_grows_with_regions_where_it_should():
-    one, eight = (work(CaptionerConfig(), regions=n, tokens=4) for n in (1, 8))
+    one, eight = (count_work(CaptionerConfig(), regions=n, tokens=4) for n in (1, 8))
     assert one["vision"] == eight["vision"]
     assert one["prefix"] == eight["prefix"]
     assert eight["decode"].flop == pytest.approx(8 * one["decode"].flop)

@@ -15,7 +15,7 @@ pytest.importorskip("onnxscript", reason="exporting needs the extra `export`")
 from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.datatypes import RegionInput, RowDelta, RowDone
 from ureca.errors import BundleError, EngineError
-from ureca.models.runtime.eager import eager_engine
+from ureca.models.runtime.eager import make_eager_engine
 from ureca.models.runtime.graph_names import LmNames
 from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import LONG_ID, Tokenizer
@@ -31,7 +31,7 @@ def engine(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def reference(tiny_model, tiny_bundle):
-    return eager_engine(tiny_model, Tokenizer.load(tiny_bundle / "tokenizer.json"))
+    return make_eager_engine(tiny_model, Tokenizer.load(tiny_bundle / "tokenizer.json"))
 
 
 @pytest.fixture

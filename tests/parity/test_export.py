@@ -18,18 +18,23 @@ import onnxruntime
 from ureca.bundle import load_manifest, verify_files
 from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import ConfigError, SourceError, WeightsError
-from ureca.export.bundle_writer import Files
-from ureca.export.cli import _masters, export_bundle, main
+from ureca.export.bundle_writer import BundleFiles
+from ureca.export.cli import _export_masters, export_bundle, main
 from ureca.export.config import ExportConfig, Tolerances
-from ureca.export.graphs.interfaces import interfaces
+from ureca.export.graphs.interfaces import build_interfaces
 from ureca.export.graphs.onnx_export import export_graph
-from ureca.export.graphs.quantise import int8_products, stored_as_f16
-from ureca.export.parity.comparison import agreement, run_captions
-from ureca.export.parity.parity_checks import Proof, choose_int8, embedding_table, open_graphs
-from ureca.export.parity.parity_inputs import prepared, synthetic_cases
+from ureca.export.graphs.quantise import count_int8_products, store_as_f16
+from ureca.export.parity.comparison import measure_agreement, run_captions
+from ureca.export.parity.parity_checks import (
+    ParityProof,
+    choose_int8,
+    open_graphs,
+    read_embedding_table,
+)
+from ureca.export.parity.parity_inputs import make_synthetic_cases, prepare_arrays
 from ureca.export.report import ParityReport
-from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import save_checkpoint
+from ureca.models.nano.network import Captioner
 from ureca.models.runtime.eager import TorchBackend
 from ureca.models.runtime.graph_names import GRAPHS
 from ureca.models.runtime.load import load_engine
@@ -46,8 +51,10 @@ def masters(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def proof(tiny_model):
-    cases = synthetic_cases(limit=24, seed=3)
-    return Proof(tiny_model, [prepared(case, tiny_model.config.vision) for case in cases])
+    cases = make_synthetic_cases(limit=24, seed=3)
+    return ParityProof(
+        tiny_model, [prepare_arrays(case, tiny_model.config.vision) for case in cases]
+    )
 
 
 def test_the_bundle_is_whole_and_vouched_for(tiny_bundle):
@@ -99,7 +106,7 @@ def test_the_report_travels_with_the_bundle(tiny_bundle):
 
 def test_files_and_manifest_tell_the_same_interface(tiny_bundle, tiny_model):
     manifest = load_manifest(tiny_bundle)
-    told_of = interfaces(tiny_model.config)
+    told_of = build_interfaces(tiny_model.config)
     for name, interface in ((name, told_of[name]) for name in GRAPHS):
         session = onnxruntime.InferenceSession(
             str(tiny_bundle / f"{name}.onnx"), providers=["CPUExecutionProvider"]
@@ -124,28 +131,28 @@ def test_gather_keeps_the_rows_asked_for(masters, tiny_model):
 
 
 def test_half_storage_is_exact_for_a_published_checkpoint(masters, proof):
-    halves = {name: stored_as_f16(proto) for name, proto in masters.items()}
+    halves = {name: store_as_f16(proto) for name, proto in masters.items()}
     assert halves["vision"].ByteSize() < 0.55 * masters["vision"].ByteSize()
-    table = embedding_table(proof.model)
+    table = read_embedding_table(proof.model)
     result = proof.compare(open_graphs(halves, table, proof.model.config))
     assert result.max_abs_logit_diff <= 1e-3
     assert result.caption_exact == 1.0
 
 
 def test_int8_ships_only_where_it_agrees(masters, proof, tiny_checkpoint, tmp_path):
-    table = embedding_table(proof.model)
+    table = read_embedding_table(proof.model)
     graphs, trials = choose_int8(proof, masters, table, minimum=0.0)
     layers = proof.model.config.language.layers
-    assert int8_products(graphs["lm"]) == 4 * layers + 1
-    assert int8_products(graphs["regions"]) > 0
-    assert int8_products(graphs["vision"]) == 0
+    assert count_int8_products(graphs["lm"]) == 4 * layers + 1
+    assert count_int8_products(graphs["regions"]) > 0
+    assert count_int8_products(graphs["vision"]) == 0
     assert set(trials) == {"lm s7", "regions s7"}
     agreed = {name: trial.agreement.teacher_forced for name, trial in trials.items()}
     assert min(agreed.values()) > 0.8, agreed
     kept, refused = choose_int8(proof, masters, table, minimum=1.01)
     assert len(refused) == 4
     assert not any(trial.chosen for trial in refused.values())
-    assert int8_products(kept["lm"]) == 0
+    assert count_int8_products(kept["lm"]) == 0
     _write_and_run(graphs, proof, tiny_checkpoint, tmp_path)
 
 
@@ -154,18 +161,18 @@ def _write_and_run(graphs, proof, checkpoint, folder):
     stage, out = folder / "stage", folder / "out"
     stage.mkdir()
     out.mkdir()
-    files = Files(stage, graphs, checkpoint=checkpoint, config=ExportConfig())
+    files = BundleFiles(stage, graphs, checkpoint=checkpoint, config=ExportConfig())
     manifest = files.write(proof.model)
     files.publish(manifest, _report(proof), out)
     engine = load_engine(out, threads=1)
     assert engine.info.precision == "fp32/int8"
-    case = synthetic_cases(limit=3)[0]
+    case = make_synthetic_cases(limit=3)[0]
     stream = engine.caption(engine.encode(case.image), [RegionInput(m) for m in case.masks])
     assert sum(isinstance(event, RowDone) for event in stream) == 3
 
 
 def _report(proof, **changes):
-    same = agreement(proof.reference, proof.reference)
+    same = measure_agreement(proof.reference, proof.reference)
     fields = {
         "checkpoint_sha256": "0" * 64,
         "opset": 24,
@@ -190,7 +197,7 @@ def test_a_failed_proof_leaves_the_old_bundle_and_says_why(
     stage.mkdir()
     out.mkdir()
     (out / "manifest.json").write_text("old")
-    files = Files(stage, masters, checkpoint=tiny_checkpoint, config=ExportConfig())
+    files = BundleFiles(stage, masters, checkpoint=tiny_checkpoint, config=ExportConfig())
     manifest = files.write(proof.model)
     bad = _report(proof, edges_max_abs_logit_diff=float("nan"), uncached_equal=0)
     files.publish(manifest, bad, out)
@@ -227,7 +234,7 @@ def test_each_bound_can_fail_an_export(proof, change):
 
 
 def test_a_comparison_that_sees_nothing_fails(proof):
-    same = agreement(proof.reference, proof.reference)
+    same = measure_agreement(proof.reference, proof.reference)
     assert "proves nothing" in _report(proof, control=same).failures()[0]
     worse = replace(same, teacher_forced=0.9)
     assert len(_report(proof, bundle=worse, float32=worse).failures()) == 2
@@ -239,7 +246,7 @@ def test_tiles_can_stay_dynamic(tiny_model):
     config = tiny_model.config
     vision = replace(config.vision, max_tiles=4)
     model = Captioner(replace(config, vision=vision)).eval()
-    proto = export_graph(model, "vision", opset=24)
+    proto = export_graph(model, "vision", opset=ExportConfig().opset)
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -254,7 +261,7 @@ def test_listening_to_the_same_network_twice_agrees(proof):
         run_captions(TorchBackend(proof.model), arrays, max_new=proof.max_new)
         for arrays in proof.arrays
     ]
-    same = agreement(proof.reference, again)
+    same = measure_agreement(proof.reference, again)
     assert (same.max_abs_logit_diff, same.teacher_forced, same.caption_exact) == (0.0, 1.0, 1.0)
 
 
@@ -301,7 +308,7 @@ def test_another_configuration_is_another_graph(tiny_checkpoint, tiny_model, tmp
     """The same weights with longer captions must not be answered from the cache."""
     keys = set()
     monkeypatch.setattr(
-        "ureca.export.cli.cached_graph",
+        "ureca.export.cli.load_or_make_graph",
         lambda name, make, *, checkpoint_sha256, opset: keys.add((name, checkpoint_sha256, opset)),
     )
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
@@ -309,5 +316,5 @@ def test_another_configuration_is_another_graph(tiny_checkpoint, tiny_model, tmp
     config["language"]["max_new_tokens"] += 8
     (other / "config.json").write_text(json.dumps(config))
     for folder in (tiny_checkpoint, other):
-        _masters(tiny_model, folder, ExportConfig(), lambda _: None)
+        _export_masters(tiny_model, folder, ExportConfig(), lambda _: None)
     assert len(keys) == 2 * len(GRAPHS)

@@ -9,7 +9,12 @@ import pytest
 from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.errors import BundleError
 from ureca.models.runtime.load import load_engine
-from ureca.models.runtime.self_test import GOLDEN, agreement, read_regions, self_test
+from ureca.models.runtime.self_test import (
+    GOLDEN,
+    measure_word_agreement,
+    read_regions,
+    run_self_test,
+)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -28,7 +33,7 @@ def rewritten(folder, **changes):
 
 
 def test_a_fresh_bundle_says_all_of_its_words_again(tiny_bundle):
-    assert self_test(load_engine(tiny_bundle, threads=1), tiny_bundle) == 1.0
+    assert run_self_test(load_engine(tiny_bundle, threads=1), tiny_bundle) == 1.0
     regions = read_regions(tiny_bundle / GOLDEN)
     assert len(regions) == 9
     assert {region.style for region in regions} == {"short", "long"}
@@ -71,7 +76,7 @@ def test_a_self_test_without_regions_is_refused(bundle, text):
 def test_a_picture_that_is_none_is_refused(bundle):
     (bundle / "golden.png").write_bytes(b"not a picture")
     rewritten(bundle)
-    with pytest.raises(BundleError, match="not a picture"):
+    with pytest.raises(BundleError, match="not an image"):
         load_engine(bundle, threads=1)
 
 
@@ -85,6 +90,6 @@ def test_regions_of_another_picture_are_refused(bundle):
 
 
 def test_words_are_compared_place_by_place():
-    assert agreement(["a red cup", ""], ["a red mug", ""]) == pytest.approx(2 / 3)
-    assert agreement(["a cup"], ["a cup with a handle"]) == pytest.approx(2 / 5)
-    assert agreement([""], [""]) == 1.0
+    assert measure_word_agreement(["a red cup", ""], ["a red mug", ""]) == pytest.approx(2 / 3)
+    assert measure_word_agreement(["a cup"], ["a cup with a handle"]) == pytest.approx(2 / 5)
+    assert measure_word_agreement([""], [""]) == 1.0

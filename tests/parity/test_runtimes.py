@@ -21,8 +21,8 @@ from ureca.bundle import load_manifest, write_manifest
 from ureca.datatypes import RegionInput, RowDone
 from ureca.errors import BundleError, ConfigError, EngineError
 from ureca.export.cli import main
-from ureca.models.runtime.cuda import CudaDevice, compute_capability
-from ureca.models.runtime.eager import eager_engine
+from ureca.models.runtime.cuda import CudaDevice, find_compute_capability
+from ureca.models.runtime.eager import make_eager_engine
 from ureca.models.runtime.load import load_engine
 from ureca.models.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ def said(engine, picture, regions):
 
 @pytest.fixture(scope="module")
 def reference(tiny_model, tiny_bundle):
-    return eager_engine(tiny_model, Tokenizer.load(tiny_bundle / "tokenizer.json"))
+    return make_eager_engine(tiny_model, Tokenizer.load(tiny_bundle / "tokenizer.json"))
 
 
 @pytest.fixture
@@ -94,8 +94,11 @@ def test_a_bundle_of_elsewhere_is_refused_with_the_command_that_repairs_it(
 
 
 @pytest.fixture(scope="module")
-def planned(tiny_checkpoint, tmp_path_factory):
-    """A bundle of plans that `--runtime auto` made on the stand-in, and what it printed."""
+def planned(tiny_bundle, tiny_checkpoint, tmp_path_factory):
+    """A bundle of plans that `--runtime auto` made on the stand-in, and what it printed.
+
+    After `tiny_bundle`, whose graphs are in the cache then.
+    """
     out = tmp_path_factory.mktemp("plans") / "bundle"
     driver = Driver()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
@@ -156,7 +159,7 @@ def test_a_plan_refuses_what_no_profile_takes(planned, nvidia):
 
 
 def _own(backend):
-    return backend._empty(backend._names.own)
+    return backend._make_empty(backend._names.own)
 
 
 def test_another_device_or_version_is_refused(planned, nvidia, monkeypatch):
@@ -170,7 +173,7 @@ def test_another_device_or_version_is_refused(planned, nvidia, monkeypatch):
 
 
 def test_without_a_device_the_reason_is_told():
-    assert compute_capability(Driver(devices=0)) == (None, "the driver found no CUDA device")
+    assert find_compute_capability(Driver(devices=0)) == (None, "the driver found no CUDA device")
     with pytest.raises(EngineError, match="expected a CUDA device"):
         CudaDevice(Driver(devices=0))
 

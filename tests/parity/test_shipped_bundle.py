@@ -10,8 +10,8 @@ pytest.importorskip("onnxruntime", reason="running a bundle needs the extra `nod
 from ureca.bundle import load_manifest, verify_files
 from ureca.datatypes import RegionInput, RowDone
 from ureca.models.bench.arms import Naive, Shared
-from ureca.models.bench.scenes import scenes
-from ureca.models.bench.timing import measure
+from ureca.models.bench.scenes import make_scenes
+from ureca.models.bench.timing import measure_arms
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore, read_regions
 from ureca.models.evaluation.caption import Captioned, caption_records
 from ureca.models.runtime.load import load_engine
@@ -33,8 +33,8 @@ def engine(shipped):
 def test_it_is_whole_small_and_proven(shipped):
     manifest = load_manifest(shipped)
     paths = verify_files(shipped, manifest)
-    assert sum(path.stat().st_size for path in paths.values()) <= 20e6
-    assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) <= 40e6
+    assert sum(path.stat().st_size for path in paths.values()) <= 30e6
+    assert sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file()) <= 55e6
     report = json.loads((shipped / "parity.json").read_text())
     assert report["failures"] == []
     assert report["checkpoint_sha256"] == manifest.checkpoint_sha256
@@ -58,7 +58,7 @@ def test_it_captions_a_blank_picture_without_failing(engine):
 def test_eight_regions_share_most_of_the_work(engine):
     """`ureca bench engine` shows the figure; here only that sharing has not been lost."""
     arms = [Shared(engine, bundle="shipped"), Naive(engine, bundle="shipped")]
-    rows = measure(arms, scenes(frames=3, regions=8, tokens=8))
+    rows = measure_arms(arms, make_scenes(frames=3, regions=8, tokens=8))
     assert rows[1].times_shared > 2.0
 
 
@@ -67,7 +67,7 @@ def test_it_names_common_things_in_photographs_it_never_saw(engine, data_root):
     regions = data_root / "regions-train.jsonl.gz"
     if not regions.exists():
         pytest.skip(f"no {regions.name} in {data_root}")
-    unseen = (r for r in read_regions(regions) if r.held_out(HELD_OUT_EVERY))
+    unseen = (r for r in read_regions(regions) if r.is_held_out(HELD_OUT_EVERY))
     held_out = (r for r in unseen if r.short and r.category)
     records = [record for record, _ in zip(held_out, range(120), strict=False)]
     store = ImageStore([data_root / "images"])

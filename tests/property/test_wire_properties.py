@@ -25,6 +25,17 @@ masks = st.none() | st.builds(ev.WireRle, size=st.tuples(u63, u63), counts=text)
 any_event = st.one_of(
     st.builds(ev.TrackNew, mask=masks, **track),
     st.builds(ev.TrackLost, reason=text, **track),
+    st.builds(ev.TextAbsent, text=text, none=st.floats(0, 1), seq=u63, captured_ns=u63),
+    st.builds(
+        ev.TextFound,
+        text=text,
+        none=st.floats(0, 1),
+        seq=u63,
+        captured_ns=u63,
+        regions=st.lists(
+            st.builds(ev.TextRegion, rid=ids, box=boxes, probability=st.floats(0, 1)), max_size=3
+        ).map(tuple),
+    ),
     st.builds(ev.CaptionStart, request_id=u63, trigger=text, seq=u63, captured_ns=u63, **region),
     st.builds(ev.CaptionDelta, request_id=u63, offset=u63, text=text, **region),
     st.builds(

@@ -44,7 +44,7 @@ def content(root):
     return (
         data.records,
         data.images,
-        {record.image_key: store.encoded(record.image_key) for record in data.records},
+        {record.image_key: store.read_encoded(record.image_key) for record in data.records},
     )
 
 
@@ -129,11 +129,11 @@ def test_a_killed_run_leaves_no_folder(tmp_path, coco, number):
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         "from ureca.models.data.readers import core\n"
-        "read = core._encoded\n"
+        "read = core._read_encoded\n"
         "def slow(name, folders):\n"
         "    if name.startswith('000000000006'): print('here', flush=True); time.sleep(600)\n"
         "    return read(name, folders)\n"
-        "core._encoded = slow\n"
+        "core._read_encoded = slow\n"
         "from ureca.cli import main; sys.exit(main(sys.argv[1:]))\n"
     )
     words = ["data", "import", *map(str, coco), "-o", str(tmp_path / "out")]
@@ -168,8 +168,8 @@ def sample_of(root, **changes):
     data = read_folders([root])
     record = data.records[0]
     listed = next(i for i in data.images if i.image_key == record.image_key)
-    row = {"image": listed.as_json() | changes, "regions": [record.as_json()]}
-    return ImageStore([root / "images"]).encoded(record.image_key), json.dumps(row).encode()
+    row = {"image": listed.to_json() | changes, "regions": [record.to_json()]}
+    return ImageStore([root / "images"]).read_encoded(record.image_key), json.dumps(row).encode()
 
 
 def shard(path, *members):
@@ -242,7 +242,7 @@ TEXT = st.text(max_size=12)
     )
 )
 def test_a_record_comes_back_from_its_line(record):
-    assert RegionRecord.from_json(json.loads(json.dumps(record.as_json()))) == record
+    assert RegionRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
 def test_real_data_comes_back(tmp_path, data_root):
@@ -256,4 +256,4 @@ def test_real_data_comes_back(tmp_path, data_root):
     assert set(again.images) == {i for i in theirs.images if i.image_key in keys}
     stores = [ImageStore([root / "images"]) for root in (data_root, tmp_path / "s")]
     for key in keys:
-        assert stores[0].encoded(key) == stores[1].encoded(key)
+        assert stores[0].read_encoded(key) == stores[1].read_encoded(key)

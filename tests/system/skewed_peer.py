@@ -48,7 +48,7 @@ def captured_ns(keys: Path, seq: int) -> int:
 
 
 def robot(keys: Path, events: str, requests: str, role: str) -> None:
-    """Listen for captions, compare clocks, ask for the books, end the node if that is allowed."""
+    """Listen for captions, compare clocks, request the counters, end the node if allowed."""
     own = ClientKeys.read(keys / f"{role}.key_secret", keys / "node.key")
     with Client.connect(events, requests, timeout_s=100, keys=own) as client:
         offset = min((client.clock_offset() for _ in range(8)), key=lambda found: found.error_ns)

@@ -21,7 +21,7 @@ def test_a_short_run_reports_and_compares(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     out, chart = tmp_path / "node.json", tmp_path / "node.png"
-    options = [*SHORT, "--node", NODE, "--subscribers", "2", "--life", "1.5"]
+    options = [*SHORT, "--node", NODE, "--subscribers", "2", "--life", "1.5", "--texts", "2"]
     kept = ["--out", str(out), "--chart", str(chart)]
     refresh = ["--", "--set", "scheduler.refresh_s=0.2", "--set", "scheduler.min_interval_s=0.1"]
     assert main([*options, *kept, *refresh]) == 0
@@ -33,6 +33,8 @@ def test_a_short_run_reports_and_compares(
     assert row["model"] == "scripted"
     assert row["c2c_ms"]["all"]["n"] > 0
     assert row["first_caption_ms"]["n"] >= 2
+    assert row["texts"]["absent"] >= 2  # they stand, and are asked again
+    assert row["texts"]["found"] == row["texts"]["error"] == 0
     assert row["frames"]["sent"] == 40 == row["frames"]["in"] + row["frames"]["never_seen"]
     assert len(row["subscribers"]) == 2
     assert chart.stat().st_size > 1000
@@ -50,3 +52,17 @@ def test_a_node_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) ->
     broken = f"{sys.executable} -c 'raise SystemExit(\"no camera here\")'"
     with pytest.raises(UrecaError, match="no camera here"):
         main([*SHORT, "--node", broken])
+
+
+@pytest.mark.slow
+def test_the_node_finds_the_regions_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    scripted = ["--", "--set", "segmenter.model=scripted"]
+    assert main([*SHORT, "--auto", "--node", NODE, *scripted]) == 0
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert row["plan"]["auto"]
+    assert row["books_balance"]
+    assert row["first_caption_ms"]["n"] >= 1
+    assert row["c2c_ms"]["all"]["n"] > 0

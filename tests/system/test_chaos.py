@@ -22,5 +22,5 @@ def test_whoever_is_killed_or_stopped_the_others_recover() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "everybody recovered, books balance" in done.stdout
+    assert "everybody recovered, counters balance" in done.stdout
     assert "stop node" in done.stdout  # the second deed of this seed

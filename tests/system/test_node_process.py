@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ureca.client.client import Client
-from ureca.node.captioning.engine_loader import SHIPPED_BUNDLE, demo_clip
+from ureca.node.captioning.engine_loader import SHIPPED_BUNDLE, find_demo_clip
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import CaptionFinal, TrackEvent
 
@@ -47,7 +47,7 @@ class Process:
 
 @pytest.fixture
 def demo() -> tuple[Path, Path]:
-    found = demo_clip()
+    found = find_demo_clip()
     if found is None:
         pytest.skip("no demo clip in configs/demo")
     return found
@@ -122,7 +122,7 @@ def test_every_frame_is_processed_without_realtime_and_events_are_written(
 def test_the_shipped_captioner_captions_the_demo(
     tmp_path: Path, processes: list[Process], repository: Path
 ) -> None:
-    if not (SHIPPED_BUNDLE / "manifest.json").is_file() or demo_clip() is None:
+    if not (SHIPPED_BUNDLE / "manifest.json").is_file() or find_demo_clip() is None:
         pytest.skip(f"no shipped bundle at {SHIPPED_BUNDLE}, or no demo clip")
     node = Process(repository / "run_node.py", tmp_path, "--duration", "60", "--loop")
     processes.append(node)

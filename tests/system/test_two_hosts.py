@@ -117,6 +117,7 @@ def start_node(hosts: Hosts, keys: Path) -> subprocess.Popen[str]:
     settings = {
         "publish.events": EVENTS,
         "publish.requests": REQUESTS,
+        "scheduler.refresh_s": 1,
         "security.key": keys / "node.key_secret",
         "security.allow": keys / "allow.txt",
         "security.camera": keys / "camera.key",

@@ -16,7 +16,7 @@ from ureca.node.viewer.browser_session import MAX_OPEN, Session
 from ureca.node.viewer.cli import addresses
 from ureca.node.viewer.frame_feed import Feed
 from ureca.node.viewer.send_queue import SendQueue
-from ureca.protocol.preview import Picture
+from ureca.protocol.preview_messages import Picture
 
 
 def test_an_outbox_keeps_one_picture_and_loses_rather_than_grows():

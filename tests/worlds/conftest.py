@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tqdm import tqdm
 
+from tests.once import build_once
+
 # Not mujoco itself: it must first be imported with a renderer that needs no screen.
-pytest.importorskip("ureca.models.data.synthetic.scenes.engine", reason="worlds need mujoco")
+pytest.importorskip("ureca.models.data.synthetic.scenes.mujoco_import", reason="worlds need mujoco")
 pytest.importorskip("pycocotools", reason="worlds write COCO masks")
 
 
 def _gl_problem() -> str | None:
     """Why no picture can be drawn here, or None if one can."""
-    from ureca.models.data.synthetic.scenes.engine import mujoco
+    from ureca.models.data.synthetic.scenes.mujoco_import import mujoco
 
     try:
         mujoco.GLContext(8, 8).free()
@@ -42,9 +45,8 @@ def small_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two scenes of two views."""
     from ureca.models.data.synthetic.cli import make_worlds
 
-    out = tmp_path_factory.mktemp("worlds")
-    make_worlds(out, scenes=2, views=2, seed=3, workers=1)
-    return out
+    make = partial(make_worlds, scenes=2, views=2, seed=3, workers=1)
+    return build_once(tmp_path_factory, "worlds", make)
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +54,5 @@ def held_back_run(gl: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two test scenes of one view."""
     from ureca.models.data.synthetic.cli import make_worlds
 
-    out = tmp_path_factory.mktemp("worlds-test")
-    make_worlds(out, scenes=2, views=1, seed=3, workers=1, split="test")
-    return out
+    make = partial(make_worlds, scenes=2, views=1, seed=3, workers=1, split="test")
+    return build_once(tmp_path_factory, "worlds-test", make)

@@ -10,15 +10,15 @@ import pytest
 
 from ureca.models.data.synthetic.objects.shapes import FloatArray
 from ureca.models.data.synthetic.rendering import changes
-from ureca.models.data.synthetic.scenes.staging import CHANGES, Change, prepare
+from ureca.models.data.synthetic.scenes.staging import CHANGES, Change, prepare_change
 
 
 def _after(change: Change, seed: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Places before and after, and upward axes after, of the items that a change is about."""
-    world, plan = prepare(change, seed=seed)
-    start = changes.start_of(world, plan)
+    world, plan = prepare_change(change, seed=seed)
+    start = changes.record_start(world, plan)
     before = np.array([world.pose(item)[0] for item in plan.items])
-    changes.apply(world, plan, start, 1.0)
+    changes.apply_change(world, plan, start, 1.0)
     poses = [world.pose(item) for item in plan.items]
     return before, np.array([p[0] for p in poses]), np.array([p[1][:, 2] for p in poses])
 
@@ -42,9 +42,9 @@ def test_a_bottle_ends_up_on_its_side_on_the_table() -> None:
 
 
 def test_a_drawer_slides_out_and_nothing_else_moves() -> None:
-    world, plan = prepare("open", seed=3)
-    start = changes.start_of(world, plan)
-    changes.apply(world, plan, start, 1.0)
+    world, plan = prepare_change("open", seed=3)
+    start = changes.record_start(world, plan)
+    changes.apply_change(world, plan, start, 1.0)
     moved = np.linalg.norm(world.model.geom_pos - start.geoms, axis=1)
     assert (moved > 0).sum() == 2
     assert moved.max() == pytest.approx(plan.pull)
@@ -52,7 +52,7 @@ def test_a_drawer_slides_out_and_nothing_else_moves() -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_same_seed_gives_the_same_plan(change: Change) -> None:
-    assert prepare(change, seed=5)[1] == prepare(change, seed=5)[1]
+    assert prepare_change(change, seed=5)[1] == prepare_change(change, seed=5)[1]
 
 
 def test_a_clip_tells_what_changed(gl: None, tmp_path: Path) -> None:

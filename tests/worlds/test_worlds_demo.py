@@ -14,7 +14,12 @@ from pycocotools import mask as coco_mask
 
 from ureca.models.data.synthetic.objects import palette
 from ureca.models.data.synthetic.rendering.clip import FRAME_SIZE
-from ureca.models.data.synthetic.rendering.video import CAST, camera_at, demo_scene, gripper_place
+from ureca.models.data.synthetic.rendering.video import (
+    CAST,
+    compute_gripper_place,
+    make_camera,
+    make_demo_scene,
+)
 
 # pycocotools' decode is written for an older numpy; its result is right all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -61,7 +66,7 @@ def test_one_thing_hides_and_comes_back_and_one_is_pushed(truth: dict[str, Any])
 
 
 def test_the_cast_wears_held_back_colours() -> None:
-    items = [placement.item for placement in demo_scene().placements]
+    items = [placement.item for placement in make_demo_scene().placements]
     assert len(items) == len(CAST)
     pairs = {(item.look.colour, item.kind) for item in items}
     assert len(pairs & palette.HELD_BACK_PAIRS) >= 5
@@ -69,7 +74,7 @@ def test_the_cast_wears_held_back_colours() -> None:
 
 def test_camera_and_gripper_move_gently() -> None:
     times = np.arange(0.0, 12.0, 1 / 15)
-    azimuths = np.array([camera_at(float(time)).azimuth for time in times])
-    places = np.array([gripper_place(float(time)) for time in times])
+    azimuths = np.array([make_camera(float(time)).azimuth for time in times])
+    places = np.array([compute_gripper_place(float(time)) for time in times])
     assert np.abs(np.diff(azimuths)).max() < 1.0
     assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() < 0.02

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ureca.errors import SourceError
 from ureca.models.data.synthetic import store
 from ureca.models.data.synthetic.language import vocabulary
-from ureca.models.data.synthetic.language.grammar import UnreadableError, parse
-from ureca.models.data.synthetic.language.judge import Judgement, judge, rivals
+from ureca.models.data.synthetic.language.grammar import UnreadableError, parse_caption
+from ureca.models.data.synthetic.language.judge import Judgement, judge_caption, list_rivals
 from ureca.models.data.synthetic.language.truth import NodeTruth, Relation, ViewTruth, read_truth
 from ureca.models.data.synthetic.objects.kinds import KINDS, draw_item
 from ureca.models.data.synthetic.objects.parts import Dice
@@ -26,10 +26,10 @@ def _thing(node: str, kind: str, look: str, *relations: tuple[str, str, float]) 
         node=node,
         type="object",
         kind=kind,
-        nouns=vocabulary.nouns_of(kind),
+        nouns=vocabulary.list_nouns(kind),
         look=look,
-        words=vocabulary.true_words(look),
-        doubtful=vocabulary.doubtful_words(look),
+        words=vocabulary.list_true_words(look),
+        doubtful=vocabulary.list_doubtful_words(look),
         host="table",
         prep="on",
         relations=tuple(Relation(name=n, anchor=a, margin=m) for n, a, m in relations),
@@ -43,10 +43,10 @@ def _part(node: str, owner: NodeTruth, name: str, look: str, *states: str) -> No
         kind=owner.kind,
         nouns=owner.nouns,
         part=name,
-        part_nouns=vocabulary.part_nouns_of(name),
+        part_nouns=vocabulary.list_part_nouns(name),
         owner=owner.node,
         look=look,
-        words=vocabulary.true_words(look),
+        words=vocabulary.list_true_words(look),
         states=frozenset(states),
     )
 
@@ -81,7 +81,7 @@ def _view() -> ViewTruth:
             type="background",
             kind="table",
             nouns=("table",),
-            words=vocabulary.true_words("wooden"),
+            words=vocabulary.list_true_words("wooden"),
         ),
     ]
     return ViewTruth("v", "dev", {node.node: node for node in nodes})
@@ -113,7 +113,7 @@ VIEW = _view()
     ],
 )
 def test_any_true_and_unique_phrase_is_right(node: str, caption: str) -> None:
-    found = judge(VIEW, node, caption)
+    found = judge_caption(VIEW, node, caption)
     assert (found.true, found.unique) == (True, True), found
 
 
@@ -143,7 +143,7 @@ def test_any_true_and_unique_phrase_is_right(node: str, caption: str) -> None:
     ],
 )
 def test_a_false_word_is_found_in_its_slot(node: str, caption: str, slot: str) -> None:
-    found = judge(VIEW, node, caption)
+    found = judge_caption(VIEW, node, caption)
     assert found.readable
     assert getattr(found, slot) is False
     assert not found.true
@@ -151,15 +151,15 @@ def test_a_false_word_is_found_in_its_slot(node: str, caption: str, slot: str) -
 
 
 def test_true_of_two_is_not_unique() -> None:
-    found = judge(VIEW, "o0", "a red mug")
+    found = judge_caption(VIEW, "o0", "a red mug")
     assert found.true
     assert not found.unique
     hidden = dict(VIEW.nodes, o1=replace(VIEW.nodes["o1"], annotated=False))
-    assert judge(ViewTruth("v", "dev", hidden), "o0", "a red mug").unique
+    assert judge_caption(ViewTruth("v", "dev", hidden), "o0", "a red mug").unique
 
 
 def test_slots_that_are_not_said_are_none() -> None:
-    found = judge(VIEW, "o0", "a mug")
+    found = judge_caption(VIEW, "o0", "a mug")
     assert found == Judgement(readable=True, kind_right=True, true=True)
 
 
@@ -179,8 +179,8 @@ def test_slots_that_are_not_said_are_none() -> None:
 )
 def test_unknown_words_make_a_caption_unreadable(caption: str) -> None:
     with pytest.raises(UnreadableError, match="expected"):
-        parse(caption)
-    found = judge(VIEW, "o0", caption)
+        parse_caption(caption)
+    found = judge_caption(VIEW, "o0", caption)
     assert found == Judgement(readable=False, kind_right=False)
 
 
@@ -188,9 +188,9 @@ def test_superlatives_compare_all_that_could_be_meant() -> None:
     near = replace(VIEW.nodes["o0"], depth=0.5)
     far = replace(VIEW.nodes["o1"], depth=0.8)
     view = ViewTruth("v", "dev", dict(VIEW.nodes, o0=near, o1=far))
-    assert judge(view, "o0", "a mug closest to the camera").unique
-    assert judge(view, "o1", "a mug nearest to the camera").relation_true is False
-    assert judge(view, "o1", "a mug farthest from the camera").unique
+    assert judge_caption(view, "o0", "a mug closest to the camera").unique
+    assert judge_caption(view, "o1", "a mug nearest to the camera").relation_true is False
+    assert judge_caption(view, "o1", "a mug farthest from the camera").unique
 
 
 @given(st.lists(st.sampled_from(
@@ -199,7 +199,7 @@ def test_superlatives_compare_all_that_could_be_meant() -> None:
 ), max_size=14))  # fmt: skip
 def test_no_caption_makes_the_judge_stumble(tokens: list[str]) -> None:
     for node in VIEW.nodes:
-        found = judge(VIEW, node, " ".join(tokens))
+        found = judge_caption(VIEW, node, " ".join(tokens))
         assert found.true <= found.readable
         assert found.unique <= found.true
 
@@ -231,18 +231,18 @@ def test_all_that_the_generator_writes_is_judged_right(
     captioned = _captioned(root, "train" if run == "small_run" else "test")
     for view, node, row in captioned:
         short, long = row["expressions"], row["expressions_long"]
-        assert all(judge(view, node, text).true for text in (*short, *long)), (short, long)
-        assert all(judge(view, node, text).unique for text in long), long
-        assert judge(view, node, short[0]).unique == row["unique_in_image"]
+        assert all(judge_caption(view, node, text).true for text in (*short, *long)), (short, long)
+        assert all(judge_caption(view, node, text).unique for text in long), long
+        assert judge_caption(view, node, short[0]).unique == row["unique_in_image"]
     written = sum(bool(row["expressions_long"]) for _, _, row in captioned)
     assert written >= 0.85 * len(captioned)
 
 
 def test_a_sentence_is_false_of_every_other_region(small_run: Path) -> None:
     for view, node, row in _captioned(small_run, "train"):
-        others = [other for other in rivals(view, view.nodes[node]) if other.annotated]
+        others = [other for other in list_rivals(view, view.nodes[node]) if other.annotated]
         for text in row["expressions_long"]:
-            assert not any(judge(view, other.node, text).true for other in others), text
+            assert not any(judge_caption(view, other.node, text).true for other in others), text
 
 
 def test_every_region_has_its_node_and_every_annotated_node_its_region(small_run: Path) -> None:
@@ -258,5 +258,5 @@ def test_every_word_of_every_item_can_be_read(kind: str) -> None:
         item = draw_item(kind, Dice(np.random.default_rng(seed), held_back=seed % 2 == 1))
         for part in item.parts:
             assert part.name == "body" or part.name in vocabulary.PART_NAMES
-            assert vocabulary.true_words(part.look.word), part.look.word
-            assert set(vocabulary.adjectives_in(part.look.word)) <= vocabulary.ADJECTIVES
+            assert vocabulary.list_true_words(part.look.word), part.look.word
+            assert set(vocabulary.list_adjectives(part.look.word)) <= vocabulary.ADJECTIVES

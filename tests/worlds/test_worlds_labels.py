@@ -10,7 +10,7 @@ import pytest
 
 from ureca.models.data.synthetic.language import captions, facts
 from ureca.models.data.synthetic.language.captions import Writer
-from ureca.models.data.synthetic.language.facts import Sighting, nodes_of
+from ureca.models.data.synthetic.language.facts import Sighting, make_nodes
 from ureca.models.data.synthetic.language.truth import ViewTruth
 from ureca.models.data.synthetic.objects import palette
 from ureca.models.data.synthetic.objects.kinds import KINDS, draw_item
@@ -30,7 +30,7 @@ def _seen(
 
 
 def _sentence(seen: list[Sighting], node: str) -> str | None:
-    nodes = nodes_of(seen, [])
+    nodes = make_nodes(seen, [])
     return Writer(ViewTruth("v", "dev", nodes), seen).long(nodes[node])
 
 
@@ -73,16 +73,16 @@ def test_test_scenes_do_draw_held_back_pairs() -> None:
 
 
 def test_titles_read_like_people() -> None:
-    assert captions.title(_item("mug", "red")) == "a red mug"
-    assert captions.title(_item("mug", "orange")) == "an orange mug"
+    assert captions.format_title(_item("mug", "red")) == "a red mug"
+    assert captions.format_title(_item("mug", "orange")) == "an orange mug"
     fruit = draw_item("orange", Dice(np.random.default_rng(0)))
-    assert captions.title(fruit) == "an orange"
-    assert captions.title(_item("screwdriver", "red")) == "a red screwdriver"
+    assert captions.format_title(fruit) == "an orange"
+    assert captions.format_title(_item("screwdriver", "red")) == "a red screwdriver"
 
 
 def test_part_names_start_with_the_plain_one() -> None:
     mug = _item("mug", "blue")
-    names = captions.part_names(mug, mug.parts[1])
+    names = captions.list_part_names(mug, mug.parts[1])
     assert names[0] == "the handle of a blue mug"
     assert all("handle" in name for name in names)
 
@@ -133,8 +133,8 @@ def test_a_colour_that_hardly_shows_is_not_said() -> None:
 )
 def test_what_nobody_could_name_is_left_out(change: dict[str, Any]) -> None:
     mug = _seen(0, _item("mug", "blue"), 0.5)
-    assert facts.nameable(mug)
-    assert not facts.nameable(replace(mug, **change))
+    assert facts.is_nameable(mug)
+    assert not facts.is_nameable(replace(mug, **change))
 
 
 def test_contents_make_a_group() -> None:
@@ -142,5 +142,5 @@ def test_contents_make_a_group() -> None:
     scene = [_seen(0, bowl, 0.5), _seen(1, apple, 0.5, host=0)]
     assert _sentence(scene, "o1") == "a green apple in a blue bowl"
     assert _sentence(scene, "g0") == "a blue bowl with a green apple in it"
-    books = [_seen(0, _item("book", "red"), 0.5), _seen(1, _item("book", "blue"), 0.5, host=0)]
-    assert _sentence(books, "g0") == "a stack of a blue book and a red book"
+    counters = [_seen(0, _item("book", "red"), 0.5), _seen(1, _item("book", "blue"), 0.5, host=0)]
+    assert _sentence(counters, "g0") == "a stack of a blue book and a red book"

@@ -17,9 +17,9 @@ from ureca.models.data.synthetic.scenes.world import build_world
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mitsuba", None)
-    path_tracer.mitsuba.cache_clear()
+    path_tracer.import_mitsuba.cache_clear()
     with pytest.raises(MissingExtraError, match="pip install mitsuba pyoidn"):
-        path_tracer.mitsuba()
+        path_tracer.import_mitsuba()
 
 
 def test_both_looks_show_the_same_things_in_the_same_places(gl: None) -> None:

@@ -58,7 +58,7 @@ def test_records_have_the_common_format(small_run: Path) -> None:
         assert mask.shape == cli.PICTURE_SIZE
         assert mask.sum() >= facts.MIN_PART_PIXELS
         assert not row["held_back"]
-        assert row["bbox"] == views.bounding_box(mask)
+        assert row["bbox"] == views.compute_bounding_box(mask)
         assert row["area_frac"] == pytest.approx(mask.mean(), abs=1e-5)
         assert row["mask_source"] == "gt:worlds"
         flags = {"part": row["part"], "background": row["stuff"], "group": row["group"]}
@@ -173,3 +173,30 @@ def test_a_group_is_the_union_of_its_members(small_run: Path) -> None:
             members = [_decode(rows[f"{view.image_key}_{name}"]) for name in node.members]
             union = np.logical_or.reduce(members)
             assert np.array_equal(_decode(rows[f"{view.image_key}_{node.node}"]), union)
+
+
+def test_id_maps_say_what_lies_at_every_pixel(tmp_path) -> None:
+    make_worlds(tmp_path, scenes=1, views=1, seed=5, workers=1, size=(120, 160), pan=True)
+    (image,) = store.read_lines(tmp_path / "images-train.jsonl.gz")
+    regions = {
+        row["region_id"].removeprefix(f"{row['image_key']}_"): row
+        for row in store.read_lines(tmp_path / "regions-train.jsonl.gz")
+    }
+    with tarfile.open(tmp_path / "pan" / image["shard"]) as tar:
+        file = tar.extractfile(f"{image['image_key']}.png")
+        assert file is not None
+        ids = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert ids.shape == (120, 160)
+    assert set(np.unique(ids)) <= {0, *(piece["n"] for piece in image["pieces"])}
+    things = {piece["thing"] for piece in image["pieces"]}
+    shown = [name for name, row in regions.items() if name in things and not row["group"]]
+    assert shown
+    for name in shown:
+        numbers = [piece["n"] for piece in image["pieces"] if piece["thing"] == name]
+        mask = _decode(regions[name])
+        assert np.array_equal(np.isin(ids, numbers), mask), name
+    # Without its maps a shard is not finished.
+    assert store.list_finished_scenes(tmp_path, "worlds-000", pan=True) == [0]
+    (tmp_path / "pan" / "worlds-000.tar").unlink()
+    assert store.list_finished_scenes(tmp_path, "worlds-000", pan=True) == []
+    assert store.list_finished_scenes(tmp_path, "worlds-000") == [0]

@@ -12,16 +12,16 @@ SOURCE = SyntheticSource(frames=9)
 
 
 def test_the_newest_frame_wins_and_the_others_are_counted() -> None:
-    books = NodeCounters()
-    mailbox = Mailbox(books)
+    counters = NodeCounters()
+    mailbox = Mailbox(counters)
     for frame in SOURCE:
-        books.frame_in()
+        counters.frame_in()
         mailbox.put(frame)
     taken = mailbox.take(0)
     assert taken is not None
     assert taken.seq == 8
     assert mailbox.take(0) is None
-    assert books.balance().frames_dropped == {"superseded": 8}
+    assert counters.balance().frames_dropped == {"superseded": 8}
 
 
 def test_a_frame_with_prompts_is_never_replaced() -> None:
@@ -35,9 +35,9 @@ def test_a_frame_with_prompts_is_never_replaced() -> None:
 
 
 def test_closing_lets_a_waiting_source_go_and_counts_what_is_left() -> None:
-    books = NodeCounters()
-    mailbox = Mailbox(books)
-    books.frame_in(2)
+    counters = NodeCounters()
+    mailbox = Mailbox(counters)
+    counters.frame_in(2)
     mailbox.put(SOURCE.frame(0))
     results = []
     putter = threading.Thread(
@@ -47,16 +47,16 @@ def test_closing_lets_a_waiting_source_go_and_counts_what_is_left() -> None:
     mailbox.close()
     putter.join()
     assert results == [False]
-    assert books.balance().frames_dropped == {"shutdown": 2}
-    assert books.balance().closed
+    assert counters.balance().frames_dropped == {"shutdown": 2}
+    assert counters.balance().closed
 
 
 def test_more_streams_than_allowed_are_turned_away() -> None:
-    books = NodeCounters()
-    mailbox = Mailbox(books, max_streams=1)
+    counters = NodeCounters()
+    mailbox = Mailbox(counters, max_streams=1)
     mailbox.put(SOURCE.frame(0))
     mailbox.put(SyntheticSource(stream="cam1").frame(0))
-    assert books.balance().frames_dropped == {"busy": 1}
+    assert counters.balance().frames_dropped == {"busy": 1}
 
 
 def test_the_books_know_only_the_reasons_of_the_closed_list() -> None:
@@ -65,12 +65,12 @@ def test_the_books_know_only_the_reasons_of_the_closed_list() -> None:
 
 
 def test_open_books_say_what_is_open() -> None:
-    books = NodeCounters()
-    books.frame_in(3)
-    books.frame_processed()
-    books.frame_dropped("expired")
-    books.request_in()
-    balance = books.balance()
+    counters = NodeCounters()
+    counters.frame_in(3)
+    counters.frame_processed()
+    counters.frame_dropped("expired")
+    counters.request_in()
+    balance = counters.balance()
     assert not balance.closed
     assert (balance.frames_in_flight, balance.requests_in_flight) == (1, 1)
     assert balance.counters()["drop_expired"] == 1
