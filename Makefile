@@ -11,6 +11,9 @@
 # make sbom    a bill of materials of the node, in dist/
 # make bench   captions per second and latency on this machine
 
+# Tests start hundreds of processes: each would compile anew all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
@@ -23,7 +26,7 @@ PYTEST_ARGS ?=
 # Tests wait more than they compute, so more of them run at once than there are cores.
 WORKERS ?= 4
 UPGRADE ?=
-# Everything, to test every room.
+# Everything, to test every package.
 EXTRAS := node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev
 LOCK := packaging/lock
 TORCH := torch==2.13.0
@@ -50,15 +53,20 @@ ifdef PYTEST_ARGS
 else
 	$(DEV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 20 \
 	    -m 'not long and not timing'
-	$(DEV)/bin/python -m pytest -m 'timing and not long'
+	$(DEV)/bin/python -m pytest -m 'timing and not long' $$(grep -rl 'mark\.timing' tests)
 endif
 
+# Side by side: the types take as long as all the others.
+CHECKS := check-types check-imports check-style check-format check-sizes
 check: $(DEV)/.ready
-	$(DEV)/bin/ruff check .
-	$(DEV)/bin/ruff format --check .
-	$(DEV)/bin/mypy -p ureca
-	$(DEV)/bin/lint-imports
-	$(DEV)/bin/python tools/sizes.py
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync $(CHECKS)
+
+.PHONY: $(CHECKS)
+check-types: ; $(DEV)/bin/mypy -p ureca
+check-imports: ; $(DEV)/bin/lint-imports
+check-style: ; $(DEV)/bin/ruff check .
+check-format: ; $(DEV)/bin/ruff format --check .
+check-sizes: ; $(DEV)/bin/python tools/sizes.py
 
 # What the world has become since the lock was made. No gate: it may fail on a day on which nothing
 # here has changed, and then says what has.
@@ -111,7 +119,7 @@ $(DEMO)/.ready: pyproject.toml $(LOCK)/build.txt $(LOCK)/node.txt
 	touch $@
 
 # torch is pinned but not hashed: a CPU wheel (README says where from) has another hash than the
-# CUDA wheel of the index.
+# CUDA wheel of the index. Bytecode is compiled on all cores; a few files are for other Pythons.
 $(DEV)/.ready: pyproject.toml $(LOCK)/dev.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python -m pip install --quiet --no-deps --no-compile --require-hashes \
@@ -119,6 +127,7 @@ $(DEV)/.ready: pyproject.toml $(LOCK)/dev.txt
 	$(DEV)/bin/python -m pip install --quiet $(TORCH)
 	$(DEV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(DEV)/bin/python -m pip check
+	$(DEV)/bin/python -m compileall -qq -j 0 $(DEV)/lib || true
 	touch $@
 
 # Archives carry the time of the last commit, so that whoever builds this commit gets these bytes.

@@ -2,12 +2,13 @@
 
     python tools/chaos.py --minutes 15 --seed 7
 
-Two cameras send four moving things each: `a` publishes, `b` sends when it is asked (credits); each
-life of one draws anew between JPEG and shared memory. A client in this process and a follower
-(`AsyncClient`, what bridges and the viewer are made of) in another listen. After every deed both
-must see captions and pictures of both streams again. Printed are the deeds with the time to
-recovery; exit code 1 when somebody did not recover, an exception was not handled, or the books of
-an orderly end did not balance. The engine is the tests' scripted one: deeds come every second.
+Two cameras send four moving things each: `a` publishes, `b` sends when the node requests frames
+(credits). Each start of a camera chooses JPEG or shared memory at random. A client in this process
+and a follower (`AsyncClient`, the part that bridges and the viewer use) in another receive events.
+After every fault both must see captions and images of both streams again. The output lists the
+faults with the time to recovery. The exit code is 1 when a peer did not recover, an exception was
+not handled, or the counters of an orderly end did not balance. The engine is the tests' scripted
+one. A fault follows every second.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def follower(events: str, requests: str) -> None:
     asyncio.run(follow())
 
 
-# --- the deeds -----------------------------------------------------------------------------------
+# --- faults --------------------------------------------------------------------------------------
 
 
 class Cast:
@@ -239,7 +240,7 @@ def deeds_of(cast: Cast, ears: Ears) -> dict[str, Callable[[], None]]:
 
 
 def faults(cast: Cast) -> list[str]:
-    """Exceptions in any log, and books that do not balance."""
+    """Exceptions in any log, and counters that do not balance."""
     logs = {name: cast.text(f"{name}.err") for name in cast.live}
     wrong = [
         f"{name}: {log[log.index('Traceback') :][:2000]}"
@@ -284,7 +285,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as name:
             found, wrong = chaos(options, Path(name))
         show(found)
-        print("\n".join(f"WRONG  {one}" for one in wrong) or "everybody recovered, books balance")
+        print(
+            "\n".join(f"WRONG  {one}" for one in wrong) or "everybody recovered, counters balance"
+        )
         return int(bool(wrong))
     return 0
 

@@ -86,7 +86,8 @@ def _string(node: ast.stmt) -> str:
 def _named(hint: object) -> str:
     """A type as people write it."""
     name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-    for noise in ("typing.", "pathlib.", "collections.abc.", "ureca.models.config."):
+    modules = ("ureca.models.config.", "ureca.node.segmenter_config.")
+    for noise in ("typing.", "pathlib.", "collections.abc.", *modules):
         name = name.replace(noise, "")
     return f"`{name}`"
 

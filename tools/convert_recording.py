@@ -1,17 +1,22 @@
-"""Converts a recording of format 1 to format 2: the names of wire protocol 1 become those of 2.
+"""Converts a recording of format 1 or 2 to format 3.
 
     python tools/convert_recording.py OLD.mcap NEW.mcap
 
-Pictures, masks, decisions and words are copied as they are, so the replay of the new file equals
-the replay of the old one. A file that is cut is converted up to its last whole chunk.
+Format 1 has the names of wire protocol 1. Formats 1 and 2 note each call of the pipeline with what
+it read on the way; format 3 has one input per step. What a call read after it had started a batch
+belongs to the input of the next step. Formats 1 and 2 told the rows of a batch by their masks, so
+two requests of one region have one id there; they get their own. Pictures, masks, decisions and
+words are copied as they are. A file that is cut is converted up to its last whole chunk.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from mcap.exceptions import McapError
 from mcap.stream_reader import StreamReader
 from mcap.writer import Writer
 
+from ureca.datatypes import JsonObject
 from ureca.node.recording.recorder import FORMAT, METADATA
 from ureca.protocol.events import PROTOCOL_VERSION
 
@@ -34,15 +40,13 @@ _KEYS = {
 }
 _GONE = frozenset({"cap_ns_first"})
 
-Plain = dict[str, Any]
 
-
-def renamed(data: Plain) -> Plain:
+def renamed(data: JsonObject) -> JsonObject:
     """The keys of an event, or of a frame's header, by their new names."""
     return {_KEYS.get(key, key): value for key, value in data.items() if key not in _GONE}
 
 
-def event(data: Plain) -> Plain:
+def event(data: JsonObject) -> JsonObject:
     """An event of protocol 1 as one of protocol 2."""
     kind: str = data["ev"]
     for old, new in _KIND_PREFIXES.items():
@@ -61,33 +65,120 @@ def event(data: Plain) -> Plain:
     return found
 
 
-def turn(data: Plain) -> Plain:
-    """A call of the pipeline; only frames in it have names of the protocol."""
-    found = dict(data)
-    if found.get("frame") is not None:
-        found["frame"] = renamed(found["frame"])
-    if "asks" in found:
-        found["asks"] = [
-            {**ask, "frame": renamed(ask["frame"])} if ask.get("frame") else ask
-            for ask in found["asks"]
-        ]
-    return found
+@dataclass
+class Known:
+    """What must be known of the whole file before its calls become steps."""
+
+    ends: dict[int, str] = field(default_factory=dict)
+    """By request id, how captions ended: calls of the pipeline noted no more than the time."""
+    begun: set[int] = field(default_factory=set)
+    """Requests whose caption began, as subscribers were told."""
+    alike: dict[int, list[int]] = field(default_factory=dict)
+    """By request id, the requests of the same region in its batch."""
+
+    def event(self, data: JsonObject) -> None:
+        """Learn from an event."""
+        request_id, end = data.get("request_id"), data["ev"].split(".")[-1]
+        if request_id is not None and end in ("final", "abort", "error"):
+            self.ends[request_id] = end
+        elif request_id is not None and end == "start":
+            self.begun.add(request_id)
+
+    def call(self, data: JsonObject) -> None:
+        """Learn from a call of the pipeline."""
+        for batch in data.get("jobs", []):
+            regions: dict[str, list[int]] = {}
+            for request in batch:
+                regions.setdefault(request["rid"], []).append(request["request_id"])
+            self.alike |= {one: group for group in regions.values() for one in group}
+
+    def engine_run(self, data: JsonObject) -> JsonObject:
+        """The run with a request of its own for every row."""
+        rows: list[int] = []
+        stopped: dict[str, int] = {}
+        for name in dict.fromkeys(data.get("rows", [])):
+            group = self.alike.get(name, [name])
+            ran = sorted(group, key=self._rank)[: data["rows"].count(name)]
+            rows += ran
+            if (reads := data.get("stopped", {}).get(str(name))) is not None:
+                aborted = [one for one in ran if self.ends.get(one) == "abort"]
+                stopped |= {str(one): reads for one in aborted or [name]}
+        return {**data, "rows": sorted(rows), "stopped": stopped}
+
+    def _rank(self, request_id: int) -> bool:
+        """False for those that surely ran; the others were aborted, maybe before they ran."""
+        return request_id not in self.begun and self.ends.get(request_id) == "abort"
 
 
-_CHANNELS: dict[str, Callable[[Plain], Plain]] = {
-    "/ureca/events": event,
-    "/ureca/replies": event,
-    "/ureca/turns": turn,
-}
+def look_through(old: Path) -> Known:
+    """Read the events and calls of a file once."""
+    known = Known()
+    take = {**dict.fromkeys(_EVENTS, known.event), "/ureca/turns": known.call}
+    with old.open("rb") as file, contextlib.suppress(McapError):
+        topics: dict[int, str] = {}
+        for record in StreamReader(file).records:
+            if type(record).__name__ == "Channel":
+                topics[record.id] = record.topic
+            elif type(record).__name__ == "Message" and topics[record.channel_id] in take:
+                take[topics[record.channel_id]](json.loads(record.data))
+    return known
+
+
+class _Steps:
+    """Calls of the pipeline, one after the other, as steps."""
+
+    def __init__(self, ends: dict[int, str], *, is_renamed: bool) -> None:
+        self._ends, self._is_renamed = ends, is_renamed
+        self._late: list[JsonObject] = []
+
+    def step(self, data: JsonObject) -> JsonObject:
+        """The step of one call."""
+        names: Callable[[JsonObject], JsonObject] = dict if self._is_renamed else renamed
+        first, *later = data.get("ended") or [[]]
+        finished = [*self._late, *map(self._finished, first)]
+        self._late = [self._finished(one) for ended in later for one in ended]
+        rooms, starts = data.get("rooms", []), data["call"] in ("step", "tick")
+        asks = [{**ask, "op": "describe"} for ask in data.get("asks", [])]
+        for ask in asks:
+            if ask.get("frame"):
+                ask["frame"] = names(ask["frame"])
+        return {
+            "number": data["n"],
+            "now_ns": data["now_ns"],
+            "frame": names(data["frame"]) if data.get("frame") else None,
+            "requests": [*asks, *data.get("orders", [])],
+            "finished_captions": finished,
+            "finished_keyframes": [_keyframe(cut) for cut in data.get("cuts", [])],
+            "captioner_room": rooms[_SCHEDULE_ROOM] if starts and len(rooms) > 1 else 0,
+            "closing": data.get("reason", ""),
+            "batch": (data.get("jobs") or [[]])[0],
+            "answers": data.get("answers", []),
+        }
+
+    def _finished(self, ended: JsonObject) -> JsonObject:
+        end = "abort" if ended.get("reason") else self._ends.get(ended["request_id"], "final")
+        return {**ended, "end": end}
+
+
+def _keyframe(cut: JsonObject) -> JsonObject:
+    """A segmenter's answer; its masks have another name now."""
+    return {"region_masks" if key == "cutouts" else key: value for key, value in cut.items()}
+
+
+_EVENTS = ("/ureca/events", "/ureca/replies")
+_SCHEDULE_ROOM = 1
+"""A call read the room of the captioner twice: after it took captions in, and to schedule."""
+_TOPICS = {"/ureca/turns": "/ureca/steps", "/ureca/batches": "/ureca/engine_runs"}
+_SCHEMAS = {"ureca.Turn": "ureca.Step", "ureca.Batch": "ureca.EngineRun"}
 
 
 def convert(old: Path, new: Path) -> int:
     """Write `new` from `old`; how many messages it has. `ValueError` for another format."""
-    count = 0
+    count, known = 0, look_through(old)
     with old.open("rb") as source, new.open("wb") as target:
         writer = Writer(target, chunk_size=1 << 18)
         writer.start(profile="", library="ureca")
-        copy = _Copy(writer)
+        copy = _Copy(writer, known)
         try:
             for record in StreamReader(source).records:
                 count += copy.take(record)
@@ -100,8 +191,9 @@ def convert(old: Path, new: Path) -> int:
 class _Copy:
     """Hands records on to a writer, which numbers schemas and channels anew."""
 
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, writer: Writer, known: Known) -> None:
+        self._writer, self._known = writer, known
+        self._change: dict[str, Callable[[JsonObject], JsonObject]] = {}
         self._schemas: dict[int, int] = {}
         self._channels: dict[int, tuple[int, str]] = {}
 
@@ -112,11 +204,13 @@ class _Copy:
             self._head(dict(record.metadata))
         elif kind == "Schema" and record.id not in self._schemas:
             self._schemas[record.id] = self._writer.register_schema(
-                name=record.name, encoding=record.encoding, data=record.data
+                name=_SCHEMAS.get(record.name, record.name),
+                encoding=record.encoding,
+                data=record.data,
             )
         elif kind == "Channel" and record.id not in self._channels:
             number = self._writer.register_channel(
-                topic=record.topic,
+                topic=_TOPICS.get(record.topic, record.topic),
                 message_encoding=record.message_encoding,
                 schema_id=self._schemas[record.schema_id],
             )
@@ -127,15 +221,20 @@ class _Copy:
         return False
 
     def _head(self, head: dict[str, str]) -> None:
-        if head.get("format") != "1":
-            raise ValueError(f"expected a recording of format 1, got {head.get('format')!r}")
+        if head.get("format") not in ("1", "2"):
+            raise ValueError(f"expected a recording of format 1 or 2, got {head.get('format')!r}")
+        is_renamed = head["format"] == "2"
+        steps = _Steps(self._known.ends, is_renamed=is_renamed)
+        self._change = {"/ureca/turns": steps.step, "/ureca/batches": self._known.engine_run}
+        if not is_renamed:
+            self._change |= dict.fromkeys(_EVENTS, event)
         self._writer.add_metadata(METADATA, {**head, "format": FORMAT})
 
     def _message(self, record: Any) -> None:
         number, topic = self._channels[record.channel_id]
         data: bytes = record.data
-        if topic in _CHANNELS:
-            changed = _CHANNELS[topic](json.loads(data))
+        if topic in self._change:
+            changed = self._change[topic](json.loads(data))
             data = json.dumps(changed, ensure_ascii=False, separators=(",", ":")).encode()
         self._writer.add_message(
             channel_id=number,
@@ -148,7 +247,7 @@ class _Copy:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert one file."""
-    parser = argparse.ArgumentParser(description="Recording of format 1 to format 2.")
+    parser = argparse.ArgumentParser(description="Recording of format 1 or 2 to format 3.")
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     options = parser.parse_args(argv)

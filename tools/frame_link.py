@@ -1,8 +1,8 @@
-"""Raw pictures over ipc against shared memory: from `send` in a camera process to a frame here.
+"""Compares raw frames over ipc with shared memory: from `send` in a camera process to a frame here.
 
     python tools/frame_link.py --width 1920 --height 1080 --frames 150 --fps 10 --runs 3
 
-Prints medians and 95th percentiles of the time, CPU per frame on both sides, and the ratio.
+It prints medians and 95th percentiles of the time, CPU per frame on both sides, and the ratio.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def measure(options: argparse.Namespace, *, shm: bool) -> float:
         address, go = f"ipc://{folder}/frames", context.Event()
         child = context.Process(target=send, args=(address, options, go), kwargs={"shm": shm})
         child.start()
-        books = NodeCounters()
+        counters = NodeCounters()
         source = ZmqFrames(
             f"zmq+{address}",
             NodeConfig(),
             clock=MonotonicClock(),
-            books=books,
+            counters=counters,
             wait=lambda _: not child.is_alive(),
         )
         threading.Timer(2.0, go.set).start()
@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, *, shm: bool) -> float:
     p50, p95 = np.percentile(ages_ms[_SETTLE:], [50, 95])
     print(
         f"{'shm' if shm else 'ipc'}  n {len(ages_ms) - _SETTLE}  p50 {p50:.2f} ms  p95 {p95:.2f} ms"
-        f"  reader {cpu_ms:.2f} ms CPU per frame  dropped {books.balance().frames_dropped}"
+        f"  reader {cpu_ms:.2f} ms CPU per frame  dropped {counters.balance().frames_dropped}"
     )
     return float(p50)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import msgpack
 import msgspec
 import numpy as np
 
+from tools.attacks.fuzz_files import FILE_TARGETS, file_seeds
 from ureca.client.shared import snapshot_events, typed
 from ureca.datatypes import Image, RegionSeed, Rle
 from ureca.errors import RegionError, SourceError, WireError
@@ -28,9 +30,10 @@ from ureca.protocol.flow_control import (
     decode_grant,
     encode_credit,
 )
-from ureca.protocol.image_header import picture_size
+from ureca.protocol.image_header import first_picture, measure, picture_size
 from ureca.protocol.messagepack import convert
 from ureca.protocol.operations import OPERATIONS
+from ureca.protocol.request_codec import salvage_request_id
 from ureca.security.keys import ROLES, parse_allow_list
 from ureca.testing import SyntheticSource
 
@@ -71,6 +74,12 @@ def _request(data: bytes) -> None:
         _mask_of(region.seed(640, 480), 640, 480)
 
 
+def _salvage(data: bytes) -> None:
+    """The id of whatever it is, or none."""
+    found = salvage_request_id(data.split(SEPARATOR))
+    assert found is None or 1 <= len(found) <= 16
+
+
 def _reply(data: bytes) -> None:
     reply = wire.decode_reply(data.split(SEPARATOR))
     if reply.terminal and reply.error is None:
@@ -106,6 +115,8 @@ def _picture(data: bytes) -> None:
             width, height = picture_size(data, enc)  # type: ignore[arg-type]
             assert width >= 0
             assert height >= 0
+    with contextlib.suppress(WireError):
+        assert len(first_picture(data, measure(data))) <= len(data)
 
 
 def _credit(data: bytes) -> None:
@@ -130,6 +141,8 @@ TARGETS: dict[str, tuple[Target, tuple[type[Exception], ...]]] = {
     "picture": (_picture, ()),
     "credit": (_credit, ()),
     "allow": (_allow, ()),
+    "salvage": (_salvage, ()),
+    **FILE_TARGETS,
 }
 """Each with the errors that its documentation promises, and that are therefore no finding."""
 
@@ -152,9 +165,11 @@ def seeds(name: str) -> list[bytes]:
 
 
 def _built(name: str) -> Iterator[bytes]:
-    if name in ("event", "frame", "request", "reply"):
-        for path in sorted((ROOT / "tests" / "contract" / "golden").glob(f"{name}-*.hex")):
-            yield _parted(name, bytes.fromhex(path.read_text()))
+    yield from file_seeds(name)
+    golden = "request" if name == "salvage" else name
+    if golden in ("event", "frame", "request", "reply"):
+        for path in sorted((ROOT / "tests" / "contract" / "golden").glob(f"{golden}-*.hex")):
+            yield _parted(golden, bytes.fromhex(path.read_text()))
     if name == "frame":
         yield from _frames()
     elif name == "rle":
@@ -185,13 +200,15 @@ def _parted(name: str, data: bytes) -> bytes:
 
 
 def _frames() -> Iterator[bytes]:
+    prompt = RegionSeed(point_xy_px=(3.0, 4.0))
     frame = SyntheticSource(width_px=16, height_px=12, things=3).frame(0)
+    frame = replace(frame, prompts=(prompt,))
     for enc, pixels in (
         ("rgb8", frame.image.tobytes()),
         ("mono8", bytes(192)),
         ("nv12", bytes(288)),
     ):
-        header = wire.FrameHeader.of(frame, enc, prompts=(wire.WirePrompt(point=(3.0, 4.0)),))  # type: ignore[arg-type]
+        header = wire.FrameHeader.of(frame, enc)  # type: ignore[arg-type]
         yield SEPARATOR.join(wire.encode_frame(header, pixels, "camera"))
 
 

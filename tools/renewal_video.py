@@ -30,12 +30,13 @@ import numpy.typing as npt
 from ureca.clock import ManualClock
 from ureca.datatypes import Frame, RegionSeed
 from ureca.engine import Engine
-from ureca.node.captioning.captioner import CaptionWriter, InlineCaptioner
+from ureca.node.captioning.batch_captioner import CaptionWriter, InlineCaptioner
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.config import NodeConfig, SchedulerConfig
 from ureca.node.counters import NodeCounters
 from ureca.node.decoding.image_decoder import decode_picture
 from ureca.node.pipeline.pipeline import Pipeline
+from ureca.node.pipeline.step_runner import StepRunner
 from ureca.protocol import rle
 from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame
 
@@ -119,7 +120,7 @@ def _box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
 
 def play(scene: Iterator[Shot], fps: int, plan: SchedulerConfig, engine: Engine) -> PolicyRun:
     """All of a scene through the node's decisions."""
-    config, clock, books = replace(NodeConfig(), scheduler=plan), ManualClock(S), NodeCounters()
+    config, clock, counters = replace(NodeConfig(), scheduler=plan), ManualClock(S), NodeCounters()
     captioner = InlineCaptioner(CaptionWriter(engine, config.caption, clock))
     run = PolicyRun([], 0)
 
@@ -129,15 +130,17 @@ def play(scene: Iterator[Shot], fps: int, plan: SchedulerConfig, engine: Engine)
         if isinstance(event, CaptionFinal):
             run.texts.append((at_s, event.text, event.trigger, event.n_tok, event.score or 0.0))
 
-    pipeline = Pipeline(config, captioner, clock=clock, books=books, emit=note)
+    pipeline = Pipeline(config, clock=clock, counters=counters)
+    runner = StepRunner(pipeline, captioner, limits=config.limits, clock=clock, emit=note)
+    runner.start()
     for seq, (picture, mask) in enumerate(scene):
         at_ns = S + seq * S // fps
         clock.advance(ns=at_ns - clock.now_ns())
         seeds = (RegionSeed(rid="thing", mask=rle.encode(mask)),)
-        books.frame_in()
+        counters.frame_in()
         frame = Frame("cam0", b"b" * 16, seq, at_ns, picture, received_ns=at_ns, regions=seeds)
-        pipeline.step(frame, at_ns)
-    pipeline.close("source_end", clock.now_ns())
+        runner.step(frame)
+    runner.close("source_end")
     return run
 
 

@@ -1,4 +1,4 @@
-"""Put an edited model card into a bundle, whose manifest vouches for it, and beside its checkpoint.
+"""Put an edited model card, with its hash in the manifest, into a bundle and its checkpoint.
 
 python tools/set_card.py models/pretrained/ureca-nano MODEL_CARD.md
 """

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("ureca", "models", "node", "export", "tests", "tools")
+PACKAGES = ("ureca", "models", "node", "export", "tests", "tools")
 FILE_LIMIT = 500
 FUNCTION_LIMIT = 80
 FOLDER_LIMIT = 20
@@ -33,7 +33,7 @@ class Measured:
 
 
 def python_files(folder: Path) -> list[Path]:
-    """The Python files below a folder; links to the rooms are not followed."""
+    """The Python files below a folder; links to the packages are not followed."""
     return sorted(path for path in folder.rglob("*.py") if not _through_link(folder, path))
 
 
@@ -75,20 +75,20 @@ def main() -> int:
     """Print the table; 1 when something is past a hard limit."""
     print(f"{'lines':<18}{'count':>7}{'median':>9}{'p95':>7}{'max':>7}")
     too_long: list[str] = []
-    for room in ROOMS:
-        paths = python_files(ROOT / room)
+    for package in PACKAGES:
+        paths = python_files(ROOT / package)
         files = [
             Measured(str(p.relative_to(ROOT)), len(p.read_text("utf-8").splitlines()))
             for p in paths
         ]
         inside = [item for path in paths for item in functions(path)]
-        print(row(f"{room} files", files))
-        print(row(f"{room} functions", inside))
+        print(row(f"{package} files", files))
+        print(row(f"{package} functions", inside))
         for items, limit in ((files, FILE_LIMIT), (inside, FUNCTION_LIMIT)):
             too_long += [f"{i.where}: {i.lines} > {limit}" for i in items if i.lines > limit]
-    for room in ROOMS:
-        if room != "tests":
-            full = [item for item in folders(ROOT / room) if item.lines > FOLDER_LIMIT]
+    for package in PACKAGES:
+        if package != "tests":
+            full = [item for item in folders(ROOT / package) if item.lines > FOLDER_LIMIT]
             too_long += [f"{i.where}/: {i.lines} files > {FOLDER_LIMIT}" for i in full]
     for item in too_long:
         print(f"too long: {item}", file=sys.stderr)

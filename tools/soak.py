@@ -5,7 +5,7 @@
 A camera process sends JPEG pictures at 15 frames per second with the masks of eight moving things;
 a subscriber reads everything, asks now and then, and comes back every minute. Written are
 `soak.json` (all samples) and `soak.png`. Exit code 1 when memory, threads or descriptors grow, an
-exception was not handled, or the books do not balance.
+exception was not handled, or the counters do not balance.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def stop_and_count(node: Any, watcher: Watcher, addresses: tuple[str, str]) -> None:
-    """An orderly end; the last heartbeat has the closed books."""
+    """An orderly end; the last heartbeat has the final counters."""
     from ureca.client.client import Client
 
     with Client.connect(*addresses, timeout_s=20) as client:
@@ -287,7 +287,7 @@ def main() -> int:
     draw(found, options.out.with_suffix(".png"))
     show(found)
     wrong = faults(found)
-    print("\n".join(f"WRONG     {one}" for one in wrong) or "nothing grows, the books balance")
+    print("\n".join(f"WRONG     {one}" for one in wrong) or "nothing grows, the counters balance")
     return int(bool(wrong))
 
 

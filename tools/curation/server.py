@@ -1,11 +1,11 @@
-"""An OpenAI-compatible server by script, for `tools/curation_trial.py`: no model, no wisdom.
+"""An OpenAI-compatible server by script, without a model, for `tools/curation/trial.py`.
 
-    python tools/curation_server.py --port 8123 --log requests.jsonl --trouble 0.08
+    python tools/curation/server.py --port 8123 --log requests.jsonl --trouble 0.08
 
-What it says follows from the prompt and the pictures alone, so that runs can be compared. A share
-of the requests meets trouble instead: 500 and 503, 429 with `Retry-After`, a connection closed
-before or in the middle of an answer, silence. One line a request goes to `--log` before the answer
-goes out: the key of the question, and what was done.
+Its answers follow from the prompt and the images alone, so that runs can be compared. A share of
+the requests gets a fault instead: 500 and 503, 429 with `Retry-After`, a connection closed before
+or in the middle of an answer, no answer. One line per request is written to `--log` before the
+answer is sent: the key of the question, and the action.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PLACES = ("on the left", "near the middle", "behind a rail", "in front of a wal
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Keeps the script and the log."""
+    """Holds the script and the log."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -51,7 +51,7 @@ class ScriptedServer(ThreadingHTTPServer):
             return self._draw.choice(TROUBLES) if bad else "answer"
 
     def note(self, key: str, did: str) -> None:
-        """One line of the log, in the file before the peer hears anything."""
+        """Write one line of the log, before the reply is sent."""
         with self._lock:
             self._log.write(json.dumps({"key": key, "did": did}) + "\n")
             self._log.flush()
@@ -167,8 +167,10 @@ def main() -> None:
     add("--log", type=Path, required=True, help="one JSON line a request is added")
     add("--trouble", type=float, default=0.0, metavar="SHARE", help="of requests [0]")
     add("--delay", type=float, default=0.0, metavar="S", help="of every answer [0]")
-    add("--silence", type=float, default=60.0, metavar="S", help="how long silence lasts [60]")
-    add("--seed", type=int, default=0, help="which requests meet trouble")
+    add(
+        "--silence", type=float, default=60.0, metavar="S", help="duration of a missing answer [60]"
+    )
+    add("--seed", type=int, default=0, help="which requests get a fault")
     add("--keep", type=Path, metavar="DIR", help="keep what was shown and asked, to be looked at")
     server = ScriptedServer(parser.parse_args())
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)

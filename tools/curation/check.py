@@ -1,9 +1,9 @@
-"""What must hold of every finished `ureca curate` run, checked anew from its files and the masks.
+"""Checks every finished `ureca curate` run again from its files and the masks.
 
-    python tools/curation_check.py DATA RUN --limit 200
+    python tools/curation/check.py DATA RUN --limit 200
 
-The tree is built here a second time, by all pairs of masks. Prints what was counted as JSON; exit
-status 1 when something does not hold.
+It builds the tree a second time, by all pairs of masks. It prints the counts as JSON; exit status 1
+when a check fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ureca.models.curation import output
-from ureca.models.curation.prompts import sentence
+from ureca.models.curation.prompts import parse_sentence
 from ureca.models.curation.records import CuratedPicture, CuratedRegion
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.tree import TreeConfig
@@ -32,7 +32,7 @@ def check(data: Sequence[Path], run: Path, limit: int | None) -> dict[str, Any]:
     """Counts, and `broken`: a line for everything that does not hold."""
     given = read_pictures(data, limit=limit)
     tree = TreeConfig(**json.loads((run / "settings.json").read_text("utf8"))["config"]["tree"])
-    done = {p.image_key: p for p in output.finished(run, (p.image_key for p in given))}
+    done = {p.image_key: p for p in output.read_finished(run, (p.image_key for p in given))}
     broken = [f"{p.image_key}: not done" for p in given if p.image_key not in done]
     for picture in given:
         if picture.image_key in done:
@@ -41,7 +41,7 @@ def check(data: Sequence[Path], run: Path, limit: int | None) -> dict[str, Any]:
     broken += list(export_faults(run, list(done.values())))
     kept = [(picture, region) for picture in done.values() for region in picture.kept]
     exported = {region.region_id for _, region in kept}
-    levels = Counter(len(list(picture.ancestors(region))) for picture, region in kept)
+    levels = Counter(len(list(picture.list_ancestors(region))) for picture, region in kept)
     return {
         "pictures": len(done),
         "regions": sum(len(picture.regions) for picture in done.values()),
@@ -53,7 +53,7 @@ def check(data: Sequence[Path], run: Path, limit: int | None) -> dict[str, Any]:
 
 
 def picture_faults(given: CuratedPicture, done: CuratedPicture, tree: TreeConfig) -> Iterator[str]:
-    """Of one picture's tree and books."""
+    """Of one picture's tree and counters."""
     ids = [region.region_id for region in done.regions]
     if sorted(ids) != sorted(region.region_id for region in given.regions):
         yield "its regions are not those that came in"
@@ -83,7 +83,7 @@ def export_faults(run: Path, done: Sequence[CuratedPicture]) -> Iterator[str]:
             yield f"{region.region_id}: other words or another parent in {output.ROWS}"
         if (talk["mask_id"], talk["conversations"][1]["value"]) != (region.region_id, words):
             yield f"{region.region_id}: other words in {output.CONVERSATIONS}"
-        if not (picture.mask(region).any() and row["rle"]["counts"] == region.counts):
+        if not (picture.decode_mask(region).any() and row["rle"]["counts"] == region.counts):
             yield f"{region.region_id}: another mask in {output.ROWS}"
 
 
@@ -92,7 +92,7 @@ def _tree_faults(done: CuratedPicture, tree: TreeConfig) -> Iterator[str]:
     regions = [region for region in done.regions if region.left_out not in _TREELESS]
     if not regions:
         return
-    flat = np.stack([done.mask(region).ravel() for region in regions]).astype(np.float64)
+    flat = np.stack([done.decode_mask(region).ravel() for region in regions]).astype(np.float64)
     area, common = flat.sum(axis=1), flat @ flat.T
     for i, region in enumerate(regions):
         holders = [j for j in range(i) if common[i, j] >= tree.containment * area[i]]
@@ -110,19 +110,19 @@ def _region_faults(done: CuratedPicture, region: CuratedRegion, tree: TreeConfig
         yield f"{name} has depth {region.depth}, its parts say {max(below, default=0)}"
     if region.left_out is not None:
         return
-    share = float(done.mask(region).mean())
+    share = float(done.decode_mask(region).mean())
     top = 1.0 if region.parent else tree.max_share
     if abs(share - region.share) > 1e-9 or not tree.min_share <= share <= top:
         yield f"{name} was kept with a share of {share:.4f}, {region.share:.4f} is written"
     above = by_id.get(region.parent)
     if above is not None and above.left_out is not None and not above.long:
         yield f"{name} was kept although {above.region_id} ended as {above.left_out}"
-    kin = {*done.ancestors(region)}
-    if any(name in done.ancestors(by_id[o]) or o in kin for o in region.similar):
+    kin = {*done.list_ancestors(region)}
+    if any(name in done.list_ancestors(by_id[o]) or o in kin for o in region.similar):
         yield f"{name} was compared with its own thing or part"
-    if sentence(region.short) is None or sentence(region.long) is None:
+    if parse_sentence(region.short) is None or parse_sentence(region.long) is None:
         yield f"{name} was kept without words"
-    if region.refined and (not region.similar or sentence(region.refined) is None):
+    if region.refined and (not region.similar or parse_sentence(region.refined) is None):
         yield f"{name} was refined to {region.refined!r} beside {len(region.similar)} others"
 
 

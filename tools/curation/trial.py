@@ -1,13 +1,13 @@
-"""`ureca curate` on many real pictures against a server that fails, throttles, hangs and is killed.
+"""Runs `ureca curate` on many real images against a server that fails, throttles, hangs and is
+killed.
 
-    python tools/curation_trial.py ../shared/data -o runs/trial --limit 200
+    python tools/curation/trial.py ../shared/data -o runs/trial --limit 200
 
-Four runs, every process a real one: `whole`, uninterrupted against a server without trouble;
-`troubled`, against one with trouble that is killed and started again while the client goes on, a
-client that is killed, and a server that stays away until the client gives up; `ray`, on Ray Data
-against a server with trouble. All must end in the same files, and no answer may be paid for twice
-but those that were under way when a process was killed. Prints JSON; exit status 1 when something
-does not hold.
+Four runs, each with real processes: `whole`, uninterrupted against a server without faults;
+`troubled`, against one with faults that is killed and restarted while the client continues, with a
+client that is killed, and with a server that is absent until the client gives up; `ray`, on Ray
+Data against a server with faults. All must give the same files. Only answers in flight at a kill
+may be paid for twice. It prints JSON; exit status 1 when a check fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from curation_check import check
+from check import check
 
 from ureca.models.curation import output
 
@@ -58,7 +58,7 @@ class ServerProcess:
         words += ["--delay", str(self.delay)]
         words += ["--log", str(self.log), *(["--keep", str(self.keep)] if self.keep else [])]
         self.process = subprocess.Popen(
-            [sys.executable, str(TOOLS / "curation_server.py"), *words], stdout=subprocess.PIPE
+            [sys.executable, str(TOOLS / "server.py"), *words], stdout=subprocess.PIPE
         )
         assert self.process.stdout is not None
         self.process.stdout.readline()
@@ -81,7 +81,7 @@ class ServerProcess:
         """How many answers went out."""
         return sum(did == "answer" for _, did in self.did())
 
-    def books(self) -> dict[str, Any]:
+    def counters(self) -> dict[str, Any]:
         """Requests by what was done, and how often a question was answered again."""
         paid = Counter(key for key, did in self.did() if did == "answer")
         return {
@@ -222,7 +222,7 @@ def faults(
 
 
 def _told(client: CurateProcess, server: ServerProcess) -> dict[str, Any]:
-    return {"sessions": client.sessions, **server.books(), "ledger": client.ledger()}
+    return {"sessions": client.sessions, **server.counters(), "ledger": client.ledger()}
 
 
 def _threads(options: argparse.Namespace) -> list[str]:
