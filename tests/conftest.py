@@ -39,9 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _leave_nothing_behind() -> Iterator[None]:
-    """A test that leaves a thread, a ZeroMQ context or an event loop behind fails."""
-    threads, polls = set(threading.enumerate()), _open_polls()
+    """A test that leaves a thread, a ZeroMQ context or an event loop behind fails, and one after
+    which this process has another priority: some encoders take a real-time one.
+    """
+    threads, polls, priority = set(threading.enumerate()), _open_polls(), _get_priority()
     yield
+    assert _get_priority() == priority, "the test changed the priority of this process"
     left = _wait_until_gone(lambda: [t.name for t in set(threading.enumerate()) - threads])
     assert not left, f"the test left threads behind: {left}"
     if _open_polls() > polls:
@@ -58,6 +61,11 @@ def _log_as_before() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
     logger.setLevel(level)
+
+
+def _get_priority() -> object:
+    """How the kernel schedules this thread, where there is a way to ask."""
+    return os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
 
 
 def _open_polls() -> int:
