@@ -37,6 +37,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_NameFailures(config), "name-failures")
+
+
+class _NameFailures:
+    """Prints the name and the last line of a failure at once: a run that is cut short is silent
+    otherwise about what failed in it.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            reason = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
+            first = next(iter(reason.splitlines()), "")
+            terminal.ensure_newline()
+            terminal.write_line(f"{report.when} failed: {report.nodeid}: {first[:200]}")
+
+
 @pytest.fixture(autouse=True)
 def _leave_nothing_behind() -> Iterator[None]:
     """A test that leaves a thread, a ZeroMQ context or an event loop behind fails, and one after

@@ -41,6 +41,12 @@ class ImageProjector(nn.Module):
         )
 
 
+def encode_frozen(trunk: Trunk, detector: Backbone | None, pixels: Tensor) -> Raw:
+    """Tiles f32 [T, 3, S, S] -> the maps of the frozen layers, in the order of `Raw`."""
+    seen = () if detector is None else detector(pixels)[1:]
+    return (*trunk(pixels), make_colour_map(pixels), *seen)
+
+
 class Captioner(nn.Module):
     """URECA-nano. Rows of `regions` and `run_lm` are ordered by image. The node passes one image at
     a time.
@@ -71,8 +77,7 @@ class Captioner(nn.Module):
 
     def encode_frozen(self, pixels: Tensor) -> Raw:
         """Run the part of vision that does not change in training while the trunk is frozen."""
-        seen = () if self.detector is None else self.detector(pixels)[1:]
-        return (*self.trunk(pixels), make_colour_map(pixels), *seen)
+        return encode_frozen(self.trunk, self.detector, pixels)
 
     def regions(self, masks: Tensor, boxes: Tensor, maps: Maps) -> Tensor:
         """masks f32 [N, T, M, M] of 0/1, boxes f32 [N, 4] normalised xyxy -> region tokens [N, K,

@@ -24,7 +24,8 @@ from ureca.models.config import DETECTOR_CHANNELS, TRUNK_CHANNELS, VisionConfig
 from ureca.models.data.picture_faults import add_faults
 from ureca.models.data.regions import ImageStore, hash_image_key
 from ureca.models.nano.detector import Backbone
-from ureca.models.nano.pyramid import Raw, make_colour_map
+from ureca.models.nano.network import encode_frozen
+from ureca.models.nano.pyramid import Raw
 from ureca.models.nano.trunk import Trunk
 from ureca.models.preprocess import Grid, make_pixel_tiles
 
@@ -46,8 +47,7 @@ class FrozenLayers(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> Raw:
         """As `Captioner.encode_frozen`."""
-        seen = () if self.detector is None else self.detector(pixels)[1:]
-        return (*self.trunk(pixels), make_colour_map(pixels), *seen)
+        return encode_frozen(self.trunk, self.detector, pixels)
 
 
 class FeatureCache:

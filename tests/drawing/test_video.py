@@ -273,7 +273,7 @@ def test_the_command_renders_every_frame_of_a_clip(tmp_path, capsys):
     if not clip.is_dir():
         pytest.skip("no demo clip in configs/demo")
     assert main(options, engine_of=lambda _: ScriptedEngine()) == 0
-    assert f"render    {path}: 7.5 s at 24" in capsys.readouterr().out
+    assert f"render    {path}: 12.0 s at 15 pictures/s" in capsys.readouterr().out
     pictures = read(path)
     assert len(pictures) == 180
     assert (pictures[-1].max(axis=2) > 230).sum() > 300, "captions in white"

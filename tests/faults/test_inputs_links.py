@@ -76,7 +76,7 @@ def test_a_camera_that_is_killed_and_started_again(
     tmp_path: Path, start: object, kind: str, pixels: str
 ) -> None:
     address = f"ipc://{tmp_path}/frames"
-    with rig(tmp_path, f"{kind}+{address}", silent_s=0.5) as node:
+    with rig(tmp_path, f"{kind}+{address}", prompts={}, silent_s=0.5) as node:
         first = start(kind, address, pixels)  # type: ignore[operator]
         until(lambda: node.events.of("caption.final"), "a caption")
         assert len(rings(first.pid)) == (pixels == "shm")

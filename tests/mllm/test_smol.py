@@ -112,6 +112,24 @@ def test_the_base_is_the_two_models_it_was_made_of(base, tmp_path):
         join_models(base, language=folder / "llama", nano=folder / "nano")
 
 
+def test_the_tower_of_a_nano_with_a_detector_sees_what_the_nano_sees():
+    from ureca.models.config import make_tiny_config
+    from ureca.models.mllm.network.nano_tower import NanoTower, make_tower_config
+    from ureca.models.nano.network import Captioner
+
+    tiny = make_tiny_config()
+    config = replace(tiny, regions=replace(tiny.regions, detector=True))
+    eyes = Captioner(config).eval()
+    tower = NanoTower(make_tower_config(config)).eval()
+    tower.load_state_dict({name: eyes.state_dict()[name] for name in tower.state_dict()})
+    tiles = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        maps, expected = tower(tiles).maps, eyes.vision(tiles)[1]
+    assert len(maps) == len(expected)
+    for ours, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_the_tower_says_of_a_region_what_the_nano_says(base, checkpoint):
     from ureca.models.mllm.network.nano_tower import compute_boxes
     from ureca.models.nano.checkpoint import load_checkpoint as load_nano

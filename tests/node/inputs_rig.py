@@ -104,6 +104,7 @@ class Rig:
         uri: str,
         open_frames: Callable[[NodeConfig, Clock, NodeCounters, Wait], list[FrameSource]]
         | None = None,
+        prompts: dict[int, tuple[RegionSeed, ...]] | None = None,
         **source: object,
     ) -> None:
         self.events = EventCapture()
@@ -120,7 +121,7 @@ class Rig:
             config,
             ScriptedEngine(),
             clock=MonotonicClock(),
-            prompts={0: (BOX,)},
+            prompts={0: (BOX,)} if prompts is None else prompts,
             sinks=[self.events],
             **more,  # type: ignore[arg-type]
         )

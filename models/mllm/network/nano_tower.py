@@ -28,11 +28,11 @@ from transformers import (
 from ureca.errors import WeightsError
 from ureca.models.config import CaptionerConfig
 from ureca.models.mllm.network.families import NANO_LM
-from ureca.models.nano.network import Captioner
+from ureca.models.nano.network import Captioner, encode_frozen
 from ureca.models.nano.pyramid import Maps
 
 TOWER_TYPE = "ureca_nano_tower"
-_PARTS = ["trunk", "projector", "pyramid", "features"]
+_PARTS = ["trunk", "detector", "projector", "pyramid", "features"]
 
 
 class TowerConfig(PreTrainedConfig):
@@ -67,7 +67,7 @@ class NanoTower(PreTrainedModel):
         nano = Captioner(read_nano_config(config))
         if nano.features is None:
             raise WeightsError("the nano has no region features: expected pooled_features or roi")
-        self.trunk, self.projector = nano.trunk, nano.projector
+        self.trunk, self.detector, self.projector = nano.trunk, nano.detector, nano.projector
         self.pyramid, self.features = nano.pyramid, nano.features
         self.post_init()
 
@@ -78,7 +78,7 @@ class NanoTower(PreTrainedModel):
     def forward(self, pixel_values: Tensor) -> TowerFeatures:
         """Encode tiles f32 [T, 3, S, S] of one image."""
         pixels = pixel_values.float()
-        raw = Captioner.encode_frozen(self, pixels)  # type: ignore[arg-type]  # the same parts by name
+        raw = encode_frozen(self.trunk, self.detector, pixels)
         return TowerFeatures(_normalise(self.projector(raw[2])), self.pyramid(raw))
 
     @torch.no_grad()
