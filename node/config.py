@@ -252,6 +252,10 @@ class CaptionConfig:
     max_chars: int = 400
     min_score: float = 0.0
     """Captions with a lower mean token probability become `caption.error`; 0: all are published."""
+    min_confidence: float = 0.4
+    """Captions with a lower calibrated probability of being right are published as `unsure`; 0:
+    none is.
+    """
     max_repeat: int = 3
     """A word, or pair or triple of words, that occurs more than this many times in a row is a
     failure.
@@ -271,6 +275,10 @@ class CaptionConfig:
         ensure(
             1 <= self.vote_looks <= 100,
             f"caption.vote_looks must be 1..100, got {self.vote_looks}",
+        )
+        ensure(
+            0 <= self.min_confidence <= 1,
+            f"caption.min_confidence must be 0..1, got {self.min_confidence}",
         )
         ensure(
             1 <= self.max_new_tokens <= 512,

@@ -147,9 +147,14 @@ class Watcher:
 
 
 @contextmanager
-def running(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Any, str, str]]:
-    """The camera and the node; what is left of them is killed."""
-    frames, events, requests = (f"ipc://{folder}/{name}" for name in ("frames", "ev", "rq"))
+def running(
+    options: argparse.Namespace, folder: Path, addresses: tuple[str, str] | None = None
+) -> Iterator[tuple[Any, str, str]]:
+    """The camera and the node, with its output in `out` and `err`; what is left of them is killed.
+    `addresses` are those of events and requests.
+    """
+    frames = f"ipc://{folder}/frames"
+    events, requests = addresses or (f"ipc://{folder}/ev", f"ipc://{folder}/rq")
     script = [sys.executable, str(ROOT / "tools" / "soak.py"), "--camera", frames]
     sender = subprocess.Popen(
         [*script, "--fps", str(options.fps), "--regions", str(options.regions)]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-UNSURE_BELOW = 0.4
-"""Captions with a lower confidence are shown as "unsure"; `page/cards.js` has the same number."""
-
 
 class HasConfidence(Protocol):
     """A caption with what is known about its truth."""
@@ -19,10 +16,14 @@ class HasConfidence(Protocol):
     def confidence(self) -> float | None:
         """Calibrated probability that the caption is right."""
 
+    @property
+    def unsure(self) -> bool:
+        """Whether it is lower than the policy's `min_confidence`."""
+
 
 def tell_confidence(caption: HasConfidence) -> str:
     """Return "62 %", "unsure, 31 %", or the score of a bundle that cannot tell, or ""."""
     if caption.confidence is not None:
-        doubt = "unsure, " if caption.confidence < UNSURE_BELOW else ""
+        doubt = "unsure, " if caption.unsure else ""
         return f"{doubt}{caption.confidence:.0%}".replace("%", " %")
     return "" if caption.score is None else f"score {caption.score:.2f}"

@@ -296,7 +296,8 @@ class RegionRequest:
     label: str | None = None
     ttl_ms: int | None = None
     max_new_tokens: int | None = None
-    """None, here and in `ttl_ms`: the value of the configuration."""
+    min_confidence: float | None = None
+    """None, here, in `ttl_ms` and in `max_new_tokens`: the value of the configuration."""
 
 
 # --- the captioner's side -------------------------------------------------------------------------

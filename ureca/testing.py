@@ -7,7 +7,7 @@ patched internals.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -159,6 +159,8 @@ class ScriptedEngine:
 
     hook: Hook = _fine
     max_regions: int = 32
+    confidence: float | None = None
+    """Of every caption."""
     batches: list[int] = field(default_factory=list)
     encoded: int = 0
 
@@ -241,7 +243,9 @@ class ScriptedEngine:
             if step == "raise":
                 raise EngineError(f"scripted failure in call {call} at token {token}")
             for row in list(rows.values()):
-                yield from row.advance(bad=step == "non_finite", aborted=aborted(row.row))
+                for said in row.advance(bad=step == "non_finite", aborted=aborted(row.row)):
+                    sure = isinstance(said, RowDone) and self.confidence is not None
+                    yield replace(said, confidence=self.confidence) if sure else said
                 if row.ended:
                     del rows[row.row]
             token += 1

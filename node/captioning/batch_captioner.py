@@ -283,6 +283,11 @@ class CaptionWriter:
             done,
             info=self.info,
             ttl_ms=request.ttl_ms or self._config.ttl_ms,
+            min_confidence=(
+                self._config.min_confidence
+                if request.min_confidence is None
+                else request.min_confidence
+            ),
             durations_us=durations_us,
             batch={"n": len(writing.rows), "pos": done.row},
         )

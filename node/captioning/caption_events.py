@@ -75,6 +75,7 @@ def final(
     *,
     info: EngineInfo,
     ttl_ms: int,
+    min_confidence: float,
     durations_us: Mapping[str, int],
     batch: Mapping[str, int],
 ) -> CaptionFinal:
@@ -88,6 +89,7 @@ def final(
         score=done.score,
         score_kind="token_geomean",
         confidence=done.confidence,
+        unsure=done.confidence is not None and done.confidence < min_confidence,
         src_seqs=(frame.seq,),
         captured_ns=frame.captured_ns,
         clk=frame.clock,

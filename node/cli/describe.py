@@ -122,7 +122,9 @@ def _show(region: str, done: RowDone, problem: str | None, *, as_json: bool) -> 
         text = None if problem else done.text.strip()
         fields = {"region": region, "text": text, "error": problem}
         sure = None if done.confidence is None else round(done.confidence, 4)
-        score = {"score": round(done.score, 4), "confidence": sure, "n_tok": done.n_tok}
+        unsure = sure is not None and sure < CaptionConfig().min_confidence
+        score = {"score": round(done.score, 4), "confidence": sure, "unsure": unsure}
+        score["n_tok"] = done.n_tok
         print(json.dumps({**fields, **score}))
     elif problem:
         print(f"{region}: no caption: {problem}", file=sys.stderr)

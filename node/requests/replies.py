@@ -77,6 +77,7 @@ def _description(event: CaptionFinal) -> Description:
         bundle_sha=event.bundle_sha,
         precision=event.precision,
         confidence=event.confidence,
+        unsure=event.unsure,
         stream=event.stream,
         seq=event.src_seqs[-1],
         captured_ns=event.captured_ns,

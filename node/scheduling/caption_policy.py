@@ -35,6 +35,8 @@ class Policy:
     triggers: frozenset[Trigger]
     max_new_tokens: int
     style: Style
+    min_confidence: float
+    """Captions with a lower confidence, 0..1, are `unsure`."""
 
     def __post_init__(self) -> None:
         if self.min_interval_ms > self.max_interval_ms:
@@ -54,6 +56,7 @@ class Policy:
             triggers=TRIGGERS,
             max_new_tokens=caption.max_new_tokens,
             style=caption.style,
+            min_confidence=caption.min_confidence,
         )
 
     @property

@@ -251,6 +251,7 @@ class Scheduler:
             label=track.label,
             ttl_ms=policy.ttl_ms,
             max_new_tokens=policy.max_new_tokens,
+            min_confidence=policy.min_confidence,
         )
         region.in_flight, region.asked_ns, region.pending = request.request_id, now_ns, None
         region.asked = CaptionedState(region.rev, track.box_xyxy_px, area_px(track))

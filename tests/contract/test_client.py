@@ -14,6 +14,7 @@ from ureca import AsyncClient, Client, FramePublisher, RegionSeed
 from ureca.client.sockets import harden
 from ureca.errors import RequestError, VersionError, WireError
 from ureca.protocol import wire
+from ureca.protocol.events import CaptionFinal
 
 HELLO = {
     "node": "n1",
@@ -95,6 +96,26 @@ def test_events_arrive_in_order_and_gaps_are_counted(every_event):
         got = list(client.events(timeout_s=0.5))
         assert [event.event_seq for event in got] == [1, 2, 3, 4, *range(7, 17)]
         assert (client.missed, client.unreadable) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "least", "comes"),
+    [(0.3, 0.0, True), (0.3, 0.5, False), (0.6, 0.5, True), (None, 0.5, True)],
+)
+def test_captions_that_are_too_unsure_are_left_out(every_event, confidence, least, comes):
+    final = next(event for event in every_event if isinstance(event, CaptionFinal))
+    changed = [
+        msgspec.structs.replace(event, confidence=confidence) if event is final else event
+        for event in every_event
+    ]
+    with (
+        fake_node(_encoded(changed)) as node,
+        Client.connect(node.events, node.requests) as client,
+    ):
+        got = list(client.events(timeout_s=0.5, min_confidence=least))
+        assert any(isinstance(event, CaptionFinal) for event in got) == comes
+        assert len(got) == len(changed) - (not comes)
+        assert client.missed == 0
 
 
 def test_kinds_are_filtered_without_counting_gaps(every_event):

@@ -123,5 +123,5 @@ def test_the_table_draws(every_event):
 
 def test_watch_prints_json_lines_until_its_time_is_over(capsys, tmp_path):
     nobody = ["--events", f"ipc://{tmp_path}/e", "--requests", f"ipc://{tmp_path}/r"]
-    assert watch.main([*nobody, "--json", "--duration", "0.2"]) == 0
+    assert watch.main([*nobody, "--json", "--duration", "0.2"]) == 1
     assert capsys.readouterr().out == ""

@@ -160,6 +160,7 @@ def test_a_policy_holds_for_its_region_and_null_takes_it_back() -> None:
         "triggers": ["new"],
         "max_new_tokens": 2,
         "style": "short",
+        "min_confidence": 0.4,
     }
     node.play(SOURCE.frame(seq) for seq in range(3, 120))
     later = node.events.of("caption.final", "caption.same")[3:]
@@ -180,6 +181,23 @@ def test_the_policy_of_a_region_that_ended_binds_nobody() -> None:
         told(node, "policy.set", **quick)
     told(node, "region.remove", stream="cam0", rid="slow")
     assert told(node, "policy.set", **quick)["policy"]["max_interval_ms"] == 2000
+
+
+def test_captions_below_the_confidence_of_a_policy_are_unsure() -> None:
+    node = Replay(engine=ScriptedEngine(confidence=0.5))
+    node.play(replace(LONELY, frames=1))
+    for rid, colour, own in (
+        ("strict", "blue", {"min_confidence": 0.7}),
+        ("lax", "red", {"min_confidence": 0.0}),
+        ("usual", "green", {}),
+    ):
+        region = {"rid": rid, "box": list(LONELY.boxes_xyxy_px(0)[colour])}
+        told(node, "region.add", stream="cam0", region=region, policy=own)
+    node.step()
+    unsure = {final.rid: final.unsure for final in node.events.of("caption.final")}  # type: ignore[union-attr]
+    assert unsure == {"strict": True, "lax": False, "usual": False}
+    with pytest.raises(msgspec.ValidationError, match="min_confidence"):
+        told(node, "policy.set", stream="cam0", policy={"min_confidence": 1.5})
 
 
 def test_max_tokens_of_a_policy_cut_the_caption() -> None:

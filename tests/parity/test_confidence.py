@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from ureca.bundle import load_manifest
-from ureca.confidence import UNSURE_BELOW, tell_confidence
+from ureca.client.region_cache import CaptionRecord
+from ureca.confidence import tell_confidence
 from ureca.datatypes import RowDone
 from ureca.errors import BundleError
 from ureca.models.evaluation.confidence import fit, measure, predict
@@ -79,6 +80,6 @@ def test_the_fit_is_calibrated_and_ranks(monkeypatch):
     [(0.5, 0.62, "62 %"), (0.5, 0.31, "unsure, 31 %"), (0.5, None, "score 0.50"), (None, None, "")],
 )
 def test_it_is_told_in_words(score, confidence, words):
-    done = RowDone(0, "a cup", 2, "eos", score, confidence)
-    assert tell_confidence(done) == words
-    assert confidence is None or ("unsure" in words) == (confidence < UNSURE_BELOW)
+    unsure = confidence is not None and confidence < 0.4
+    said = CaptionRecord("a cup", 1, 0, "mono", 1, score, "new", confidence, unsure)
+    assert tell_confidence(said) == words

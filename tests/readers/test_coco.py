@@ -133,7 +133,7 @@ def test_a_wrong_row_is_counted_and_costs_no_other(tmp_path, imported, reason, r
         ("no such picture", image(43, "absent.jpg")),
         ("broken picture", image(43, "text.jpg")),
         ("wrong picture size", image(43, "000000000042.jpg", width=WIDTH + 1)),
-        ("broken picture", image(43, "bomb.png", width=30_000, height=30_000)),
+        ("picture too large", image(43, "bomb.png", width=30_000, height=30_000)),
     ],
 )
 def test_a_wrong_picture_is_counted(tmp_path, imported, reason, entry):

@@ -211,7 +211,7 @@ def test_watch_says_at_once_that_nobody_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events, requests = addresses(tmp_path)
-    watch.main(["--events", events, "--requests", requests, "--duration", "0.3"])
+    assert watch.main(["--events", events, "--requests", requests, "--duration", "0.3"]) == 1
     said = capsys.readouterr().err
     assert f"no node answers at {requests} yet; waiting" in said
 
@@ -219,7 +219,7 @@ def test_watch_says_at_once_that_nobody_is_there(
 def test_watch_of_a_node_says_nothing_of_the_kind(
     node: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watch.main(["--events", node[0], "--requests", node[1], "--duration", "1"])
+    assert watch.main(["--events", node[0], "--requests", node[1], "--duration", "1"]) == 0
     assert "no node" not in capsys.readouterr().err
 
 

@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,9 @@ import zmq
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from soak_figures import sample_of  # noqa: E402  (beside the other soak)
+from soak import running  # noqa: E402  (the other soak's camera and node)
+from soak_figures import sample_of  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 MAX_SILENCE_S, MAX_HELLO_S, MAX_MIB = 2.0, 0.5, 300.0
 FLOODS = ("subscribe", "junk", "topics", "maps", "hello", "snapshot", "large", "handshakes")
 READY_S = 300.0
@@ -215,35 +214,14 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@contextmanager
-def running(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Any, str, str]]:
-    """The camera and the node with keys; what is left of them is killed."""
+def make_keys(folder: Path) -> list[str]:
+    """Keys of node, attacker and honest client; returns the node's options for them."""
     from ureca.cli import keys as keys_command
 
     for name, *more in (("node",), ("evil", "--role", "observe"), ("eye", "--role", "admin")):
         keys_command.main(["new", name, *more, "-o", str(folder)])
-    events, requests = (f"tcp://127.0.0.1:{port}" for port in free_ports(2))
-    frames = f"ipc://{folder}/frames"
-    words = ["--camera", frames, "--fps", str(options.fps), "--regions", str(options.regions)]
-    sender = subprocess.Popen([sys.executable, str(ROOT / "tools" / "soak.py"), *words])
-    settings = {
-        "publish.events": events,
-        "publish.requests": requests,
-        "security.key": folder / "node.key_secret",
-        "security.allow": folder / "allow.txt",
-    }
-    node_words = ["--source", f"zmq+{frames}", "--quiet"]
-    node_words += [word for key, at in settings.items() for word in ("--set", f"{key}={at}")]
-    with (folder / "log").open("w") as log:
-        node = subprocess.Popen(
-            [sys.executable, str(ROOT / "run_node.py"), *node_words], stdout=log, stderr=log
-        )
-        try:
-            yield node, events, requests
-        finally:
-            for process in (sender, node):
-                process.kill()
-                process.wait()
+    files = {"security.key": "node.key_secret", "security.allow": "allow.txt"}
+    return [word for key, name in files.items() for word in ("--set", f"{key}={folder / name}")]
 
 
 def soak(options: argparse.Namespace) -> dict[str, Any]:
@@ -251,7 +229,10 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with running(options, folder) as (node, events, requests):
+        options.node = make_keys(folder)
+        first, second = free_ports(2)
+        addresses = (f"tcp://127.0.0.1:{first}", f"tcp://127.0.0.1:{second}")
+        with running(options, folder, addresses) as (node, events, requests):
             honest = Honest(events, requests, folder)
             until = time.monotonic() + READY_S
             while not honest.watch(node.pid, 1.0).ages_ms and time.monotonic() < until:
@@ -269,7 +250,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             found["exit_code"] = node.wait(60)
             found["counters"] = honest.counters
             honest.close()
-        found["log"] = (folder / "log").read_text().splitlines()[-40:]
+        found["log"] = (folder / "err").read_text().splitlines()[-40:]
     return found
 
 
@@ -326,7 +307,9 @@ def main() -> int:
     print("quiet", found["quiet"])
     print(found["counters"])
     wrong = faults(found)
-    print("\n".join(f"WRONG     {one}" for one in wrong) or "within all bounds; books balance")
+    print(
+        "\n".join(f"WRONG     {one}" for one in wrong) or "within all bounds; the counters balance"
+    )
     return int(bool(wrong))
 
 

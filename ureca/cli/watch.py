@@ -10,7 +10,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -76,16 +76,17 @@ def _words(event: RegionEvent) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Watch until the duration is over or Ctrl-C."""
+    """Watch until the duration is over or Ctrl-C. Returns 1 if nothing was there all that time."""
     options = _parser().parse_args(argv)
     with Client.connect(options.events, options.requests, keys=keys_of(options)) as client:
         until = None if options.duration is None else time.monotonic() + options.duration
-        _say_who_is_there(client, options)
+        events = _Counted(_live(client, options.stream, until))
+        is_there = _say_who_is_there(client, options)
         show = _shower(client, options)
-        show(_live(client, options.stream, until))
+        show(events)
         if client.missed:
             print(f"ureca watch: {client.missed} events were missed", file=sys.stderr)
-    return 0
+    return 0 if is_there or events.count else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,21 +108,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say_who_is_there(client: Client, options: argparse.Namespace) -> None:
-    """Say at once that nobody answers: otherwise an empty screen is all there is to see."""
+def _say_who_is_there(client: Client, options: argparse.Namespace) -> bool:
+    """Say at once that nobody answers: otherwise an empty screen is all there is to see. False if
+    nobody does.
+    """
     seconds = min(_HELLO_S, options.duration or _HELLO_S)
     try:
         client.call("hello", deadline_s=seconds)
     except RequestError as error:
         if error.code != "DEADLINE":
             print(f"ureca watch: {error}", file=sys.stderr)
-            return
+            return True
         print(
             f"ureca watch: no node answers at {options.requests} yet; waiting. Start one with "
             "`ureca run`; if it uses keys, yours may be missing from its list",
             file=sys.stderr,
             flush=True,
         )
+        return False
+    return True
 
 
 def _live(client: Client, stream: str | None, until: float | None) -> Iterator[AnyEvent | None]:
@@ -132,9 +137,21 @@ def _live(client: Client, stream: str | None, until: float | None) -> Iterator[A
             yield event
 
 
+class _Counted:
+    """Events as they come, counted."""
+
+    def __init__(self, events: Iterator[AnyEvent | None]) -> None:
+        self._events, self.count = events, 0
+
+    def __iter__(self) -> Iterator[AnyEvent | None]:
+        for event in self._events:
+            self.count += event is not None
+            yield event
+
+
 def _shower(
     client: Client, options: argparse.Namespace
-) -> Callable[[Iterator[AnyEvent | None]], None]:
+) -> Callable[[Iterable[AnyEvent | None]], None]:
     if options.json:
         return _show_json
     if not sys.stdout.isatty():
@@ -154,19 +171,19 @@ def _known(client: Client) -> Iterator[AnyEvent]:
         print(f"ureca watch: {error}; listening", file=sys.stderr)
 
 
-def _show_json(events: Iterator[AnyEvent | None]) -> None:
+def _show_json(events: Iterable[AnyEvent | None]) -> None:
     for event in events:
         if event is not None:
             print(msgspec.json.encode(event).decode(), flush=True)
 
 
-def _show_lines(events: Iterator[AnyEvent | None]) -> None:
+def _show_lines(events: Iterable[AnyEvent | None]) -> None:
     for event in events:
         if event is not None and (said := line(event)) is not None:
             print(said, flush=True)
 
 
-def _show_table(events: Iterator[AnyEvent | None]) -> None:
+def _show_table(events: Iterable[AnyEvent | None]) -> None:
     regions, live = RegionCache(MAX_ROWS), require("rich.live", extra="node")
     with live.Live(auto_refresh=False) as screen:
         drawn_at = 0.0

@@ -31,7 +31,7 @@ from ureca.client.shared import (
     wire_args,
 )
 from ureca.datatypes import Image, Level, Style
-from ureca.protocol.events import AnyEvent
+from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.protocol.messagepack import LIMITS, WireLimits
 from ureca.protocol.operations import operation_of
 from ureca.protocol.preview_messages import Picture
@@ -98,16 +98,26 @@ class AsyncClient(AsyncConnection):
         return self._reader.unreadable
 
     async def events(
-        self, kinds: Collection[str] | None = None, timeout_s: float | None = None
+        self,
+        kinds: Collection[str] | None = None,
+        timeout_s: float | None = None,
+        min_confidence: float = 0.0,
     ) -> AsyncIterator[AnyEvent]:
         """Yield events of these kinds (all, if None) as they arrive.
 
-        Ends if none of them arrives for `timeout_s` seconds (never, if None). Raises `VersionError`
-        if the node uses another major version.
+        Leaves out captions with a lower `confidence` than `min_confidence`, 0..1; those of a bundle
+        that cannot tell (`confidence` None) come in any case. Ends if none of them arrives for
+        `timeout_s` seconds (never, if None). Raises `VersionError` if the node uses another major
+        version.
         """
         wanted = check_kinds(kinds)
         while (event := await self._next_event(wanted, timeout_s)) is not None:
-            yield event
+            if not (
+                isinstance(event, CaptionFinal)
+                and event.confidence is not None
+                and event.confidence < min_confidence
+            ):
+                yield event
 
     async def call(self, op: str, /, *, deadline_s: float | None = None, **args: Any) -> Any:
         """Run any operation of `ureca.protocol.operations` by name; returns its result type.

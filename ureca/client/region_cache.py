@@ -62,6 +62,8 @@ class CaptionRecord:
     trigger: str
     confidence: float | None = None
     """Calibrated probability, 0..1, that it is right; None where the bundle has no weights."""
+    unsure: bool = False
+    """`confidence` is lower than the `min_confidence` of the region's policy."""
 
     def holds(self, now_ns: int) -> bool:
         """Whether it is valid at `now_ns` of `clk`."""
@@ -233,4 +235,5 @@ def _record(event: CaptionFinal) -> CaptionRecord:
         score=event.score,
         trigger=event.trigger,
         confidence=event.confidence,
+        unsure=event.unsure,
     )

@@ -121,6 +121,8 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="caption.fina
     """Calibrated probability, 0..1, that the caption is right; None where the bundle has no weights
     for it.
     """
+    unsure: bool = False
+    """`confidence` is lower than the `min_confidence` of the region's policy."""
     src_seqs: tuple[int, ...]
     captured_ns: int
     clk: str = "mono"

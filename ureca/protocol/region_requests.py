@@ -23,6 +23,8 @@ class PolicyPatch(Struct, frozen=True, kw_only=True):
     triggers: Annotated[tuple[WireTrigger, ...], Meta(max_length=4)] | UnsetType | None = UNSET
     max_new_tokens: Annotated[int, Meta(ge=1, le=1024)] | UnsetType | None = UNSET
     style: Style | UnsetType | None = UNSET
+    min_confidence: Annotated[float, Meta(ge=0, le=1)] | UnsetType | None = UNSET
+    """Captions with a lower confidence are published as `unsure`."""
 
 
 class PolicyArgs(Struct, frozen=True, kw_only=True):

@@ -138,7 +138,7 @@ class RecordArgs(Struct, frozen=True, kw_only=True):
 
 class Description(Struct, frozen=True, kw_only=True):
     """The result of `describe`. `stage_us` is by stage; no score means `score_kind` `none`;
-    `confidence` is as in `caption.final`.
+    `confidence` and `unsure` are as in `caption.final`.
     """
 
     text: str
@@ -151,6 +151,7 @@ class Description(Struct, frozen=True, kw_only=True):
     bundle_sha: str
     precision: str
     confidence: float | None = None
+    unsure: bool = False
     stream: str | None = None
     seq: int | None = None
     captured_ns: int | None = None

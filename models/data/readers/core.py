@@ -24,7 +24,7 @@ from ureca.models.data.queries import QueryKind, QueryRecord
 from ureca.models.data.regions import RegionRecord
 from ureca.models.data.shards import NAME, ShardSample, find_suffix
 from ureca.protocol import rle
-from ureca.protocol.image_header import measure
+from ureca.protocol.image_header import measure, measure_head
 
 MAX_FILE_BYTES = 2 << 30
 """Of an annotation file; the largest that is read, Visual Genome's, has 0.7 GB."""
@@ -258,11 +258,14 @@ def read_size(encoded: bytes) -> tuple[int, int]:
     """Return width and height of an image. Raises `Rejected` if it is invalid or too large."""
     try:
         find_suffix(encoded)
+        head = measure_head(encoded)
+        if head.width * head.height > rle.MAX_PIXELS:
+            raise Rejected("picture too large")
         facts = measure(encoded)
     except (SourceError, WireError):
         raise Rejected("broken picture") from None
-    if not 0 < facts.width * facts.height <= rle.MAX_PIXELS:
-        raise Rejected("picture too large")
+    if not facts.width * facts.height:
+        raise Rejected("broken picture")
     return facts.width, facts.height
 
 

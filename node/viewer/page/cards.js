@@ -2,7 +2,6 @@
 // Captions are text, never markup: everything is set with textContent.
 
 const GONE_MS = 15_000; // a region that ended is on show for so long; searching finds it longer
-const UNSURE = 0.4; // as in ureca/confidence.py
 const TRIGGERS = { new: "new", request: "asked", recovered: "found again", change: "changed", refresh: "renewed" };
 
 function made(tag, name, text) {
@@ -167,8 +166,8 @@ function note(entry) {
 }
 
 /** How likely a caption is right, or the score of a bundle that cannot tell. */
-function sureness({ confidence, score }) {
-  if (typeof confidence === "number") return `${confidence < UNSURE ? "unsure, " : ""}${Math.round(100 * confidence)} %`;
+function sureness({ confidence, unsure, score }) {
+  if (typeof confidence === "number") return `${unsure ? "unsure, " : ""}${Math.round(100 * confidence)} %`;
   return typeof score === "number" ? `score ${score.toFixed(2)}` : "";
 }
 

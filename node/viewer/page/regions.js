@@ -97,13 +97,13 @@ export class Regions {
     const capturedMs = event.clk === this.#clock ? event.captured_ns / 1e6 : this.now();
     const repeat = before && before.session_id === event.session_id && before.rev === event.rev;
     region.caption = {
-      session_id: event.session_id, rev: event.rev, text: event.text, trigger: event.trigger, score: event.score, confidence: event.confidence, status: event.status,
+      session_id: event.session_id, rev: event.rev, text: event.text, trigger: event.trigger, score: event.score, confidence: event.confidence, unsure: event.unsure, status: event.status,
       capturedMs: repeat ? Math.max(capturedMs, before.capturedMs) : capturedMs, ttlMs: event.ttl_ms,
     };
     if (repeat) return;
     region.error = "";
     region.trigger = event.trigger;
-    this.#remember(region, { text: event.text, trigger: event.trigger, score: event.score, confidence: event.confidence });
+    this.#remember(region, { text: event.text, trigger: event.trigger, score: event.score, confidence: event.confidence, unsure: event.unsure });
     const ageMs = this.now() - capturedMs;
     if (event.clk === this.#clock && ageMs - event.age_at_pub_ms < 5000) this.latencies.push({ at: performance.now(), ms: event.age_at_pub_ms });
     const since = performance.now() - LATENCIES_MS;
@@ -121,9 +121,9 @@ export class Regions {
   /** A caption that was asked for on this page. */
   asked(region, result) {
     const capturedMs = result.captured_ns && this.#offset !== null ? result.captured_ns / 1e6 : this.now();
-    region.caption = { ...(region.caption ?? { session_id: "", rev: 0, ttlMs: 10000 }), text: result.text, trigger: "request", score: result.score, confidence: result.confidence, capturedMs };
+    region.caption = { ...(region.caption ?? { session_id: "", rev: 0, ttlMs: 10000 }), text: result.text, trigger: "request", score: result.score, confidence: result.confidence, unsure: result.unsure, capturedMs };
     region.trigger = "request";
-    this.#remember(region, { text: result.text, trigger: "request", score: result.score, confidence: result.confidence });
+    this.#remember(region, { text: result.text, trigger: "request", score: result.score, confidence: result.confidence, unsure: result.unsure });
   }
 
   #remember(region, entry) {

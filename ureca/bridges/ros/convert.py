@@ -143,6 +143,7 @@ def _facts(
         "ttl_ms": caption.ttl_ms,
         "score": caption.score,
         "confidence": caption.confidence,
+        "unsure": caption.unsure,
         "trigger": caption.trigger,
         "rev": caption.rev,
     }
