@@ -244,8 +244,10 @@ class ScriptedEngine:
                 raise EngineError(f"scripted failure in call {call} at token {token}")
             for row in list(rows.values()):
                 for said in row.advance(bad=step == "non_finite", aborted=aborted(row.row)):
-                    sure = isinstance(said, RowDone) and self.confidence is not None
-                    yield replace(said, confidence=self.confidence) if sure else said
+                    if isinstance(said, RowDone):
+                        yield replace(said, confidence=self.confidence)
+                    else:
+                        yield said
                 if row.ended:
                     del rows[row.row]
             token += 1
