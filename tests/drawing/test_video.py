@@ -160,8 +160,9 @@ def test_the_pencil_rests_so_that_the_node_keeps_its_processor(tmp_path):
 
     renderer, shown = Renderer(tmp_path / "out.mp4", fps=24, draw=heavy), 0
     renderer.start()
+    start_s = time.monotonic()
     while len(drawn) < 12:
-        one = frame(shown)
+        one = frame(shown, at_s=time.monotonic() - start_s)
         renderer.saw(one, tracks(one))
         shown += 1
         while len(drawn) + lost() < shown:  # none waits when the next one comes
