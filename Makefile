@@ -37,8 +37,9 @@ TORCH := torch==2.13.0
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python run_node.py --source configs/demo/tabletop.mp4 --prompts configs/demo/prompts.json
 
+# The types take one core for a minute and a half: the tests begin beside them.
 test: $(DEV)/.ready
-	@begin=$$SECONDS; $(MAKE) --no-print-directory check tests; \
+	@begin=$$SECONDS; $(MAKE) --no-print-directory --jobs 2 check tests; \
 	echo "checks and tests: $$((SECONDS - begin)) s, set-up not counted"
 
 test-all: test

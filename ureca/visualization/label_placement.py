@@ -60,7 +60,8 @@ def _best(
     box, size = request.box_xyxy_px, request.size_px
     if size[0] > picture[0] or size[1] > picture[1]:
         return None
-    spots = np.array([_inside(spot, size, picture) for spot in _spots(request, picture)])
+    room = np.array(picture) - size
+    spots = np.clip(np.array(list(_spots(request, picture))), 0, room)
     corners = np.concatenate([spots, spots + size], axis=1)
     free = _overlaps(corners, taken, margin_px=_GAP_PX).sum(axis=1) == 0
     if not free.any():
@@ -92,11 +93,6 @@ def _spots(request: LabelRequest, picture: Place) -> Iterator[Place]:
             yield x, y
 
 
-def _inside(spot: Place, size: Place, picture: Place) -> Place:
-    x, y = (min(max(0, spot[k]), picture[k] - size[k]) for k in range(2))
-    return x, y
-
-
 def _at(spot: Place, size: Place) -> Box:
     return spot[0], spot[1], spot[0] + size[0], spot[1] + size[1]
 
@@ -108,9 +104,13 @@ def _overlaps(
     if not boxes:
         return np.zeros((len(corners), 1))
     other = np.array(boxes) + np.array([-margin_px, -margin_px, margin_px, margin_px])
-    low = np.maximum(corners[:, None, :2], other[None, :, :2])
-    high = np.minimum(corners[:, None, 2:], other[None, :, 2:])
-    shared: npt.NDArray[np.float64] = np.clip(high - low, 0, None).prod(axis=2).astype(np.float64)
+    sides = [
+        np.minimum(corners[:, None, axis + 2], other[None, :, axis + 2])
+        - np.maximum(corners[:, None, axis], other[None, :, axis])
+        for axis in (0, 1)
+    ]
+    width, height = (np.maximum(side, 0) for side in sides)
+    shared: npt.NDArray[np.float64] = (width * height).astype(np.float64)
     return shared
 
 
