@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import RegionRequest, RowDone, Style, Trigger
+from ureca.models.runtime.grounding.phrases import parse, singular
 from ureca.node.config import CaptionConfig
 
 _STEP_PX = 4
@@ -93,22 +94,36 @@ class CaptionChooser:
     def find_whole(
         self, request: RegionRequest, done: RowDone, waiting: Collection[_Key] = ()
     ) -> _Key | None:
-        """The region whose words the caption `done` should take: the smallest one that contains it.
-        None if the caption names no part. Regions in `waiting` need no text yet.
+        """The region whose words the caption `done` should take. It contains the part; if it can,
+        it is what the caption says that the part is of (a lid is the teapot's, not the gripper's
+        that holds it); else it is the smallest one. None if the caption names no part. A region in
+        `waiting` has no text yet and may be the one, so the smallest of those goes first.
         """
-        if not self.config.parts_take_whole or _split_part(done.text) is None:
+        named = _split_part(done.text) if self.config.parts_take_whole else None
+        if named is None:
             return None
+        found = self._list_containing(request, waiting)
+        ranks = {
+            key: (key not in waiting, not _same_noun(other.text, named[1]), other.area)
+            for key, other in found.items()
+        }
+        return min(ranks, key=ranks.__getitem__, default=None)
+
+    def _list_containing(
+        self, request: RegionRequest, waiting: Collection[_Key]
+    ) -> dict[_Key, _Region]:
+        """Regions that contain that of `request`, and have a text that names no part, or wait."""
         own = self._regions[request.stream, request.rid]
-        best: tuple[int, _Key] | None = None
-        for key, other in self._regions.items():
-            if key[0] != request.stream or other is own or not self._is_fresh(other, own):
-                continue
-            if not (key in waiting or (other.text and _split_part(other.text) is None)):
-                continue
-            smaller = best is None or other.area < best[0]
-            if smaller and other.area > _LARGER * own.area and _contains(other.mask, own):
-                best = (other.area, key)
-        return None if best is None else best[1]
+        return {
+            key: other
+            for key, other in self._regions.items()
+            if key[0] == request.stream
+            and other is not own
+            and (key in waiting or (other.text and _split_part(other.text) is None))
+            and other.area > _LARGER * own.area
+            and self._is_fresh(other, own)
+            and _contains(other.mask, own)
+        }
 
     def choose(self, request: RegionRequest, done: RowDone, whole: _Key | None) -> RowDone:
         """The caption to publish for this look: what the last looks agree on, with the words of
@@ -120,8 +135,8 @@ class CaptionChooser:
         voted = _vote(own.looks, own.voted)
         own.voted = text = voted.text
         known = self._regions.get(whole) if whole is not None else None
-        if known is not None and known.text and (part := _split_part(text)) is not None:
-            text = f"{part} of {known.text}"
+        if known is not None and known.text and (named := _split_part(text)) is not None:
+            text = f"{named[0]} of {known.text}"
         own.text = text
         stop = done.stop if text == done.text else "eos"
         return replace(done, text=text, score=voted.score, confidence=voted.confidence, stop=stop)
@@ -135,12 +150,18 @@ def _contains(mask: npt.NDArray[np.bool_], inner: _Region) -> bool:
     return int(np.count_nonzero(mask & inner.mask)) >= _INSIDE * inner.area > 0
 
 
-def _split_part(text: str) -> str | None:
-    """The words for the part in "PART of WHOLE"; None where the text has no such form."""
+def _same_noun(text: str, whole: str) -> bool:
+    """Whether both name the same kind of thing: "a white teapot" and "the blue teapots"."""
+    noun = singular(parse(text).noun)
+    return bool(noun) and noun == singular(parse(whole).noun)
+
+
+def _split_part(text: str) -> tuple[str, str] | None:
+    """PART and WHOLE of "PART of WHOLE"; None where the text has no such form."""
     found = _PART.match(text.strip())
     if found is None or found["part"].split()[-1] in _NO_PARTS:
         return None
-    return found["part"]
+    return found["part"], found["whole"]
 
 
 def _vote(looks: Sequence[_Look], published: str) -> RowDone:

@@ -141,6 +141,18 @@ def test_what_is_no_part_keeps_its_words(text: str, box: tuple[int, int, int, in
     assert text in texts(play(Says([(text, 0.5), ("a red mug", 0.9)]), box, WHOLE)[0]).values()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_a_part_is_that_of_the_thing_it_names_not_of_a_smaller_one_before_it(
+    order: tuple[int, ...],
+) -> None:
+    """A gripper holds the teapot's lid: both contain the lid, and the gripper is the smaller."""
+    lid, gripper, teapot = (20, 12, 26, 18), (18, 10, 34, 22), WHOLE
+    said = [("the lid of a blue teapot", 0.5), ("a robot gripper", 0.9), ("white teapots", 0.9)]
+    boxes = (lid, gripper, teapot)
+    events = play(Says([said[k] for k in order]), *(boxes[k] for k in order))[0]
+    assert "the lid of white teapots" in texts(events).values()
+
+
 def test_a_part_of_a_part_takes_the_words_of_the_thing() -> None:
     said = [("the knob of a box", 0.5), ("the drawer of a desk", 0.5), ("a cabinet", 0.9)]
     found = texts(play(Says(said), (12, 12, 16, 16), (10, 10, 24, 24), WHOLE)[0])
