@@ -24,7 +24,7 @@ from ureca.datatypes import Frame, Image, TrackSet
 from ureca.extras import require
 from ureca.node.annotated_video.overlay_state import News, OverlayState
 from ureca.node.annotated_video.video_writer import FreeBytes, VideoWriter, free_bytes
-from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, TrackEnd
+from ureca.protocol.events import AnyEvent, CaptionFinal, CaptionSame, Panoptic, TrackEnd
 from ureca.visualization.picture import annotated
 from ureca.visualization.text import EXTRA
 
@@ -42,8 +42,10 @@ _Item = tuple[Frame, TrackSet, float] | News
 
 
 def drawn(frame: Frame, tracks: TrackSet, words: OverlayState) -> Image:
-    """The picture with its regions."""
-    return annotated(frame.image, words.shown(tracks), title=frame.stream, memory=words.memory)
+    """The picture with its regions, or with its segments where the stream has any."""
+    shown = words.shown(tracks)
+    ids = words.ids(shown, (frame.height, frame.width))
+    return annotated(frame.image, shown, title=frame.stream, memory=words.memory, ids=ids)
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Renderer:
 
     def __call__(self, event: AnyEvent) -> None:
         """Take note of a published event."""
-        if isinstance(event, CaptionFinal | CaptionSame | TrackEnd):
+        if isinstance(event, CaptionFinal | CaptionSame | Panoptic | TrackEnd):
             with self._changed:
                 if not self._is_over():
                     self._pending.append(event)

@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="--record may replace a file")
     parser.add_argument(
-        "--render", metavar="OUT.mp4", help="write the video with masks and captions drawn on it"
+        "--render", metavar="OUT.mp4", help="write the video with masks or segments, and captions"
     )
     parser.add_argument(
         "--no-realtime", action="store_true", help="process every frame, as fast as possible"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 Rgb = tuple[int, int, int]
 
@@ -22,6 +23,17 @@ COLOURS: tuple[Rgb, ...] = (
 )
 """RGB, light enough to be seen on dark pictures and to carry dark outlines."""
 
+SEGMENT_COLOURS: tuple[Rgb, ...] = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+"""Of segments: neighbours touch, so these differ for the colour-blind too (Okabe and Ito)."""
+
 STALE: Rgb = (168, 168, 168)
 """Expired captions and lost regions."""
 
@@ -29,14 +41,17 @@ STALE: Rgb = (168, 168, 168)
 class Palette:
     """Colours by name: each new name gets the colour that the fewest others have."""
 
-    def __init__(self) -> None:
+    def __init__(self, colours: Sequence[Rgb] = COLOURS) -> None:
+        self._colours = colours
         self._numbers: dict[str, int] = {}
 
     def __getitem__(self, name: str) -> Rgb:
         if name not in self._numbers:
             used = Counter(self._numbers.values())
-            self._numbers[name] = min(range(len(COLOURS)), key=lambda number: used[number])
-        return COLOURS[self._numbers[name]]
+            self._numbers[name] = min(
+                range(len(self._colours)), key=lambda number: used[number]
+            )
+        return self._colours[self._numbers[name]]
 
     def forget(self, name: str) -> None:
         """Let a name go; the others keep their colours."""

@@ -12,11 +12,14 @@ from ureca.datatypes import Image, Mask
 from ureca.extras import require
 from ureca.visualization.label_placement import Box, LabelRequest, Place, place
 from ureca.visualization.palette import STALE, Rgb
+from ureca.visualization.segment_fill import MAX_SEGMENTS, U8, fill_segments
 from ureca.visualization.text import EXTRA, Sprite, sprite
 
 _MIN_WIDTH_PX = 480
 """Narrower images are enlarged by a whole number, so that captions fit."""
 _FILL, _FILL_STALE = 0.33, 0.2
+_FILL_THING, _FILL_STUFF = 0.6, 0.3
+"""Of segments: stuff lets more of the picture through than things."""
 _BACKING = 0.55
 _PAD_PX = 4
 
@@ -26,7 +29,7 @@ class Shown:
     """One region to draw: `mask` bool [H, W] or None (then its box is dashed), `text` maybe empty.
 
     `stale` draws it in grey: its caption has expired, or its place is unknown. `name` identifies it
-    from image to image.
+    from image to image. `is_stuff` fills its segment lighter.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Shown:
     text: str = ""
     mask: Mask | None = None
     stale: bool = False
+    is_stuff: bool = False
 
 
 Memory = dict[str, Place]
@@ -42,18 +46,28 @@ Memory = dict[str, Place]
 
 
 def annotated(
-    image: Image, regions: Sequence[Shown], *, title: str = "", memory: Memory | None = None
+    image: Image,
+    regions: Sequence[Shown],
+    *,
+    title: str = "",
+    memory: Memory | None = None,
+    ids: U8 | None = None,
 ) -> Image:
     """A copy of `image`, RGB u8 [H, W, 3], with masks and captions; narrow ones enlarged.
 
-    `title` is at the lower left; with `memory` captions keep their places. Raises
-    `MissingExtraError` without the `render` extra.
+    `title` is at the lower left; with `memory` captions keep their places. With `ids` u8 [H, W]
+    the pixels of `regions[n - 1]` are those of value n: whole segments are filled, not masks.
+    Raises `MissingExtraError` without the `render` extra.
     """
     times = max(1, -(-_MIN_WIDTH_PX // image.shape[1]))
     canvas = np.ascontiguousarray(image.repeat(times, 0).repeat(times, 1))
+    if ids is not None:
+        fills = [(_tint(region), _share(region)) for region in regions[:MAX_SEGMENTS]]
+        fill_segments(canvas, np.ascontiguousarray(ids.repeat(times, 0).repeat(times, 1)), fills)
     grown = [_grown(region, times) for region in regions]
     for region in sorted(grown, key=_area, reverse=True):
-        _draw_region(canvas, region)
+        if ids is None or region.mask is None:
+            _draw_region(canvas, region)
     reserved = [_draw_title(canvas, title)] if title else []
     _draw_words(canvas, [r for r in grown if r.text], reserved, {} if memory is None else memory)
     return canvas
@@ -79,6 +93,13 @@ def _area(region: Shown) -> int:
 
 def _tint(region: Shown) -> Rgb:
     return STALE if region.stale else region.colour
+
+
+def _share(region: Shown) -> float:
+    """How much of a segment's fill is its colour."""
+    if region.stale:
+        return _FILL_STALE
+    return _FILL_STUFF if region.is_stuff else _FILL_THING
 
 
 def _draw_region(canvas: Image, region: Shown) -> None:
