@@ -48,9 +48,7 @@ class Palette:
     def __getitem__(self, name: str) -> Rgb:
         if name not in self._numbers:
             used = Counter(self._numbers.values())
-            self._numbers[name] = min(
-                range(len(self._colours)), key=lambda number: used[number]
-            )
+            self._numbers[name] = min(range(len(self._colours)), key=lambda number: used[number])
         return self._colours[self._numbers[name]]
 
     def forget(self, name: str) -> None:
