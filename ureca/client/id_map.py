@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,15 @@ def decode_id_map(png: bytes) -> U8:
     if len(rows) != length:
         raise WireError(f"expected {length} bytes of pixels in the id map, got {len(rows)}")
     return _undo_filters(np.frombuffer(rows, np.uint8).reshape(height, width + 1))
+
+
+def stretch_ids(ids: npt.NDArray[Any], height_px: int, width_px: int) -> npt.NDArray[Any]:
+    """A map [h, w] of any integers in another size, by nearest neighbour."""
+    if ids.shape == (height_px, width_px):
+        return ids
+    rows = np.arange(height_px) * ids.shape[0] // height_px
+    columns = np.arange(width_px) * ids.shape[1] // width_px
+    return np.ascontiguousarray(ids[rows[:, None], columns[None, :]])
 
 
 def _read_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ureca.client.id_map import decode_id_map
+from ureca.client.id_map import decode_id_map, stretch_ids
 from ureca.datatypes import JsonObject
 from ureca.errors import WireError
 from ureca.protocol.events import NamedSegment, Panoptic
@@ -65,3 +66,21 @@ class PanopticView:
     def mask(self, n: int) -> npt.NDArray[np.bool_]:
         """The pixels bool [h, w] of a segment, at the size of `id_map`."""
         return np.asarray(self.id_map == n, np.bool_)
+
+    def region_map(
+        self, numbers: Mapping[str, int], size: tuple[int, int] | None = None
+    ) -> npt.NDArray[np.uint16]:
+        """The number u16 [H, W] of each pixel's region, by region id; 0 for the rest and for
+        regions without a number. `size` is (height, width), None for that of `id_map`.
+        """
+        table = np.zeros(256, np.uint16)
+        for one in self.segments:
+            if 0 < one.n < len(table):
+                table[one.n] = numbers.get(one.rid, 0)
+        found = table[self.id_map]
+        return found if size is None else stretch_ids(found, *size)
+
+
+def segment_text(segment: NamedSegment) -> str:
+    """What a segment is called: its region's caption, else its label, else its region's id."""
+    return segment.caption or segment.label or segment.rid

@@ -54,3 +54,14 @@ class Palette:
     def forget(self, name: str) -> None:
         """Let a name go; the others keep their colours."""
         self._numbers.pop(name, None)
+
+
+def segment_colour(number: int, kind: str) -> Rgb:
+    """The colour of a segment's region by its number, half white for stuff: for viewers that fill
+    all segments alike.
+    """
+    colour = SEGMENT_COLOURS[number % len(SEGMENT_COLOURS)]
+    if kind != "stuff":
+        return colour
+    red, green, blue = ((value + 255) // 2 for value in colour)
+    return red, green, blue

@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     recording.flush()
     recording.disconnect()
     where = options.save or options.connect or "the viewer"
-    print(
-        f"ureca rerun: {log.pictures} pictures, {log.captions} captions to {where}", file=sys.stderr
-    )
+    maps = f", {log.segments} maps of segments" if log.segments else ""
+    what = f"{log.pictures} pictures, {log.captions} captions{maps}"
+    print(f"ureca rerun: {what} to {where}", file=sys.stderr)
     return 0
 
 
@@ -80,7 +80,7 @@ async def _run(options: argparse.Namespace, log: RerunLog) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca rerun",
-        description="Log images, masks, boxes, captions and latencies of a node to Rerun.",
+        description="Log images, masks, segments, boxes, captions and latencies to Rerun.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,8 +1,8 @@
 """Writes frames and events into a Rerun recording.
 
 Entities are under the stream's name: `image` (JPEG), `masks`, `boxes` (of the small picture),
-`captions` (a log), `latency/*` (milliseconds). Timelines: `frame` (the number) and `capture` (Unix
-time).
+`captions` (a log), `segments` (of whole frames, `ureca run --panoptic`), `latency/*`
+(milliseconds). Timelines: `frame` (the number) and `capture` (Unix time).
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.bridges.node_follower import FollowedFrame
+from ureca.client.panoptic_view import PanopticView, segment_text
 from ureca.client.region_cache import CaptionRecord
 from ureca.datatypes import Rle
+from ureca.errors import WireError
 from ureca.extras import require
 from ureca.protocol import rle
-from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, Heartbeat, TrackEnd
+from ureca.protocol.events import (
+    AnyEvent,
+    CaptionError,
+    CaptionFinal,
+    Heartbeat,
+    Panoptic,
+    TrackEnd,
+)
 from ureca.protocol.preview_messages import PictureRegion
-from ureca.visualization.palette import COLOURS, STALE, Rgb
+from ureca.visualization.palette import COLOURS, STALE, Rgb, segment_colour
 
 EXTRA = "rerun"
 _MAX_NUMBERS = 65_535
@@ -31,17 +40,21 @@ class RerunLog:
     def __init__(self, recording: Any) -> None:  # a RecordingStream; Rerun is optional
         self.pictures = 0
         self.captions = 0
+        self.segments = 0
         self._rr: Any = require("rerun", extra=EXTRA)
         self._to = recording
         self._numbers: dict[tuple[str, str], int] = {}
         self._next = 0
         self._names: dict[str, dict[int, tuple[str, Rgb]]] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._segments: dict[str, list[tuple[int, str, Rgb]]] = {}
 
     def sight(self, sight: FollowedFrame) -> None:
         """Log one frame with its regions."""
         picture, stream = sight.picture, sight.picture.stream
         if stream not in self._names:
             self._lay_out(stream)
+        self._sizes[stream] = picture.h, picture.w
         self._to.set_time("frame", sequence=picture.seq)
         self._to.set_time("capture", timestamp=np.datetime64(sight.unix_ns, "ns"))
         image = self._rr.EncodedImage(contents=picture.jpeg, media_type="image/jpeg")
@@ -52,12 +65,14 @@ class RerunLog:
         self.pictures += 1
 
     def event(self, event: AnyEvent, shift_ns: int) -> None:
-        """Log a caption with its times, a failed one, or the counters."""
+        """Log a caption with its times, a failed one, segments, or the counters."""
         if isinstance(event, CaptionFinal):
             self._final(event, shift_ns if event.clk == "mono" else 0)
         elif isinstance(event, CaptionError):
             text = f"{event.rid}: {event.code}: {event.msg}"
             self._to.log(f"{event.stream}/captions", self._rr.TextLog(text, level="ERROR"))
+        elif isinstance(event, Panoptic):
+            self._whole_frame(event, shift_ns if event.clk == "mono" else 0)
         elif isinstance(event, TrackEnd):
             self._numbers.pop((event.stream, event.rid), None)
         elif isinstance(event, Heartbeat):
@@ -75,6 +90,30 @@ class RerunLog:
         for name, ms in times.items():
             self._to.log(f"{event.stream}/latency/{name}", self._rr.Scalars(ms))
         self.captions += 1
+
+    def _whole_frame(self, event: Panoptic, shift_ns: int) -> None:
+        """Log the segments of a keyframe in the size of the pictures, with what they are called."""
+        stream = event.stream
+        try:
+            view = PanopticView.from_event(event)
+        except WireError as error:
+            self._to.log(f"{stream}/captions", self._rr.TextLog(str(error), level="ERROR"))
+            return
+        self._to.set_time("frame", sequence=event.seq)
+        self._to.set_time("capture", timestamp=np.datetime64(event.captured_ns + shift_ns, "ns"))
+        numbers = {one.rid: self._number(stream, one.rid) for one in view.segments}
+        rows = [
+            (numbers[one.rid], segment_text(one), segment_colour(numbers[one.rid], one.kind))
+            for one in view.segments
+        ]
+        if rows != self._segments.get(stream):
+            self._segments[stream] = rows
+            names = self._rr.AnnotationContext([(0, "", (0, 0, 0, 0)), *rows])
+            self._to.log(f"{stream}/segments", names)
+        size = self._sizes.get(stream, (view.height, view.width))
+        image = self._rr.SegmentationImage(view.region_map(numbers, size))
+        self._to.log(f"{stream}/segments", image)
+        self.segments += 1
 
     def _number(self, stream: str, rid: str) -> int:
         """The class id of a region: new for each, so that colours stay."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ureca.bridges.node_follower import FollowedFrame
 from ureca.bridges.ros.messages import (
@@ -26,7 +25,9 @@ from ureca.bridges.ros.messages import (
     Time,
     VisionClass,
 )
+from ureca.client.id_map import stretch_ids
 from ureca.client.region_cache import CaptionRecord
+from ureca.client.region_numbers import RegionNumbers
 from ureca.datatypes import Rle
 from ureca.errors import WireError
 from ureca.protocol import rle
@@ -154,18 +155,14 @@ class MaskPainter:
     """Mask images: one value per region, kept for as long as the region lives."""
 
     encoding: MaskEncoding = "mono16"
-    _values: dict[str, int] = field(default_factory=dict)
+    _numbers: RegionNumbers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._numbers = RegionNumbers(_MAX_VALUE[self.encoding])
 
     def values(self, sight: FollowedFrame) -> dict[str, int]:
         """The pixel value of each region, from 1; those beyond the encoding have none."""
-        rids = [region.rid for region, _ in sight.regions]
-        self._values = {rid: value for rid, value in self._values.items() if rid in rids}
-        taken = set(self._values.values())
-        free = iter(v for v in range(1, _MAX_VALUE[self.encoding] + 1) if v not in taken)
-        for rid in rids:
-            if rid not in self._values and (value := next(free, None)) is not None:
-                self._values[rid] = value
-        return dict(self._values)
+        return self._numbers.assign(region.rid for region, _ in sight.regions)
 
     def image(self, sight: FollowedFrame, header: Header, values: dict[str, int]) -> Image:
         """The masks in the size of the frame, 0 where there is none; small regions on top."""
@@ -179,7 +176,7 @@ class MaskPainter:
         ]
         for mask, value in sorted(masks, key=lambda pair: -int(pair[0].sum())):
             small[mask] = value
-        pixels = _enlarged(small, picture.height, picture.width)
+        pixels = stretch_ids(small, picture.height, picture.width)
         return Image(
             header=header,
             height=picture.height,
@@ -188,15 +185,6 @@ class MaskPainter:
             step=picture.width * pixels.itemsize,
             data=pixels.tobytes(),
         )
-
-
-def _enlarged(pixels: npt.NDArray[Any], height_px: int, width_px: int) -> npt.NDArray[Any]:
-    """Nearest neighbour to the size of the frame; frames wider than 1,920 px come smaller."""
-    if pixels.shape == (height_px, width_px):
-        return pixels
-    rows = np.arange(height_px) * pixels.shape[0] // height_px
-    columns = np.arange(width_px) * pixels.shape[1] // width_px
-    return np.ascontiguousarray(pixels[rows[:, None], columns[None, :]])
 
 
 def labels(
