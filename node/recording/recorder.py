@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import msgspec
 
+from ureca.client.panoptic_view import PanopticView
+from ureca.client.region_numbers import RegionNumbers
 from ureca.clock import Clock
 from ureca.datatypes import Frame, TrackSet
 from ureca.errors import ConfigError
@@ -32,6 +34,7 @@ from ureca.protocol.events import (
     CaptionFinal,
     CaptionTerminal,
     EventSink,
+    Panoptic,
     RecordingStopped,
     TrackEnd,
 )
@@ -83,6 +86,7 @@ class Recorder:
         self._closing = False
         self._lost: Counter[str] = Counter()
         self._words: dict[str, dict[str, str]] = {}
+        self._numbers: dict[str, RegionNumbers] = {}
         self._channels: dict[str, int] = {}
         self._schema_ids: dict[str, int] = {}
         self._emit: EventSink = lambda _: None
@@ -136,6 +140,8 @@ class Recorder:
     def __call__(self, event: AnyEvent) -> None:
         """Record a published event."""
         self._put("event", lambda: self._event(schemas.EVENTS, event), 1024)
+        if isinstance(event, Panoptic):
+            self._put("segments", lambda: self._segments(event), len(event.png))
 
     def step(self, number: int, given: StepInput, output: StepOutput) -> None:
         """See `StepLog`. Pictures and regions are left out when the disk is too slow."""
@@ -216,6 +222,8 @@ class Recorder:
                 words.pop(next(iter(words)))
         elif isinstance(event, TrackEnd):
             self._words.get(event.stream, {}).pop(event.rid, None)
+            if event.stream in self._numbers:
+                self._numbers[event.stream].forget(event.rid)
         self._write(topic, event)
 
     def _step(self, number: int, given: StepInput, output: StepOutput) -> None:
@@ -232,6 +240,16 @@ class Recorder:
         exact, drawn = schemas.tracks(tracks), schemas.drawn(tracks, words, wall_ns)
         self._write(f"/{tracks.stream}/tracks", exact, number=number, wall_ns=wall_ns)
         self._write(f"/{tracks.stream}/outlines", drawn, number=number, wall_ns=wall_ns)
+
+    def _segments(self, event: Panoptic) -> None:
+        """The map for people: the event has it exactly."""
+        view = PanopticView.from_event(event)
+        numbers = self._numbers.setdefault(event.stream, RegionNumbers())
+        known = numbers.add(one.rid for one in view.segments)
+        wall_ns = event.captured_ns + self._wall_offset_ns
+        shown = schemas.segments(view, known, wall_ns), schemas.segment_names(view, known, wall_ns)
+        for topic, message in zip(("segments", "segment_names"), shown, strict=True):
+            self._write(f"/{event.stream}/{topic}", message, number=event.seq, wall_ns=wall_ns)
 
     def _write(self, topic: str, message: object, *, number: int = 0, wall_ns: int = 0) -> None:
         now_ns = self._clock.now_ns() + self._wall_offset_ns

@@ -162,7 +162,9 @@ class MaskPainter:
 
     def values(self, sight: FollowedFrame) -> dict[str, int]:
         """The pixel value of each region, from 1; those beyond the encoding have none."""
-        return self._numbers.assign(region.rid for region, _ in sight.regions)
+        rids = [region.rid for region, _ in sight.regions]
+        self._numbers.keep(rids)
+        return self._numbers.add(rids)
 
     def image(self, sight: FollowedFrame, header: Header, values: dict[str, int]) -> Image:
         """The masks in the size of the frame, 0 where there is none; small regions on top."""
