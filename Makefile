@@ -27,7 +27,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 4
 UPGRADE ?=
 # Everything, to test every package.
-EXTRAS := node,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev
+EXTRAS := node,server,record,view,render,ros,rerun,train,export,eval,curation,bench,mllm,gguf,dev
 LOCK := packaging/lock
 TORCH := torch==2.13.0
 

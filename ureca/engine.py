@@ -94,6 +94,22 @@ class ScoringEngine(Engine, Protocol):
         """
 
 
+class RemoteEngine(Engine, Protocol):
+    """An engine that asks a server, and keeps accounts of it."""
+
+    @property
+    def answers_within_s(self) -> float:
+        """A region without an answer after this fails."""
+
+    def summarise(self) -> str:
+        """Requests, failures, tokens and cost so far, in one line."""
+
+
+def is_remote(engine: Engine) -> TypeGuard[RemoteEngine]:
+    """Whether the engine asks a server."""
+    return callable(getattr(engine, "summarise", None))
+
+
 def supports_scoring(engine: Engine) -> TypeGuard[ScoringEngine]:
     """Whether the engine has `score`: its bundle holds the score graph and grounding weights."""
     return callable(getattr(engine, "score", None))

@@ -13,11 +13,11 @@ from typing import Any
 
 from ureca.errors import ConfigError
 from ureca.models.curation import output
-from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerConfig
 from ureca.models.curation.pipeline import CurationSettings, curate, curate_on_ray
 from ureca.models.curation.sources import read_images, read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig
+from ureca.models.runtime.server.client import KEY_VARIABLE, ServerConfig
 
 _SHIPPED = Path(__file__).parents[1] / "pretrained" / "ureca-nano"
 _EPILOG = f"""examples:

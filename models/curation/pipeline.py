@@ -17,13 +17,13 @@ from ureca.config import to_plain
 from ureca.errors import ConfigError, RegionError, SourceError
 from ureca.extras import require
 from ureca.models.curation import output
-from ureca.models.curation.annotators.server import ServerConfig
 from ureca.models.curation.answer_cache import AnswerCache, count_spent
 from ureca.models.curation.errors import AnnotatorError, BudgetError
 from ureca.models.curation.prompts import Annotator
 from ureca.models.curation.records import CuratedPicture
 from ureca.models.curation.sources import read_images
 from ureca.models.curation.stages import CurationConfig, Features, run_stages
+from ureca.models.runtime.server.client import ServerConfig
 
 _SETTINGS, _ANSWERS = "settings.json", "answers"
 _WHAT_ANSWERS = ("model", "temperature", "max_tokens")

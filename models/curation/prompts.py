@@ -13,11 +13,6 @@ import numpy as np
 from ureca.datatypes import Image, Mask
 
 Kind = Literal["short", "long", "refine", "verify", "judge"]
-MAX_CHARS = 1200
-_MARKS = re.compile(
-    r"\b(outlin\w*|contour\w*|(?:yellow|blue|coloured|colored) line|blur\w*|number (?:0|zero))\b",
-    re.IGNORECASE,
-)
 _TRUTH = re.compile(r"\b(true|false|yes|no)\b", re.IGNORECASE)
 
 
@@ -74,14 +69,6 @@ class Annotator(Protocol):
 
     def answer(self, question: AnnotatorQuestion) -> Answer:
         """May be called from several threads."""
-
-
-def parse_sentence(text: str) -> str | None:
-    """Return a caption from an answer; None if there is none."""
-    text = " ".join(text.split()).strip(" \"'`*")
-    if not text or len(text) > MAX_CHARS or not re.search(r"\w", text) or _MARKS.search(text):
-        return None
-    return text
 
 
 def parse_verdict(text: str) -> bool | None:

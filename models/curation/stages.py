@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ureca.datatypes import Image, Mask
-from ureca.models.curation import prompts, views
+from ureca.models.curation import prompts
 from ureca.models.curation.prompts import Annotator, AnnotatorQuestion
 from ureca.models.curation.records import (
     CuratedPicture,
@@ -20,6 +20,8 @@ from ureca.models.curation.records import (
     reject_region,
 )
 from ureca.models.curation.tree import TreeConfig, build_tree
+from ureca.models.runtime.server import views
+from ureca.models.runtime.server.answers import parse_sentence
 
 Features = Callable[[Image, list[Mask]], npt.NDArray[np.float32]]
 """Features of regions: u8 [H, W, 3] and N masks to f32 [N, d] of length 1."""
@@ -64,7 +66,7 @@ def write_short_captions(
         if region.left_out is not None:  # its parent got no words
             continue
         question = _make_short_question(picture, image, region)
-        words = prompts.parse_sentence(annotator.answer(question).text)
+        words = parse_sentence(annotator.answer(question).text)
         picture = picture.replace_regions({region_id: _set_field(region, "short", words)})
         if words is None:
             picture = reject_orphans(picture)
@@ -92,7 +94,7 @@ def write_long_captions(
                 prompt=prompts.make_long_prompt(region.short, parts),
                 said=region.short,
             )
-            words = prompts.parse_sentence(annotator.answer(question).text) or region.short
+            words = parse_sentence(annotator.answer(question).text) or region.short
         picture = picture.replace_regions({region_id: _set_field(region, "long", words)})
     return picture
 
@@ -123,7 +125,7 @@ def make_unique(
             prompt=prompts.make_refine_prompt(region.long, [each.long for each in named]),
             said=region.long,
         )
-        words = prompts.parse_sentence(annotator.answer(question).text) or ""
+        words = parse_sentence(annotator.answer(question).text) or ""
         changes[region_id] = msgspec.structs.replace(
             region, similar=tuple(others), refined="" if words == region.long else words
         )

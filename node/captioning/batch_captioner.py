@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from ureca.clock import Clock
 from ureca.datatypes import RegionInput, RegionRequest, RowDelta, RowDone
-from ureca.engine import Engine
+from ureca.engine import Engine, is_remote
+from ureca.errors import EngineError
 from ureca.log import RateLimitedLog
 from ureca.native_threads import NativeThread, ends_the_process
 from ureca.node.captioning.batch import (
@@ -182,7 +183,10 @@ class CaptionWriter:
             if ends_the_process(error):
                 raise
             text = f"the engine failed on a batch of {len(writing.rows)} regions"
-            self._log.warning(type(error).__name__, text, error=error)
+            if is_remote(self._engine) and isinstance(error, EngineError):  # no fault of ours
+                self._log.warning(type(error).__name__, f"{text}: {error}")
+            else:
+                self._log.warning(type(error).__name__, text, error=error)
             failed = error
         if self._notes is not None:
             self._notes.engine_run(writing.run(failed))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ureca.engine import Engine, supports_scoring
+from ureca.engine import Engine, is_remote, supports_scoring
 from ureca.models.runtime.grounding import PLAIN_WEIGHTS, Grounder, load_weights
 from ureca.models.runtime.load import load_engine
-from ureca.models.runtime.pretrained import CHECKOUT_BUNDLE, find_demo_clip, require_bundle
+from ureca.models.runtime.pretrained import (
+    CHECKOUT_BUNDLE,
+    find_bundle,
+    find_demo_clip,
+    require_bundle,
+)
 
 __all__ = [
     "NO_GROUNDING",
@@ -28,7 +33,9 @@ _SCRIPTED = "scripted"
 
 
 def open_engine(folder: str) -> Engine:
-    """The engine of the bundle in `folder`; empty means the shipped one. Raises `BundleError`."""
+    """The engine of the bundle in `folder`, or of the server that this YAML file describes; empty
+    means the shipped one. Raises `BundleError`, and `ConfigError` for the file of a server.
+    """
     return load_engine(_bundle(folder))
 
 
@@ -44,7 +51,11 @@ def open_grounder(engine: Engine, folder: str) -> Grounder | None:
 
 
 def find_bundle_of(engine: Engine, folder: str) -> Path | None:
-    """The folder that `engine` was opened from; None for the scripted engine of tests."""
+    """The folder that `engine` was opened from; None for the scripted engine of tests. A server has
+    none: its node cuts masks with the shipped bundle, where there is one.
+    """
+    if is_remote(engine):
+        return find_bundle()
     return None if engine.info.runtime == _SCRIPTED else _bundle(folder)
 
 

@@ -10,13 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from ureca.datatypes import Image, RegionInput, RowDone
-from ureca.engine import Engine
+from ureca.engine import Engine, is_remote
 from ureca.errors import ConfigError, EngineError, SourceError
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.captioning.output_filter import find_rejection
 from ureca.node.captioning.person_words import neutralise
 from ureca.node.cli.describe_texts import find_texts
-from ureca.node.cli.region_options import add_person_words, add_region_options, named_seeds
+from ureca.node.cli.region_options import (
+    BUNDLE_HELP,
+    add_person_words,
+    add_region_options,
+    named_seeds,
+)
 from ureca.node.config import CaptionConfig
 from ureca.node.decoding.bounded_files import read_file
 from ureca.node.decoding.image_decoder import decode_picture
@@ -43,7 +48,11 @@ def main(
     engine = engine_of(options.bundle or "")
     limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
     regions = [RegionInput(mask, style=options.style, max_new_tokens=limit) for mask in masks]
-    ends = _caption(engine, image, regions)
+    try:
+        ends = _caption(engine, image, regions)
+    finally:
+        if is_remote(engine):
+            print(f"server: {engine.summarise()}", file=sys.stderr)
     if options.person_words != "full":
         ends = [replace(done, text=neutralise(done.text)) for done in ends]
     if options.render:
@@ -63,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Caption one or several regions of one image, or find texts among them.",
         epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
         "--render out.png; ureca describe photo.jpg --text 'the red mug' --segmenter "
-        "sam2-hiera-tiny",
+        "sam2-hiera-tiny; ureca describe photo.jpg --box 40,30,200,180 --bundle server.yaml",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
     add_region_options(parser, of="")
@@ -83,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--style", choices=("short", "long"), default="short")
     add_person_words(parser)
-    parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
+    parser.add_argument("--bundle", metavar="DIR|YAML", help=BUNDLE_HELP)
     parser.add_argument("--json", action="store_true", help="one JSON object per region")
     parser.add_argument(
         "--render", metavar="OUT.png", help="write the image with masks and captions drawn on it"

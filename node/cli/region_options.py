@@ -15,6 +15,7 @@ from ureca.node.decoding.mask_decoder import decode_masks
 from ureca.protocol import rle
 
 _log = logging.getLogger(__name__)
+BUNDLE_HELP = "the captioner, or a YAML file about a server (docs/server.md) [the shipped one]"
 _KINDS = (
     (
         "mask",

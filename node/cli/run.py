@@ -11,12 +11,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ureca.clock import Clock, MonotonicClock
-from ureca.engine import Engine
+from ureca.engine import Engine, is_remote
 from ureca.errors import ConfigError
 from ureca.log import configure
 from ureca.node.annotated_video.renderer import Renderer
 from ureca.node.captioning.engine_loader import find_bundle_of, open_engine, open_grounder
-from ureca.node.cli.run_options import build_parser, resolve_config, settle_segmenter
+from ureca.node.cli.run_options import (
+    build_parser,
+    resolve_config,
+    settle_deadline,
+    settle_segmenter,
+)
 from ureca.node.cli.signals import Signals
 from ureca.node.cli.viewer_process import run_viewer
 from ureca.node.config import HttpConfig, NodeConfig
@@ -55,6 +60,7 @@ def main(
         signals = stack.enter_context(Signals())
         engine = engine_of(config.bundle)
         config = settle_segmenter(config, prompts, find_bundle_of(engine, config.bundle))
+        config = settle_deadline(config, engine)
         sinks: list[EventSink] = [report]
         if options.events:
             sinks.append(stack.enter_context(contextlib.closing(EventFile(Path(options.events)))))
@@ -101,14 +107,23 @@ def main(
         prompts=prompts_report,
         sources=[*_sources(config), *reasons],
     )
-    print(summary, flush=True)
-    if recorder is not None and recorder.failure is not None:
-        print(f"record    {recorder.failure}", flush=True)
-    if renderer is not None:
-        print(f"render    {renderer.text()}", flush=True)
+    for line in (summary, *_last_lines(recorder, renderer, engine)):
+        print(line, flush=True)
     if node.failure is not None:
         raise node.failure
     return 2 if is_failure(balance, prompts_report) else 0
+
+
+def _last_lines(
+    recorder: Recorder | RecordSwitch | None, renderer: Renderer | None, engine: Engine
+) -> Iterator[str]:
+    """What the summary says besides the node: the files that were written, and the server."""
+    if recorder is not None and recorder.failure is not None:
+        yield f"record    {recorder.failure}"
+    if renderer is not None:
+        yield f"render    {renderer.text()}"
+    if is_remote(engine):
+        yield f"server    {engine.summarise()}"
 
 
 def _sources(config: NodeConfig) -> list[str]:

@@ -9,9 +9,15 @@ from pathlib import Path
 
 from ureca.config import load_config
 from ureca.datatypes import TextPrompt
+from ureca.engine import Engine, is_remote
 from ureca.errors import ConfigError, SourceError
 from ureca.node.captioning.engine_loader import find_demo_clip
-from ureca.node.cli.region_options import add_person_words, add_region_options, seeds_of
+from ureca.node.cli.region_options import (
+    BUNDLE_HELP,
+    add_person_words,
+    add_region_options,
+    seeds_of,
+)
 from ureca.node.config import NodeConfig
 from ureca.node.pipeline.text_questions import NOTHING_TO_ASK
 from ureca.node.segmentation.factory import resolve_segmenter
@@ -19,6 +25,8 @@ from ureca.node.sources.prompt_file import Prompts, first_frame_mask, load_promp
 from ureca.node.sources.source_uri import addresses_of, path_of, sources_of
 
 _log = logging.getLogger(__name__)
+_MARGIN_S = 1.0
+"""Between the end of a server's time and the request's deadline."""
 
 _PANOPTIC = "segment whole frames: every pixel belongs to a region, and every region is captioned"
 
@@ -29,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="ureca run",
         description="Run the node: follow regions of a camera or clip and publish their captions.",
         epilog="examples: ureca run --source clip.mp4 --box 40,30,200,180 --point 320,200; "
-        "ureca run --source clip.mp4 --prompts prompts.json --duration 30; "
+        "ureca run --source clip.mp4 --prompts prompts.json --bundle server.yaml; "
         "ureca run --auto --view --source v4l2:///dev/video0; "
         "ureca run --source 'front=v4l2:///dev/video0?width=1280&height=720' --source "
         "rear=rtsp://192.168.1.9/stream1",
@@ -67,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="find things without being told: the largest and surest first, new ones as they come",
     )
     parser.add_argument("--panoptic", action="store_true", help=_PANOPTIC)
-    parser.add_argument("--bundle", metavar="DIR", help="the captioner [the shipped one]")
+    parser.add_argument("--bundle", metavar="DIR|YAML", help=BUNDLE_HELP)
     parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     parser.add_argument("--events", metavar="FILE", help="write every event as one JSON line")
     parser.add_argument(
@@ -148,6 +156,17 @@ def settle_segmenter(config: NodeConfig, prompts: Prompts, bundle: Path | None) 
     config = replace(config, segmenter=resolve_segmenter(config.segmenter, bundle))
     _check_texts(config, prompts)
     return config
+
+
+def settle_deadline(config: NodeConfig, engine: Engine) -> NodeConfig:
+    """The configuration with a `scheduler.deadline_s` that leaves a server its time to answer."""
+    if not is_remote(engine):
+        return config
+    needed_s = engine.answers_within_s + _MARGIN_S
+    if config.scheduler.deadline_s >= needed_s:
+        return config
+    _log.info("scheduler.deadline_s is %g: the server may take timeout_s", needed_s)
+    return replace(config, scheduler=replace(config.scheduler, deadline_s=needed_s))
 
 
 def _check_texts(config: NodeConfig, prompts: Prompts) -> None:

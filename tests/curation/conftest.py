@@ -1,18 +1,16 @@
-"""A small folder in SA-1B's layout, an annotator that follows a script, and a server that fails."""
+"""A small folder in SA-1B's layout, an annotator that follows a script, and servers that
+fail.
+"""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import threading
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.openai_server import Flaky
 from ureca.models.curation.prompts import Answer
 from ureca.protocol import rle
 
@@ -79,91 +77,6 @@ def said(kind, region_id):
         "refine": f"the only {number}",
         "verify": "True.",
     }[kind]
-
-
-class Flaky(ThreadingHTTPServer):
-    """An OpenAI-compatible server. `health_issues` are done in turn, one a request; then it
-    answers.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, troubles=()):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.troubles = list(troubles)
-        self.lock = threading.Lock()
-        self.requests = Counter()
-        self.answered = Counter()
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,))
-        self.thread.start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def die(self):
-        self.shutdown()
-        self.server_close()
-        self.thread.join()
-
-    def handle_error(self, request, client_address):
-        """Peers hang up; that is the script."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        content = json.loads(body)["messages"][0]["content"]
-        for part in content[:-1]:  # every picture is a PNG that opens
-            png = base64.b64decode(part["image_url"]["url"].partition(",")[2])
-            assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) is not None
-        key = hashlib.sha256(body).hexdigest()
-        with self.server.lock:
-            self.server.requests[key] += 1
-            trouble = self.server.troubles.pop(0) if self.server.troubles else "none"
-        if trouble == "hang_up":
-            self.close_connection = True
-        elif trouble == "nonsense":
-            self._send(200, b'{"choices": []}')
-        elif trouble == "nothing":
-            message = {"role": "assistant", "content": None}
-            choice = {"index": 0, "finish_reason": "content_filter", "message": message}
-            self._send(200, json.dumps({"choices": [choice]}).encode())
-        elif isinstance(trouble, int):
-            self._send(trouble, b'{"error": {"message": "scripted"}}')
-        else:
-            self._answer(key, content[-1]["text"])
-
-    def _answer(self, key, prompt):
-        self.server.answered[key] += 1
-        text = "True" if "True or False" in prompt else f"a thing like {key[:8]}"
-        reply = {
-            "id": "1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "scripted",
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": text},
-                }
-            ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105},
-        }
-        self._send(200, json.dumps(reply).encode())
-
-    def _send(self, status, body):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if status == 429:
-            self.send_header("Retry-After", "0")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture

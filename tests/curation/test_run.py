@@ -16,7 +16,7 @@ import pytest
 from tests.curation.conftest import Scripted, flat_features
 from ureca.errors import ConfigError, SourceError
 from ureca.models.curation import output
-from ureca.models.curation.annotators.server import RateLimiter, ServerAnnotator, ServerConfig
+from ureca.models.curation.annotators.server import ServerAnnotator
 from ureca.models.curation.answer_cache import AnswerCache
 from ureca.models.curation.cli import main
 from ureca.models.curation.errors import AnnotatorError
@@ -25,6 +25,7 @@ from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.stages import CurationConfig
 from ureca.models.curation.tree import TreeConfig
 from ureca.models.data.regions import RegionRecord, read_regions
+from ureca.models.runtime.server.client import RateLimiter, ServerConfig
 
 WIDE = CurationConfig(tree=TreeConfig(max_share=1.0), similar=0.9)
 
@@ -219,15 +220,11 @@ def test_sa1b_whose_masks_have_another_size_is_refused(sa1b):
 def asked_of(monkeypatch):
     pytest.importorskip("openai", reason="asking servers needs the extra `curation`")
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    made = []
 
     def annotator(server, **options):
-        made.append(ServerAnnotator(ServerConfig(url=server.url, model="m", **options)))
-        return made[-1]
+        return ServerAnnotator(ServerConfig(url=server.url, model="m", **options))
 
-    yield annotator
-    for each in made:
-        each.close()
+    return annotator
 
 
 def test_a_server_that_fails_throttles_and_hangs_up_is_asked_again(
@@ -291,13 +288,9 @@ def test_what_cannot_be_mended_by_asking_again_is_an_error(serve, asked_of, sa1b
 
 
 def test_requests_keep_their_distance(monkeypatch):
-    slept = []
-    monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setattr("time.monotonic", lambda: 100.0)
     pace = RateLimiter(60)
-    for _ in range(3):
-        pace.wait()
-    assert slept == [0.0, 1.0, 2.0]
+    assert [pace.reserve() for _ in range(3)] == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.long

@@ -7,10 +7,11 @@ import pytest
 
 from tests.curation.conftest import MASKS, SIZE, Scripted, flat_features
 from tests.curation.test_tree import picture_of
-from ureca.models.curation import views
-from ureca.models.curation.prompts import parse_sentence, parse_verdict
+from ureca.models.curation.prompts import parse_verdict
 from ureca.models.curation.stages import CurationConfig, find_similar, run_stages
 from ureca.models.curation.tree import TreeConfig, build_tree
+from ureca.models.runtime.server import views
+from ureca.models.runtime.server.answers import parse_sentence
 
 NESTED = {name: mask for name, mask in MASKS.items() if name in "1234"}
 

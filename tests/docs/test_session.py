@@ -41,6 +41,7 @@ BESIDE = ["health", "watch", "watch --duration 5", "rerun --save run.rrd --durat
 """Beside a node that runs `NODE`; what has no end is ended after some seconds."""
 ELSEWHERE = {
     r"run( --view)?|view": "tests/viewer/test_server.py",
+    r"(run|describe) .*--bundle configs/server/.*": "tests/system/test_server_captioner.py",
     r"run --source clip.mp4 .*": "tests/system/test_node_process.py",
     r"run --auto .*": "tests/node/test_auto_command.py",
     r"run --config .*segmenter.yaml .*": "tests/node/test_segmenter.py",

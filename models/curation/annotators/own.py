@@ -15,7 +15,7 @@ import numpy as np
 from ureca.datatypes import Image, Mask, RegionInput, RowDone, Style
 from ureca.engine import Engine
 from ureca.models.curation.prompts import AnnotatorQuestion, Answer
-from ureca.models.curation.views import compute_box_with_margin
+from ureca.models.runtime.server.views import compute_box_with_margin
 
 _LOOK_MARGIN = 1.0
 _SMALL = re.compile(

@@ -7,17 +7,19 @@ from pathlib import Path
 from ureca.engine import Engine
 from ureca.errors import BundleError
 from ureca.models.runtime.compatibility import MLLM_CONFIG
+from ureca.models.runtime.server import is_server_file
 
 _BUNDLE = "manifest.json"
 _CHECKPOINT = ("config.json", "model.safetensors")
 
 
 def open_engine(folder: Path, *, threads: int | None = None) -> Engine:
-    """Open a bundle in its runtime; a checkpoint, or a run that contains one, in torch.
+    """Open a bundle in its runtime, the server of a YAML file, or a checkpoint or a run that
+    contains one in torch.
 
     Raises `BundleError` for anything else, and what the loaders raise.
     """
-    if (folder / _BUNDLE).is_file():
+    if (folder / _BUNDLE).is_file() or is_server_file(folder):
         from ureca.models.runtime.load import load_engine
 
         return load_engine(folder, threads=threads)

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ureca.errors import ConfigError, SourceError, UrecaError
-from ureca.models.curation.annotators.server import KEY_VARIABLE, ServerAnnotator, ServerConfig
+from ureca.models.curation.annotators.server import ServerAnnotator
 from ureca.models.curation.answer_cache import AnswerCache
 from ureca.models.curation.errors import AnnotatorError, BudgetError
 from ureca.models.curation.prompts import Annotator, make_text_question
@@ -35,6 +35,7 @@ from ureca.models.evaluation.dlc.questions import (
 )
 from ureca.models.evaluation.measures.scores import compute_mean
 from ureca.models.evaluation.options import parse_positive
+from ureca.models.runtime.server.client import KEY_VARIABLE, ServerConfig
 
 _MAX_ANSWER_TOKENS = 300
 _EPILOG = f"""examples:
@@ -153,7 +154,6 @@ def _judge_captions(
         answers = dict(_collect_answers(ledger, prompts, options.threads))
     finally:
         ledger.close()
-        server.close()
     return JudgedRun(
         judge=server.model, asked=asked, captions=captions, answers=answers, counts=ledger.counts
     )

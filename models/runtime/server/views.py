@@ -1,4 +1,4 @@
-"""Draws the views of a region for an annotator: cut out, outlined, with blurred surroundings.
+"""Draws the views of a region for a server: cut out, outlined, with blurred surroundings.
 
 Coordinates are pixels of the image; images are u8 [H, W, 3] RGB, masks bool [H, W].
 """
@@ -47,17 +47,23 @@ def draw_within(image: Image, mask: Mask, thing: Mask) -> Image:
 
 def draw_numbered(image: Image, masks: Sequence[Mask]) -> Image:
     """Draw numbered lines around similar regions, cut to their joint box; number 0 is the first."""
-    canvas = image.copy()
-    for number, mask in enumerate(masks):
-        _draw_line(canvas, mask, _COLOURS[number % len(_COLOURS)])
-    for number, mask in enumerate(masks):
-        _draw_number(canvas, mask, number)
+    canvas = draw_numbers(image, masks, first=0)
     return crop_with_margin(canvas, np.logical_or.reduce(list(masks)))
 
 
-def crop_with_margin(image: Image, mask: Mask) -> Image:
-    """Cut out the box of a mask with a margin, enlarged if it is tiny."""
-    part = image[compute_box_with_margin(mask, _MARGIN)]
+def draw_numbers(image: Image, masks: Sequence[Mask], *, first: int) -> Image:
+    """Draw the whole image with numbered lines around regions; the first has the number `first`."""
+    canvas = image.copy()
+    for number, mask in enumerate(masks):
+        _draw_line(canvas, mask, _COLOURS[number % len(_COLOURS)])
+    for number, mask in enumerate(masks, first):
+        _draw_number(canvas, mask, number)
+    return canvas
+
+
+def crop_with_margin(image: Image, mask: Mask, *, margin: float = _MARGIN) -> Image:
+    """Cut out the box of a mask with a margin (a share of its sides), enlarged if it is tiny."""
+    part = image[compute_box_with_margin(mask, margin)]
     scale = min(4.0, max(1.0, _MIN_SIDE_PX / max(part.shape[:2])))
     if scale > 1:
         part = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
@@ -69,6 +75,28 @@ def compute_box_with_margin(mask: Mask, margin: float) -> tuple[slice, slice]:
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     dx, dy = round(width * margin) + 1, round(height * margin) + 1
     return slice(max(0, y - dy), y + height + dy), slice(max(0, x - dx), x + width + dx)
+
+
+def shrink(image: Image, max_side_px: int) -> Image:
+    """Return the image with its longer side at most `max_side_px`; smaller ones as they are."""
+    scale = max_side_px / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def shrink_mask(mask: Mask, max_side_px: int) -> Mask:
+    """As `shrink`: a pixel is set if any pixel below it was, so that no region vanishes."""
+    return shrink(mask.astype(np.uint8) * np.uint8(255), max_side_px) > 0
+
+
+def encode_jpeg(image: Image, *, quality: int = 90) -> bytes:
+    """Encode an image as JPEG."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    assert ok, "a picture in memory can be encoded"
+    return data.tobytes()
 
 
 def encode_png(image: Image) -> bytes:
