@@ -113,8 +113,9 @@ def _draw_region(canvas: Image, region: Shown) -> None:
     inside = region.mask[part]
     under = canvas[part][inside]
     canvas[part][inside] = (under * (1 - share) + np.array(tint) * share).astype(np.uint8)
-    binary = np.ascontiguousarray(region.mask).view(np.uint8)
-    lines = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
+    binary = np.ascontiguousarray(inside).view(np.uint8)
+    corner = (int(xs[0]), int(ys[0]))
+    lines = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=corner)[0]
     thick = max(1, letters_px(canvas.shape[0]) // 8)
     cv2.drawContours(canvas, lines, -1, (0, 0, 0), thick + 2, cv2.LINE_AA)
     cv2.drawContours(canvas, lines, -1, tint, thick, cv2.LINE_AA)
