@@ -1,10 +1,11 @@
 """A robot of its own: ROS 2 types written from the `.msg` files, nothing imported from ureca.
 
-    ros_robot.py DOMAIN SECONDS
+    ros_robot.py DOMAIN SECONDS [panoptic]
 
 Publishes a camera (a red square on grey, one image in three compressed elsewhere) with stamps that
 no clock would give by chance, listens to what the bridge says until that is enough, at most for so
-many seconds, and prints all of it as one JSON.
+many seconds, and prints all of it as one JSON. With `panoptic` enough is some named maps of
+segments.
 """
 
 import json
@@ -167,7 +168,13 @@ def ns(header: Header) -> int:
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
 
 
-def main(domain: int, seconds: float) -> None:
+def value(image: Image, x: int, y: int) -> int:
+    """A pixel of a mono16 image."""
+    at = y * image.step + 2 * x
+    return image.data[at] + 256 * image.data[at + 1]
+
+
+def main(domain: int, seconds: float, heard_enough) -> None:
     participant = DomainParticipant(domain)
 
     def reader(name, kind, qos):
@@ -178,8 +185,10 @@ def main(domain: int, seconds: float) -> None:
     words = reader("captions", String, RELIABLE)
     masks = reader("masks", Image, SENSOR)
     names = reader("labels", LabelInfo, RELIABLE)
+    maps = reader("panoptic", Image, SENSOR)
+    map_names = reader("panoptic_labels", LabelInfo, RELIABLE)
     pixels, found = picture(), {"sent": [], "detections": [], "captions": [], "masks": []}
-    found["labels"] = []
+    found |= {"labels": [], "maps": [], "map_labels": []}
     start_ns, end, count = time.monotonic_ns(), time.monotonic() + seconds, 0
     while time.monotonic() < end and not heard_enough(found):
         # A spot that moves, as noise would: a picture that stays the same is a camera that hangs.
@@ -196,19 +205,28 @@ def main(domain: int, seconds: float) -> None:
             found["detections"].append([ns(sample.header), sample.header.frame_id, rows(sample)])
         found["captions"] += [json.loads(sample.data) for sample in words.take(N=100)]
         for sample in masks.take(N=100):
-            middle = (
-                sample.data[55 * sample.step + 2 * 70] + 256 * sample.data[55 * sample.step + 141]
-            )
-            corner = sample.data[0] + 256 * sample.data[1]
-            size = [sample.width, sample.height, len(sample.data)]
-            found["masks"].append([ns(sample.header), sample.encoding, size, middle, corner])
-        for sample in names.take(N=100):
-            named = {entry.class_id: entry.class_name for entry in sample.class_map}
-            found["labels"].append([ns(sample.header), named])
+            found["masks"].append(looked_at(sample))
+        found["maps"] += [looked_at(sample) for sample in maps.take(N=100)]
+        for key, reader_of_names in (("labels", names), ("map_labels", map_names)):
+            for sample in reader_of_names.take(N=100):
+                named = {entry.class_id: entry.class_name for entry in sample.class_map}
+                found[key].append([ns(sample.header), named])
     sys.stdout.write(json.dumps(found))
 
 
-def heard_enough(found: dict[str, list]) -> bool:
+def looked_at(image: Image) -> list:
+    """Stamp, encoding, sizes, and the values in the middle of the square and at the corner."""
+    size = [image.width, image.height, len(image.data)]
+    return [ns(image.header), image.encoding, size, value(image, 70, 55), value(image, 0, 0)]
+
+
+def heard_maps(found: dict[str, list]) -> bool:
+    """Some maps whose square has a caption."""
+    named = dict(map(tuple, found["map_labels"]))
+    return sum("thing" in named.get(row[0], {}).get(row[3], "") for row in found["maps"]) >= 5
+
+
+def heard_captions(found: dict[str, list]) -> bool:
     """Captioned detections, and as many of everything else, so that there is something to check."""
     captioned = [1 for *_, rows in found["detections"] if any(row["results"] for row in rows)]
     return min(len(captioned), len(found["captions"]), len(found["masks"])) >= ENOUGH
@@ -228,4 +246,4 @@ def rows(sample: Detection2DArray) -> list:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(int(sys.argv[1]), float(sys.argv[2]), heard_maps if sys.argv[3:] else heard_captions)

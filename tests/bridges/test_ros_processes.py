@@ -102,3 +102,37 @@ def test_another_process_reads_detections_whose_stamps_are_the_frames(processes,
     assert (encoding, size, middle, corner) == ("mono16", [160, 120, 2 * 160 * 120], 1, 0)
     named = dict(map(tuple, ((s, tuple(n.items())) for s, n in heard["labels"])))
     assert named[heard["masks"][-1][0]] == (("1", "a red thing"),)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_another_process_reads_maps_of_segments_and_their_names(processes, tmp_path):
+    frames = f"ipc://{tmp_path}/frames"
+    domain = 100 + os.getpid() % 100
+    whole = ("--panoptic", "--set", "segmenter.model=scripted", "--set", "segmenter.every_frames=3")
+    node = processes.node("--source", f"zmq+{frames}", *whole)
+    bridge = processes.ureca(
+        *("ros", "--image", "/camera/image_raw=cam0", "--frames", frames),
+        *("--panoptic", "--domain", domain),
+    )
+    robot = processes.start(ROBOT, domain, ROBOT_S, "panoptic", CYCLONEDDS_URI=LOCAL)
+    heard = json.loads(robot.communicate(timeout=120)[0])
+    code, _, err = processes.interrupt(bridge)
+    assert code == 0, err
+    assert "panoptic_labels" in err
+    processes.interrupt(node)
+
+    sent, named = set(heard["sent"]), dict(heard["map_labels"])
+    assert {stamp for stamp, *_ in heard["maps"]} <= sent, "a stamp changed on its way"
+    assert set(named) <= sent
+    assert {(encoding, *size) for _, encoding, size, *_ in heard["maps"]} == {
+        ("mono16", 160, 120, 2 * 160 * 120)
+    }
+    captioned = [
+        row for row in heard["maps"] if "thing" in named.get(row[0], {}).get(str(row[3]), "")
+    ]
+    assert len(captioned) >= 5
+    assert {named[row[0]][str(row[3])] for row in captioned} == {"a red thing"}
+    assert {row[3] for row in captioned} == {captioned[0][3]}, "its value stays"
+    assert all(row[4] != row[3] for row in captioned), "the ground is another segment"
+    assert not heard["masks"], "masks were not asked for"

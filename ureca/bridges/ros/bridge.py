@@ -33,11 +33,14 @@ from ureca.bridges.ros.messages import (
     String,
 )
 from ureca.bridges.ros.pictures import Numbering, Sent, compressed, raw
+from ureca.bridges.ros.segments import SegmentPainter
 from ureca.bridges.ros.transport import Transport
 from ureca.client.frame_publisher import FramePublisher
+from ureca.client.panoptic_view import PanopticView
 from ureca.clock import MonotonicClock
 from ureca.errors import MissingExtraError, WireError
 from ureca.log import RateLimitedLog
+from ureca.protocol.events import AnyEvent, Panoptic
 
 _REMEMBERED = 1024
 _log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class BridgeOptions:
     prefix: str = "/ureca"
     class_id: ClassId = "caption"
     masks: MaskEncoding | None = None
+    panoptic: bool = False
     frame_id: str | None = None
 
 
@@ -83,33 +87,74 @@ class Forwarded:
 
 
 class Outgoing:
-    """Publishes one set of messages per sight, all with the stamp of its frame. One thread."""
+    """Publishes one set of messages per sight, and one per map of segments, all with the stamp of
+    their frame. One thread.
+    """
 
     def __init__(self, transport: Transport, options: BridgeOptions, forwarded: Forwarded) -> None:
         self.counts: Counter[str] = Counter()
         """Messages published by kind, and `unsent`."""
         self._transport, self._options, self._forwarded = transport, options, forwarded
         self._topics: dict[str, Callable[[FollowedFrame, Header], None]] = {}
+        self._maps: dict[str, Callable[[PanopticView, Header], None]] = {}
+        self._painter = SegmentPainter(options.class_id)
         self._warn = RateLimitedLog(_log, MonotonicClock())
 
     def __call__(self, sight: FollowedFrame) -> None:
         """Publish what is known of one frame."""
         picture = sight.picture
-        try:
-            header = self._header(sight)
-        except WireError as error:
-            self.counts["unstampable"] += 1
-            self._warn.warning("stamp", f"a frame of {picture.stream} is left out: {error}")
+        header = self._header(picture.stream, picture.seq, sight.unix_ns)
+        if header is None:
             return
         if picture.stream not in self._topics:
             self._topics[picture.stream] = self._open(picture.stream)
         self._topics[picture.stream](sight, header)
 
-    def _header(self, sight: FollowedFrame) -> Header:
-        picture = sight.picture
-        came = self._forwarded.get(picture.stream, picture.seq)
-        header = came or Header(stamp(sight.unix_ns), picture.stream)
+    def event(self, event: AnyEvent, shift_ns: int) -> None:
+        """Publish the segments of a keyframe, if that is wanted; `shift_ns` converts stamps of the
+        clock `mono` to Unix time.
+        """
+        if not self._options.panoptic:
+            return
+        self._painter.apply(event)
+        if not isinstance(event, Panoptic):
+            return
+        unix_ns = event.captured_ns + (shift_ns if event.clk == "mono" else 0)
+        header = self._header(event.stream, event.seq, unix_ns)
+        if header is None:
+            return
+        try:
+            view = PanopticView.from_event(event)
+        except WireError as error:
+            self.counts["unreadable"] += 1
+            self._warn.warning("map", f"segments of {event.stream} are left out: {error}")
+            return
+        if event.stream not in self._maps:
+            self._maps[event.stream] = self._open_map(event.stream)
+        self._maps[event.stream](view, header)
+
+    def _header(self, stream: str, seq: int, unix_ns: int) -> Header | None:
+        """The header of a frame, None for a stamp that ROS cannot hold."""
+        try:
+            header = self._forwarded.get(stream, seq) or Header(stamp(unix_ns), stream)
+        except WireError as error:
+            self.counts["unstampable"] += 1
+            self._warn.warning("stamp", f"a frame of {stream} is left out: {error}")
+            return None
         return replace(header, frame_id=self._options.frame_id or header.frame_id)
+
+    def _open_map(self, stream: str) -> Callable[[PanopticView, Header], None]:
+        base = f"{self._options.prefix}/{topic_part(stream)}"
+        maps = self._transport.publisher(f"{base}/panoptic", Image, "reliable")
+        names = self._if_installed(f"{base}/panoptic_labels", LabelInfo)
+
+        def send(view: PanopticView, header: Header) -> None:
+            image, named = self._painter.paint(view, header)
+            self._count("panoptic", maps(image))
+            if names is not None:
+                self._count("panoptic_labels", names(named))
+
+        return send
 
     def _open(self, stream: str) -> Callable[[FollowedFrame, Header], None]:
         options, base = self._options, f"{self._options.prefix}/{topic_part(stream)}"

@@ -30,6 +30,7 @@ _BOXES_ONLY_PX, _WITH_MASKS_PX = 64, 1920
 _EPILOG = """examples:
   ureca ros                                     detections of every stream on /ureca/STREAM/...
   ureca ros --masks mono16                      mask images and the names of their values, too
+  ureca ros --panoptic                          label images of whole frames (ureca run --panoptic)
   ureca ros --image /camera/image_raw=cam0      forward a camera; run the node with
                                                   ureca run --source zmq+tcp://127.0.0.1:5600"""
 
@@ -74,6 +75,7 @@ async def _run(options: argparse.Namespace, outgoing: Outgoing) -> None:
         follower = NodeFollower(
             client,
             on_sight=outgoing,
+            on_event=outgoing.event,
             streams=options.stream or None,
             max_width_px=_WITH_MASKS_PX if options.masks else _BOXES_ONLY_PX,
         )
@@ -93,6 +95,7 @@ def _bridge_options(options: argparse.Namespace) -> BridgeOptions:
         prefix=options.prefix,
         class_id=options.class_id,
         masks=options.masks,
+        panoptic=options.panoptic,
         frame_id=options.frame_id,
     )
 
@@ -149,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         "that its sender gave [%(default)s]",
     )
     parser.add_argument("--masks", choices=("mono8", "mono16"), help="also publish mask images")
+    parser.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="also publish the segments of `ureca run --panoptic`: a mono16 label image, and the "
+        "names of its values",
+    )
     parser.add_argument("--frame-id", help="of all headers [the image's, else the stream]")
     for name, what in (("image", "Image"), ("compressed", "CompressedImage")):
         parser.add_argument(
