@@ -328,6 +328,7 @@ Stop = Literal["eos", "length", "aborted", "non_finite"]
 class RowDone:
     """The end of one row. `score`: geometric mean of the chosen tokens' probabilities, 0..1;
     `confidence`: calibrated probability that the caption is right, None where it is not known.
+    `writer`: who wrote the text, None: the engine that was asked.
     """
 
     row: int
@@ -336,6 +337,7 @@ class RowDone:
     stop: Stop
     score: float
     confidence: float | None = None
+    writer: EngineInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

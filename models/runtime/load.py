@@ -27,6 +27,7 @@ from ureca.models.runtime.compatibility import (
 from ureca.models.runtime.graph_backend import GraphBackend, PictureValues, Values
 from ureca.models.runtime.graph_names import LM, REGIONS, SCORE, VISION
 from ureca.models.runtime.ort import count_default_threads
+from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.runtime.scoring import ScoringArrays, ScoringBatchEngine
 from ureca.models.runtime.self_test import GOLDEN, run_self_test
 from ureca.models.runtime.server import is_server_file
@@ -46,9 +47,7 @@ def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:
     """
     folder = Path(folder)
     if is_server_file(folder):
-        from ureca.models.runtime.server.engine import open_server_engine
-
-        return open_server_engine(folder)
+        return _open_server(folder, threads=threads)
     manifest = load_manifest(folder)
     if manifest.runtime == TRANSFORMERS:
         return _open_mllm(folder, manifest, threads=threads)
@@ -58,6 +57,21 @@ def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:
     if any(spec.file == GOLDEN for spec in manifest.extra_files):
         run_self_test(engine, folder)
     return engine
+
+
+def _open_server(path: Path, *, threads: int | None) -> Engine:
+    """Open the captioner of a YAML file, over a bundle's where the file has a `fallback`."""
+    from ureca.models.runtime.server.engine import open_server_engine
+    from ureca.models.runtime.server.fallback import FallbackEngine
+
+    remote = open_server_engine(path)
+    name = remote.config.fallback
+    if name == "none":
+        return remote
+    folder = require_bundle() if name == "shipped" else path.parent / name
+    if not folder.is_dir():
+        raise ConfigError(f"{path}: fallback: expected none, shipped or a folder, got {name!r}")
+    return FallbackEngine(load_engine(folder, threads=threads), remote)
 
 
 def _open_mllm(folder: Path, manifest: BundleManifest, *, threads: int | None) -> Engine:

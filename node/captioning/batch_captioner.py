@@ -285,7 +285,7 @@ class CaptionWriter:
             request,
             frame,
             done,
-            info=self.info,
+            info=done.writer or self.info,
             ttl_ms=request.ttl_ms or self._config.ttl_ms,
             min_confidence=(
                 self._config.min_confidence

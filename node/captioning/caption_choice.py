@@ -139,7 +139,7 @@ class CaptionChooser:
             text = f"{named[0]} of {known.text}"
         own.text = text
         stop = done.stop if text == done.text else "eos"
-        return replace(done, text=text, score=voted.score, confidence=voted.confidence, stop=stop)
+        return replace(voted, row=done.row, n_tok=done.n_tok, text=text, stop=stop)
 
     def _is_fresh(self, other: _Region, own: _Region) -> bool:
         age_ms = (own.frame_ns - other.frame_ns) / 1e6

@@ -17,8 +17,9 @@ import pytest
 from tests.openai_server import Flaky
 from tests.system.test_node_process import Process
 from ureca.client.client import Client
+from ureca.models.runtime.pretrained import find_bundle
 from ureca.node.captioning.engine_loader import find_demo_clip
-from ureca.protocol.events import AnyEvent, CaptionError, CaptionFinal, Heartbeat
+from ureca.protocol.events import AnyEvent, CaptionDelta, CaptionError, CaptionFinal, Heartbeat
 from ureca.testing import SyntheticSource
 
 pytest.importorskip("openai", reason="asking servers needs the extra `server`")
@@ -52,21 +53,26 @@ def write_file(folder: Path, server: Flaky, **more: object) -> Path:
 
 
 @pytest.fixture
-def node(tmp_path: Path, repository: Path, serve: Callable[..., Flaky]) -> Iterator[Process]:
+def start(tmp_path: Path, repository: Path) -> Iterator[Callable[..., Process]]:
+    """Starts a node on the demo clip with a server as captioner."""
     found = find_demo_clip()
     if found is None:
         pytest.skip("no demo clip in configs/demo")
     clip, prompts = found
-    server = serve()
-    file = write_file(tmp_path, server, timeout_s=1.0, retries=0, price_in_per_1k=1.0)
-    options = [option for setting in QUICK for option in ("--set", setting)]
-    options += ["--source", clip, "--prompts", prompts, "--loop", "--bundle", file]
-    process = Process(repository / "run_node.py", tmp_path, *options)
-    process.server = server  # type: ignore[attr-defined]
-    yield process
-    if process.child.poll() is None:
-        process.child.kill()
-    process.child.communicate()
+    made: list[Process] = []
+
+    def run(server: Flaky, **more: object) -> Process:
+        file = write_file(tmp_path, server, timeout_s=1.0, retries=0, price_in_per_1k=1.0, **more)
+        options = [option for setting in QUICK for option in ("--set", setting)]
+        options += ["--source", clip, "--prompts", prompts, "--loop", "--bundle", file]
+        made.append(Process(repository / "run_node.py", tmp_path, *options))
+        return made[-1]
+
+    yield run
+    for process in made:
+        if process.child.poll() is None:
+            process.child.kill()
+        process.child.communicate()
 
 
 def wait_for(client: Client, kind: type, count: int = 1) -> tuple[list[AnyEvent], list[AnyEvent]]:
@@ -81,15 +87,23 @@ def wait_for(client: Client, kind: type, count: int = 1) -> tuple[list[AnyEvent]
     raise AssertionError(f"{len(found)} of {count} {kind.__name__}")
 
 
-def frames(client: Client) -> int:
-    (beat,), _ = wait_for(client, Heartbeat)
-    return int(beat.counters["frames_processed"])  # type: ignore[union-attr]
+def wait_for_frames(client: Client, count: int, *, since_ns: int) -> None:
+    """Until heartbeats from after `since_ns` say that so many more frames went through."""
+    first: int | None = None
+    for event in client.events(timeout_s=60):
+        if isinstance(event, Heartbeat) and event.pub_ns > since_ns:
+            done = event.counters["frames_processed"]
+            first = done if first is None else first
+            if done >= first + count:
+                return
+    raise AssertionError(f"not {count} more frames")
 
 
 def test_a_node_has_the_words_of_a_server_and_outlives_it(
-    node: Process, serve: Callable[..., Flaky]
+    start: Callable[..., Process], serve: Callable[..., Flaky]
 ) -> None:
-    server: Flaky = node.server  # type: ignore[attr-defined]
+    server = serve()
+    node = start(server)
     with node.client() as client:
         assert client.hello().model == "served-vlm"
         finals, _ = wait_for(client, CaptionFinal, 6)
@@ -101,9 +115,7 @@ def test_a_node_has_the_words_of_a_server_and_outlives_it(
         (late, *_), _ = wait_for(client, CaptionError, 3)
         assert late.code == "ENGINE"
         assert "timeout_s=1" in late.msg
-        before = frames(client)
-        time.sleep(0.5)
-        assert frames(client) > before
+        wait_for_frames(client, 10, since_ns=time.monotonic_ns())
 
         server.die()
         errors, _ = wait_for(client, CaptionError, 4)
@@ -116,6 +128,38 @@ def test_a_node_has_the_words_of_a_server_and_outlives_it(
     assert "every frame and caption is accounted for" in out
     assert re.search(r"server +\d+ requests, [1-9]\d* failed.*cost 0?\.?\d", out)
     assert "Traceback" not in err
+
+
+def test_fast_words_of_a_live_clip_are_replaced_by_those_of_the_server(
+    start: Callable[..., Process], serve: Callable[..., Flaky]
+) -> None:
+    if find_bundle() is None:
+        pytest.skip("no shipped bundle here")
+    server = serve()
+    node = start(server, fallback="shipped")
+    with node.client() as client:
+        finals, seen = wait_for(client, CaptionFinal, 6)
+        assert {event.model for event in finals} == {"served-vlm"}
+        drafts: dict[int, list[str]] = {}
+        for event in seen:
+            if isinstance(event, CaptionDelta):
+                said = drafts.setdefault(event.request_id, [""])
+                said.append(said[-1][: event.offset] + event.text)
+        whole = [drafts[event.request_id] for event in finals if event.request_id in drafts]
+        assert any(said[-2] and not said[-2].startswith("a served") for said in whole)
+        assert all(said[-1].startswith("a served thing") for said in whole)
+
+        server.die()
+        for event in client.events(timeout_s=60):
+            if isinstance(event, CaptionFinal) and event.model != "served-vlm":
+                break
+        assert event.model.startswith("ureca-nano")
+        assert not event.text.startswith("a served thing")
+        node.child.send_signal(signal.SIGINT)
+        code, out, err = node.end()
+    assert code == 0, err
+    assert "every frame and caption is accounted for" in out
+    assert re.search(r"[1-9]\d* regions kept the words of ureca-nano", out)
 
 
 def test_one_picture_is_described_by_a_server(

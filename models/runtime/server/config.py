@@ -44,6 +44,10 @@ class ServerEngineConfig:
     model: str
     allow_hosts: tuple[str, ...] = ()
     """Hosts other than this machine that may get pictures, by name as in the URL."""
+    fallback: str = "none"
+    """Whose words go out until the server's come, and stay where it fails: `none`, `shipped`, or
+    the folder of a bundle, as seen from this file.
+    """
     prompts: StylePrompts = field(default_factory=StylePrompts)
     pictures: Pictures = "both"
     """What is sent: the whole picture with outlines, a crop of each region, or both."""
