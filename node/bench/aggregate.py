@@ -49,6 +49,9 @@ class BenchRow(msgspec.Struct, frozen=True, kw_only=True):
     frames: dict[str, Any]
     texts: dict[str, float]
     """Answers to standing texts in the measured time: per second, and how many were found."""
+    panoptic: dict[str, Any]
+    """Maps of whole frames in the measured time: per second, their age when a subscriber has them,
+    the segmenter's stages, segments of each."""
     captions: dict[str, Any]
     node: dict[str, Any]
     joule_per_caption: float | str
@@ -82,6 +85,7 @@ def row(raw: Raw) -> BenchRow:
         warm_up_c2c_ms=summary([final.c2c_ms for final in finals if final.at_s < begin]),
         frames=_frames(samples, raw, begin, end),
         texts=_texts(samples, raw, begin, end),
+        panoptic=_maps(list(_within(samples, raw.start_ns, begin, end)), raw.plan.duration_s),
         captions={
             "per_s": round(len(measured) / raw.plan.duration_s, 2),
             "per_batch": round(len(measured) / max(1, len({f.at_s for f in measured})), 2),
@@ -196,6 +200,21 @@ def _texts(
     ends = {end: gained.get(f"text_{end}", 0) for end in ("found", "absent", "error", "abort")}
     per_s = (ends["found"] + ends["absent"]) / seconds if seconds else 0.0
     return {"per_s": round(per_s, 2), **ends}
+
+
+def _maps(samples: Sequence[ReceivedEvent], seconds: float) -> dict[str, Any]:
+    maps = [sample for sample in samples if sample.kind == "panoptic"]
+    names = list(dict.fromkeys(name for one in maps for name in one.stage_us))
+    return {
+        "passes": len(maps),
+        "per_s": round(len(maps) / seconds, 2),
+        "age_ms": summary([(one.at_ns - one.captured_ns) / 1e6 for one in maps]),
+        "segments": summary([float(one.segments) for one in maps]),
+        "stages_ms": {
+            name: summary([one.stage_us[name] / 1e3 for one in maps if name in one.stage_us])
+            for name in names
+        },
+    }
 
 
 def _gained(beats: Sequence[ReceivedEvent]) -> dict[str, int]:

@@ -26,6 +26,7 @@ _EPILOG = """examples:
   ureca bench node --source clip.mp4 --regions 4 --fps 15 --subscribers 3 -- --style long
   ureca bench node --regions 8 --fps 30 --texts 0,1,4           # what standing texts cost
   ureca bench node --regions 8 --fps 30 --auto                  # the node finds the things itself
+  ureca bench node --regions 24 --fps 10 --panoptic --size 640x480   # whole frames in segments
   ureca bench node --regions 8 --fps 30 --compare node.json     # exit 1 when it became worse
 
 Options after `--` are options of `ureca run`. A sender process sends every frame on time, whether
@@ -75,6 +76,7 @@ def _plans(options: argparse.Namespace) -> list[RunPlan]:
             size=options.size,
             texts=texts,
             auto=options.auto,
+            panoptic=options.panoptic,
         )
         for fps in options.fps
         for regions in options.regions
@@ -143,6 +145,11 @@ def _parser() -> argparse.ArgumentParser:
         "--auto",
         action="store_true",
         help="nobody makes masks: the node follows at most N things that its segmenter finds",
+    )
+    add(
+        "--panoptic",
+        action="store_true",
+        help="nobody makes masks: the node follows at most N segments of whole frames",
     )
     add("--life", type=float, default=5.0, metavar="S", help="a region is replaced after S s [5]")
     add(

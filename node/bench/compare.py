@@ -65,7 +65,8 @@ def compare(
     if not pairs:
         raise ConfigError(
             "--compare: no row of the older report has the same source, regions, rate, masks, "
-            "life, encoding, size, texts and --auto; run the older load again with these options"
+            "life, encoding, size, texts, --auto and --panoptic; run the older load again with "
+            "these options"
         )
     return [verdict for pair in pairs for verdict in _verdicts(*pair, margin=margin)]
 

@@ -65,6 +65,7 @@ def _name(row: BenchRow) -> str:
     texts = row.plan["texts"]
     asked = f", {texts} standing text{'s' * (texts != 1)}" if texts else ""
     found = ", found by the node" if row.plan.get("auto") else ""
+    found += ", whole frames" if row.plan.get("panoptic") else ""
     return f"{count} region{'s' * (count != 1)}, {row.plan['fps']:g} fps{found}{asked}"
 
 
@@ -92,6 +93,7 @@ def _details(row: BenchRow) -> list[str]:
         "  stages    " + ", ".join(_stage(name, s) for name, s in row.stages_ms.items()),
         "  frames    " + _frames(row),
         *([_texts(row)] if row.plan["texts"] else []),
+        *([_maps(row)] if row.plan.get("panoptic") else []),
         f"  batches   {row.captions['per_batch']:g} captions in one, on average",
         "  node      " + _node(row),
         "  load      " + _load(row),
@@ -102,6 +104,16 @@ def _texts(row: BenchRow) -> str:
     return (
         f"  texts     {row.texts['per_s']:g} answers a second ({row.texts['found']:g} found, "
         f"{row.texts['absent']:g} absent, {row.texts['error']:g} failed)"
+    )
+
+
+def _maps(row: BenchRow) -> str:
+    maps = row.panoptic
+    stages = ", ".join(_stage(name, s) for name, s in maps["stages_ms"].items())
+    return (
+        f"  segments  {maps['per_s']:g} passes a second ({maps['passes']}), "
+        f"{_ms(maps['segments'].mean)} segments in one; stages ms: {stages}; "
+        f"age when received p50 {_ms(maps['age_ms'].p50)}  p95 {_ms(maps['age_ms'].p95)} ms"
     )
 
 

@@ -193,6 +193,8 @@ class _BenchRun:
             command += ["--text", text]
         if self._plan.auto:
             command += ["--auto", "--set", f"segmenter.max_regions={max(1, self._plan.regions)}"]
+        if self._plan.panoptic:
+            command += ["--panoptic", "--set", f"panoptic.max_segments={self._plan.regions}"]
         return [*command, *setup.options]
 
     def _wait_for(self, node: _Process, client: Client) -> Hello:

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from ureca.errors import ConfigError
+from ureca.node.panoptic_config import MOST_SEGMENTS
 
 SYNTHETIC = "synthetic"
 _SIZE = re.compile(r"(\d{2,4})x(\d{2,4})")
@@ -52,6 +53,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Width x height in pixels of the synthetic picture; clips keep their own."""
     auto: bool = False
     """The sender has no masks: the node follows what its segmenter finds."""
+    panoptic: bool = False
+    """The sender has no masks: the node follows the segments of whole frames, at most `regions`."""
     texts: int = 0
     """Standing texts. They name things that are not there, so the node asks for them all along."""
 
@@ -62,6 +65,10 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         _within("--duration", self.duration_s, 0.5, _MAX_S)
         _within("--life", self.life_s, 0, _MAX_S)
         _within("--texts", self.texts, 0, len(TEXTS))
+        if self.auto and self.panoptic:
+            raise ConfigError("--auto and --panoptic: the regions are things or segments, not both")
+        if self.panoptic:
+            _within("--regions with --panoptic", self.regions, 1, MOST_SEGMENTS)
         width, height = self.size_px
         _within("--size: width", width, 64, 8192)
         _within("--size: height", height, 64, 8192)
@@ -94,6 +101,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Regions that the node may have to remember at once, the lost ones included."""
         if not self.life_s or self.masks == "warm-up" or self.auto:
             return max(1, self.regions)
+        if self.panoptic:  # a region that is no segment any more ends three keyframes later
+            return 2 * max(1, self.regions)
         return max(1, self.regions) * (3 + int(lost_ttl_s / self.life_s))
 
     @property
@@ -109,6 +118,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
             self.size if self.source == SYNTHETIC else "",
             self.texts,
             self.auto,
+            self.panoptic,
         )
 
 

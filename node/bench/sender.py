@@ -54,7 +54,7 @@ def _header(
     plan: RunPlan, shot: WorkloadImage, camera: FramePublisher, index: int, due_ns: int
 ) -> FrameHeader:
     at_s = plan.due_ns(index) / 1e9
-    shown = not plan.auto and (plan.masks == "every" or at_s < plan.warm_up_s)
+    shown = not (plan.auto or plan.panoptic) and (plan.masks == "every" or at_s < plan.warm_up_s)
     return FrameHeader(
         v=PROTOCOL_VERSION,
         src=camera.stream,

@@ -28,6 +28,7 @@ from ureca.protocol.events import (
     CaptionSame,
     CaptionStart,
     Heartbeat,
+    Panoptic,
     RegionEvent,
     TrackEvent,
 )
@@ -42,6 +43,7 @@ _KINDS = frozenset(
         "caption.start",
         "caption.delta",
         "heartbeat",
+        "panoptic",
     }
     | TERMINALS
 )
@@ -59,6 +61,7 @@ class ReceivedEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ttl_ms: int = 0
     stage_us: dict[str, int] = {}
     counters: dict[str, int] = {}
+    segments: int = 0
 
 
 class Keeper:
@@ -72,6 +75,14 @@ class Keeper:
         kind = event_kind(event)
         if isinstance(event, Heartbeat):
             return ReceivedEvent(kind=kind, at_ns=at_ns, counters=event.counters)
+        if isinstance(event, Panoptic):
+            return ReceivedEvent(
+                kind=kind,
+                at_ns=at_ns,
+                captured_ns=event.captured_ns,
+                stage_us=event.stage_us,
+                segments=len(event.segments),
+            )
         if not isinstance(event, RegionEvent):
             return None
         request_id = int(getattr(event, "request_id", 0))

@@ -85,7 +85,7 @@ class StreamSegments:
         own = {rid: mask for rid, mask in regions.items() if rid in self._kinds}
         ids, given = _draw_given(ids, {r: m for r, m in regions.items() if r not in own})
         found = {n: (kind, score) for n, kind, score in answer.segments if (ids == n).any()}
-        changes = SegmentChanges(_make_event(held.frame))
+        changes = SegmentChanges(_make_event(held.frame, answer.stage_us))
         kinds = {n: kind for n, (kind, _) in found.items()}
         claims = associate(ids, kinds, own, self._kinds)
         for number in _order(ids, found):
@@ -155,7 +155,7 @@ def _name_segment(n: int, ids: U8, track: _Named, known: tuple[str, float | None
     return NamedSegment(n=n, rid=track[0], kind=kind, share=share, score=score, label=track[1])
 
 
-def _make_event(frame: Frame) -> Panoptic:
+def _make_event(frame: Frame, stage_us: dict[str, int]) -> Panoptic:
     return Panoptic(
         stream=frame.stream,
         seq=frame.seq,
@@ -165,6 +165,7 @@ def _make_event(frame: Frame) -> Panoptic:
         height=frame.height,
         segments=(),
         png=b"",
+        stage_us=stage_us,
     )
 
 

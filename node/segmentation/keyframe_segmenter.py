@@ -1,13 +1,14 @@
 """Keyframes: the tracker's request, and the result of segmenter and memory.
 
 `KeyframeSegmenter.cut` is called for one keyframe after the other of all streams, from one thread;
-`worker` selects them. It does not depend on time.
+`worker` selects them. Masks and segments do not depend on time; durations are only told.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -130,7 +131,9 @@ class KeyframeSegmenter:
         """Segment all requested regions on one frame. May raise any error of the segmenter."""
         frame = request.frame
         past = self._past(request)
+        began_ns = time.perf_counter_ns()
         encoded = self._segmenter.encode(frame.image)
+        look_us = (time.perf_counter_ns() - began_ns) // 1000
         features = self._segmenter.features(encoded)
         seen = past.memory.recall(features)
         found = self._regions(encoded, request, seen)
@@ -152,7 +155,7 @@ class KeyframeSegmenter:
             (*known, *others.chosen),
             candidates if request.candidates else None,
             others.left_out,
-            segments=self._segment_whole(encoded, request),
+            segments=self._segment_whole(encoded, request, look_us),
         )
 
     def stop(self) -> None:
@@ -160,12 +163,15 @@ class KeyframeSegmenter:
         self._segmenter.stop()
 
     def _segment_whole(
-        self, encoded: EncodedImage, request: KeyframeRequest
+        self, encoded: EncodedImage, request: KeyframeRequest, look_us: int
     ) -> KeyframeSegments | None:
         if not request.segments or not supports_everything(self._segmenter):
             return None
         size = request.frame.height, request.frame.width
-        return segment_keyframe(self._segmenter, encoded, size, most=request.segments)
+        began_ns = time.perf_counter_ns()
+        found = segment_keyframe(self._segmenter, encoded, size, most=request.segments)
+        spent_us = (time.perf_counter_ns() - began_ns) // 1000
+        return replace(found, stage_us={"look": look_us, "segments": spent_us})
 
     def _past(self, request: KeyframeRequest) -> _Past:
         """The stream's past, with what was believed of the last keyframe."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -21,11 +21,12 @@ _MOST_BYTES = 12_000
 @dataclass(frozen=True, slots=True)
 class KeyframeSegments:
     """`png`: an id map in 8-bit grey, stretched over the frame, 0 for the rest. `segments`: number,
-    kind (`thing`, `stuff`) and score of each.
+    kind (`thing`, `stuff`) and score of each. `stage_us`: durations in microseconds by stage.
     """
 
     png: bytes
     segments: tuple[tuple[int, str, float], ...]
+    stage_us: dict[str, int] = field(default_factory=dict)
 
 
 def segment_keyframe(

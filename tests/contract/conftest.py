@@ -18,6 +18,7 @@ SEGMENTS = (
     ),
     ev.NamedSegment(n=2, rid="r2", kind="stuff", share=0.75),
 )
+WHOLE = {"segments": SEGMENTS, "png": ID_MAP, "stage_us": {"look": 39_000}}
 
 
 def every_event() -> list[ev.AnyEvent]:
@@ -92,7 +93,7 @@ def every_event() -> list[ev.AnyEvent]:
         ev.TextAbsent(
             event_seq=15, text="a mug", none=0.875, seq=9, captured_ns=4_000_000, **common
         ),
-        ev.Panoptic(event_seq=16, segments=SEGMENTS, png=ID_MAP, **frame, **common),
+        ev.Panoptic(event_seq=16, **WHOLE, **frame, **common),
     ]
 
 

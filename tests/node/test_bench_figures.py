@@ -21,7 +21,7 @@ from ureca.node.bench.run_config import RunPlan
 from ureca.node.bench.sender import Sent, send
 from ureca.node.bench.subscriber import Keeper, ReceivedEvent
 from ureca.node.bench.workload import named, shots
-from ureca.protocol.events import CaptionDelta, CaptionFinal, Heartbeat, TrackNew
+from ureca.protocol.events import CaptionDelta, CaptionFinal, Heartbeat, Panoptic, TrackNew
 
 MS = 1_000_000
 PLAN = RunPlan(frames="ipc://nowhere", regions=2, fps=10, warm_up_s=1, duration_s=4, size="128x96")
@@ -243,3 +243,47 @@ def test_energy_is_the_sum_of_whole_packages_or_nothing(tmp_path: Path) -> None:
         (tmp_path / name / "energy_uj").write_text(value)
     assert energy_uj(packages(tmp_path)) == 7
     assert energy_uj(packages(tmp_path / "none")) is None
+
+
+def test_maps_of_whole_frames_are_counted_in_the_measured_time():
+    raw = observed()
+    maps = [
+        ReceivedEvent(
+            kind="panoptic",
+            at_ns=(500 * n + 200) * MS,
+            captured_ns=500 * n * MS,
+            stage_us={"look": 40_000, "segments": 100_000 + 1000 * n},
+            segments=7,
+        )
+        for n in range(20)
+    ]
+    raw.heard[0] = Heard((*raw.heard[0].samples, *maps), 0)
+    raw.plan = msgspec.structs.replace(PLAN, panoptic=True)
+    found = row(raw)
+    assert (found.panoptic["passes"], found.panoptic["per_s"]) == (8, 2.0), "from 1 s to 5 s"
+    assert found.panoptic["age_ms"].p50 == 200
+    assert found.panoptic["segments"].mean == 7
+    assert found.panoptic["stages_ms"]["look"].mean == 40
+    assert found.panoptic["stages_ms"]["segments"].mean == pytest.approx(105.5)
+    text = table([found])
+    assert "2 passes a second (8), 7.0 segments in one; stages ms: look 40.0" in text
+    assert "whole frames" in text
+    assert "passes" not in table([row(observed())])
+
+
+def test_the_subscriber_keeps_what_figures_of_maps_need():
+    event = Panoptic(
+        seq=1, captured_ns=5, width=4, height=3, segments=(), png=b"", stage_us={"look": 9}
+    )
+    wanted = ReceivedEvent(kind="panoptic", at_ns=7, captured_ns=5, stage_us={"look": 9})
+    assert Keeper().sample(event, 7) == wanted
+
+
+def test_a_load_of_whole_frames_says_what_it_takes():
+    whole = msgspec.structs.replace(PLAN, panoptic=True)
+    assert whole.key != PLAN.key
+    assert whole.most_regions(2.0) == 4, "those that are no segments any more live on for a while"
+    with pytest.raises(ConfigError, match="not both"):
+        msgspec.structs.replace(PLAN, panoptic=True, auto=True)
+    with pytest.raises(ConfigError, match="1 to 48"):
+        msgspec.structs.replace(PLAN, panoptic=True, regions=49)

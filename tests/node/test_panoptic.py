@@ -85,6 +85,9 @@ def test_segments_keep_their_regions_from_keyframe_to_keyframe() -> None:
             found = view.segment_at(x, y)
             assert found is not None, name
             assert found.kind == "thing"
+    for event in played.events.of("panoptic"):
+        assert set(event.stage_us) == {"look", "segments"}
+        assert all(spent_us >= 0 for spent_us in event.stage_us.values())
     by_place = [
         {
             name: view.segment_at(*np.argwhere(mask).mean(0)[::-1]).rid

@@ -66,3 +66,24 @@ def test_the_node_finds_the_regions_itself(
     assert row["books_balance"]
     assert row["first_caption_ms"]["n"] >= 1
     assert row["c2c_ms"]["all"]["n"] > 0
+
+
+@pytest.mark.slow
+def test_whole_frames_in_segments_are_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    scripted = ["--", "--set", "segmenter.model=scripted", "--set", "segmenter.every_frames=3"]
+    assert main([*SHORT, "--panoptic", "--regions", "6", "--node", NODE, *scripted]) == 0
+    out = capsys.readouterr().out
+    (row,) = json.loads(out.splitlines()[-1])["rows"]
+    assert row["plan"]["panoptic"]
+    assert row["books_balance"]
+    found = row["panoptic"]
+    assert found["passes"] >= 2
+    assert set(found["stages_ms"]) == {"look", "segments"}
+    assert found["stages_ms"]["segments"]["n"] == found["passes"]
+    assert found["age_ms"]["p50"] > 0
+    assert 1 <= found["segments"]["mean"] <= 6
+    assert f"{found['per_s']:g} passes a second" in out
+    assert row["c2c_ms"]["all"]["n"] > 0

@@ -213,7 +213,8 @@ class NamedSegment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 class Panoptic(Event, frozen=True, kw_only=True, tag="panoptic"):
     """Every pixel of frame `seq`, of `width` x `height`: `png` is an id map in 8-bit grey,
-    stretched over the frame; 0 is the rest.
+    stretched over the frame; 0 is the rest. `stage_us` holds durations of the segmenter in
+    microseconds: `look` at the frame, choose `segments`.
     """
 
     seq: int
@@ -223,6 +224,7 @@ class Panoptic(Event, frozen=True, kw_only=True, tag="panoptic"):
     height: int
     segments: tuple[NamedSegment, ...]
     png: bytes
+    stage_us: dict[str, int] = {}
 
 
 class Heartbeat(Event, frozen=True, kw_only=True, tag="heartbeat"):
