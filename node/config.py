@@ -382,7 +382,9 @@ class NodeConfig:
     """The whole node."""
 
     bundle: str = ""
-    """Folder of the captioner's bundle; empty takes the one that ships with the package."""
+    """Folder of the captioner's bundle, or the YAML file of a server (docs/server.md); empty takes
+    the bundle that ships with the package.
+    """
     prompts: str = ""
     source: SourceConfig = field(default_factory=SourceConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 Trouble = str | int | bytes
-"""A status; `hang_up`, `nonsense`, `nothing`, `html`, `huge`, `endless`, `zipped`, `stall`,
-`elsewhere` (a redirect); bytes are the text of the answer.
+"""A status; `hang_up`, `nonsense`, `nothing`, `html`, `huge`, `endless`, `endless_error`,
+`zipped`, `stall`, `elsewhere` (a redirect); bytes are the text of the answer.
 """
 
 
@@ -126,8 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif trouble == "elsewhere":
             self._send(307, b"", Location=f"http://{ELSEWHERE}/v1/chat/completions")
         else:
-            assert trouble == "endless", trouble
-            self._send_endless()
+            assert trouble in {"endless", "endless_error"}, trouble
+            self._send_endless(200 if trouble == "endless" else 500)
 
     def _say(self, text):
         reply = {
@@ -157,9 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _send_endless(self):
+    def _send_endless(self, status):
         """A body without a length that goes on until the client hangs up."""
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Connection", "close")
         self.end_headers()
         while not self.server.ended.is_set():

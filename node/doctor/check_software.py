@@ -12,6 +12,7 @@ import zmq
 from ureca.client.client import Client
 from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.client.sockets import bind
+from ureca.engine import is_remote
 from ureca.errors import RequestError, UrecaError
 from ureca.extras import require
 from ureca.node.doctor.findings import Finding
@@ -53,11 +54,14 @@ def captioner(folder: str) -> Finding:
     try:
         from ureca.node.captioning.engine_loader import open_engine
 
-        info = open_engine(folder).info
+        engine = open_engine(folder)
+        info = engine.info
     except ImportError as error:
         return Finding("captioner", "bad", str(error), "pip install 'ureca[node]'")
     except UrecaError as error:  # its message ends in the remedy
         return Finding("captioner", "bad", str(error))
+    if is_remote(engine):
+        return Finding("captioner", "ok", f"{info.model} of a server, which was not asked")
     seconds = time.perf_counter() - began
     result = f"loads; self-test captions are as expected ({seconds:.1f} s)"
     return Finding("captioner", "ok", f"{info.model}, {info.precision}: {result}")

@@ -155,6 +155,7 @@ def test_a_throttle_beyond_the_time_is_a_failure(serve):
         ("html", "sent no answer"),
         ("huge", "more than max_answer_bytes=262144"),
         ("endless", "more than max_answer_bytes=262144"),
+        ("endless_error", "more than max_answer_bytes=262144"),
         ("zipped", "sent no answer"),
         ("nonsense", "sent no answer"),
         ("nothing", "no JSON object"),

@@ -123,6 +123,14 @@ def test_an_altered_bundle_is_bad_and_says_how_to_mend_it(tmp_path):
     assert "ureca export" in finding.said
 
 
+def test_a_server_is_opened_and_not_asked(tmp_path):
+    pytest.importorskip("openai", reason="asking servers needs the extra `server`")
+    path = tmp_path / "server.yaml"
+    path.write_text("url: http://127.0.0.1:9/v1\nmodel: some-vlm\n")
+    finding = check_software.captioner(str(path))
+    assert (finding.state, finding.said) == ("ok", "some-vlm of a server, which was not asked")
+
+
 def test_the_command_ends_with_one_when_something_is_bad(tmp_path, capsys):
     free = ["--events", f"ipc://{tmp_path}/e", "--requests", f"ipc://{tmp_path}/r"]
     assert main(["--bundle", str(tmp_path), "--json", *free]) == 1
