@@ -32,7 +32,7 @@ from ureca.node.cli.region_options import add_person_words
 from ureca.node.decoding.picture_files import is_picture_name
 from ureca.node.sources.video_readers import open_clip
 from ureca.protocol.rle import MAX_PIXELS
-from ureca.visualization.files import save
+from ureca.visualization.files import save_segments
 
 _PROGRESS = "progress.jsonl"
 _EPILOG = """examples: ureca panoptic photos -o segments; ureca panoptic clip.mp4 -o segments
@@ -135,7 +135,8 @@ def _segment(
         texts = [captions[one.number].text for one in found.segments]
         folder = Path(options.out) / "pictures"
         folder.mkdir(exist_ok=True)
-        save(folder / png, image, masks, texts)
+        stuff = [one.kind == "stuff" for one in found.segments]
+        save_segments(folder / png, image, masks, texts, stuff)
     height, width = found.ids.shape
     return {
         "image": {"file_name": name, "width": width, "height": height},

@@ -16,6 +16,7 @@ from ureca.node.annotated_video.overlay_state import OverlayState
 from ureca.node.annotated_video.renderer import Renderer, drawn
 from ureca.node.segmentation.keyframe_segments import encode_ids
 from ureca.protocol.events import NamedSegment, Panoptic, TrackEnd
+from ureca.visualization.files import save_segments
 from ureca.visualization.palette import COLOURS, SEGMENT_COLOURS, STALE
 from ureca.visualization.picture import Shown, annotated
 from ureca.visualization.segment_fill import fill_segments, paint_ids
@@ -119,6 +120,17 @@ def test_colours_of_segments_differ_for_the_colour_blind(sight):
     seen = [float(value) for value in SEEN[sight].split()]
     assert least_distance(SEGMENT_COLOURS, seen) > 10
     assert least_distance(COLOURS, seen) < 8, "those of single regions would not do"
+
+
+def test_a_picture_of_segments_is_written(tmp_path):
+    path = tmp_path / "out.png"
+    masks = [box_mask(0, 0, 0, 0), box_mask(0, 0, 200, 240), box_mask(200, 0, 480, 240)]
+    image = np.full((*SIZE, 3), 90, np.uint8)
+    save_segments(path, image, masks, ["empty", "a cup", "a wall"], [False, False, True])
+    picture = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(float)
+    for x, number, share in ((150, 0, 0.6), (440, 1, 0.3)):
+        wanted = np.array(SEGMENT_COLOURS[number]) * share + 90 * (1 - share)
+        assert np.abs(picture[150, x] - wanted).max() < 2
 
 
 # --- what is drawn on a frame --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from ureca.datatypes import Image, Mask
 from ureca.errors import ConfigError
 from ureca.extras import require
-from ureca.visualization.palette import Palette
+from ureca.visualization.palette import COLOURS, SEGMENT_COLOURS, Palette, Rgb
 from ureca.visualization.picture import Shown, annotated
+from ureca.visualization.segment_fill import paint_ids
 from ureca.visualization.text import EXTRA
 
 
@@ -32,8 +34,28 @@ def save(path: Path, image: Image, masks: Sequence[Mask], texts: Sequence[str]) 
 
     Raises `ConfigError` when the file cannot be written.
     """
+    _write(path, annotated(image, regions(masks, texts)))
+
+
+def save_segments(
+    path: Path, image: Image, masks: Sequence[Mask], texts: Sequence[str], stuff: Sequence[bool]
+) -> None:
+    """Write `image` with whole segments filled: masks bool [H, W] that do not overlap, their
+    captions, and which are stuff. At most 255. Raises `ConfigError` as `save` does.
+    """
+    shown = [
+        replace(one, is_stuff=stuff[int(one.name)])
+        for one in regions(masks, texts, SEGMENT_COLOURS)
+    ]
+    ids = np.zeros(image.shape[:2], np.uint8)
+    paint_ids(
+        ids, [(n, m, o.box_xyxy_px) for n, o in enumerate(shown, 1) if (m := o.mask) is not None]
+    )
+    _write(path, annotated(image, shown, ids=ids))
+
+
+def _write(path: Path, picture: Image) -> None:
     cv2: Any = require("cv2", extra=EXTRA)
-    picture = annotated(image, regions(masks, texts))
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     assert done  # a u8 picture can always be encoded
     try:
@@ -42,9 +64,11 @@ def save(path: Path, image: Image, masks: Sequence[Mask], texts: Sequence[str]) 
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
-def regions(masks: Sequence[Mask], texts: Sequence[str]) -> list[Shown]:
+def regions(
+    masks: Sequence[Mask], texts: Sequence[str], colours: Sequence[Rgb] = COLOURS
+) -> list[Shown]:
     """Regions in colours of their own, in order."""
-    palette = Palette()
+    palette = Palette(colours)
     return [
         Shown(str(number), _box(mask), palette[str(number)], text, mask)
         for number, (mask, text) in enumerate(zip(masks, texts, strict=True))
