@@ -50,6 +50,7 @@ class Flaky(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64  # else many connections at once wait for a second
 
     def __init__(
         self,

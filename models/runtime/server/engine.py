@@ -41,9 +41,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServerFrame:
-    """What `ServerEngine.encode` returns; pictures are drawn when the regions are known."""
+    """What `ServerEngine.encode` returns: the picture, and its smaller copy for outlines."""
 
     image: Image
+    small: Image
+    prep_us: int
 
 
 def open_server_engine(path: Path) -> ServerEngine:
@@ -89,8 +91,11 @@ class ServerEngine:
         return self.account.text()
 
     def encode(self, image: Image) -> ServerFrame:
-        """Keep the picture, u8 [H, W, 3] RGB."""
-        return ServerFrame(image)
+        """Shrink the picture, u8 [H, W, 3] RGB, for all requests about it."""
+        began_ns = time.perf_counter_ns()
+        small = views.shrink(image, self.config.max_side_px)
+        self._prep_us = (time.perf_counter_ns() - began_ns) // 1000
+        return ServerFrame(image, small, self._prep_us)
 
     def caption(
         self,
@@ -106,9 +111,9 @@ class ServerEngine:
         check_regions(
             regions, height_px=height_px, width_px=width_px, max_regions=self.info.max_regions
         )
-        self._prep_us = 0
+        self._prep_us = frame.prep_us
         slots = asyncio.Semaphore(self.config.max_concurrency)
-        return self._write(_Batch(frame.image, regions, slots), aborted)
+        return self._write(_Batch(frame, regions, slots), aborted)
 
     def _write(self, batch: _Batch, aborted: Callable[[int], bool]) -> Iterator[RowDelta | RowDone]:
         with closing(asyncio.new_event_loop()) as loop:
@@ -170,7 +175,7 @@ class ServerEngine:
         masks = [batch.regions[row].mask for row in rows]
         side_px = self.config.max_side_px
         if self.config.pictures != "crop":
-            small = views.shrink(batch.image, side_px)
+            small = batch.frame.small
             outlines = [views.shrink_mask(mask, side_px) for mask in masks]
             if len(rows) == 1:
                 yield views.draw_outlined(small, outlines[0])
@@ -178,7 +183,7 @@ class ServerEngine:
                 yield views.draw_numbers(small, outlines, first=1)
         if self.config.pictures != "outlined":
             for mask in masks:
-                crop = views.crop_with_margin(batch.image, mask, margin=_CONTEXT_MARGIN)
+                crop = views.crop_with_margin(batch.frame.image, mask, margin=_CONTEXT_MARGIN)
                 yield views.shrink(crop, side_px)
 
     def _explain_late(self) -> str:
@@ -192,7 +197,7 @@ class ServerEngine:
 class _Batch:
     """One call of `caption`: its rows, and how those that have ended did."""
 
-    image: Image
+    frame: ServerFrame
     regions: Sequence[RegionInput]
     slots: asyncio.Semaphore
     """How many requests may be open."""
