@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ureca.models.curation import output
-from ureca.models.curation.prompts import parse_sentence
 from ureca.models.curation.records import CuratedPicture, CuratedRegion
 from ureca.models.curation.sources import read_pictures
 from ureca.models.curation.tree import TreeConfig
+from ureca.models.runtime.server.answers import parse_sentence
 
 _TREELESS = ("bad_mask",)
 
