@@ -35,6 +35,7 @@ RUN = [
     f"{NODE} --render out.mp4",
     f"{NODE} --record run.mcap",
     "replay run.mcap --runs 2",
+    "run --panoptic --source clip.mp4 --render out.mp4",
 ]
 """In this order, each in the same folder."""
 BESIDE = ["health", "watch", "watch --duration 5", "rerun --save run.rrd --duration 60"]
@@ -43,6 +44,7 @@ ELSEWHERE = {
     r"run( --view)?|view": "tests/viewer/test_server.py",
     r"(run|describe) .*--bundle configs/server/.*": "tests/system/test_server_captioner.py",
     r"run --source clip.mp4 .*": "tests/system/test_node_process.py",
+    r"run --panoptic .* --record .*": "tests/node/test_record_segments.py",
     r"run --auto .*": "tests/node/test_auto_command.py",
     r"run --config .*segmenter.yaml .*": "tests/node/test_segmenter.py",
     r"run --source (zmq|credit)\+.*": "tests/node/test_inputs_camera_command.py",
