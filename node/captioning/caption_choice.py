@@ -97,7 +97,8 @@ class CaptionChooser:
         """The region whose words the caption `done` should take. It contains the part; if it can,
         it is what the caption says that the part is of (a lid is the teapot's, not the gripper's
         that holds it); else it is the smallest one. None if the caption names no part. A region in
-        `waiting` has no text yet and may be the one, so the smallest of those goes first.
+        `waiting` has no text yet and may be the one, so the smallest of those goes first. Scenery
+        (a table, a wall) is around everything and is taken only by its name.
         """
         named = _split_part(done.text) if self.config.parts_take_whole else None
         if named is None:
@@ -106,6 +107,7 @@ class CaptionChooser:
         ranks = {
             key: (key not in waiting, not _same_noun(other.text, named[1]), other.area)
             for key, other in found.items()
+            if key in waiting or _same_noun(other.text, named[1]) or not parse(other.text).scenery
         }
         return min(ranks, key=ranks.__getitem__, default=None)
 

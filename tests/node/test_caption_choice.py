@@ -153,6 +153,18 @@ def test_a_part_is_that_of_the_thing_it_names_not_of_a_smaller_one_before_it(
     assert "the lid of white teapots" in texts(events).values()
 
 
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ("the fingers of a robot gripper", "the fingers of a robot gripper"),
+        ("the leg of a table", "the leg of a wooden table"),
+    ],
+)
+def test_scenery_around_a_part_is_its_whole_only_by_name(part: str, told: str) -> None:
+    said = [(part, 0.5), ("a wooden table", 0.9)]
+    assert texts(play(Says(said), PART, WHOLE)[0])["r0"] == told
+
+
 def test_a_part_of_a_part_takes_the_words_of_the_thing() -> None:
     said = [("the knob of a box", 0.5), ("the drawer of a desk", 0.5), ("a cabinet", 0.9)]
     found = texts(play(Says(said), (12, 12, 16, 16), (10, 10, 24, 24), WHOLE)[0])
