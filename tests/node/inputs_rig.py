@@ -33,7 +33,7 @@ QUICK = {"open_timeout_s": 2.0, "read_timeout_s": 0.5, "retry_s": 0.05, "retry_m
 """Timeouts of tests: short, and never asserted to the millisecond."""
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = 120) -> None:
     """Wait for something that must come."""
     stop = time.monotonic() + timeout_s
     while not condition():
