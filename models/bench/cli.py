@@ -17,12 +17,17 @@ BENCHES = {
         "ureca.node.bench.track_cli",
         "masks tracked through clips, compared with the true ones",
     ),
+    "report": (
+        "ureca.models.bench.report",
+        "one page of what `engine` and `node` wrote, to send to others",
+    ),
 }
 """Module and summary by name; modules are imported by name, so that no package imports another."""
 
 _EPILOG = """example:
   ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
   ureca bench node --regions 8 --fps 30 --duration 20
+  ureca bench report engine.json node.json -o report.html
 
 `ureca bench NAME --help` explains one bench."""
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from tqdm import tqdm
 
 from ureca.bundle import BundleManifest, bundle_sha, load_manifest
 from ureca.models.bench.arms import AGAINST, open_arms
 from ureca.models.bench.charts import draw_chart
+from ureca.models.bench.files import write_document
+from ureca.models.bench.machine import describe_machine
 from ureca.models.bench.roofline import Peaks, count_work, measure_peaks
 from ureca.models.bench.scenes import make_scenes
 from ureca.models.bench.timing import TimingRow, add_roofline, measure_arms
@@ -29,6 +32,7 @@ from ureca.models.runtime.ort import count_default_threads
 
 _EPILOG = """examples:
   ureca bench engine --bundle BUNDLE --regions 1,4,8 --frames 20
+  ureca bench engine --bundle BUNDLE --frames 100 --out engine.json   # for `ureca bench report`
   ureca bench engine --bundle int8 --bundle fp32 --regions 8,32 --chart speed.png \\
       --against naive,eager,transformers,transformers-cached
 
@@ -54,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = _build_report(rows, options.bundle, peaks, threads)
     if options.chart is not None:
         draw_chart(rows, options.chart)
+    if options.out is not None:
+        write_document(options.out, json.dumps(report) + "\n")
     sys.stdout.write(json.dumps(report) + "\n")
     return 0
 
@@ -99,13 +105,12 @@ def _build_report(
     return {
         "bench": "engine",
         "machine": {
-            "system": platform.platform(),
-            "processor": _read_processor_name(),
-            "python": platform.python_version(),
+            **msgspec.to_builtins(describe_machine()),
             "threads": threads,
             **asdict(peaks),
         },
         "bundles": {str(folder): _read_quality(folder) for folder in bundles},
+        "load_average": os.getloadavg(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "rows": [asdict(row) for row in rows],
     }
@@ -118,15 +123,6 @@ def _read_quality(bundle: Path) -> dict[str, object]:
     if proof.is_file():
         found["agreement"] = json.loads(proof.read_text(encoding="utf8"))["bundle"]
     return found
-
-
-def _read_processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -155,6 +151,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--tokens", type=_parse_number, default=8, help="longest caption, in tokens (%(default)s)")
     add("--threads", type=_parse_number, help="threads of every graph, and of torch")
     add("--chart", type=Path, metavar="PNG", help="also draw the medians")
+    add("--out", type=Path, metavar="JSON", help="also write the last line to a file")
     return parser
 
 

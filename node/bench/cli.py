@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 from tqdm import tqdm
 
 from ureca.errors import ConfigError
+from ureca.models.bench.machine import describe_machine
 from ureca.node.bench.aggregate import BenchRow, row
 from ureca.node.bench.compare import compare, load_report
 from ureca.node.bench.report import chart, table
@@ -115,7 +115,8 @@ def _write(path: Path, report: dict[str, Any]) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    return {"system": platform.platform(), "python": platform.python_version()}
+    described: dict[str, Any] = msgspec.to_builtins(describe_machine())
+    return described
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,9 @@ from ureca.extras import require
 
 EXTRA = "bench"
 _POWERCAP = Path("/sys/class/powercap")
+_HWMON = Path("/sys/class/hwmon")
+_JETSON_INPUT = "VDD_IN"
+"""The rail that feeds a whole Jetson module, where its power monitor (INA3221) has it."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -27,9 +30,10 @@ class Usage(msgspec.Struct, frozen=True):
 class Meter:
     """Reads one process. Raises `MissingExtraError` without psutil."""
 
-    def __init__(self, pid: int, powercap: Path = _POWERCAP) -> None:
+    def __init__(self, pid: int, powercap: Path = _POWERCAP, hwmon: Path = _HWMON) -> None:
         self._process: Any = require("psutil", extra=EXTRA).Process(pid)
         self._packages = packages(powercap)
+        self._rail = None if self._packages else find_rail(hwmon)
 
     def read(self) -> Usage:
         """Usage now."""
@@ -40,7 +44,7 @@ class Meter:
                 cpu_s=times.user + times.system,
                 rss_bytes=self._process.memory_info().rss,
                 threads=self._process.num_threads(),
-                energy_uj=energy_uj(self._packages),
+                energy_uj=self._rail.energy_uj() if self._rail else energy_uj(self._packages),
             )
 
 
@@ -60,6 +64,42 @@ def energy_uj(counters: tuple[Path, ...]) -> int | None:
     if not values or not all(value and value.isdigit() for value in values):
         return None
     return sum(int(value) for value in values if value)
+
+
+class Rail:
+    """A power monitor's channel. It reads power, so energy is the sum over the times between two
+    reads, each at the mean of both powers.
+    """
+
+    def __init__(self, voltage_mv: Path, current_ma: Path) -> None:
+        self._paths = (voltage_mv, current_ma)
+        self._last: tuple[int, float] | None = None
+        self._uj = 0.0
+
+    def energy_uj(self, now_ns: int | None = None) -> int | None:
+        """Microjoules since the first call; None if a channel cannot be read."""
+        now_ns = time.monotonic_ns() if now_ns is None else now_ns
+        values = [_read(path) for path in self._paths]
+        if not all(value and value.isdigit() for value in values):
+            return None
+        millivolts, milliamperes = (int(value or 0) for value in values)
+        uw = float(millivolts * milliamperes)
+        if self._last is not None:
+            then_ns, before_uw = self._last
+            self._uj += (now_ns - then_ns) / 1e9 * (uw + before_uw) / 2
+        self._last = now_ns, uw
+        return round(self._uj)
+
+
+def find_rail(hwmon: Path) -> Rail | None:
+    """The input of a Jetson module below `/sys/class/hwmon`; None on other machines."""
+    for label in sorted(hwmon.glob("hwmon*/in*_label")) if hwmon.is_dir() else ():
+        if _read(label) == _JETSON_INPUT:
+            number = label.name.removeprefix("in").removesuffix("_label")
+            return Rail(
+                label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
+            )
+    return None
 
 
 def _read(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from ureca.node.bench.caption_age import ages, first_captions
 from ureca.node.bench.compare import compare, load_report
 from ureca.node.bench.intervals import ratio_interval, slope, summary
 from ureca.node.bench.report import chart, table
-from ureca.node.bench.resource_usage import Usage, energy_uj, packages
+from ureca.node.bench.resource_usage import Usage, energy_uj, find_rail, packages
 from ureca.node.bench.run import Heard, Raw
 from ureca.node.bench.run_config import RunPlan
 from ureca.node.bench.sender import Sent, send
@@ -243,6 +243,23 @@ def test_energy_is_the_sum_of_whole_packages_or_nothing(tmp_path: Path) -> None:
         (tmp_path / name / "energy_uj").write_text(value)
     assert energy_uj(packages(tmp_path)) == 7
     assert energy_uj(packages(tmp_path / "none")) is None
+
+
+def test_energy_of_a_jetson_is_its_input_power_over_time(tmp_path: Path) -> None:
+    monitor = tmp_path / "hwmon4"
+    monitor.mkdir()
+    for number, name in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV")):
+        (monitor / f"in{number}_label").write_text(f"{name}\n")
+    (monitor / "in1_input").write_text("5000\n")
+    rail = find_rail(tmp_path)
+    assert rail is not None
+    assert rail.energy_uj(0) is None  # the current cannot be read
+    (monitor / "curr1_input").write_text("1000\n")
+    assert rail.energy_uj(10**9) == 0
+    assert rail.energy_uj(2 * 10**9) == 5_000_000  # 5 W for a second
+    (monitor / "curr1_input").write_text("2000\n")
+    assert rail.energy_uj(4 * 10**9) == 20_000_000  # and 7.5 W on average for two
+    assert find_rail(tmp_path / "none") is None
 
 
 def test_maps_of_whole_frames_are_counted_in_the_measured_time():

@@ -12,6 +12,8 @@ pytest.importorskip("transformers", reason="needs the extra `bench`")
 from ureca.errors import ConfigError
 from ureca.models.bench.arms import AGAINST, ArmOutput, measure_equal_texts, open_arms
 from ureca.models.bench.engine_bench import main
+from ureca.models.bench.files import read_measurement
+from ureca.models.bench.report import render_report
 from ureca.models.bench.roofline import Peaks, StageWork, count_work
 from ureca.models.bench.scenes import make_scenes
 from ureca.models.bench.timing import measure_arms
@@ -54,6 +56,14 @@ def test_stages_are_told_and_lie_under_the_roof(printed):
     assert set(shared["stages_ms"]) == {"prep", "vision", "prefix", "regions", "decode"}
     assert set(shared["roofline"]) <= {"vision", "prefix", "regions", "decode"}
     assert sum(shared["stages_ms"].values()) <= 1.5 * shared["ms_p95"]
+
+
+def test_what_it_prints_can_be_put_on_a_page(printed, tmp_path):
+    path = tmp_path / "engine.txt"
+    path.write_text("\n".join(printed[0]))
+    measured = read_measurement(path)
+    assert [row.arm for row in measured.rows] == 2 * ["shared", *AGAINST]
+    assert render_report([measured], "a page").count("<tr>") == 1 + len(measured.rows)
 
 
 def test_a_chart_is_drawn(printed):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ureca.errors import UrecaError
+from ureca.models.bench.files import read_measurement
+from ureca.models.bench.report import render_report
 from ureca.node.bench.cli import main
 
 NODE = f"{sys.executable} {Path(__file__).parent / 'scripted_node.py'}"
@@ -38,6 +40,7 @@ def test_a_short_run_reports_and_compares(
     assert row["frames"]["sent"] == 40 == row["frames"]["in"] + row["frames"]["never_seen"]
     assert len(row["subscribers"]) == 2
     assert chart.stat().st_size > 1000
+    assert render_report([read_measurement(out)], "a page").count("<td>balance</td>") == 1
     report = json.loads(out.read_text())
     finals = report["rows"][0]["raw"]["finals"]
     assert len(finals) == row["c2c_ms"]["all"]["n"]
