@@ -19,7 +19,7 @@ from hypothesis import settings
 import ureca  # noqa: F401  (first of all: what it sets in the environment holds for the tests, too)
 
 ROOT = Path(__file__).resolve().parents[1]
-GRACE_S = 3.0
+GRACE_S = 20.0
 
 # tqdm's first bar starts a thread that stays; which test has the first bar depends on the order.
 with contextlib.suppress(ImportError):

@@ -106,17 +106,26 @@ class _Endless(_Quiet):
         self.send_response(200)
         self.end_headers()
         with contextlib.suppress(OSError):
-            send(self.wfile, 250, 25)
+            send(self.wfile, 15_000, 25)
 
 
-def send(file: object, count: int, fps: int, form: str = "mpegts", **options: str) -> None:
-    """Numbered pictures in real time into a file, a socket or an address."""
+def send(
+    file: object,
+    count: int,
+    fps: int,
+    form: str = "mpegts",
+    stop: threading.Event | None = None,
+    **options: str,
+) -> None:
+    """Numbered pictures in real time into a file, a socket or an address, until `stop` is set."""
     with av.open(file, "w", format=form, options=options) as container:  # type: ignore[call-overload]
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
         stream.options = {"tune": "zerolatency", "g": "10"}
         begin_s = time.monotonic()
         for number in range(count):
+            if stop is not None and stop.is_set():
+                break
             time.sleep(max(0.0, begin_s + number / fps - time.monotonic()))
             frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
             frame.pts, frame.time_base = number, fractions.Fraction(1, fps)
@@ -132,7 +141,8 @@ def test_a_live_transport_stream_over_http(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["udp", "rtp"])
 def test_streams_that_are_sent_to_the_node(tmp_path: Path, scheme: str) -> None:
     port = free_port()
-    sender = threading.Thread(target=_send_to, args=(scheme, port), name="sender")
+    stop = threading.Event()
+    sender = threading.Thread(target=_send_to, args=(scheme, port, stop), name="sender")
     uri = {
         "udp": f"udp://@127.0.0.1:{port}",
         "rtp": f"rtp://127.0.0.1:{port}",
@@ -142,15 +152,16 @@ def test_streams_that_are_sent_to_the_node(tmp_path: Path, scheme: str) -> None:
         with rig(tmp_path, uri, read_timeout_s=4.0, open_timeout_s=8.0) as node:
             node.goes_on(5)
     finally:
+        stop.set()
         sender.join()
 
 
-def _send_to(scheme: str, port: int) -> None:
+def _send_to(scheme: str, port: int, stop: threading.Event) -> None:
     with contextlib.suppress(av.error.FFmpegError, OSError):
         if scheme == "udp":
-            send(f"udp://127.0.0.1:{port}?pkt_size=1316", 300, 25)
+            send(f"udp://127.0.0.1:{port}?pkt_size=1316", 15_000, 25, stop=stop)
         else:
-            send(f"rtp://127.0.0.1:{port}", 300, 25, "rtp_mpegts")
+            send(f"rtp://127.0.0.1:{port}", 15_000, 25, "rtp_mpegts", stop)
 
 
 def test_a_protocol_that_this_ffmpeg_lacks_is_named(tmp_path: Path) -> None:
