@@ -26,6 +26,8 @@ from ureca.models.nano.network import Captioner
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+MAX_REASON = 2000
+"""Characters of an error about tensors."""
 
 
 def save_checkpoint(
@@ -62,7 +64,7 @@ def load_checkpoint(folder: Path) -> Captioner:
     try:
         config = msgspec.convert(json.loads((folder / CONFIG).read_text()), CaptionerConfig)
         state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise WeightsError(
             f"{folder} is not a checkpoint ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
@@ -73,7 +75,8 @@ def load_checkpoint(folder: Path) -> Captioner:
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:
-        raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+        reason = str(error)[:MAX_REASON]  # it lists every tensor of a file that may have millions
+        raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
     return model.eval()
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ureca.errors import BundleError, EngineError
 from ureca.extras import require
+from ureca.models.onnx_file import find_external_data
 from ureca.models.runtime.graph_backend import Value, Values
 
 PROVIDER = "CPUExecutionProvider"
@@ -55,6 +56,7 @@ def open_session(
 ) -> Session:
     """Open one graph on the first of `providers`. Raises `BundleError` when it cannot run there."""
     package, first = _import_onnxruntime(), _name_of_provider(providers[0])
+    find_external_data(path)  # a graph of a stranger must not read files beside its bundle
     options = package.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

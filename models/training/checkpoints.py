@@ -95,7 +95,14 @@ def read_save(folder: Path, names: tuple[str, ...]) -> tuple[int, list[dict[str,
         saved = folder / pointer["folder"]
         tensors = [load_file(saved / f"{name}.safetensors") for name in names]
         return int(pointer["step"]), tensors
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise format_unusable(folder, error) from error
 
 

@@ -26,6 +26,7 @@ from tests.models.detector_scenes import (
     picture,
 )
 from ureca.errors import BundleError, ConfigError, EngineError
+from ureca.models.onnx_file import list_external_data
 from ureca.models.runtime.segmentation.detectors.config import (
     LAYOUTS,
     DetectorInput,
@@ -36,7 +37,6 @@ from ureca.models.runtime.segmentation.detectors.detected_image import compute_i
 from ureca.models.runtime.segmentation.detectors.onnx_detector import (
     open_onnx_detector,
 )
-from ureca.models.runtime.segmentation.detectors.onnx_file import list_external_data
 from ureca.models.runtime.segmentation.detectors.open_external import open_external_segmenter
 from ureca.models.runtime.segmentation.detectors.placement import place_image
 

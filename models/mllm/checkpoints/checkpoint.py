@@ -51,7 +51,7 @@ def read_config(folder: Path) -> MllmConfig:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise WeightsError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes")
         return from_plain(MllmConfig, msgspec.json.decode(path.read_bytes()), where=str(path))
-    except (OSError, ValueError, msgspec.MsgspecError, ConfigError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError, ConfigError) as error:
         raise WeightsError(f"{folder} is not a `ureca-mllm` checkpoint: {error}") from error
 
 

@@ -99,7 +99,7 @@ def read_official_config(folder: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise WeightsError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes")
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{folder} is not the published layout: {error}") from error
     absent = [k for k in ("vision_config", "llm_config", "num_mask_token") if k not in found]
     if absent:

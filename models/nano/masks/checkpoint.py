@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ureca.errors import WeightsError
+from ureca.models.nano.checkpoint import MAX_REASON
 from ureca.models.nano.detector import NCNN_FILE, Detector, load_ncnn
 from ureca.models.nano.masks.config import MaskHeadConfig
 from ureca.models.nano.masks.network import LiteTrunk, MaskNetwork
@@ -56,7 +57,7 @@ def load_mask_checkpoint(folder: Path, *, trunk_weights: str = "") -> MaskNetwor
     try:
         config = msgspec.convert(json.loads((folder / CONFIG).read_text()), MaskHeadConfig)
         state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise WeightsError(
             f"{folder} is no checkpoint of a mask head ({error}); expected {CONFIG} and {WEIGHTS}"
         ) from error
@@ -67,5 +68,6 @@ def load_mask_checkpoint(folder: Path, *, trunk_weights: str = "") -> MaskNetwor
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:
-        raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+        reason = str(error)[:MAX_REASON]  # it lists every tensor of a file that may have millions
+        raise WeightsError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from error
     return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ureca.datatypes import Image
 from ureca.errors import BundleError, ConfigError, EngineError
+from ureca.models.onnx_file import check_onnx_file
 from ureca.models.runtime.ort import list_error_types, make_run_options, open_session
 from ureca.models.runtime.segmentation.base import (
     F32,
@@ -34,7 +35,6 @@ from ureca.models.runtime.segmentation.detectors.detected_image import (
     compute_image_features,
 )
 from ureca.models.runtime.segmentation.detectors.layouts import READERS, Detections
-from ureca.models.runtime.segmentation.detectors.onnx_file import check_onnx_file
 from ureca.models.runtime.segmentation.detectors.outputs import (
     GraphValue,
     assign_outputs,

@@ -44,10 +44,17 @@ def check_onnx_file(path: Path) -> None:
     total = path.stat().st_size
     if not 0 < total <= MOST_BYTES:
         raise BundleError(f"expected {path} with 1..{MOST_BYTES} bytes, it has {total}")
-    for location in list_external_data(path):
-        total += _find_external(path, location).stat().st_size
+    for file in find_external_data(path):
+        total += file.stat().st_size
         if total > MOST_BYTES:
             raise BundleError(f"{path} and its external data are more than {MOST_BYTES} bytes")
+
+
+def find_external_data(path: Path) -> list[Path]:
+    """The files of external data that an ONNX file names. Raises `BundleError` when it is no ONNX
+    file, or names a file that is missing or outside its folder.
+    """
+    return [_find_external(path, location) for location in list_external_data(path)]
 
 
 def list_external_data(path: Path) -> list[str]:
