@@ -121,7 +121,11 @@ def send(
     with av.open(file, "w", format=form, options=options) as container:  # type: ignore[call-overload]
         stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
-        stream.options = {"tune": "zerolatency", "g": "10"}
+        stream.options = {
+            "tune": "zerolatency",
+            "g": "10",
+            "x264-params": "repeat-headers=1",  # an SDP file need not have them
+        }
         begin_s = time.monotonic()
         for number in range(count):
             if stop is not None and stop.is_set():
@@ -138,14 +142,28 @@ def test_a_live_transport_stream_over_http(tmp_path: Path) -> None:
         assert "decode_error" not in node.dropped
 
 
-@pytest.mark.parametrize("scheme", ["udp", "rtp"])
+SESSION = """v=0
+o=- 0 0 IN IP4 127.0.0.1
+s=a camera
+c=IN IP4 127.0.0.1
+t=0 0
+m=video {port} RTP/AVP 96
+a=rtpmap:96 H264/90000
+a=fmtp:96 packetization-mode=1
+"""
+
+
+@pytest.mark.parametrize("scheme", ["udp", "rtp", "sdp"])
 def test_streams_that_are_sent_to_the_node(tmp_path: Path, scheme: str) -> None:
-    port = free_port()
+    port = free_port() & ~1  # RTP takes even ports
+    session = tmp_path / "a camera.sdp"
+    session.write_text(SESSION.format(port=port))
     stop = threading.Event()
     sender = threading.Thread(target=_send_to, args=(scheme, port, stop), name="sender")
     uri = {
         "udp": f"udp://@127.0.0.1:{port}",
         "rtp": f"rtp://127.0.0.1:{port}",
+        "sdp": str(session),
     }[scheme]
     sender.start()
     try:
@@ -157,11 +175,12 @@ def test_streams_that_are_sent_to_the_node(tmp_path: Path, scheme: str) -> None:
 
 
 def _send_to(scheme: str, port: int, stop: threading.Event) -> None:
+    forms = {"udp": "mpegts", "rtp": "rtp_mpegts", "sdp": "rtp"}
+    address = {"udp": f"udp://127.0.0.1:{port}?pkt_size=1316"}.get(
+        scheme, f"rtp://127.0.0.1:{port}"
+    )
     with contextlib.suppress(av.error.FFmpegError, OSError):
-        if scheme == "udp":
-            send(f"udp://127.0.0.1:{port}?pkt_size=1316", 15_000, 25, stop=stop)
-        else:
-            send(f"rtp://127.0.0.1:{port}", 15_000, 25, "rtp_mpegts", stop)
+        send(address, 15_000, 25, forms[scheme], stop)
 
 
 def test_a_protocol_that_this_ffmpeg_lacks_is_named(tmp_path: Path) -> None:
