@@ -46,11 +46,12 @@ class DecoderDiedError(SourceError):
 
 
 class VideoProcess:
-    """An open video in its own process. `opened` says what it is; `packets` how far it got.
-
-    Raises `SourceError` for what cannot be opened. `next` and `close` may be called from different
-    threads; a waiting `next` then raises `DecoderDiedError`.
+    """A video in its own process. `opened` says what it is once `open` was called; `packets` how
+    far it got. `close` may be called from another thread; a waiting `open` or `next` then raises
+    `DecoderDiedError`.
     """
+
+    opened: VideoOpened
 
     def __init__(self, order: OpenVideo) -> None:
         self.packets = order.skip
@@ -59,11 +60,15 @@ class VideoProcess:
         self._ring = RingReader(max_bytes=MAX_SLOT_BYTES)
         self._closing = threading.Lock()
         self._worker = _start()
+
+    def open(self) -> VideoProcess:
+        """Wait until it is open; returns itself. Raises `SourceError` for what cannot be opened."""
         try:
             self.opened = self._open()
         except SourceError:
             self.close()
             raise
+        return self
 
     def _open(self) -> VideoOpened:
         self._send(pack_message(self._order) + WANTED * GO)

@@ -134,21 +134,30 @@ class LiveSource:
             try:
                 self._session()
             except SourceError as error:
-                self._line.down(str(error))
+                self._down(str(error))
             except Exception as error:  # noqa: BLE001  (a driver may fail in any way)
                 # Its text may hold the address, and the address a password.
-                self._line.down(f"{hide_secrets(self._address.uri)} failed: {type(error).__name__}")
+                self._down(f"{hide_secrets(self._address.uri)} failed: {type(error).__name__}")
             delay_s = source.retry_s if self._next_seq > before else delay_s
             self._stopping.wait(delay_s)
             delay_s = min(2 * delay_s, source.retry_max_s)
+
+    def _down(self, why: str) -> None:
+        if not self._stopping.is_set():  # else it was ended from here: no outage
+            self._line.down(why)
 
     def _session(self) -> None:
         """Open, and read to the end."""
         self._line.busy(is_open=False)
         capture = self._capture = self._open(self._address.uri, self._config, self._clock)
-        if isinstance(capture, StreamCapture) and capture.clip is not None:
-            self._clip = capture.clip
-            return
+        if isinstance(capture, StreamCapture):
+            if self._stopping.is_set():
+                capture.close()  # the end may have come before it was known to it
+                return
+            capture.open()
+            if capture.clip is not None:
+                self._clip = capture.clip
+                return
         with contextlib.closing(capture):
             gaps = StampGaps()
             self._line.busy(is_open=True)

@@ -30,25 +30,30 @@ class StreamCapture:
     """
 
     def __init__(self, uri: str, config: NodeConfig, clock: Clock) -> None:
-        self._clock = clock
-        source, shown = config.source, hide_secrets(uri)
-        order = OpenVideo(
+        source = config.source
+        self._clock, self._shown, self._fps = clock, hide_secrets(uri), source.fps
+        self._order = OpenVideo(
             uri=str(path_of(uri)) if uri.startswith("file://") else uri,
             is_network=True,
             max_px=config.limits.max_image_px,
             open_timeout_s=source.open_timeout_s,
             read_timeout_s=source.read_timeout_s,
         )
+        self._video = VideoProcess(self._order)
+        self.clip: ClipReader | None = None
+
+    def open(self) -> None:
+        """Wait until it is open, or closed by another thread; raises `SourceError`."""
         try:
-            self._video = VideoProcess(order)
+            self._video.open()
         except SourceError as error:
             raise SourceError(
-                f"cannot open {shown}: {error}. Nobody answers, the login or path is wrong, or it "
-                "is no video; try it with `ffprobe`"
+                f"cannot open {self._shown}: {error}. Nobody answers, the login or path is wrong, "
+                "or it is no video; try it with `ffprobe`"
             ) from error
-        self.clip: ClipReader | None = None
         if self._video.opened.ends:
-            self.clip = VideoClip(order, name=shown, fps=source.fps, begun=self._video)
+            name, video = self._shown, self._video
+            self.clip = VideoClip(self._order, name=name, fps=self._fps, begun=video)
 
     def read(self) -> RawImage | None:
         """See `Capture`; raises `DecoderDiedError`."""

@@ -94,7 +94,7 @@ class VideoClip:
 
     def _open(self, order: OpenVideo) -> VideoProcess:
         try:
-            return VideoProcess(order)
+            return VideoProcess(order).open()
         except DecoderDiedError as error:
             raise SourceError(f"cannot open the video {self._name}: {error}") from error
         except SourceError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fractions
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import av
 import pytest
 
-from tests.node.inputs_rig import jpeg, rig, until
+from tests.node.inputs_rig import Rig, jpeg, rig, until
 from tests.node.video_rig import clip, number_of, numbered, play
 from tests.ports import free_port
 from ureca.errors import SourceError
@@ -181,6 +182,21 @@ def _send_to(scheme: str, port: int, stop: threading.Event) -> None:
     )
     with contextlib.suppress(av.error.FFmpegError, OSError):
         send(address, 15_000, 25, forms[scheme], stop)
+
+
+def test_a_stop_while_a_stream_is_opened_is_no_outage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door"
+        node = Rig(tmp_path, address, open_timeout_s=60.0)
+        silent.settimeout(100)
+        peer, _ = silent.accept()
+        node.node.close()
+        peer.close()
+    assert node.node.heartbeat().counters.get("source_outages", 0) == 0
+    assert "left behind" not in caplog.text
+    assert "is down" not in caplog.text
 
 
 def test_a_protocol_that_this_ffmpeg_lacks_is_named(tmp_path: Path) -> None:
