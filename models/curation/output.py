@@ -76,13 +76,13 @@ def write_rows(out: Path, pictures: Sequence[CuratedPicture]) -> None:
     conversations (a row per caption, short or long).
     """
     with (
-        _AtomicFile(out / ROWS) as path,
+        AtomicFile(out / ROWS) as path,
         path.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as rows,
     ):
         for picture, region in _list_kept(pictures):
             rows.write(json.dumps(_make_row(picture, region)).encode() + b"\n")
-    with _AtomicFile(out / CONVERSATIONS) as path, path.open("w", encoding="utf8") as lines:
+    with AtomicFile(out / CONVERSATIONS) as path, path.open("w", encoding="utf8") as lines:
         for number, (picture, region) in enumerate(_list_kept(pictures)):
             lines.write(json.dumps(_make_conversation(number, picture, region)) + "\n")
 
@@ -96,7 +96,7 @@ def write_contact_sheets(
     return list(write_sheets(choose_regions(records, number, 0), store, out / "sheets"))
 
 
-class _AtomicFile:
+class AtomicFile:
     """A file that gets its name when it is complete."""
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +126,9 @@ def _make_row(picture: CuratedPicture, region: CuratedRegion) -> dict[str, Any]:
         "rle": {"size": [picture.height, picture.width], "counts": region.counts},
         "parent": region.parent,
         "part": bool(region.parent),
-        "expressions": [region.short],
+        **({"category": region.category} if region.category else {}),
+        **({"stuff": True} if region.stuff else {}),
+        "expressions": [region.short] if region.short else [],
         "expressions_long": [region.caption],
         "expr_source": "curated",
         "annotator": picture.annotator,
@@ -151,5 +153,5 @@ def _make_conversation(
 
 def write_report(out: Path, report: dict[str, Any]) -> None:
     """`report.json`."""
-    with _AtomicFile(out / REPORT) as path:
+    with AtomicFile(out / REPORT) as path:
         path.write_text(json.dumps(report, indent=1) + "\n", "utf8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +15,7 @@ import msgspec
 from tqdm import tqdm
 
 from ureca.config import to_plain
+from ureca.datatypes import Image
 from ureca.errors import ConfigError, RegionError, SourceError
 from ureca.extras import require
 from ureca.models.curation import output
@@ -23,6 +25,7 @@ from ureca.models.curation.prompts import Annotator
 from ureca.models.curation.records import CuratedPicture
 from ureca.models.curation.sources import read_images
 from ureca.models.curation.stages import CurationConfig, Features, run_stages
+from ureca.models.data.regions import ImageStore
 from ureca.models.runtime.server.client import ServerConfig
 
 _SETTINGS, _ANSWERS = "settings.json", "answers"
@@ -76,35 +79,32 @@ class CurationSettings:
         return replace(self, budget=budget, server=server)
 
 
-class CurationWorker:
+class PictureWorker(ABC):
     """Processes images, one after another or in several threads."""
 
     def __init__(
-        self,
-        settings: CurationSettings,
-        *,
-        annotator: Annotator | None = None,
-        features: Features | None = None,
+        self, settings: CurationSettings, store: ImageStore, annotator: Annotator | None = None
     ) -> None:
-        self._settings = settings
-        self._store = read_images(settings.roots)
+        self.settings, self.store = settings, store
         asked = annotator or settings.open_annotator()
         self.ledger = AnswerCache(settings.out / _ANSWERS, asked, budget=settings.budget)
-        self._features = features or make_imagenet_features()
         self._unanswered = 0
 
+    @abstractmethod
+    def describe(self, picture: CuratedPicture, image: Image) -> CuratedPicture:
+        """Write the captions of one image, u8 [H, W, 3]."""
+
     def __call__(self, picture: CuratedPicture) -> None:
-        """Run all stages of one image; the result is on disk when it returns."""
-        image = self._store.read(picture.image_key)
+        """Describe one image; the result is on disk when it returns."""
+        image = self.store.read(picture.image_key)
         if image.shape[:2] != (picture.height, picture.width):
             raise RegionError(
                 f"{picture.image_key} is {image.shape[1]}x{image.shape[0]}, its masks are "
                 f"{picture.width}x{picture.height}"
             )
-        config = self._settings.config
-        done = run_stages(picture, image, self.ledger, features=self._features, config=config)
+        done = self.describe(picture, image)
         output.save_picture(
-            self._settings.out, msgspec.structs.replace(done, annotator=self.ledger.model)
+            self.settings.out, msgspec.structs.replace(done, annotator=self.ledger.model)
         )
 
     def try_picture(self, picture: CuratedPicture) -> Failure | None:
@@ -126,6 +126,25 @@ class CurationWorker:
         return None
 
 
+class CurationWorker(PictureWorker):
+    """Runs the stages of `ureca curate`: masks as a tree, things and their parts."""
+
+    def __init__(
+        self,
+        settings: CurationSettings,
+        *,
+        annotator: Annotator | None = None,
+        features: Features | None = None,
+    ) -> None:
+        super().__init__(settings, read_images(settings.roots), annotator)
+        self._features = features or make_imagenet_features()
+
+    def describe(self, picture: CuratedPicture, image: Image) -> CuratedPicture:
+        """See `run_stages`."""
+        config = self.settings.config
+        return run_stages(picture, image, self.ledger, features=self._features, config=config)
+
+
 def make_imagenet_features() -> Features:
     """Return EfficientNet-Lite0's last features, pooled inside masks, from which our own trunk
     starts.
@@ -142,7 +161,7 @@ def curate(
     settings: CurationSettings,
     *,
     threads: int = 1,
-    worker: Callable[[CurationSettings], CurationWorker] = CurationWorker,
+    worker: Callable[[CurationSettings], PictureWorker] = CurationWorker,
 ) -> dict[str, Any]:
     """Process the images that are not done yet, then publish; return the report.
 
@@ -232,7 +251,7 @@ def _list_unfinished(
 
 
 def _run_in_threads(
-    todo: Sequence[CuratedPicture], worker: CurationWorker, threads: int
+    todo: Sequence[CuratedPicture], worker: PictureWorker, threads: int
 ) -> list[Failure]:
     failed: list[Failure] = []
     with ThreadPoolExecutor(threads) as pool:

@@ -131,3 +131,15 @@ def make_verify_prompt(said: str) -> str:
         f"Is this true of the thing inside the line? {said}\nWording does not matter. A wrong "
         "thing, a wrong property or wrong surroundings do. Answer with True or False."
     )
+
+
+def make_segment_prompt(number: int, category: str) -> str:
+    """Return the prompt for one caption of a segment of a picture in which all are marked."""
+    hint = f" People labelled it: {category}." if category else ""
+    return (
+        "In the first picture every segment has a line around it and a number. The second shows "
+        f"segment {number} by itself.{hint} Write one caption of that segment in one or two "
+        "sentences: begin with what it is, go on with its look, then where it is and what it does "
+        "beside its neighbours, so that nobody takes it for another segment. Say only what can be "
+        "seen. Do not mention numbers, lines or that anything is out of focus."
+    )

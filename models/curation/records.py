@@ -11,10 +11,17 @@ from ureca.datatypes import Mask, Rle
 from ureca.protocol import rle
 
 Reason = Literal[
-    "too_small", "too_large", "shallow", "orphan", "bad_mask", "bad_answer", "not_verified"
+    "too_small",
+    "too_large",
+    "shallow",
+    "orphan",
+    "bad_mask",
+    "bad_answer",
+    "not_verified",
+    "crowd",
 ]
 """Why a region has no caption in the export. `shallow`: a main thing with too few levels of parts;
-`orphan`: a part of a thing that was left out."""
+`orphan`: a part of a thing that was left out; `crowd`: a segment of many things at once."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
@@ -34,6 +41,9 @@ class CuratedRegion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     refined: str = ""
     similar: tuple[str, ...] = ()
     left_out: Reason | None = None
+    category: str = ""
+    """The class that a panoptic annotation gives it."""
+    stuff: bool = False
 
     @property
     def caption(self) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from bases import other_base
 from safetensors.torch import load_file
-from worlds import data_folder, tiny_config
+from worlds import data_folder, picture, tiny_config
 
+from tests.openai_server import Flaky
 from ureca.errors import ConfigError, WeightsError
 from ureca.models.mllm.backend import SuffixBatch, embed_prefix, make_suffix_input
 from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
@@ -29,6 +33,7 @@ from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, P
 from ureca.models.mllm.training.freeze import freeze_parts
 from ureca.models.mllm.training.mllm_learner import compute_answers_loss
 from ureca.models.mllm.training.train import build_run, train
+from ureca.models.runtime.segmentation.panoptic.coco_format import encode_segment_png
 from ureca.models.training.distributed import Worker
 
 
@@ -158,6 +163,40 @@ def test_learning_lowers_the_loss(recipe, tmp_path):
     run = built(recipe, tmp_path, steps=40, rows_per_step=6, rows_per_pass=6)
     rows = next(run.plan.steps(0, 1))[1]
     losses = [run.learner.learn(step, rows) for step in range(20)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_captions_of_curated_segments_are_learnt(recipe, tmp_path):
+    from ureca.models.curation.panoptic.cli import main as curate_panoptic
+
+    ids = np.full((90, 120), 2)
+    ids[20:60, 30:80] = 1
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "maps" / "p.png").write_bytes(encode_segment_png(ids))
+    cv2.imwrite(str(tmp_path / "pictures" / "p.png"), picture(90, 120, seed=0))
+    rows = [{"id": n, "category_id": n} for n in (1, 2)]
+    names = [{"id": n, "name": f"name {n}", "isthing": 2 - n} for n in (1, 2)]
+    file = {
+        "images": [{"id": 1, "file_name": "p.png", "width": 120, "height": 90}],
+        "annotations": [{"image_id": 1, "file_name": "p.png", "segments_info": rows}],
+        "categories": names,
+    }
+    (tmp_path / "maps.json").write_text(json.dumps(file))
+    out = tmp_path / "curated"
+    said = "a red cup beside a plate"
+    server = Flaky(reply=lambda prompt, _: "True" if "True or False" in prompt else said)
+    try:
+        words = [tmp_path / "maps.json", "--images", tmp_path / "pictures", "-o", out]
+        who = ["--url", server.url, "--model", "scripted", "--copy-images", "--json"]
+        assert curate_panoptic([*map(str, words), *who]) == 0
+    finally:
+        server.die()
+    run = built(recipe, tmp_path / "run", data=(MllmDataConfig(root=str(out)),))
+    batch = next(run.plan.steps(0, 1))[1]
+    told = {text for group in batch for row in group for text in row.texts}
+    assert told == {said}
+    losses = [run.learner.learn(step, batch) for step in range(20)]
     assert losses[-1] < 0.9 * losses[0]
 
 

@@ -6,7 +6,7 @@ Every segment has its caption as `description`, as Pix2Cap's files do (arXiv 250
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ureca.datatypes import Mask
 from ureca.errors import RegionError
 from ureca.models.runtime.segmentation.panoptic.caption_segments import SegmentCaption
 from ureca.models.runtime.segmentation.panoptic.segments import PanopticMap, PanopticSegment
@@ -40,18 +41,22 @@ def _make_row(
     captions: Mapping[int, SegmentCaption],
 ) -> dict[str, Any]:
     caption = captions.get(segment.number, SegmentCaption(reason="it was not captioned"))
-    x, y, width, height = cv2.boundingRect(found.mask(segment.number).view(np.uint8))
     row = {
         "id": segment.number,
         "category_id": 1 if segment.kind == "thing" else 2,
         "isthing": int(segment.kind == "thing"),
         "iscrowd": 0,
         "area": areas[segment.number],
-        "bbox": [x, y, width, height],
+        "bbox": make_box(found.mask(segment.number)),
         "score": round(segment.score, 4),
         "description": caption.text,
     }
     return {**row, "reason": caption.reason} if caption.reason else row
+
+
+def make_box(mask: Mask) -> list[int]:
+    """COCO's `bbox` [x, y, width, height] of a mask bool [H, W]."""
+    return [int(value) for value in cv2.boundingRect(mask.view(np.uint8))]
 
 
 def encode_segment_png(ids: npt.NDArray[np.integer[Any]]) -> bytes:
@@ -64,9 +69,14 @@ def encode_segment_png(ids: npt.NDArray[np.integer[Any]]) -> bytes:
     return png.tobytes()
 
 
-def write_coco_json(path: Path, images: list[Any], annotations: list[Any]) -> None:
+def write_coco_json(
+    path: Path,
+    images: list[Any],
+    annotations: list[Any],
+    categories: Sequence[Mapping[str, Any]] = CATEGORIES,
+) -> None:
     """Write the file in one step, so that no reader sees half of it."""
-    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    content = {"images": images, "annotations": annotations, "categories": list(categories)}
     draft = path.with_name(f".{path.name}.part")
     draft.write_text(json.dumps(content) + "\n", encoding="utf8")
     draft.replace(path)
