@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ureca.client.shared import EVENTS_ADDRESS, REQUESTS_ADDRESS
 from ureca.datatypes import Image
 from ureca.engine import Engine
 from ureca.errors import ConfigError, SourceError
@@ -28,18 +29,24 @@ from ureca.models.runtime.segmentation.panoptic.coco_format import (
 )
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.captioning.person_words import neutralise
+from ureca.node.cli.panoptic_maps import write_maps
 from ureca.node.cli.region_options import add_person_words
 from ureca.node.decoding.picture_files import is_picture_name
 from ureca.node.sources.video_readers import open_clip
 from ureca.protocol.rle import MAX_PIXELS
+from ureca.security.keys import add_key_options
 from ureca.visualization.files import save_segments
 
 _PROGRESS = "progress.jsonl"
-_EPILOG = """examples: ureca panoptic photos -o segments; ureca panoptic clip.mp4 -o segments
---every 10 --render
+_EPILOG = """examples:
+  ureca panoptic photos -o segments
+  ureca panoptic clip.mp4 -o segments --every 10 --render
+  ureca panoptic --coco maps --duration 60             (of `ureca run --panoptic`, live)
+  ureca panoptic --coco maps --recording run.mcap
 
 Writes OUT/panoptic.json and OUT/panoptic/NAME.png in COCO's panoptic format, with the caption of
-every segment as its `description`. A run that was stopped goes on where it was: start it again."""
+every segment as its `description`. A run that was stopped goes on where it was: start it again.
+With --coco, a region has one id in all maps."""
 Json = dict[str, Any]  # JSON values
 
 
@@ -50,7 +57,21 @@ def main(
     segmenter_of: Callable[[Path], EverythingSegmenter] = open_mask_head,
 ) -> int:
     """The command; returns 1 when a picture could not be read. Raises deliberate errors."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.coco:
+        return write_maps(options)
+    if not options.source or not options.out:
+        parser.error("expected FOLDER|VIDEO -o OUT, or --coco DIR for a node that runs")
+    return _segment_source(options, engine_of, segmenter_of)
+
+
+def _segment_source(
+    options: argparse.Namespace,
+    engine_of: Callable[[str], Engine],
+    segmenter_of: Callable[[Path], EverythingSegmenter],
+) -> int:
+    """Pictures or a clip, one after another."""
     out = Path(options.out)
     (out / "panoptic").mkdir(parents=True, exist_ok=True)
     setting = {"bundle": options.bundle or "", "style": options.style}
@@ -188,14 +209,26 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="FOLDER|VIDEO", help="pictures, or a clip")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder of the results")
+    parser.add_argument("source", nargs="?", metavar="FOLDER|VIDEO", help="pictures, or a clip")
+    parser.add_argument("-o", "--out", metavar="OUT", help="folder of the results")
     parser.add_argument("--every", type=_positive, default=1, help="only every n-th picture [1]")
     parser.add_argument("--style", choices=("short", "long"), default="short", help="[short]")
     parser.add_argument("--bundle", metavar="DIR", help="captioner and mask head [the shipped one]")
     parser.add_argument("--render", action="store_true", help="also draw them: OUT/pictures")
     add_person_words(parser)
+    _add_live_options(parser)
     return parser
+
+
+def _add_live_options(parser: argparse.ArgumentParser) -> None:
+    live = parser.add_argument_group("maps of a node that runs, or of a recording of it")
+    live.add_argument("--coco", metavar="DIR", help="write them here; ids are those of regions")
+    live.add_argument("--recording", metavar="MCAP", help="of `ureca run --panoptic --record`")
+    live.add_argument("--stream", help="only this stream [that of the first map]")
+    live.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
+    live.add_argument("--events", default=EVENTS_ADDRESS, help="[%(default)s]")
+    live.add_argument("--requests", default=REQUESTS_ADDRESS, help="[%(default)s]")
+    add_key_options(parser)
 
 
 def _positive(text: str) -> int:

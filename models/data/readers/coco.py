@@ -56,6 +56,9 @@ class CocoImage(msgspec.Struct):
     license: int | None = None
     flickr_url: str | None = None
     caption: str | None = None
+    video_id: int | str = 0
+    frame_id: int | None = None
+    """Of frames of videos: which video, and where in it."""
 
 
 class CocoAnnotation(msgspec.Struct):

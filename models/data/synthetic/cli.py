@@ -257,6 +257,14 @@ def _build_parser() -> argparse.ArgumentParser:
     change.add_argument("change", choices=("swap", "move", "open", "tip"), help="what happens")
     change.add_argument("-o", "--out", type=Path, required=True, help="folder for the three files")
     change.add_argument("--seed", type=int, default=0, help="seed of the scene (default 0)")
+    pan = commands.add_parser("pan", help="render a pan over a table, every pixel of it known")
+    pan.add_argument("-o", "--out", type=Path, required=True, help="folder: pan.mp4, panoptic.json")
+    pan.add_argument("--seed", type=int, default=0, help="seed of the scene (default 0)")
+    pan.add_argument("--frames", type=int, default=100, help="number of frames (default 100)")
+    pan.add_argument("--fps", type=float, default=10.0, help="frames a second (default 10)")
+    pan.add_argument(
+        "--size", type=_parse_size, default=(480, 640), metavar="WIDTHxHEIGHT", help="[640x480]"
+    )
     return parser
 
 
@@ -282,6 +290,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ureca.models.data.synthetic.rendering.changes import make_change
 
         make_change(options.out, options.change, seed=options.seed)
+        return 0
+    if options.command == "pan":
+        from ureca.models.data.synthetic.rendering.pan import make_pan
+
+        size, count = options.size, options.frames
+        make_pan(options.out, seed=options.seed, count=count, fps=options.fps, size=size)
         return 0
     if options.command == "res":
         from ureca.models.data.synthetic.worlds_res import make_worlds_res

@@ -27,6 +27,7 @@ from ureca.models.evaluation.panoptic.coco_files import (
 from ureca.models.evaluation.panoptic.matching import Prediction
 from ureca.models.evaluation.panoptic.predicting import predict_picture
 from ureca.models.evaluation.panoptic.run import Judged, summarise
+from ureca.models.evaluation.panoptic.videos import VideoFrame, judge_videos, read_video_frames
 from ureca.models.runtime.segmentation.base import supports_everything
 
 _EPILOG = """examples:
@@ -34,13 +35,14 @@ _EPILOG = """examples:
   ureca eval panoptic --data runs/worlds-pan-dev --bundle bundle --json
   ureca eval panoptic --coco panoptic_val2017.json --images val2017 --bundle bundle
   ureca eval panoptic --coco pix2cap_coco_val.json --predictions predictions.json --by-class
+  ureca eval panoptic --video --coco clip/panoptic.json --predictions run/panoptic.json
 
 Of data folders, only pictures count whose every pixel is annotated (`panoptic: true`), and of
 files of training regions only those that are held out. COCO's PNGs are in a folder beside the JSON.
 
 pq, sq, rq: without classes; head_noun: the caption's head noun must be the true class, too;
 coverage: share of the pixels with a segment. captions: Pix2Cap's scores of matched pairs, as
-released and corrected.
+released and corrected. over_time (--video, one --predictions for each --coco): VPQ, STQ, kept ids.
 
 Exit status: 0 done, 2 it could not be run."""
 Json = dict[str, Any]  # JSON values
@@ -54,14 +56,34 @@ def main(argv: Sequence[str]) -> int:
         parser.error("expected --data FOLDER or --coco JSON: what is the truth?")
     if not options.bundle and not options.predictions:
         parser.error("expected --bundle DIR or --predictions JSON: what is judged?")
-    cases = _read_cases(options)
-    rows = _read_rows(cases, options) if options.predictions else _predict(cases, options)
-    figures = _report(rows, options)
+    if options.video and len(options.coco) != len(options.predictions):
+        parser.error("expected --predictions JSON for each --coco JSON: --video judges a run")
+    figures = _judge_videos(options) if options.video else _judge_pictures(options)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(figures, indent=1) + "\n", "utf8")
     sys.stdout.write((json.dumps(figures) if options.json else format_table(figures)) + "\n")
     return 0
+
+
+def _judge_pictures(options: argparse.Namespace) -> Json:
+    cases = _read_cases(options)
+    rows = _read_rows(cases, options) if options.predictions else _predict(cases, options)
+    return _report(rows, options)
+
+
+def _judge_videos(options: argparse.Namespace) -> Json:
+    """Frames as pictures, and over time. Frames of a video are alike: there is no interval."""
+    frames: list[VideoFrame] = []
+    count = 0
+    for truth, said in zip(options.coco, options.predictions, strict=True):
+        found, n = read_video_frames(truth, said)
+        frames += found
+        count += n
+    figures = _report([(one.case, one.found) for one in frames], options)
+    figures["pq_interval"] = figures["head_noun"]["pq_interval"] = None
+    figures["over_time"] = judge_videos(frames, by_class=options.by_class)
+    return figures | {"frames_true": count}
 
 
 def _read_cases(options: argparse.Namespace) -> list[PanopticCase]:
@@ -81,7 +103,9 @@ def _read_cases(options: argparse.Namespace) -> list[PanopticCase]:
 
 def _read_rows(cases: Sequence[PanopticCase], options: argparse.Namespace) -> list[Judged]:
     """A system's own predictions; a picture without one has no segment."""
-    found = read_predictions(options.predictions, cases)
+    found: dict[str, Prediction] = {}
+    for path in options.predictions:
+        found |= read_predictions(path, cases)
     missing = [case.image_key for case in cases if case.image_key not in found]
     if missing:
         sys.stderr.write(
@@ -144,6 +168,7 @@ def format_table(figures: Json) -> str:
             f"  {row['n']} pictures, PQ interval {row['pq_interval']}, coverage {row['coverage']}, "
             f"{segments['captioned']} of {segments['predicted']} segments captioned"
         )
+    lines += _format_over_time(figures)
     captions = figures["captions"]
     for name in ("official", "corrected"):
         row = captions[name]
@@ -151,6 +176,18 @@ def format_table(figures: Json) -> str:
         shown = ", ".join(f"{key} {'none' if row[key] is None else row[key]}" for key in keys)
         lines.append(f"captions, {name}: {shown}")
     return "\n".join(lines)
+
+
+def _format_over_time(figures: Json) -> list[str]:
+    if not (row := figures.get("over_time")):
+        return []
+    windows = ", ".join(f"{k} frames {one['pq']}" for k, one in row["vpq_windows"].items())
+    kept = [f"{kind} {one['share']} of {one['found']}" for kind, one in row["ids_kept"].items()]
+    return [
+        f"{row['videos']} videos, {figures['n']} of {figures['frames_true']} frames have a map",
+        f"VPQ {row['vpq']} ({windows}), STQ {row['stq']} (AQ {row['aq']}, SQ {row['sq_classes']})",
+        f"ids kept: {', '.join(kept)}",
+    ]
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -167,7 +204,8 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--coco", **folders | {"metavar": "JSON"}, help="panoptic JSON as the truth; repeatable")
     add("--images", **folders, help="pictures of --coco: a folder or tar shards")
     add("--bundle", type=Path, metavar="DIR", help="bundle with a mask head, or its checkpoint")
-    add("--predictions", type=Path, metavar="JSON", help="a system's panoptic JSON to be judged")
+    add("--predictions", **folders | {"metavar": "JSON"}, help="a system's panoptic JSON")
+    add("--video", action="store_true", help="frames of videos: ids over time count (VPQ, STQ)")
     add("--by-class", action="store_true", help="caption scores of pairs whose classes agree")
     add("--no-captions", action="store_true", help="segments only")
     add("--no-meteor", action="store_true", help="leave METEOR out (it needs Java)")

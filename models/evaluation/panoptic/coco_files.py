@@ -35,12 +35,16 @@ class CocoSegment(msgspec.Struct, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class CocoPicture:
-    """One picture of a file: its stem, its file, its ids, and its segments with their classes."""
+    """One picture of a file: its stem, its file, its ids, and its segments with their classes; of a
+    frame also its video and its number, which is its place in the file where nothing is said.
+    """
 
     key: str
     file_name: str
     ids: I64
     rows: tuple[tuple[CocoSegment, Category | None], ...]
+    video: str = "0"
+    frame: int = 0
 
 
 def read_coco_panoptic(path: Path) -> Iterator[CocoPicture]:
@@ -52,14 +56,21 @@ def read_coco_panoptic(path: Path) -> Iterator[CocoPicture]:
     names = {category.id: category for category in file.categories}
     images = {image.id: image for image in job.parse_rows(file.images, CocoImage)}
     folders = [folder for folder in (path.with_suffix(""), path.parent) if folder.is_dir()]
-    for row in job.parse_rows(file.annotations, Pix2CapAnnotation):
+    for number, row in enumerate(job.parse_rows(file.annotations, Pix2CapAnnotation)):
         image = images.get(row.image_id)
         name = image.file_name if image else f"{Path(row.file_name).stem}.jpg"
         segments = tuple(
             (one, names.get(one.category_id))
             for one in job.parse_rows(row.segments_info, CocoSegment)
         )
-        yield CocoPicture(Path(name).stem, name, _read_ids(folders, row.file_name), segments)
+        yield CocoPicture(
+            key=Path(name).stem,
+            file_name=name,
+            ids=_read_ids(folders, row.file_name),
+            rows=segments,
+            video=str(image.video_id) if image else "0",
+            frame=number if image is None or image.frame_id is None else image.frame_id,
+        )
 
 
 def _read_ids(folders: Sequence[Path], name: str) -> I64:

@@ -6,7 +6,8 @@ predicted segment without a partner is not wrong if more than half of it lies th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,14 +76,46 @@ def always(_true: TrueSegment, _predicted: PredictedSegment) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class PixelCounts:
+    """Pixels of every pair of true and predicted ids, of the true ids, and of the predicted ones;
+    0 is the void, and the rest.
+    """
+
+    shared: Mapping[tuple[int, int], int]
+    true_areas: Mapping[int, int]
+    areas: Mapping[int, int]
+
+    def __add__(self, other: PixelCounts) -> PixelCounts:
+        """The pixels of both maps, in which an id means the same."""
+        return PixelCounts(
+            Counter(self.shared) + Counter(other.shared),
+            Counter(self.true_areas) + Counter(other.true_areas),
+            Counter(self.areas) + Counter(other.areas),
+        )
+
+
 def match_segments(
     case: PanopticCase, found: Prediction, *, agrees: Agrees = always
 ) -> PictureMatches:
     """The pairs of one picture. `agrees` says whether two segments may be a pair at all."""
-    shared, true_areas, areas = _count_pixels(case.ids, found.ids)
-    ignored = [_VOID, *(one.number for one in case.segments if one.crowd)]
-    true = {one.number: one for one in case.segments if not one.crowd}
-    predicted = {one.number: one for one in found.segments if areas.get(one.number)}
+    counts = count_pixels(case.ids, found.ids)
+    return match_counts(case.segments, found.segments, counts, agrees=agrees)
+
+
+def match_counts(
+    true_segments: Iterable[TrueSegment],
+    segments: Iterable[PredictedSegment],
+    counts: PixelCounts,
+    *,
+    agrees: Agrees = always,
+) -> PictureMatches:
+    """The pairs of one picture, or of several as one, from their pixels."""
+    shared, true_areas, areas = counts.shared, counts.true_areas, counts.areas
+    true_segments = tuple(true_segments)
+    ignored = [_VOID, *(one.number for one in true_segments if one.crowd)]
+    true = {one.number: one for one in true_segments if not one.crowd}
+    predicted = {one.number: one for one in segments if areas.get(one.number)}
     void = {n: sum(shared.get((i, n), 0) for i in ignored) for n in predicted}
     overlaps = []
     for (t, p), both in shared.items():
@@ -103,10 +136,8 @@ def match_segments(
     )
 
 
-def _count_pixels(
-    true: I64, predicted: I64
-) -> tuple[dict[tuple[int, int], int], dict[int, int], dict[int, int]]:
-    """Pixels of every pair of ids, of the true ids, and of the predicted ones."""
+def count_pixels(true: I64, predicted: I64) -> PixelCounts:
+    """Count the pixels of two maps of one size."""
     names_t, t = np.unique(true, return_inverse=True)
     names_p, p = np.unique(predicted, return_inverse=True)
     table = np.zeros((len(names_t), len(names_p)), np.int64)
@@ -116,4 +147,4 @@ def _count_pixels(
     }
     rows = zip(names_t.tolist(), table.sum(1).tolist(), strict=True)
     columns = zip(names_p.tolist(), table.sum(0).tolist(), strict=True)
-    return shared, dict(rows), dict(columns)
+    return PixelCounts(shared, dict(rows), dict(columns))
