@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -219,9 +220,12 @@ def test_a_node_outlives_its_decoder(tmp_path: Path) -> None:
         events=f"ipc://{tmp_path}/events", requests=f"ipc://{tmp_path}/requests", heartbeat_s=0.1
     )
     address = f"ipc://{tmp_path}/frames"
-    with FramePublisher(
-        address, encoder=lambda image: bytes(cv2.imencode(".jpg", image)[1])
-    ) as camera:
+    with (
+        FramePublisher(
+            address, encoder=lambda image: bytes(cv2.imencode(".jpg", image)[1])
+        ) as camera,
+        contextlib.ExitStack() as stack,
+    ):
         config = replace(
             NodeConfig(),
             source=SourceConfig(uri=f"zmq+{address}"),
@@ -242,10 +246,11 @@ def test_a_node_outlives_its_decoder(tmp_path: Path) -> None:
             open_frames=open_frames,
         )
         node.start()
+        stack.callback(node.close)
         guard = opened[0]._receiver._decode.guard  # type: ignore[attr-defined]
 
         def send_until(condition) -> None:
-            until = time.monotonic() + 30
+            until = time.monotonic() + 100
             while not condition():
                 assert time.monotonic() < until
                 camera.send(source.image(camera.next_seq))
@@ -260,10 +265,11 @@ def test_a_node_outlives_its_decoder(tmp_path: Path) -> None:
             os.kill(worker, signal.SIGSTOP)
             while not stopped(worker):
                 time.sleep(0.01)
-            send_until(lambda pid=worker: asked(pid))  # a picture is in the middle
-            os.kill(worker, signal.SIGKILL)
+            with contextlib.suppress(FileNotFoundError):  # a slow machine: given up, it hangs
+                send_until(lambda pid=worker: asked(pid))  # a picture is in the middle
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
             send_until(lambda goal=before + 5: node.balance().frames_processed > goal)
             assert lost() == guard.restarts == killed
-        node.close()
     found = imbalances(node.balance().counters(), capture.events)
     assert not found, found
