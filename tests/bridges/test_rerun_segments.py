@@ -101,6 +101,7 @@ def test_a_map_that_cannot_be_read_is_told_and_the_bridge_goes_on(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
+@pytest.mark.long
 def test_segments_of_a_node_are_in_the_file(processes, tmp_path):
     if find_demo_clip() is None:
         pytest.skip("no demo clip in configs/demo")

@@ -157,6 +157,7 @@ def _start(text, place):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_commands_do_as_the_documents_say(folder):
     for text in RUN:
         for option, module in {"--record": "mcap", "--render": "PIL"}.items():

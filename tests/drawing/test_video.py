@@ -280,7 +280,9 @@ def test_the_command_renders_every_frame_of_a_clip(tmp_path, capsys):
     assert (pictures[-1].max(axis=2) > 230).sum() > 300, "captions in white"
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_ctrl_c_leaves_a_whole_video(tmp_path, stop):
     path = tmp_path / "out.mp4"
     command = [sys.executable, ROOT / "tests" / "system" / "scripted_node.py", "--loop", "--quiet"]

@@ -114,6 +114,7 @@ def test_a_segmenter_at_work_does_not_abort_the_end(
     assert '"heartbeat"' in (tmp_path / "events.jsonl").read_text().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_clip_that_ends_under_a_segmenter_at_work(
     tmp_path: Path, work: Path, demo: tuple[object, ...], natives: list[Native]
 ) -> None:
@@ -121,7 +122,14 @@ def test_a_clip_that_ends_under_a_segmenter_at_work(
     natives[0].check()
 
 
-@pytest.mark.parametrize("numbers", [("SIGINT",), ("SIGTERM",), ("SIGINT", "SIGINT")])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ("SIGINT", "SIGINT"),
+        pytest.param(("SIGINT",), marks=pytest.mark.long),
+        pytest.param(("SIGTERM",), marks=pytest.mark.long),
+    ],
+)
 def test_a_captioner_at_work_does_not_abort_the_end(
     tmp_path: Path,
     work: Path,

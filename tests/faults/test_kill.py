@@ -186,6 +186,7 @@ def test_a_killed_subscriber_is_missed_by_nobody(site: Site) -> None:
 
 
 @pytest.mark.timing
+@pytest.mark.long
 def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
     """SIGSTOP for 8 s, or for 60 s with URECA_LONG_FAULTS=1."""
     site.camera(fps=30)
@@ -227,6 +228,7 @@ def test_a_stopped_subscriber_slows_nobody_and_catches_up(site: Site) -> None:
     assert_orderly_end(node)
 
 
+@pytest.mark.long
 def test_a_subscriber_that_slept_too_long_learns_what_it_missed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

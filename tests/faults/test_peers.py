@@ -64,6 +64,7 @@ def ages_ns(client: Client, count: int) -> list[int]:
 
 
 @pytest.mark.timing
+@pytest.mark.long
 def test_a_subscriber_that_reads_nothing_slows_nobody(running: Running) -> None:
     """Buffers so small that they are full at once."""
     with zmq.Context() as context, running.client() as client:

@@ -378,6 +378,7 @@ def _shapes(path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_the_shipped_captioner_over_the_real_smollm2(shipped, repository, tmp_path):
     """The golden picture is a rendering of ours."""
     place = cached("smollm2")

@@ -284,7 +284,7 @@ def test_a_resumed_training_equals_an_unbroken_one(folder, tmp_path) -> None:
     assert 0 <= rows[-1]["held_out_click_iou"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_on_a_frozen_trunk_learns_and_leaves_the_trunk_out(folder, tmp_path) -> None:
     config = recipe(folder, trunk="frozen", steps=60, log_every=30, learning_rate=4e-3)
     checkpoint = train(config, tmp_path / "run")

@@ -365,6 +365,7 @@ def test_a_text_costs_the_same_whichever_texts_stand_beside_it(world, tmp_path):
     assert whole == pytest.approx(float(np.average(losses, weights=kept)), rel=1e-5)
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_they_agree_on(world, tmp_path):
     """Under torchrun every worker sees its part and all keep the same weights (real processes)."""
     script = tmp_path / "two.py"

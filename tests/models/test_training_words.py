@@ -55,6 +55,7 @@ def test_a_detector_that_is_added_says_nothing_at_first(tmp_path):
     assert torch.equal(*tokens)
 
 
+@pytest.mark.long
 def test_it_learns_with_a_detector_and_resumes_exactly(world, tmp_path):
     first = train(recipe(world, tmp_path), tmp_path / "first")
     config = with_detector(recipe(world, tmp_path, trunk="tail", learning_rate=3e-3))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.node.video_rig import Played, encode, numbered, play
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # `test_video_files` has one of each kind
 
 COUNT = 24
 BASE = fractions.Fraction(1, 24)

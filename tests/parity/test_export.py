@@ -240,7 +240,7 @@ def test_a_comparison_that_sees_nothing_fails(proof):
     assert len(_report(proof, bundle=worse, float32=worse).failures()) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tiles_can_stay_dynamic(tiny_model):
     """With more than one tile T, P and K are free; only `vision` is traced: the quickest."""
     config = tiny_model.config

@@ -190,7 +190,7 @@ def test_results_are_not_overwritten_by_later_calls(masked_bundle):
     assert np.abs(second.map - first.map).max() > 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trunk_that_does_not_detect_has_no_boxes(tmp_path):
     torch.manual_seed(0)
     small = MaskHeadConfig(trunk="efficientnet-lite0", canvas_px=(64, 96), channels=16)

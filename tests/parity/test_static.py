@@ -18,6 +18,7 @@ from ureca.models.runtime.graph_names import LM_STATIC, LmNames
 _VERSION = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 pytestmark = [
     pytest.mark.timeout(600),
+    pytest.mark.long,
     pytest.mark.skipif(
         _VERSION < (1, 24),
         reason=f"lm_static is NOT PROVEN: ONNX Runtime {onnxruntime.__version__} has no opset 24",

