@@ -14,7 +14,7 @@ from ureca.models.bench.report import render_report
 from ureca.node.bench.cli import main
 
 NODE = f"{sys.executable} {Path(__file__).parent / 'scripted_node.py'}"
-SHORT = ["--regions", "2", "--fps", "10", "--duration", "3", "--warm-up", "1", "--size", "160x120"]
+SHORT = ["--regions", "2", "--fps", "10", "--duration", "6", "--warm-up", "1", "--size", "160x120"]
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_a_short_run_reports_and_compares(
     assert row["first_caption_ms"]["n"] >= 2
     assert row["texts"]["absent"] >= 2  # they stand, and are asked again
     assert row["texts"]["found"] == row["texts"]["error"] == 0
-    assert row["frames"]["sent"] == 40 == row["frames"]["in"] + row["frames"]["never_seen"]
+    assert row["frames"]["sent"] == 70 == row["frames"]["in"] + row["frames"]["never_seen"]
     assert len(row["subscribers"]) == 2
     assert chart.stat().st_size > 1000
     assert render_report([read_measurement(out)], "a page").count("<td>balance</td>") == 1
@@ -57,7 +57,7 @@ def test_a_node_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) ->
         main([*SHORT, "--node", broken])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_node_finds_the_regions_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +71,7 @@ def test_the_node_finds_the_regions_itself(
     assert row["c2c_ms"]["all"]["n"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whole_frames_in_segments_are_measured(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
