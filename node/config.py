@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ureca.attributes import OFF_BY_DEFAULT
 from ureca.client.sockets import is_local, no_keys_message
 from ureca.datatypes import Style, TextPrompt
 from ureca.errors import ConfigError, RegionError
@@ -270,6 +271,11 @@ class CaptionConfig:
     """`neutral` says "a person" and "people"; `full` also says sex and age, which are often wrong
     (`docs/captions.md`).
     """
+
+    @property
+    def attributes_off(self) -> frozenset[str]:
+        """Attributes that are not answered: with `neutral` those that are often wrong of people."""
+        return OFF_BY_DEFAULT if self.person_words == "neutral" else frozenset()
 
     def __post_init__(self) -> None:
         ensure(

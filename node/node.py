@@ -249,6 +249,12 @@ class Node:
         """The measure of `find`."""
         return "likelihood" if self._parts.captioner.can_ground else "caption_words"
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that the captioner answers; those that are off are not among them."""
+        off = self._config.caption.attributes_off
+        return tuple(name for name in self._parts.captioner.attributes if name not in off)
+
     def last_events(self) -> list[AnyEvent]:
         """The last word on every live region; only the socket thread may call this."""
         return self._publisher.last.events()

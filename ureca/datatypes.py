@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ureca.attributes import AttributeAnswer
 from ureca.errors import RegionError, SourceError
 from ureca.region_values import (
     Polygon,
@@ -277,6 +278,8 @@ class Trigger(str, Enum):
 
 Style = Literal["short", "long"]
 """The length of a caption: a noun phrase, or a sentence."""
+AskedStyle = Literal["short", "long", "dense"]
+"""`dense`: a noun phrase and what is known of its attributes (`ureca.attributes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +301,9 @@ class RegionRequest:
     max_new_tokens: int | None = None
     min_confidence: float | None = None
     """None, here, in `ttl_ms` and in `max_new_tokens`: the value of the configuration."""
+    attributes: tuple[str, ...] = ()
+    is_dense: bool = False
+    """Whether a `short` caption gets a clause for each attribute that is known."""
 
 
 # --- the captioner's side -------------------------------------------------------------------------
@@ -305,11 +311,14 @@ class RegionRequest:
 
 @dataclass(frozen=True, slots=True)
 class RegionInput:
-    """One row of a caption batch: mask bool [H, W] of the encoded frame's size."""
+    """One row of a caption batch: mask bool [H, W] of the encoded frame's size. `attributes` are
+    answered in its `RowDone`, as far as the engine can (`AttributeEngine`).
+    """
 
     mask: Mask
     style: Style = "short"
     max_new_tokens: int = 32
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +347,7 @@ class RowDone:
     score: float
     confidence: float | None = None
     writer: EngineInfo | None = None
+    attributes: tuple[AttributeAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from ureca.attributes import AttributeAnswer
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
 
 EncodedFrame = Any
@@ -94,6 +95,22 @@ class ScoringEngine(Engine, Protocol):
         """
 
 
+class AttributeEngine(Engine, Protocol):
+    """An engine that answers attributes of regions; `caption` then fills `RowDone.attributes`."""
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The names that it answers, of `ureca.attributes.ATTRIBUTES`; never empty."""
+
+    def read_attributes(
+        self, frame: EncodedFrame, regions: Sequence[RegionInput]
+    ) -> list[tuple[AttributeAnswer, ...]]:
+        """Answer the `attributes` of each of the `regions` of one frame, without a caption, as far
+        as the engine can. There may be more regions than `info.max_regions`. Raises `RegionError`
+        for a mask that does not fit the frame.
+        """
+
+
 class RemoteEngine(Engine, Protocol):
     """An engine that asks a server, and keeps accounts of it."""
 
@@ -113,3 +130,8 @@ def is_remote(engine: Engine) -> TypeGuard[RemoteEngine]:
 def supports_scoring(engine: Engine) -> TypeGuard[ScoringEngine]:
     """Whether the engine has `score`: its bundle holds the score graph and grounding weights."""
     return callable(getattr(engine, "score", None))
+
+
+def supports_attributes(engine: Engine) -> TypeGuard[AttributeEngine]:
+    """Whether the engine answers attributes: its bundle has a section `attributes`."""
+    return bool(getattr(engine, "attributes", ()))

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ureca.attributes import AttributeAnswer, AttributeStatus
 from ureca.datatypes import (
     EngineInfo,
     Frame,
@@ -161,6 +162,8 @@ class ScriptedEngine:
     max_regions: int = 32
     confidence: float | None = None
     """Of every caption."""
+    attributes: tuple[str, ...] = ("colour", "material", "location", "age")
+    """It says the colour, the place and an age, and abstains from the material; () answers none."""
     batches: list[int] = field(default_factory=list)
     encoded: int = 0
 
@@ -204,6 +207,19 @@ class ScriptedEngine:
         self.batches.append(len(regions))
         return self._write(frame, regions, aborted, call=self.calls - 1)
 
+    def read_attributes(
+        self, frame: ScriptedFrame, regions: Sequence[RegionInput]
+    ) -> list[tuple[AttributeAnswer, ...]]:
+        """See `AttributeEngine`."""
+        return [
+            tuple(
+                answer_attribute(frame.image, region, name)
+                for name in region.attributes
+                if name in self.attributes
+            )
+            for region in regions
+        ]
+
     def score(
         self,
         frame: ScriptedFrame,
@@ -237,7 +253,7 @@ class ScriptedEngine:
             row: _Row(row, describe(frame.image, region), region.max_new_tokens)
             for row, region in enumerate(regions)
         }
-        token = 0
+        token, known = 0, self.read_attributes(frame, regions)
         while rows:
             step = self.hook(call, token)
             if step == "raise":
@@ -245,7 +261,8 @@ class ScriptedEngine:
             for row in list(rows.values()):
                 for said in row.advance(bad=step == "non_finite", aborted=aborted(row.row)):
                     if isinstance(said, RowDone):
-                        yield replace(said, confidence=self.confidence)
+                        answers = known[said.row]
+                        yield replace(said, confidence=self.confidence, attributes=answers)
                     else:
                         yield said
                 if row.ended:
@@ -264,6 +281,15 @@ def describe(image: Image, region: RegionInput) -> list[str]:
         upper, left = ys.mean() < height / 2, xs.mean() < width / 2
         words += ["at", "the", "upper" if upper else "lower", "left" if left else "right"]
     return words
+
+
+def answer_attribute(image: Image, region: RegionInput, name: str) -> AttributeAnswer:
+    """The answer of `ScriptedEngine` to one attribute."""
+    words = describe(image, replace(region, style="long"))
+    texts = {"colour": words[1], "location": " ".join(words[3:]), "age": "young"}
+    status: AttributeStatus = "said" if name in texts else "abstained"
+    chance = 0.9 if name in texts else 0.3
+    return AttributeAnswer(name=name, status=status, text=texts.get(name), probability=chance)
 
 
 def word_score(text: str, caption: set[str]) -> float:

@@ -66,6 +66,8 @@ class BatchCaptioner(Protocol):
 
     can_ground: bool
     """Whether it takes groundings: the bundle has the weights for them."""
+    attributes: tuple[str, ...]
+    """The attributes of regions that it answers."""
 
     @property
     def free_slots(self) -> int:

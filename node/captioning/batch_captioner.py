@@ -14,9 +14,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from ureca.attributes import AttributeAnswer, complete_answers, compose_dense
 from ureca.clock import Clock
 from ureca.datatypes import RegionInput, RegionRequest, RowDelta, RowDone
-from ureca.engine import Engine, is_remote
+from ureca.engine import Engine, is_remote, supports_attributes
 from ureca.errors import EngineError
 from ureca.log import RateLimitedLog
 from ureca.native_threads import NativeThread, ends_the_process
@@ -97,6 +98,7 @@ class CaptionWriter:
         self._rejected_captions = rejected_captions or RejectedCaptions()
         self._notes = log
         self.info = engine.info
+        self.attributes = engine.attributes if supports_attributes(engine) else ()
         self._engine = engine
         self._config = config
         self._clock = clock
@@ -245,7 +247,8 @@ class CaptionWriter:
     def _input(self, request: RegionRequest) -> RegionInput:
         wanted = request.max_new_tokens or self._config.max_new_tokens
         limit = min(wanted, self.info.max_new_tokens)
-        return RegionInput(request.mask, style=request.style, max_new_tokens=limit)
+        asked = tuple(self.attributes) if request.is_dense else request.attributes
+        return RegionInput(request.mask, request.style, limit, attributes=asked)
 
     def _reason(self, request: RegionRequest) -> str | None:
         """Why the request should stop now; None when it should go on."""
@@ -264,9 +267,15 @@ class CaptionWriter:
             return error(request, "BAD_OUTPUT", problem.words)
         if writing.follows(request):
             done = self._chooser.choose(request, done, self._chooser.find_whole(request, done))
+        done = self._add_clauses(done) if request.is_dense else done
         if self._config.person_words == "neutral":
             done = replace(done, text=neutralise(done.text))
         return self._final(writing, request, done)
+
+    def _add_clauses(self, done: RowDone) -> RowDone:
+        off = self._config.attributes_off
+        told = [answer for answer in done.attributes if answer.name not in off]
+        return replace(done, text=compose_dense(done.text, told))
 
     def _final(self, writing: _Writing, request: RegionRequest, done: RowDone) -> CaptionFinal:
         now_ns, batch, frame = self._clock.now_ns(), writing.batch, writing.batch.frame
@@ -294,7 +303,15 @@ class CaptionWriter:
             ),
             durations_us=durations_us,
             batch={"n": len(writing.rows), "pos": done.row},
+            attributes=self._answers(request, done),
         )
+
+    def _answers(self, request: RegionRequest, done: RowDone) -> tuple[AttributeAnswer, ...]:
+        """One answer to each attribute that was asked for."""
+        if not request.attributes:
+            return ()
+        off = self._config.attributes_off
+        return complete_answers(request.attributes, done.attributes, off=off)
 
     def _end(self, writing: _Writing, request: RegionRequest, event: CaptionTerminal) -> None:
         writing.tell(request, event)  # type: ignore[arg-type]
@@ -318,6 +335,7 @@ class InlineCaptioner:
         self._grounder = grounder
         self._send: EventSink | None = None
         self.can_ground = grounder is not None
+        self.attributes = writer.attributes
         self.free_slots = writer.info.max_regions
         self.abort = writer.abort
         self.finished = writer.finished
@@ -351,6 +369,7 @@ class ThreadCaptioner:
         self._writer = writer
         self._grounder = grounder
         self.can_ground = grounder is not None
+        self.attributes = writer.attributes
         self._work: queue.Queue[CaptionBatch | GroundingRequest | None] = queue.Queue(maxsize=2)
         self._current: CaptionBatch | GroundingRequest | None = None
         self._closing = False

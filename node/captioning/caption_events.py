@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import UNSET
+
+from ureca.attributes import AttributeAnswer
 from ureca.datatypes import EngineInfo, Frame, Refusal, RegionRequest, RowDelta, RowDone
 from ureca.node.scheduling.scheduler import Renewal
 from ureca.protocol.events import (
@@ -78,6 +81,7 @@ def final(
     min_confidence: float,
     durations_us: Mapping[str, int],
     batch: Mapping[str, int],
+    attributes: tuple[AttributeAnswer, ...] = (),
 ) -> CaptionFinal:
     """The whole caption, with its origin and durations."""
     return CaptionFinal(
@@ -98,7 +102,7 @@ def final(
         mask=to_wire_rle(encode(request.mask)),
         mask_seq=frame.seq,
         trigger=request.trigger.value,
-        prompt_id=request.style,
+        prompt_id="dense" if request.is_dense else request.style,
         model=info.model,
         bundle_sha=info.bundle_sha,
         precision=info.precision,
@@ -106,6 +110,7 @@ def final(
         stage_us=dict(durations_us),
         batch=dict(batch),
         label=request.label,
+        attributes=attributes or UNSET,
     )
 
 

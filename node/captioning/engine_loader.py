@@ -15,6 +15,7 @@ from ureca.models.runtime.pretrained import (
 )
 
 __all__ = [
+    "NO_ATTRIBUTES",
     "NO_GROUNDING",
     "SHIPPED_BUNDLE",
     "find_bundle_of",
@@ -29,6 +30,11 @@ NO_GROUNDING = (
     "one (the shipped one, or export the checkpoint again)"
 )
 """What is said where texts need grounding and there is none."""
+NO_ATTRIBUTES = (
+    "the bundle {bundle} answers no attributes: it has no section 'attributes'. Take a bundle that "
+    "has one (the shipped one, or fit them: docs/attributes.md)"
+)
+"""What is said where attributes, or dense captions, are asked of a bundle without them."""
 _SCRIPTED = "scripted"
 
 

@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-from ureca.datatypes import Image, RegionInput, RowDone
-from ureca.engine import Engine, is_remote
-from ureca.errors import ConfigError, EngineError, SourceError
-from ureca.node.captioning.engine_loader import open_engine
+from msgspec import to_builtins
+
+from ureca.attributes import ATTRIBUTES, check_attributes, complete_answers, compose_dense
+from ureca.datatypes import AskedStyle, Image, Mask, RegionInput, RowDone, Style
+from ureca.engine import Engine, is_remote, supports_attributes
+from ureca.errors import BundleError, ConfigError, EngineError, SourceError
+from ureca.node.captioning.engine_loader import NO_ATTRIBUTES, open_engine
 from ureca.node.captioning.output_filter import find_rejection
 from ureca.node.captioning.person_words import neutralise
 from ureca.node.cli.describe_texts import find_texts
@@ -46,15 +50,14 @@ def main(
     named = named_seeds(options.region)
     masks = [seed_mask(seed, image) for _, seed in named]
     engine = engine_of(options.bundle or "")
-    limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
-    regions = [RegionInput(mask, style=options.style, max_new_tokens=limit) for mask in masks]
+    caption = CaptionConfig(person_words=options.person_words or CaptionConfig().person_words)
+    regions = _list_inputs(options, masks, engine)
     try:
         ends = _caption(engine, image, regions)
     finally:
         if is_remote(engine):
             print(f"server: {engine.summarise()}", file=sys.stderr)
-    if options.person_words != "full":
-        ends = [replace(done, text=neutralise(done.text)) for done in ends]
+    ends = [_complete(done, options, caption) for done in ends]
     if options.render:
         save(Path(options.render), image, masks, [_words(done) for done in ends])
     failed = False
@@ -66,13 +69,47 @@ def main(
     return int(failed)
 
 
+def _list_inputs(
+    options: argparse.Namespace, masks: Sequence[Mask], engine: Engine
+) -> list[RegionInput]:
+    """The rows of the batch. Raises `BundleError` where attributes are asked and there are none."""
+    is_dense, asked = options.style == "dense", options.attributes
+    if (is_dense or asked) and not supports_attributes(engine):
+        raise BundleError(NO_ATTRIBUTES.format(bundle=options.bundle or engine.info.model))
+    if is_dense and supports_attributes(engine):
+        asked = tuple(dict.fromkeys((*asked, *engine.attributes)))
+    limit = min(CaptionConfig().max_new_tokens, engine.info.max_new_tokens)
+    style: Style = "long" if options.style == "long" else "short"
+    return [RegionInput(mask, style, limit, attributes=asked) for mask in masks]
+
+
+def _complete(done: RowDone, options: argparse.Namespace, caption: CaptionConfig) -> RowDone:
+    """The caption as it is told: with clauses if it is dense, without words that are off."""
+    off = caption.attributes_off
+    text = done.text
+    if options.style == "dense":
+        text = compose_dense(text, [one for one in done.attributes if one.name not in off])
+    if caption.person_words == "neutral":
+        text = neutralise(text)
+    answers = complete_answers(options.attributes, done.attributes, off=off)
+    return replace(done, text=text, attributes=answers)
+
+
+def _attribute_names(text: str) -> tuple[str, ...]:
+    try:
+        return check_attributes(name.strip() for name in text.split(",") if name.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ureca describe",
         description="Caption one or several regions of one image, or find texts among them.",
         epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
         "--render out.png; ureca describe photo.jpg --text 'the red mug' --segmenter "
-        "sam2-hiera-tiny; ureca describe photo.jpg --box 40,30,200,180 --bundle server.yaml",
+        "sam2-hiera-tiny; ureca describe photo.jpg --box 40,30,200,180 --bundle server.yaml; "
+        "ureca describe photo.jpg --box 40,30,200,180 --attributes colour,material",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
     add_region_options(parser, of="")
@@ -90,7 +127,20 @@ def _parser() -> argparse.ArgumentParser:
         help="cut regions out of the whole image: the mask head of the bundle (nano), or SAM 2 "
         "(ureca weights get sam2-hiera-tiny)",
     )
-    parser.add_argument("--style", choices=("short", "long"), default="short")
+    parser.add_argument(
+        "--style",
+        choices=get_args(AskedStyle),
+        default="short",
+        help="a noun phrase [short], a sentence, or a noun phrase with what is known of its "
+        "attributes",
+    )
+    parser.add_argument(
+        "--attributes",
+        type=_attribute_names,
+        default=(),
+        metavar="NAME,...",
+        help=f"also answer these: {', '.join(ATTRIBUTES)}",
+    )
     add_person_words(parser)
     parser.add_argument("--bundle", metavar="DIR|YAML", help=BUNDLE_HELP)
     parser.add_argument("--json", action="store_true", help="one JSON object per region")
@@ -134,8 +184,12 @@ def _show(region: str, done: RowDone, problem: str | None, *, as_json: bool) -> 
         unsure = sure is not None and sure < CaptionConfig().min_confidence
         score = {"score": round(done.score, 4), "confidence": sure, "unsure": unsure}
         score["n_tok"] = done.n_tok
-        print(json.dumps({**fields, **score}))
+        more = {"attributes": to_builtins(done.attributes)} if done.attributes else {}
+        print(json.dumps({**fields, **score, **more}))
     elif problem:
         print(f"{region}: no caption: {problem}", file=sys.stderr)
     else:
         print(f"{region}: {done.text.strip()}")
+        for one in done.attributes:
+            chance = "" if one.probability is None else f" ({one.probability:.2f})"
+            print(f"  {one.name}: {one.text or one.status.replace('_', ' ')}{chance}")

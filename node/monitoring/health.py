@@ -95,6 +95,10 @@ class NodeStatus(Protocol):
     def find_by(self) -> str:
         """The measure of `find`: `likelihood` or `caption_words`."""
 
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that the captioner answers."""
+
     def last_events(self) -> list[AnyEvent]:
         """The last values of every live region."""
 

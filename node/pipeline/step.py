@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from ureca.datatypes import Frame, RegionSeed, Style, TrackSet
+from ureca.datatypes import AskedStyle, Frame, RegionSeed, TrackSet
 from ureca.errors import RequestError, UrecaError
 from ureca.node.captioning.batch import CaptionBatch, FinishedCaption
 from ureca.node.captioning.grounding import FinishedGrounding, GroundingRequest
@@ -40,9 +40,10 @@ class DescribeRequest:
     frame: Frame | None = None
     rid: str | None = None
     seed: RegionSeed | None = None
-    style: Style = "short"
+    style: AskedStyle = "short"
     max_new_tokens: int | None = None
     key: RequestKey = (b"", b"")
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,6 +332,8 @@ def resolve(
         box_xyxy_px=box_of(mask),
         trigger=Trigger.REQUEST,
         deadline_ns=describe.deadline_ns,
-        style=describe.style,
+        style="long" if describe.style == "long" else "short",
         max_new_tokens=describe.max_new_tokens,
+        attributes=describe.attributes,
+        is_dense=describe.style == "dense",
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ureca.clock import Clock
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
-from ureca.engine import EncodedFrame, Engine, never
+from ureca.engine import EncodedFrame, Engine, never, supports_attributes
 from ureca.errors import EngineError
 from ureca.node.captioning.batch import CaptionBatch, EngineRun
 from ureca.node.captioning.batch_captioner import CaptionWriter
@@ -52,6 +52,11 @@ class ReplayEngine:
     def info(self) -> EngineInfo:
         """See `Engine`."""
         return self._engine.info
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """See `AttributeEngine`; empty where the engine answers none."""
+        return self._engine.attributes if supports_attributes(self._engine) else ()
 
     @property
     def times(self) -> StageTimes:

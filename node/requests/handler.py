@@ -18,6 +18,7 @@ from ureca.datatypes import Frame, Image, JsonObject
 from ureca.errors import RequestError, UrecaError, WireError
 from ureca.log import RateLimitedLog
 from ureca.node.access import MayAsk, anybody
+from ureca.node.captioning.engine_loader import NO_ATTRIBUTES
 from ureca.node.config import NodeConfig
 from ureca.node.decoding.decoder_process import Decoder
 from ureca.node.monitoring.health import NodeStatus
@@ -220,6 +221,9 @@ class Control:
 
     def _describe(self, call: OperationCall) -> None:
         args: DescribeArgs = call.args
+        if (args.attributes or args.style == "dense") and not self._facts.attributes:
+            text = NO_ATTRIBUTES.format(bundle=self._facts.info.model)
+            raise RequestError(text, code="NO_MODEL")
         if args.picture is None:
             self._submit_describe(call, None)
             return
@@ -256,6 +260,7 @@ class Control:
                 seed=seed,
                 style=args.style,
                 max_new_tokens=args.max_new_tokens,
+                attributes=args.attributes,
                 key=(call.channel.client, call.channel.request_id),
             )
         )

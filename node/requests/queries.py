@@ -83,6 +83,7 @@ class Answers:
                 "max_new_tokens": info.max_new_tokens,
             },
             find_by=self._facts.find_by,
+            attributes=self._facts.attributes,
         )
 
     def _snapshot(self, _: NoArgs) -> SnapshotResult:

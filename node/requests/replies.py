@@ -82,6 +82,7 @@ def _description(event: CaptionFinal) -> Description:
         seq=event.src_seqs[-1],
         captured_ns=event.captured_ns,
         stage_us=event.stage_us,
+        attributes=event.attributes or (),
     )
 
 

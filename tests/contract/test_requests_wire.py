@@ -142,7 +142,7 @@ def test_describe_arguments_that_contradict_themselves(args, words):
 
 
 def test_another_value_than_the_allowed_ones_is_explained():
-    with pytest.raises(WireError, match="style must be 'short' or 'long', got 'loud'"):
+    with pytest.raises(WireError, match="style must be 'short' or 'long' or 'dense', got 'loud'"):
         convert({"stream": "a", "rid": "r", "style": "loud"}, wire.DescribeArgs, "describe")
     with pytest.raises(WireError, match="not a valid describe"):
         convert({"stream": "a", "rid": "r", "style": 3}, wire.DescribeArgs, "describe")

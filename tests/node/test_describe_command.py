@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ureca.errors import ConfigError, RegionError, SourceError
+from ureca.errors import BundleError, ConfigError, RegionError, SourceError
 from ureca.node.cli.describe import main
 from ureca.testing import ScriptedEngine, SyntheticSource
 
@@ -91,3 +91,44 @@ def test_a_text_without_anything_to_ask_is_refused(picture: Path) -> None:
         run(picture, "--text", "a red thing")
     with pytest.raises(RegionError, match="has a word"):
         run(picture, "--text", " . ", "--segmenter", "scripted")
+
+
+def test_attributes_are_answered_beside_the_caption(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = ("--mask", picture.with_name("mask.png"))
+    assert run(picture, *mask, "--attributes", "colour, material,hair,age") == 0
+    caption, *lines = capsys.readouterr().out.splitlines()
+    assert caption.endswith(": a red thing")
+    assert lines == [
+        "  colour: red (0.90)",
+        "  material: abstained (0.30)",
+        "  hair: not supported",
+        "  age: not supported",
+    ]
+    assert run(picture, *mask, "--attributes", "age", "--person-words", "full", "--json") == 0
+    (age,) = json.loads(capsys.readouterr().out)["attributes"]
+    assert age == {"name": "age", "status": "said", "text": "young", "probability": 0.9}
+
+
+def test_a_dense_caption_adds_what_is_known(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = ("--mask", picture.with_name("mask.png"))
+    assert run(picture, *mask, "--style", "dense", "--person-words", "full") == 0
+    assert capsys.readouterr().out.endswith(": a red thing, young\n")
+    assert run(picture, *mask, "--style", "dense") == 0
+    assert capsys.readouterr().out.endswith(": a red thing\n")
+
+
+def test_attributes_are_refused_by_name_and_by_bundles_without_them(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = ["--mask", str(picture.with_name("mask.png"))]
+    for name, why in (("skin", "ethnicity"), ("weight", "expected attributes of category")):
+        with pytest.raises(SystemExit):
+            run(picture, *mask, "--attributes", name)
+        assert why in capsys.readouterr().err
+    for asked in (["--attributes", "colour"], ["--style", "dense"]):
+        with pytest.raises(BundleError, match="answers no attributes"):
+            main([str(picture), *mask, *asked], engine_of=lambda _: ScriptedEngine(attributes=()))

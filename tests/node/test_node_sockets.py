@@ -176,6 +176,40 @@ def test_describe_streams_its_answer(start: Callable[..., Running]) -> None:
         assert "".join(said) == result["text"] == "a green thing"
 
 
+def test_describe_answers_attributes(start: Callable[..., Running]) -> None:
+    running = start()
+    with running.client() as client:
+        until_final(client)
+        assert client.hello().attributes == ("colour", "material", "location")
+        asked = ("material", "colour", "hair", "age")
+        said = client.describe("blue", stream="cam0", style="dense", attributes=asked)
+        assert (said.text, said.status) == ("a blue thing", "ok")
+        answers = [(a.name, a.status, a.text, a.probability) for a in said.attributes]
+        assert answers == [
+            ("material", "abstained", None, 0.3),
+            ("colour", "said", "blue", 0.9),
+            ("hair", "not_supported", None, None),
+            ("age", "not_supported", None, None),
+        ]
+        assert client.describe("blue", stream="cam0").attributes == ()
+        with pytest.raises(WireError, match="ethnicity"):
+            client.describe("blue", stream="cam0", attributes=("skin",))
+        with pytest.raises(RequestError, match=r"BAD_SCHEMA.*ethnicity"):
+            client.request(
+                "describe", {"stream": "cam0", "rid": "blue", "attributes": ["skin"]}, 20
+            )
+
+
+def test_a_bundle_without_attributes_refuses_them(start: Callable[..., Running]) -> None:
+    running = start(ScriptedEngine(attributes=()))
+    with running.client() as client:
+        until_final(client)
+        assert client.hello().attributes == ()
+        for asked in ({"attributes": ("colour",)}, {"style": "dense"}):
+            with pytest.raises(RequestError, match=r"NO_MODEL.*answers no attributes"):
+                client.describe("blue", stream="cam0", **asked)
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [

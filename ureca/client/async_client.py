@@ -11,7 +11,7 @@ An async client belongs to one event loop.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from ureca.client.shared import (
     typed,
     wire_args,
 )
-from ureca.datatypes import Image, Level, Style
+from ureca.datatypes import AskedStyle, Image, Level, Style
 from ureca.protocol.events import AnyEvent, CaptionFinal
 from ureca.protocol.messagepack import LIMITS, WireLimits
 from ureca.protocol.operations import operation_of
@@ -286,16 +286,19 @@ class AsyncClient(AsyncConnection):
         *,
         stream: str | None = None,
         image: Image | bytes | None = None,
-        style: Style = "short",
+        style: AskedStyle = "short",
+        attributes: Sequence[str] = (),
         deadline_s: float | None = None,
     ) -> Description:
         """Caption one region now: of the newest frame of `stream`, or of `image`.
 
         `region` is a `RegionSeed`, what `region_inputs.seed_of` takes, or the id of a live region
         of `stream`. `image` is RGB u8 [H, W, 3], or
-        the bytes of a JPEG or PNG.
+        the bytes of a JPEG or PNG. `attributes` (`ureca.attributes`) are answered beside the
+        caption; `dense` puts into it what is known of them. Raises `WireError` for a name that is
+        none, and `RequestError` `NO_MODEL` for a bundle without them.
         """
-        args, picture = describe_args(region, stream, image, style)
+        args, picture = describe_args(region, stream, image, style, attributes)
         plain = msgspec.to_builtins(args)
         result = await self.request("describe", plain, deadline_s, picture=picture)
         return typed(result, Description)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ureca.clock import MonotonicClock
-from ureca.datatypes import Image, RegionSeed, Style
+from ureca.datatypes import AskedStyle, Image, RegionSeed
 from ureca.errors import RequestError, VersionError, WireError
 from ureca.log import RateLimitedLog
 from ureca.protocol.event_table import STREAMS
@@ -178,7 +178,11 @@ def snapshot_events(result: dict[str, Any]) -> list[AnyEvent]:
 
 
 def describe_args(
-    region: RegionLike | str, stream: str | None, image: Image | bytes | None, style: Style
+    region: RegionLike | str,
+    stream: str | None,
+    image: Image | bytes | None,
+    style: AskedStyle,
+    attributes: Sequence[str] = (),
 ) -> tuple[DescribeArgs, bytes | None]:
     """The arguments and the image of a `describe` request."""
     spec, picture = (None, None) if image is None else _picture(image)
@@ -189,6 +193,7 @@ def describe_args(
             rid=region if isinstance(region, str) else None,
             region=None if isinstance(region, str) else WireRegion.of(seed_of(region)),
             style=style,
+            attributes=tuple(attributes),
         )
     except ValueError as error:
         raise WireError(f"describe: {error}") from error

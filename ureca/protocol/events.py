@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from ureca.attributes import AttributeAnswer
+
 PROTOCOL_VERSION = (2, 0)
 
 
@@ -141,6 +143,8 @@ class CaptionFinal(CaptionTerminal, frozen=True, kw_only=True, tag="caption.fina
     batch: dict[str, int] = {}
     drop: dict[str, int] = {}
     label: str | None = None
+    attributes: tuple[AttributeAnswer, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Only where a `describe` asked for attributes."""
 
 
 class CaptionSame(CaptionTerminal, frozen=True, kw_only=True, tag="caption.same"):

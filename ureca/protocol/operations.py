@@ -117,8 +117,8 @@ OPERATIONS: Mapping[str, Operation] = {
         role="request",
         runs_on="captioner",
         page_s=20,
-        about="captions one region, see below. `progress` replies with `offset` `text` precede "
-        "the result",
+        about="captions one region, and answers its `attributes`, see below. `progress` replies "
+        "with `offset` `text` precede the result",
     ),
     "find": Operation(
         args=FindArgs,

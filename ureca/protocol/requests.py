@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from ureca.datatypes import MAX_TEXT_CHARS, Level, Style
+from ureca.attributes import MAX_ATTRIBUTES, AttributeAnswer, check_attributes
+from ureca.datatypes import MAX_TEXT_CHARS, AskedStyle, Level
 from ureca.errors import BundleError, EngineError, RegionError, SourceError, UrecaError
 from ureca.protocol.events import PROTOCOL_VERSION
 from ureca.protocol.frames import Side
@@ -85,17 +86,20 @@ class DescribeArgs(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Arguments of `describe`: a region of the stream's newest frame, or of the picture sent along.
 
     Exactly one of `stream` and `picture`; exactly one of `rid` (a live region of the stream) and
-    `region`.
+    `region`. `attributes` are names of `ureca.attributes`.
     """
 
     stream: str | None = None
     picture: PictureSpec | None = None
     rid: str | None = None
     region: WireRegion | None = None
-    style: Style = "short"
+    style: AskedStyle = "short"
     max_new_tokens: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    attributes: Annotated[tuple[str, ...], Meta(max_length=MAX_ATTRIBUTES)] = ()
 
     def __post_init__(self) -> None:
+        if self.attributes:
+            check_attributes(self.attributes)
         if (self.stream is None) == (self.picture is None):
             raise ValueError("expected exactly one of 'stream' and 'picture'")
         if (self.rid is None) == (self.region is None):
@@ -138,7 +142,8 @@ class RecordArgs(Struct, frozen=True, kw_only=True):
 
 class Description(Struct, frozen=True, kw_only=True):
     """The result of `describe`. `stage_us` is by stage; no score means `score_kind` `none`;
-    `confidence` and `unsure` are as in `caption.final`.
+    `confidence` and `unsure` are as in `caption.final`. `attributes` are in the order of the
+    request.
     """
 
     text: str
@@ -156,11 +161,13 @@ class Description(Struct, frozen=True, kw_only=True):
     seq: int | None = None
     captured_ns: int | None = None
     stage_us: dict[str, int] = {}
+    attributes: tuple[AttributeAnswer, ...] = ()
 
 
 class Hello(Struct, frozen=True, kw_only=True):
     """The result of `hello`: the node's name, version, operations and limits. `find_by` is the
     measure of `find`: `likelihood`, or `caption_words` where the bundle cannot score texts.
+    `attributes` are those that the bundle answers.
     """
 
     node: str
@@ -174,6 +181,7 @@ class Hello(Struct, frozen=True, kw_only=True):
     precision: str
     limits: dict[str, int] = {}
     find_by: str = "caption_words"
+    attributes: tuple[str, ...] = ()
 
 
 class Health(Struct, frozen=True, kw_only=True):
