@@ -42,12 +42,14 @@ class AnnotatorQuestion:
         return digest.hexdigest()
 
 
-def make_text_question(kind: Kind, region_id: str, prompt: str) -> AnnotatorQuestion:
+def make_text_question(
+    kind: Kind, region_id: str, prompt: str, *, said: str = ""
+) -> AnnotatorQuestion:
     """Return a question without views."""
     nothing = np.zeros((1, 1, 3), np.uint8)
     mask = np.zeros((1, 1), np.bool_)
     return AnnotatorQuestion(
-        kind=kind, region_id=region_id, image=nothing, mask=mask, views=(), prompt=prompt
+        kind=kind, region_id=region_id, image=nothing, mask=mask, views=(), prompt=prompt, said=said
     )
 
 

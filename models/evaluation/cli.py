@@ -4,6 +4,7 @@ results.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,6 @@ from ureca.models.evaluation.captioners.baselines import Captioner, read_region_
 from ureca.models.evaluation.captioners.engines import open_engine
 from ureca.models.evaluation.captioners.from_options import make_captioner
 from ureca.models.evaluation.captioners.mask_variants import compute_iou, make_mask_edit
-from ureca.models.evaluation.dlc.cli import main as dlc_main
 from ureca.models.evaluation.evaluate import (
     CaptionResults,
     EvaluationPart,
@@ -38,26 +38,21 @@ from ureca.models.evaluation.options import Options, parse_options
 from ureca.models.evaluation.reports.compare import write_comparison
 from ureca.models.evaluation.reports.report import write_report
 from ureca.models.evaluation.reports.tables import format_summary
-from ureca.models.evaluation.res.cli import main as res_main
 from ureca.models.evaluation.test_set import TestSet, limit_cases, read_data
 
 Json = dict[str, Any]  # JSON values
+_OTHERS = {
+    name: f"ureca.models.evaluation.{name}.cli"
+    for name in ("dlc", "masks", "panoptic", "res", "vip")
+}
+"""Commands with a first word of their own: `ureca eval dlc`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see `--help`."""
-    if argv and argv[0] == "dlc":
-        return dlc_main(argv[1:])
-    if argv and argv[0] == "res":
-        return res_main(argv[1:])
-    if argv and argv[0] == "masks":
-        from ureca.models.evaluation.masks.cli import main as masks_main
-
-        return masks_main(argv[1:])
-    if argv and argv[0] == "panoptic":
-        from ureca.models.evaluation.panoptic.cli import main as panoptic_main
-
-        return panoptic_main(argv[1:])
+    if argv and argv[0] in _OTHERS:
+        other = importlib.import_module(_OTHERS[argv[0]])
+        return int(other.main(argv[1:]))
     options = parse_options(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.compare:

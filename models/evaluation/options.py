@@ -25,6 +25,7 @@ _EPILOG = """examples:
   ureca eval --captions captions.jsonl --data DATA -o scored
   ureca eval --compare report noisy control -o table
   ureca eval dlc --help        # DLC-Bench, with a judge
+  ureca eval vip --help        # ViP-Bench, with a judge
   ureca eval res --help        # text to regions: which one, several or none
 
 A data folder has regions-*.jsonl[.gz] and images/. Of regions-train* only the pictures whose hash

@@ -7,18 +7,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ureca.errors import ConfigError, SourceError, UrecaError
-from ureca.models.curation.annotators.server import ServerAnnotator
-from ureca.models.curation.answer_cache import AnswerCache
-from ureca.models.curation.errors import AnnotatorError, BudgetError
-from ureca.models.curation.prompts import Annotator, make_text_question
+from ureca.errors import ConfigError, SourceError
 from ureca.models.data.folders import read_folders
 from ureca.models.data.readers.core import load_json
 from ureca.models.data.regions import ImageStore
@@ -33,11 +28,15 @@ from ureca.models.evaluation.dlc.questions import (
     read_questions,
     score_region,
 )
+from ureca.models.evaluation.judging import (
+    add_judge_options,
+    collect_answers,
+    open_judge,
+    read_prompt,
+)
 from ureca.models.evaluation.measures.scores import compute_mean
-from ureca.models.evaluation.options import parse_positive
-from ureca.models.runtime.server.client import KEY_VARIABLE, ServerConfig
+from ureca.models.runtime.server.client import KEY_VARIABLE
 
-_MAX_ANSWER_TOKENS = 300
 _EPILOG = f"""examples:
   ureca data import coco DLC-bench/annotations.json --pictures DLC-bench/images \\
       --split test --name dlc -o data/dlc
@@ -58,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     options = _build_parser().parse_args(argv)
     if (options.model is None) == (options.captions is None):
         raise ConfigError("give one of BUNDLE_OR_CHECKPOINT (with --data) and --captions")
-    template = _read_prompt(options.prompt) if options.prompt else PROMPT
+    template = read_prompt(options.prompt) if options.prompt else PROMPT
     asked = read_questions(options.bench / "qa.json", options.bench / "class_names.json")
     make_prompt(template, "", next(iter(asked.values()))[0])
     captions = _load_captions(options, asked)
@@ -69,13 +68,6 @@ def main(argv: Sequence[str]) -> int:
         lines.writelines(json.dumps(row) + "\n" for row in judged.rows())
     print(json.dumps(metrics) if options.json else _format_table(metrics))
     return int(bool(metrics["without_caption"] or metrics["not_judged"]))
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        return path.read_text("utf8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the prompt {path}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,26 +128,17 @@ def _judge_captions(
     template: str,
 ) -> JudgedRun:
     options.out.mkdir(parents=True, exist_ok=True)
-    config = ServerConfig(
-        url=options.judge,
-        model=options.judge_model,
-        temperature=0.0,
-        max_tokens=_MAX_ANSWER_TOKENS,
-        per_minute=options.per_minute,
-        retries=options.retries,
-    )
-    server = ServerAnnotator(config)
-    ledger = AnswerCache(options.out / "answers", server, budget=options.max_questions)
+    ledger = open_judge(options)
     prompts = {
         key: [make_prompt(template, captions[key], question) for question in questions]
         for key, questions in asked.items()
     }
     try:
-        answers = dict(_collect_answers(ledger, prompts, options.threads))
+        answers = dict(collect_answers(ledger, prompts, options.threads))
     finally:
         ledger.close()
     return JudgedRun(
-        judge=server.model, asked=asked, captions=captions, answers=answers, counts=ledger.counts
+        judge=ledger.model, asked=asked, captions=captions, answers=answers, counts=ledger.counts
     )
 
 
@@ -208,29 +191,6 @@ def _parse_annotation_id(region_id: str) -> str:
     return region_id.rpartition("_")[2]
 
 
-def _collect_answers(
-    judge: Annotator, prompts: Mapping[str, list[str]], threads: int
-) -> Iterator[tuple[str, list[str]]]:
-    """Return the judge's answers by region. Regions with a missing answer are left out and
-    reported.
-    """
-
-    def answers(key: str) -> list[str] | UrecaError:
-        try:
-            questions = [make_text_question("judge", key, prompt) for prompt in prompts[key]]
-            return [judge.answer(question).text for question in questions]
-        except (AnnotatorError, BudgetError) as error:
-            return error
-
-    with ThreadPoolExecutor(threads) as pool:
-        bar = tqdm(prompts, desc="judged", unit="region", disable=None)
-        for key, said in zip(bar, pool.map(answers, prompts), strict=True):
-            if isinstance(said, UrecaError):
-                sys.stderr.write(f"{key}: not judged: {said}\n")
-            else:
-                yield key, said
-
-
 def _format_table(metrics: Mapping[str, Any]) -> str:
     def shown(value: object) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
@@ -250,23 +210,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DIR", help="the benchmark's pictures and masks, imported")
     add("--captions", type=Path, metavar="FILE", help="score an existing file of captions")
     add("--bench", type=Path, required=True, metavar="DIR", help="qa.json and class_names.json")
-    add("--judge", required=True, metavar="URL", help="an OpenAI-compatible server, http://HOST/v1")
-    add("--judge-model", required=True, metavar="NAME", help="the judge's name at that server")
-    add(
-        "--prompt",
-        type=Path,
-        metavar="FILE",
-        help="file with another prompt; contains {caption} and {question}",
-    )
-    add("--threads", type=parse_positive, default=4, help="regions in parallel [%(default)s]")
-    add("--per-minute", type=float, default=0.0, metavar="N", help="requests per minute, at most")
-    add(
-        "--max-questions",
-        type=parse_positive,
-        metavar="N",
-        help="at most this many requests in this run",
-    )
-    add("--retries", type=int, default=6, help="retries of a failed request [%(default)s]")
+    add_judge_options(parser, "contains {caption} and {question}")
     add("-o", "--out", type=Path, required=True, help="folder for the results")
     add("--json", action="store_true", help="print metrics.json instead of a table")
     return parser
