@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ureca.errors import ConfigError
-from ureca.models.bench.machine import Machine
+from ureca.models.bench.machine import BenchMachine
 
 _MAX_BYTES = 256 << 20
 """`ureca bench node --out` writes every sample: some MB for an hour."""
@@ -43,7 +43,7 @@ class Percentiles(msgspec.Struct, frozen=True, kw_only=True):
     p99: float | None = None
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The load of a row of `ureca bench node`."""
 
     regions: int
@@ -77,7 +77,7 @@ class NodeUse(msgspec.Struct, frozen=True, kw_only=True):
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     """What a report shows of a row of `ureca bench node`."""
 
-    plan: Plan
+    plan: NodePlan
     c2c_ms: dict[str, Percentiles]
     ttfd_ms: dict[str, Percentiles]
     captions: Captions
@@ -93,7 +93,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
 class EngineFile(msgspec.Struct, frozen=True, kw_only=True, tag_field="bench", tag="engine"):
     """The JSON of `ureca bench engine`."""
 
-    machine: Machine
+    machine: BenchMachine
     rows: list[EngineRow]
     load_average: tuple[float, ...] = ()
 
@@ -101,7 +101,7 @@ class EngineFile(msgspec.Struct, frozen=True, kw_only=True, tag_field="bench", t
 class NodeFile(msgspec.Struct, frozen=True, kw_only=True, tag_field="bench", tag="node"):
     """The JSON of `ureca bench node`."""
 
-    machine: Machine
+    machine: BenchMachine
     rows: list[NodeRow]
 
 

@@ -32,7 +32,7 @@ _SMI = ("name", "driver_version", "power.limit", "clocks.max.sm")
 _SMI_S = 5.0
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BenchMachine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a measurement ran on. Empty where it could not be read."""
 
     system: str = ""
@@ -55,10 +55,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     versions: dict[str, str] = {}
 
 
-def describe_machine(root: Path = Path("/")) -> Machine:
+def describe_machine(root: Path = Path("/")) -> BenchMachine:
     """Describe this machine; its files are read below `root`."""
     smi = _ask_nvidia_smi()
-    return Machine(
+    return BenchMachine(
         system=platform.platform(),
         processor=_read_processor(root),
         python=platform.python_version(),

@@ -21,7 +21,7 @@ from ureca.models.bench.files import (
     read_measurement,
     write_document,
 )
-from ureca.models.bench.machine import Machine
+from ureca.models.bench.machine import BenchMachine
 from ureca.models.bench.stock import EXTRA
 
 _TEMPLATE = "report.html.j2"
@@ -37,7 +37,7 @@ scripts and loads nothing. It names no host, user or path."""
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A table of texts, and the sentence below it."""
 
     title: str
@@ -52,7 +52,7 @@ class Section:
 
     name: str
     facts: Sequence[tuple[str, str]]
-    tables: Sequence[Table]
+    tables: Sequence[ReportTable]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,10 +97,10 @@ def make_sections(files: Sequence[EngineFile | NodeFile]) -> list[Section]:
     return sections
 
 
-def make_table(file: EngineFile | NodeFile) -> Table:
+def make_table(file: EngineFile | NodeFile) -> ReportTable:
     """Return the rows of one file as texts."""
     if isinstance(file, EngineFile):
-        return Table(
+        return ReportTable(
             "One frame: encode and one batch of regions (ureca bench engine)",
             [*_ENGINE_HEADING],
             [_format_engine_row(row) for row in file.rows],
@@ -108,7 +108,7 @@ def make_table(file: EngineFile | NodeFile) -> Table:
             "those of the first method, or of float32 torch if it ran. Load average at the end: "
             f"{_format_load(file.load_average)}.",
         )
-    return Table(
+    return ReportTable(
         "From capture to caption (ureca bench node)",
         [*_NODE_HEADING],
         [_format_node_row(row) for row in file.rows],
@@ -191,7 +191,7 @@ def _format_ms(value: float | None) -> str:
     return _ABSENT if value is None else f"{value:.1f}"
 
 
-def _list_facts(machine: Machine) -> tuple[tuple[str, str], ...]:
+def _list_facts(machine: BenchMachine) -> tuple[tuple[str, str], ...]:
     """Name what is known of a machine; what a measurement did not record is left out."""
     known = (
         ("board", machine.board),
