@@ -59,11 +59,11 @@ def find_external_data(path: Path) -> list[Path]:
 
 def list_external_data(path: Path) -> list[str]:
     """The different locations of external data that an ONNX file names, sorted."""
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return sorted(set(_walk(memoryview(content), "model", 0)))
-    except (IndexError, UnicodeDecodeError, _NotAMessageError) as error:
+    except (IndexError, ValueError) as error:  # an empty file cannot be mapped
         raise BundleError(f"{path} is no ONNX file ({error}): export the model again") from error
 
 

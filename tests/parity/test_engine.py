@@ -167,15 +167,19 @@ def test_a_manifest_that_does_not_fit_is_refused(copied, change, message):
         load_engine(copied)
 
 
-def test_a_graph_that_is_not_onnx_is_refused(copied):
-    (copied / "gather.onnx").write_bytes(b"not a graph")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"not a graph", "is no ONNX file"), (b"", "is no ONNX file"), (b"\x08\x0a", "cannot open")],
+)
+def test_a_graph_that_is_not_onnx_is_refused(copied, content, told):
+    (copied / "gather.onnx").write_bytes(content)
     manifest = load_manifest(copied)
     graph = msgspec.structs.replace(
         manifest.graphs["gather"], sha256=file_spec(copied, "gather.onnx").sha256
     )
     graphs = {**manifest.graphs, "gather": graph}
     write_manifest(copied, msgspec.structs.replace(manifest, graphs=graphs))
-    with pytest.raises(BundleError, match="cannot open"):
+    with pytest.raises(BundleError, match=told):
         load_engine(copied)
 
 
