@@ -63,11 +63,15 @@ class SuffixBatch:
         """Run prompts [1, L, d] of different lengths; return logits f32 [N, V] of the next
         token.
         """
+        return self._run(self.pad(prompts))
+
+    def pad(self, prompts: Sequence[Tensor]) -> Tensor:
+        """Begin with prompts [1, L, d] of different lengths: return them as one tensor."""
         longest = max(x.shape[1] for x in prompts)
         padded = [torch.nn.functional.pad(x, (0, 0, longest - x.shape[1], 0)) for x in prompts]
         padding = [longest - x.shape[1] for x in prompts]
         self._padding = torch.tensor(padding, device=self._model.device)
-        return self._run(torch.cat(padded))
+        return torch.cat(padded)
 
     @torch.inference_mode()
     def step(self, ids: I64) -> Tensor:
@@ -83,6 +87,11 @@ class SuffixBatch:
         self._padding = self._padding[rows]
 
     def _run(self, x: Tensor) -> Tensor:
+        return self._model.logits(self.extend(x)).float()
+
+    @torch.inference_mode()
+    def extend(self, x: Tensor) -> Tensor:
+        """Run the next embeddings [N, L, d]; return hidden states [N, d] of the last ones."""
         steps = x.shape[1]
         past = self._cache.get_seq_length()
         at = torch.arange(past, past + steps, device=x.device)
@@ -94,7 +103,7 @@ class SuffixBatch:
             position_ids=positions,
             ureca_prefix=self._prefix,
         )
-        return self._model.logits(answer.last_hidden_state[:, -1]).float()
+        return answer.last_hidden_state[:, -1]
 
     def _make_mask(self, at: Tensor, total: int, like: Tensor) -> Tensor:
         """Return the values added to own scores: [N, 1, T, S]. Later tokens and padding are

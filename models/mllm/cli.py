@@ -166,9 +166,13 @@ _OTHERS = {
     "train": "ureca.models.mllm.training.train",
     "plan": "ureca.models.mllm.memory_estimate",
     "bench": "ureca.models.mllm.bench",
+    "pix2cap": "ureca.models.mllm.pix2cap.cli",
+    "unires": "ureca.models.mllm.unires.cli",
 }
 _HELP = {
     "train": "train one stage",
     "plan": "memory and time of training 1B, 2B and 8B, computed",
     "bench": "our engine (image encoded once) against one `generate` per region",
+    "pix2cap": "captions for every segment of a universal segmenter (docs/pix2cap.md)",
+    "unires": "texts to masks of parts, things, several or none (docs/unires.md)",
 }

@@ -29,6 +29,10 @@ from ureca.models.runtime.graph_names import LM, REGIONS, SCORE, VISION
 from ureca.models.runtime.ort import count_default_threads
 from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.runtime.scoring import ScoringArrays, ScoringBatchEngine
+from ureca.models.runtime.segmentation.open_checkpoints import (
+    is_query_captioner,
+    open_query_captioner,
+)
 from ureca.models.runtime.self_test import GOLDEN, run_self_test
 from ureca.models.runtime.server import is_server_file
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
@@ -39,7 +43,8 @@ BundleEngine = BatchEngine[PictureValues, Values]
 def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:
     """Verify the bundle in `folder`, open it in its runtime, warm it up and test it.
 
-    A YAML file instead of a folder describes a server as captioner; nothing is sent to it yet.
+    A YAML file instead of a folder describes a server as captioner; nothing is sent to it yet. A
+    checkpoint of `ureca mllm pix2cap` runs as it is, in torch.
     `threads` applies to every graph; default: the process's cores, at most 4. Raises `BundleError`
     with the remedy when a file is missing or altered, when the bundle was made for another runtime,
     version or device, when it does not fit this version, or when its self-test gives other captions
@@ -48,6 +53,9 @@ def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:
     folder = Path(folder)
     if is_server_file(folder):
         return _open_server(folder, threads=threads)
+    if is_query_captioner(folder):
+        captioner: Engine = open_query_captioner(folder)
+        return captioner
     manifest = load_manifest(folder)
     if manifest.runtime == TRANSFORMERS:
         return _open_mllm(folder, manifest, threads=threads)

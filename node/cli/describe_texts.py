@@ -11,7 +11,11 @@ from pathlib import Path
 from ureca.datatypes import Image, TextPrompt
 from ureca.engine import Engine
 from ureca.errors import BundleError, ConfigError
-from ureca.models.runtime.grounding import Candidate, GroundingResult
+from ureca.models.runtime.grounding import Candidate, FoundRegion, GroundingResult
+from ureca.models.runtime.segmentation.open_checkpoints import (
+    is_text_segmenter,
+    open_text_segmenter,
+)
 from ureca.node.captioning.engine_loader import NO_GROUNDING, open_grounder
 from ureca.node.cli.region_options import named_seeds
 from ureca.node.config import GroundingConfig
@@ -36,6 +40,8 @@ def find_texts(
 ) -> int:
     """Print the answers to each text; returns 1 when one of them is not there."""
     texts = [TextPrompt(text).text for text in options.text]
+    if options.bundle and is_text_segmenter(Path(options.bundle)):
+        return _show_all(options, image, *_find_own_masks(options, image, texts))
     if not options.region and not options.segmenter:
         raise ConfigError(
             "--text: there is nothing that it could be true of: give regions (--mask, --box, "
@@ -50,11 +56,42 @@ def find_texts(
     named = _candidates(options, image)
     candidates = [one.candidate for one in named]
     results = grounder.find(engine.encode(image), candidates, texts)
+    return _show_all(options, image, results, named)
+
+
+def _show_all(
+    options: argparse.Namespace,
+    image: Image,
+    results: Sequence[GroundingResult],
+    named: Sequence[_Named],
+) -> int:
     for result in results:
         _show(result, named, as_json=options.json)
     if options.render:
         _render(Path(options.render), image, results, named)
     return int(not all(result.regions for result in results))
+
+
+def _find_own_masks(
+    options: argparse.Namespace, image: Image, texts: Sequence[str]
+) -> tuple[list[GroundingResult], list[_Named]]:
+    """Answers of a checkpoint of `ureca mllm unires`, which cuts its masks itself."""
+    if options.region or options.segmenter:
+        raise ConfigError(
+            f"--text: {options.bundle} cuts its own masks: leave out regions and --segmenter"
+        )
+    model = open_text_segmenter(Path(options.bundle))
+    named: list[_Named] = []
+    results = []
+    for told in model.find_masks(model.encode(image), texts):
+        first = len(named)
+        named += [
+            _Named(f"cut {','.join(map(str, box_of(one.mask)))}", Candidate(one.mask, one.score))
+            for one in told.masks
+        ]
+        found = (FoundRegion(n, 1 - told.none_probability) for n in range(first, len(named)))
+        results.append(GroundingResult(told.text, told.none_probability, tuple(found)))
+    return results, named
 
 
 def _candidates(options: argparse.Namespace, image: Image) -> list[_Named]:

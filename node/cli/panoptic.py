@@ -17,6 +17,10 @@ from ureca.errors import ConfigError, SourceError
 from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.runtime.segmentation.base import EverythingSegmenter
 from ureca.models.runtime.segmentation.bundled import open_mask_head
+from ureca.models.runtime.segmentation.open_checkpoints import (
+    is_query_captioner,
+    open_query_captioner,
+)
 from ureca.models.runtime.segmentation.panoptic import find_segments
 from ureca.models.runtime.segmentation.panoptic.caption_segments import (
     caption_segments,
@@ -41,6 +45,7 @@ _PROGRESS = "progress.jsonl"
 _EPILOG = """examples:
   ureca panoptic photos -o segments
   ureca panoptic clip.mp4 -o segments --every 10 --render
+  ureca panoptic photos -o segments --bundle runs/pix2cap/checkpoint
   ureca panoptic --coco maps --duration 60             (of `ureca run --panoptic`, live)
   ureca panoptic --coco maps --recording run.mcap
 
@@ -75,6 +80,7 @@ def _segment_source(
     out = Path(options.out)
     (out / "panoptic").mkdir(parents=True, exist_ok=True)
     setting = {"bundle": options.bundle or "", "style": options.style}
+    setting |= {"segmenter": options.segmenter} if options.segmenter else {}
     rows = _read_progress(out / _PROGRESS, setting)
     known = {row["image"]["file_name"] for row in rows}
     bundle = Path(options.bundle) if options.bundle else require_bundle()
@@ -87,7 +93,7 @@ def _segment_source(
                 sys.stderr.write(f"{name}: {image}\n")
                 failed += 1
                 continue
-            tools = tools or (segmenter_of(bundle), engine_of(options.bundle or ""))
+            tools = tools or _open_tools(bundle, options, segmenter_of, engine_of)
             row = _segment(name, image, *tools, options=options)
             row |= {"number": len(rows) + 1}
             progress.write(json.dumps(row) + "\n")
@@ -97,8 +103,24 @@ def _segment_source(
             count = len(row["segments"])
             sys.stderr.write(f"{len(rows)}: {name}: {count} segments, {said} captioned\n")
     write_coco_json(out / "panoptic.json", *_arrange(rows))
+    if tools is not None and callable(summarise := getattr(tools[0], "summarise", None)):
+        sys.stderr.write(f"{summarise()}\n")
     sys.stdout.write(f"{out / 'panoptic.json'}: {len(rows)} pictures, {failed} unreadable\n")
     return int(failed > 0)
+
+
+def _open_tools(
+    bundle: Path,
+    options: argparse.Namespace,
+    segmenter_of: Callable[[Path], EverythingSegmenter],
+    engine_of: Callable[[str], Engine],
+) -> tuple[EverythingSegmenter, Engine]:
+    """What cuts segments, and what says them; of a query captioner both are one."""
+    masks = Path(options.segmenter) if options.segmenter else bundle
+    if not is_query_captioner(masks):
+        return segmenter_of(masks), engine_of(options.bundle or "")
+    captioner = open_query_captioner(masks)
+    return captioner, captioner if masks == bundle else engine_of(options.bundle or "")
 
 
 def _read_pictures(
@@ -213,7 +235,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", metavar="OUT", help="folder of the results")
     parser.add_argument("--every", type=_positive, default=1, help="only every n-th picture [1]")
     parser.add_argument("--style", choices=("short", "long"), default="short", help="[short]")
-    parser.add_argument("--bundle", metavar="DIR", help="captioner and mask head [the shipped one]")
+    parser.add_argument(
+        "--bundle",
+        metavar="DIR",
+        help="captioner and mask head, or a checkpoint of `ureca mllm pix2cap` [shipped]",
+    )
+    parser.add_argument(
+        "--segmenter", metavar="DIR", help="masks of another bundle or `pix2cap` checkpoint"
+    )
     parser.add_argument("--render", action="store_true", help="also draw them: OUT/pictures")
     add_person_words(parser)
     _add_live_options(parser)

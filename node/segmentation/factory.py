@@ -12,7 +12,11 @@ from ureca.errors import ConfigError
 from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.runtime.segmentation.base import Segmenter, list_class_names
 from ureca.models.runtime.segmentation.bundled import has_mask_head, open_mask_head
-from ureca.models.runtime.segmentation.detectors.open_external import open_external_segmenter
+from ureca.models.runtime.segmentation.detectors.open_external import (
+    TRANSFORMERS,
+    open_external_segmenter,
+)
+from ureca.models.runtime.segmentation.open_checkpoints import is_query_captioner
 from ureca.models.runtime.segmentation.sam2 import Sam2
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.segmentation.keyframe_segmenter import KeyframeSegmenter
@@ -23,7 +27,8 @@ from ureca.weights import cached
 
 def resolve_segmenter(config: SegmenterConfig, bundle: Path | None) -> SegmenterConfig:
     """The configuration with nothing left open: `auto` becomes the mask head of the captioner's
-    `bundle`, or `none`. `bundle` is None for a captioner without files.
+    `bundle` (of a checkpoint that segments itself: that), or `none`. `bundle` is None for a
+    captioner without files.
 
     Raises `ConfigError` with the remedy when things should be found and there is no segmenter.
     """
@@ -33,6 +38,8 @@ def resolve_segmenter(config: SegmenterConfig, bundle: Path | None) -> Segmenter
     if config.model != "auto":
         return config
     folder = Path(config.folder) if config.folder else bundle
+    if folder is not None and is_query_captioner(folder):
+        return replace(config, model=f"{TRANSFORMERS}{folder}", folder=str(folder))
     if folder is not None and has_mask_head(load_manifest(folder)):
         return replace(config, model="nano", folder=str(folder))
     if config.everything:
@@ -77,7 +84,9 @@ def open_segmenter(config: SegmenterConfig) -> Segmenter:
 def _find_mask_head(config: SegmenterConfig) -> Callable[[], Segmenter] | None:
     """What opens the mask head of the bundle in `config.folder`; None where it has none."""
     folder = Path(config.folder)
-    if not config.folder or not has_mask_head(load_manifest(folder)):
+    if not config.folder or is_query_captioner(folder):
+        return None
+    if not has_mask_head(load_manifest(folder)):
         return None
     return lambda: open_mask_head(folder, threads=config.threads)
 

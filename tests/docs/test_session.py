@@ -84,6 +84,8 @@ ELSEWHERE = {
     r"worlds .*": "tests/worlds/test_worlds_make.py",
     r"curate panoptic .*": "tests/curation/test_panoptic.py",
     r"curate .*": "tests/curation/test_run.py",
+    r"mllm pix2cap .*|(panoptic|run) .*--bundle runs/pix2cap.*": "tests/mllm/test_pix2cap.py",
+    r"mllm unires .*|(describe|eval res) .*--bundle runs/unires.*": "tests/mllm/test_unires.py",
     r"mllm .*|run --bundle bundle .*": "tests/mllm/test_whole_path.py",
     r"train .*": "tests/models/test_training.py",
 }

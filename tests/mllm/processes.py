@@ -30,12 +30,12 @@ def recipe(folder, data, start, stage, **more):
     }
 
 
-def two_processes(repository, folder, given, *options):
+def two_processes(repository, folder, given, *options, module="ureca.models.mllm.training.train"):
     """`torchrun` with two workers; returns the run's folder."""
     path = folder.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(given))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "ureca.models.mllm.training.train", str(path), "--out", str(folder)]
+    command += ["-m", module, str(path), "--out", str(folder)]
     command += options
     env = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -14,7 +14,8 @@ import msgspec
 from tqdm import tqdm
 
 from ureca.bundle import GroundingWeights
-from ureca.engine import ScoringEngine, supports_scoring
+from ureca.datatypes import Image
+from ureca.engine import EncodedFrame, ScoringEngine, supports_scoring
 from ureca.errors import BundleError, ConfigError, SourceError
 from ureca.models.data.regions import ImageStore, hash_image_key
 from ureca.models.data.statements import read_statements
@@ -35,9 +36,14 @@ from ureca.models.evaluation.res.metrics import figures
 from ureca.models.evaluation.res.options import CandidateSource, ResOptions, parse
 from ureca.models.evaluation.res.statements import judge_statements, statement_figures
 from ureca.models.evaluation.res.tables import tables
+from ureca.models.evaluation.res.text_masks import TextMaskRig
 from ureca.models.runtime.grounding import Grounder, load_weights
 from ureca.models.runtime.load import load_engine
 from ureca.models.runtime.segmentation.base import Segmenter
+from ureca.models.runtime.segmentation.open_checkpoints import (
+    is_text_segmenter,
+    open_text_segmenter,
+)
 
 Json = dict[str, Any]
 Columns = dict[CandidateSource, list[GroundingAnswer]]
@@ -64,6 +70,44 @@ class Rig:
         grounders = Grounders(Grounder(memo, weights), Grounder(memo, forced))
         return cls(memo, grounders, weights, segmenter)
 
+    def encode(self, image: Image) -> EncodedFrame:
+        """Encode a picture."""
+        return self.engine.encode(image)
+
+    def columns(
+        self, seen: ViewedPicture, options: ResOptions
+    ) -> Iterator[tuple[CandidateSource, list[GroundingAnswer]]]:
+        """The answers about one picture, by where the candidates come from."""
+        if "given" in options.candidates:
+            answers = list(answer_given(seen, self.grounders))
+            if options.bag:
+                choices = bag_choices(self.engine, seen)
+                answers = [
+                    replace(answer, bag_right=right)
+                    for answer, right in zip(answers, choices, strict=True)
+                ]
+            yield "given", answers
+        if self.segmenter is None:
+            return
+        candidates = cut_candidates(self.segmenter, seen.image)
+        if "segmenter" in options.candidates:
+            yield "segmenter", list(answer_from(seen, candidates, self.grounders))
+        if "oracle" in options.candidates:
+            yield "oracle", list(answer_at_best(seen, candidates))
+
+    def describe(self) -> Json:
+        """What was evaluated, so that the figures explain themselves."""
+        return {
+            "model": self.engine.info.model,
+            "runtime": self.engine.info.runtime,
+            "bundle_sha": self.engine.info.bundle_sha,
+            "weights": msgspec.to_builtins(self.weights),
+            "segmenter": self.segmenter.name if self.segmenter else "",
+        }
+
+
+AnyRig = Rig | TextMaskRig
+
 
 def open_scoring(options: ResOptions) -> tuple[ScoringEngine, GroundingWeights]:
     """The bundle's engine and weights. Raises `BundleError` when it cannot score texts."""
@@ -80,18 +124,30 @@ def open_scoring(options: ResOptions) -> tuple[ScoringEngine, GroundingWeights]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; see `--help`."""
     options = parse(argv)
+    if is_text_segmenter(options.bundle):
+        return run(TextMaskRig(open_text_segmenter(options.bundle)), _ask_own(options))
     engine, weights = open_scoring(options)
     return run(Rig.over(engine, weights, options), options)
 
 
-def run(rig: Rig, options: ResOptions) -> int:
+def _ask_own(options: ResOptions) -> ResOptions:
+    """The options for a model that has masks of its own. Raises `ConfigError` for others."""
+    if options.statements or options.bag or not set(options.candidates) <= {"given", "own"}:
+        raise ConfigError(
+            f"{options.bundle} answers with masks of its own: leave out --candidates, --bag and "
+            "--statements"
+        )
+    return replace(options, candidates=("own",))
+
+
+def run(rig: AnyRig, options: ResOptions) -> int:
     """Measure and print: tables, or one line of JSON."""
     report = measure(rig, options)
     sys.stdout.write(f"{json.dumps(report)}\n" if options.json else tables(report))
     return 0
 
 
-def measure(rig: Rig, options: ResOptions) -> Json:
+def measure(rig: AnyRig, options: ResOptions) -> Json:
     """Everything that was asked for; written to `options.out` if that is given."""
     pictures = [_pictures(root, options) for root in options.data]
     by_root = {
@@ -99,7 +155,7 @@ def measure(rig: Rig, options: ResOptions) -> Json:
         for root, asked in zip(options.data, pictures, strict=True)
     }
     report = _report(by_root, rig, options)
-    if options.statements:
+    if options.statements and isinstance(rig, Rig):
         report["statements"] = _statements(rig, options)
     if options.out is not None:
         _write(options.out, report, by_root)
@@ -122,7 +178,7 @@ def _name(root: Path, options: ResOptions) -> str:
 
 
 def _answered(
-    root: Path, pictures: Sequence[GroundingPicture], rig: Rig, options: ResOptions
+    root: Path, pictures: Sequence[GroundingPicture], rig: AnyRig, options: ResOptions
 ) -> Columns:
     store = ImageStore([root / "images"])
     absent = [picture.image_key for picture in pictures if picture.image_key not in store]
@@ -138,34 +194,13 @@ def _answered(
     for picture in bar:
         if picture.image_key in store:
             image = store.read(picture.image_key)
-            seen = view(picture, image, rig.engine.encode(image))
-            for name, answers in _columns(seen, rig, options):
+            seen = view(picture, image, rig.encode(image))
+            for name, answers in rig.columns(seen, options):
                 columns[name] += answers
     return columns
 
 
-def _columns(
-    seen: ViewedPicture, rig: Rig, options: ResOptions
-) -> Iterator[tuple[CandidateSource, list[GroundingAnswer]]]:
-    if "given" in options.candidates:
-        answers = list(answer_given(seen, rig.grounders))
-        if options.bag:
-            choices = bag_choices(rig.engine, seen)
-            answers = [
-                replace(answer, bag_right=right)
-                for answer, right in zip(answers, choices, strict=True)
-            ]
-        yield "given", answers
-    if rig.segmenter is None:
-        return
-    candidates = cut_candidates(rig.segmenter, seen.image)
-    if "segmenter" in options.candidates:
-        yield "segmenter", list(answer_from(seen, candidates, rig.grounders))
-    if "oracle" in options.candidates:
-        yield "oracle", list(answer_at_best(seen, candidates))
-
-
-def _report(by_root: dict[str, Columns], rig: Rig, options: ResOptions) -> Json:
+def _report(by_root: dict[str, Columns], rig: AnyRig, options: ResOptions) -> Json:
     """All folders together, the first column at the top; then by column and by folder."""
     together: Columns = {
         name: [answer for columns in by_root.values() for answer in columns[name]]
@@ -185,19 +220,14 @@ def _report(by_root: dict[str, Columns], rig: Rig, options: ResOptions) -> Json:
     }
 
 
-def _setting(rig: Rig, options: ResOptions) -> Json:
-    """What was evaluated, so that the figures explain themselves."""
+def _setting(rig: AnyRig, options: ResOptions) -> Json:
     return {
-        "model": rig.engine.info.model,
-        "runtime": rig.engine.info.runtime,
-        "bundle_sha": rig.engine.info.bundle_sha,
-        "weights": msgspec.to_builtins(rig.weights),
+        **rig.describe(),
         "data": [str(root) for root in options.data],
         "texts": options.texts,
         "half": options.half,
         "held_out_every": options.held_out_every,
         "limit": options.limit,
-        "segmenter": rig.segmenter.name if rig.segmenter else "",
         "seed": options.seed,
     }
 

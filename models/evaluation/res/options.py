@@ -13,7 +13,7 @@ from ureca.models.evaluation.options import parse_positive
 from ureca.models.evaluation.res.candidates import SEGMENTERS, SegmenterName
 from ureca.models.evaluation.res.cases import Half, Texts
 
-CandidateSource = Literal["given", "segmenter", "oracle"]
+CandidateSource = Literal["given", "segmenter", "oracle", "own"]
 SOURCES: Final[tuple[CandidateSource, ...]] = get_args(CandidateSource)
 
 _EPILOG = """examples:
@@ -23,9 +23,11 @@ _EPILOG = """examples:
   ureca eval res --data runs/worlds-res --bundle BUNDLE --texts both
   ureca eval res --data DATA --bundle BUNDLE --candidates given segmenter oracle --limit 100
   ureca eval res --data DATA --bundle BUNDLE --statements statements-train.jsonl.gz
+  ureca eval res --data DATA --bundle runs/unires/checkpoint    # a model with masks of its own
 
 The texts are a region's `expressions`, or the folder's queries-*.jsonl.gz; the candidates are the
-picture's regions (given), masks of a segmenter, or the best of these for each text (oracle). Of
+picture's regions (given), masks of a segmenter, or the best of these for each text (oracle). A
+checkpoint of `ureca mllm unires` has no candidates: its own masks are the answers (own). Of
 regions-train* only the pictures whose hash is held out are used.
 
 Exit status: 0 done, 2 it could not be run."""

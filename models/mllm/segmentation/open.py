@@ -17,6 +17,10 @@ from ureca.models.mllm.segmentation.settings import (
     read_image_input,
 )
 from ureca.models.runtime.segmentation.base import Segmenter
+from ureca.models.runtime.segmentation.open_checkpoints import (
+    is_query_captioner,
+    open_query_captioner,
+)
 
 _PROMPTED = {
     "sam2": "Sam2Model",
@@ -39,6 +43,9 @@ def open_transformers_segmenter(
     """
     import transformers
 
+    if is_query_captioner(Path(name)):
+        opened: Segmenter = open_query_captioner(Path(name))
+        return opened
     settings = load_settings(settings_file)
     try:
         found, _ = transformers.PreTrainedConfig.get_config_dict(name)

@@ -65,7 +65,7 @@ def build_run(
     model.config = replace(model.config, picture=picture)
     names = freeze_parts(model, config)
     if config.gradient_checkpointing:
-        _enable_checkpointing(model.base)
+        enable_checkpointing(model.base)
     if config.shard:
         split_layers(model, config, worker, device)
     prompt = make_prompt(model, TextTokenizer.load(start / TOKENIZER))
@@ -93,7 +93,7 @@ def build_run(
     )
 
 
-def _enable_checkpointing(base: Any) -> None:
+def enable_checkpointing(base: Any) -> None:
     """Recompute activations in the backward pass; transformers 5.23 renamed the method."""
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
     enable = next(getattr(base, name) for name in names if hasattr(base, name))

@@ -1,0 +1,1 @@
+"""What training in stages over whole pictures shares: Pix2Cap and UniRES++."""
