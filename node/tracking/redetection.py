@@ -19,6 +19,11 @@ from ureca.node.tracking.still_background import StillBackground
 _SCALES = (1.0, 0.92, 1.09, 0.85, 1.19)
 _MARGIN_PX = 2
 _MIN_SIDE_PX = 10
+_COARSE_SIDE_PX = 4
+"""The least side of a template on the picture of half the size."""
+_SURE_SIDE_PX, _PEAKS = 20, 4
+"""Of a template with a shorter side so many of the best places are looked at in full: at half the
+size it has too few pixels to tell them apart."""
 _TEXTURED = 12.0
 """Deviation of the colours inside a region above which they are also searched for alone."""
 _EMPTY, _SHOWN = -0.5, 0.5
@@ -97,20 +102,18 @@ class LostSearch:
         area_px = np.count_nonzero(template.soft > 0.5)
         if blocked.size - np.count_nonzero(blocked) < _LEAST_PIECE * area_px:
             return None
-        is_small = min(template.rgb.shape[:2]) >= 2 * _MIN_SIDE_PX
-        best: tuple[float, float, int, int] | None = None
+        picture, places = self._half(), list[tuple[float, int, int, float]]()
+        count = 1 if min(template.rgb.shape[:2]) >= _SURE_SIDE_PX else _PEAKS
         for scale in _SCALES:
-            rgb, soft = _scaled(template, scale / 2 if is_small else scale)
-            picture = self._half() if is_small else self._picture.rgb
+            rgb, soft = _scaled(template, scale / 2, _COARSE_SIDE_PX)
             if rgb.shape[0] > picture.shape[0] or rgb.shape[1] > picture.shape[1]:
                 continue
-            score, x, y = _match(picture, rgb, soft, taken)
-            if best is None or score > best[0]:
-                best = score, scale, x, y
-        if best is None:
-            return None
-        found = self._placed(template, *best, is_small=is_small)
-        return None if found is None or self._is_on_background(found.soft) else found
+            found = _match(picture, rgb, soft, taken, count=count)
+            places += [(*place, scale) for place in found]
+        likely = sorted(places, reverse=True)[:count]
+        exact = [self._placed(template, scale, x, y) for _, x, y, scale in likely]
+        best = max((one for one in exact if one), key=lambda one: one.score, default=None)
+        return None if best is None or self._is_on_background(best.soft) else best
 
     def _half(self) -> U8:
         if self._small is None:
@@ -119,28 +122,18 @@ class LostSearch:
             self._small = np.asarray(small, np.uint8)
         return self._small
 
-    def _placed(
-        self,
-        template: RegionTemplate,
-        score: float,
-        scale: float,
-        x: int,
-        y: int,
-        *,
-        is_small: bool,
-    ) -> Redetection | None:
-        """The template there; found on the small picture, its score and place are made exact."""
-        rgb, soft = _scaled(template, scale)
-        if is_small:
-            height, width = self._picture.size
-            if rgb.shape[0] > height or rgb.shape[1] > width:
-                return None
-            top = min(max(0, 2 * y - _REFINE_PX), height - rgb.shape[0])
-            left = min(max(0, 2 * x - _REFINE_PX), width - rgb.shape[1])
-            bottom = top + rgb.shape[0] + 2 * _REFINE_PX
-            near = self._picture.rgb[top:bottom, left : left + rgb.shape[1] + 2 * _REFINE_PX]
-            score, x, y = _match(near, rgb, soft, None)
-            x, y = x + left, y + top
+    def _placed(self, template: RegionTemplate, scale: float, x: int, y: int) -> Redetection | None:
+        """The template near that place of the half picture, with exact score and place."""
+        rgb, soft = _scaled(template, scale, _MIN_SIDE_PX)
+        height, width = self._picture.size
+        if rgb.shape[0] > height or rgb.shape[1] > width:
+            return None
+        top = min(max(0, 2 * y - _REFINE_PX), height - rgb.shape[0])
+        left = min(max(0, 2 * x - _REFINE_PX), width - rgb.shape[1])
+        bottom = top + rgb.shape[0] + 2 * _REFINE_PX
+        near = self._picture.rgb[top:bottom, left : left + rgb.shape[1] + 2 * _REFINE_PX]
+        ((score, x, y),) = _match(near, rgb, soft, None, count=1)
+        x, y = x + left, y + top
         placed = np.zeros(self._picture.size, np.float32)
         placed[y : y + soft.shape[0], x : x + soft.shape[1]] = soft
         return Redetection(score=score, soft=placed)
@@ -159,20 +152,22 @@ def _pieces_of(shown: Mask) -> list[Mask]:
     return [np.asarray(parts == part, np.bool_) for part in largest if areas[part - 1] >= _SPECK_PX]
 
 
-def _match(picture: U8, rgb: U8, soft: F32, taken: Mask | None) -> tuple[float, int, int]:
-    """The best correlation of `rgb` with the picture, and where.
+def _match(
+    picture: U8, rgb: U8, soft: F32, taken: Mask | None, *, count: int
+) -> list[tuple[float, int, int]]:
+    """The `count` best correlations of `rgb` with the picture, and where, best first.
 
     Tried with what lay around the region, by which plain things are found, and without it, since
     textured things may stand before something else now.
     """
     free = None if taken is None else _free_places(taken, picture.shape[:2], rgb.shape[:2])
-    found = [_peak(cv2.matchTemplate(picture, rgb, cv2.TM_CCOEFF_NORMED), free)]
+    scores = _usable(cv2.matchTemplate(picture, rgb, cv2.TM_CCOEFF_NORMED), free)
     inside = soft > 0.5
     if inside.any() and float(rgb[inside].std(axis=0).mean()) >= _TEXTURED:
         mask = np.repeat(inside[..., None], 3, axis=2).astype(np.float32)
-        scores = cv2.matchTemplate(picture, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)
-        found.append(_peak(scores, free))
-    return max(found)
+        alone = cv2.matchTemplate(picture, rgb, cv2.TM_CCOEFF_NORMED, mask=mask)
+        scores = np.maximum(scores, _usable(alone, free))
+    return _peaks(scores, rgb.shape[:2], count)
 
 
 def _free_places(taken: Mask, size: tuple[int, int], part: tuple[int, int]) -> Mask:
@@ -186,20 +181,27 @@ def _free_places(taken: Mask, size: tuple[int, int], part: tuple[int, int]) -> M
     return ~taken[top : top + size[0] - part[0] + 1, left : left + size[1] - part[1] + 1]
 
 
-def _peak(scores: cv2.typing.MatLike, free: Mask | None) -> tuple[float, int, int]:
-    finite = np.where(np.isfinite(scores), scores, -1.0)
-    if free is not None:
-        finite = np.where(free, finite, -1.0)
-    _, score, _, (x, y) = cv2.minMaxLoc(finite)
-    return float(score), int(x), int(y)
+def _usable(scores: cv2.typing.MatLike, free: Mask | None) -> F32:
+    is_usable = np.isfinite(scores) if free is None else np.isfinite(scores) & free
+    return np.where(is_usable, scores, np.float32(-1))
 
 
-def _scaled(template: RegionTemplate, scale: float) -> tuple[U8, F32]:
+def _peaks(scores: F32, part: tuple[int, int], count: int) -> list[tuple[float, int, int]]:
+    """Scores and places x, y of the `count` best places that are half a template apart."""
+    found, tall, wide = list[tuple[float, int, int]](), max(1, part[0] // 2), max(1, part[1] // 2)
+    for _ in range(count):
+        _, score, _, (x, y) = cv2.minMaxLoc(scores)
+        found.append((float(score), int(x), int(y)))
+        scores[max(0, y - tall) : y + tall + 1, max(0, x - wide) : x + wide + 1] = -1
+    return found
+
+
+def _scaled(template: RegionTemplate, scale: float, least_px: int) -> tuple[U8, F32]:
     if scale == 1.0:
         return template.rgb, template.soft
     size = (
-        max(_MIN_SIDE_PX, round(template.rgb.shape[1] * scale)),
-        max(_MIN_SIDE_PX, round(template.rgb.shape[0] * scale)),
+        max(least_px, round(template.rgb.shape[1] * scale)),
+        max(least_px, round(template.rgb.shape[0] * scale)),
     )
     rgb = np.asarray(cv2.resize(template.rgb, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return rgb, np.asarray(
