@@ -428,11 +428,13 @@ def _separate(
     propagators: Sequence[MaskPropagator], before: Sequence[Mask], flow: FlowField
 ) -> None:
     """Give each pixel that two regions claim, which were apart `before`, to one of them."""
+    now = [one.soft > 0.5 for one in propagators]
     for number, one in enumerate(propagators):
         for at in range(number + 1, len(propagators)):
-            contested = (one.soft > 0.5) & (propagators[at].soft > 0.5)
+            contested = now[number] & now[at]
             if contested.any() and not (before[number] & before[at]).any():
                 one.yield_to(propagators[at], contested, flow)
+                now[number], now[at] = one.soft > 0.5, propagators[at].soft > 0.5
 
 
 def _lies_inside(part: Mask | None, whole: Mask | None) -> bool:
