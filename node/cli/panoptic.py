@@ -21,8 +21,9 @@ from ureca.models.runtime.segmentation.open_checkpoints import (
     is_query_captioner,
     open_query_captioner,
 )
-from ureca.models.runtime.segmentation.panoptic import find_segments
+from ureca.models.runtime.segmentation.panoptic import PanopticMap, find_segments
 from ureca.models.runtime.segmentation.panoptic.caption_segments import (
+    SegmentCaption,
     caption_segments,
     resize_mask,
 )
@@ -31,6 +32,7 @@ from ureca.models.runtime.segmentation.panoptic.coco_format import (
     make_segment_rows,
     write_coco_json,
 )
+from ureca.models.runtime.segmentation.panoptic.find_parts import find_parts
 from ureca.node.captioning.engine_loader import open_engine
 from ureca.node.captioning.person_words import neutralise
 from ureca.node.cli.panoptic_maps import write_maps
@@ -44,6 +46,7 @@ from ureca.visualization.files import save_segments
 _PROGRESS = "progress.jsonl"
 _EPILOG = """examples:
   ureca panoptic photos -o segments
+  ureca panoptic photos -o segments --parts
   ureca panoptic clip.mp4 -o segments --every 10 --render
   ureca panoptic photos -o segments --bundle runs/pix2cap/checkpoint
   ureca panoptic --coco maps --duration 60             (of `ureca run --panoptic`, live)
@@ -81,6 +84,7 @@ def _segment_source(
     (out / "panoptic").mkdir(parents=True, exist_ok=True)
     setting = {"bundle": options.bundle or "", "style": options.style}
     setting |= {"segmenter": options.segmenter} if options.segmenter else {}
+    setting |= {"parts": True} if options.parts else {}
     rows = _read_progress(out / _PROGRESS, setting)
     known = {row["image"]["file_name"] for row in rows}
     bundle = Path(options.bundle) if options.bundle else require_bundle()
@@ -102,9 +106,11 @@ def _segment_source(
             said = sum(bool(one["description"]) for one in row["segments"])
             count = len(row["segments"])
             sys.stderr.write(f"{len(rows)}: {name}: {count} segments, {said} captioned\n")
-    write_coco_json(out / "panoptic.json", *_arrange(rows))
     if tools is not None and callable(summarise := getattr(tools[0], "summarise", None)):
         sys.stderr.write(f"{summarise()}\n")
+    write_coco_json(out / "panoptic.json", *_arrange(rows, "segments"))
+    if options.parts:
+        write_coco_json(out / "parts.json", *_arrange(rows, "parts"))
     sys.stdout.write(f"{out / 'panoptic.json'}: {len(rows)} pictures, {failed} unreadable\n")
     return int(failed > 0)
 
@@ -166,10 +172,9 @@ def _segment(
     options: argparse.Namespace,
 ) -> Json:
     """Segment and caption one picture, and write its map."""
-    found = find_segments(segmenter, segmenter.encode(image), image.shape[:2])
-    captions = caption_segments(engine, image, found, style=options.style)
-    if options.person_words != "full":
-        captions = {n: replace(one, text=neutralise(one.text)) for n, one in captions.items()}
+    encoded = segmenter.encode(image)
+    found = find_segments(segmenter, encoded, image.shape[:2])
+    captions = _caption(engine, image, found, options)
     png = f"{Path(name).with_suffix('').as_posix().replace('/', '__')}.png"
     path = Path(options.out) / "panoptic" / png
     path.write_bytes(encode_segment_png(found.ids))
@@ -181,12 +186,28 @@ def _segment(
         stuff = [one.kind == "stuff" for one in found.segments]
         save_segments(folder / png, image, masks, texts, stuff)
     height, width = found.ids.shape
-    return {
+    row = {
         "image": {"file_name": name, "width": width, "height": height},
         "png": png,
         "coverage": round(found.coverage, 4),
         "segments": make_segment_rows(found, captions),
     }
+    if options.parts:
+        parts = find_parts(segmenter, encoded, found)
+        (Path(options.out) / "parts").mkdir(exist_ok=True)
+        (Path(options.out) / "parts" / png).write_bytes(encode_segment_png(parts.found.ids))
+        rows = make_segment_rows(parts.found, _caption(engine, image, parts.found, options))
+        row["parts"] = [one | {"parent": parts.parents[one["id"]]} for one in rows]
+    return row
+
+
+def _caption(
+    engine: Engine, image: Image, found: PanopticMap, options: argparse.Namespace
+) -> dict[int, SegmentCaption]:
+    captions = caption_segments(engine, image, found, style=options.style)
+    if options.person_words == "full":
+        return captions
+    return {n: replace(one, text=neutralise(one.text)) for n, one in captions.items()}
 
 
 def _read_progress(path: Path, setting: Json) -> list[Json]:
@@ -214,11 +235,11 @@ def _write_rows(path: Path, rows: Sequence[Json]) -> None:
     draft.replace(path)
 
 
-def _arrange(rows: Sequence[Json]) -> tuple[list[Json], list[Json]]:
-    """Images and annotations of COCO's file."""
+def _arrange(rows: Sequence[Json], level: str) -> tuple[list[Json], list[Json]]:
+    """Images and annotations of COCO's file, of `segments` or their `parts`."""
     images = [{"id": row["number"], **row["image"]} for row in rows]
     annotations = [
-        {"image_id": row["number"], "file_name": row["png"], "segments_info": row["segments"]}
+        {"image_id": row["number"], "file_name": row["png"], "segments_info": row[level]}
         for row in rows
     ]
     return images, annotations
@@ -243,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--segmenter", metavar="DIR", help="masks of another bundle or `pix2cap` checkpoint"
     )
+    parser.add_argument("--parts", action="store_true", help="also parts of things: OUT/parts.json")
     parser.add_argument("--render", action="store_true", help="also draw them: OUT/pictures")
     add_person_words(parser)
     _add_live_options(parser)

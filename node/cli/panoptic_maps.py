@@ -68,9 +68,11 @@ class MapWriter:
             self._write_waiting()
             self._waiting = PanopticView.from_event(event)
 
-    def close(self) -> Path:
-        """Write the last map and the JSON; returns its path."""
+    def close(self) -> Path | None:
+        """Write the last map and the JSON; returns its path, None without any map."""
         self._write_waiting()
+        if not self._images:
+            return None
         path = self._out / "panoptic.json"
         write_coco_json(path, self._images, self._annotations)
         return path
@@ -136,10 +138,11 @@ def write_maps(options: argparse.Namespace) -> int:
         pass  # the usual end of a live run
     finally:
         path = writer.close()
-    sys.stdout.write(f"{path}: {len(writer)} maps\n")
-    if not len(writer):
+    if path is None:
         sys.stderr.write("ureca panoptic: no map; does the node run with --panoptic?\n")
-    return int(not len(writer))
+        return 1
+    sys.stdout.write(f"{path}: {len(writer)} maps\n")
+    return 0
 
 
 def _take_all(writer: MapWriter, events: Iterable[AnyEvent]) -> None:

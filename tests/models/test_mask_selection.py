@@ -106,3 +106,17 @@ def test_tidy_moves_an_outline_to_the_edge_and_stays_in_the_box() -> None:
     assert overlap(found) > 0.95 > overlap(plain)
     assert not found[:28].any()
     assert np.array_equal(tidy(image, np.zeros_like(soft)), np.zeros_like(truth))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_boxes_that_are_left_are_those_of_the_plain_rule(seed) -> None:
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 40, (60, 2))
+    boxes = np.concatenate((low, low + rng.uniform(1, 30, (60, 2))), 1).astype(np.float32)
+    scores = rng.permutation(60).astype(np.float32)
+    kept: list[int] = []
+    for row in np.argsort(-scores)[: 8 * 7]:
+        free = all(selection.compute_box_iou(boxes[row], boxes[one]) < 0.4 for one in kept)
+        if free and len(kept) < 7:
+            kept.append(int(row))
+    assert selection.apply_box_nms(boxes, scores, overlap=0.4, most=7).tolist() == kept

@@ -81,3 +81,12 @@ def test_unreadable_pictures_are_told_and_cost_no_others(photos, tmp_path, capsy
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="has no pictures"):
         Counting().run(str(tmp_path / "empty"), "-o", str(tmp_path / "other"))
+
+
+def test_parts_are_written_where_they_are_asked_for(photos, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert Counting().run(str(photos), "-o", str(out), "--parts") == 0
+    file = json.loads((out / "parts.json").read_text())
+    assert len(file["annotations"]) == len(list(read_coco_panoptic(out / "parts.json"))) == 3
+    with pytest.raises(ConfigError, match="give another folder"):
+        Counting().run(str(photos), "-o", str(out))

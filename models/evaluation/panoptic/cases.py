@@ -49,6 +49,7 @@ def read_panoptic_cases(
     limit: int | None = None,
     held_out: bool = True,
     known: Sequence[Path] = (),
+    parts: bool = False,
 ) -> list[PanopticCase]:
     """The pictures of data folders whose every pixel is annotated (`panoptic: true`, or views with
     their `pieces`), in the order of their hashes, at most `limit` of each folder.
@@ -56,7 +57,8 @@ def read_panoptic_cases(
     Of files of training regions only pictures are taken whose photograph or series is held out;
     others are taken whole. With `held_out` false, it is the training pictures that are not held
     out. `known` are folders that may list the same photographs under other keys: a photograph is
-    held out if any of its keys is. Raises `ConfigError` when none is left.
+    held out if any of its keys is. With `parts`, segments are the parts, and all else is void.
+    Raises `ConfigError` when none is left.
     """
     held = find_held_out_keys(known or roots, every=every)
     chosen: list[PanopticCase] = []
@@ -67,7 +69,8 @@ def read_panoptic_cases(
             is_held = record.image_key in held or (held_out and not is_training)
             if record.image_key in wanted and is_held == held_out:
                 rows.setdefault(record.image_key, []).append(record)
-        cases = [make_panoptic_case(rows[key]) for key in sorted(rows, key=hash_image_key)]
+        keys = sorted(rows, key=hash_image_key)
+        cases = [make_panoptic_case(rows[key], parts=parts) for key in keys]
         chosen += [case for case in cases if case.segments][:limit]
     if not chosen:
         which = "held-out" if held_out else "training"

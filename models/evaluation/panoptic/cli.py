@@ -91,7 +91,11 @@ def _read_cases(options: argparse.Namespace) -> list[PanopticCase]:
     if options.data:
         folders = [*options.data, *options.also]
         cases = read_panoptic_cases(
-            options.data, every=options.held_out_every, limit=options.limit, known=folders
+            options.data,
+            every=options.held_out_every,
+            limit=options.limit,
+            known=folders,
+            parts=options.parts,
         )
     for path in options.coco:
         found = (make_true_case(picture) for picture in read_coco_panoptic(path))
@@ -133,7 +137,7 @@ def _predict(cases: Sequence[PanopticCase], options: argparse.Namespace) -> list
                 f"{case.image_key} has {list(image.shape[:2])} pixels, its annotation "
                 f"{list(case.ids.shape)}"
             )
-        rows.append((case, predict_picture(segmenter, engine, image)))
+        rows.append((case, predict_picture(segmenter, engine, image, parts=options.parts)))
     return rows
 
 
@@ -207,6 +211,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add("--predictions", **folders | {"metavar": "JSON"}, help="a system's panoptic JSON")
     add("--video", action="store_true", help="frames of videos: ids over time count (VPQ, STQ)")
     add("--by-class", action="store_true", help="caption scores of pairs whose classes agree")
+    add("--parts", action="store_true", help="parts of things instead of whole segments")
     add("--no-captions", action="store_true", help="segments only")
     add("--no-meteor", action="store_true", help="leave METEOR out (it needs Java)")
     add("--limit", type=parse_positive, metavar="N", help="at most N pictures of each folder")

@@ -16,6 +16,7 @@ from ureca.models.runtime.segmentation.panoptic.caption_segments import (
     SegmentCaption,
     caption_segments,
 )
+from ureca.models.runtime.segmentation.panoptic.find_parts import find_parts
 
 
 def predict_segments(
@@ -26,11 +27,16 @@ def predict_segments(
 
 
 def predict_picture(
-    segmenter: EverythingSegmenter, engine: Engine | None, image: Image
+    segmenter: EverythingSegmenter, engine: Engine | None, image: Image, *, parts: bool = False
 ) -> Prediction:
-    """Segments and their captions; without an engine no segment has one."""
+    """Segments, or with `parts` those of things, and their captions; without an engine no segment
+    has one.
+    """
     size = image.shape[0], image.shape[1]
-    found = find_segments(segmenter, segmenter.encode(image), size)
+    encoded = segmenter.encode(image)
+    found = find_segments(segmenter, encoded, size)
+    if parts:
+        found = find_parts(segmenter, encoded, found).found
     captions = caption_segments(engine, image, found) if engine is not None else {}
     return make_prediction(found, size, captions)
 

@@ -259,13 +259,14 @@ def _pool(logits: F32, step: int) -> F32:
     """Means over step x step cells: [K, h, w] -> [K, h / step, w / step], rounded down."""
     height, width = (side // step * step for side in logits.shape[1:])
     logits = logits[:, :height, :width]
-    across = logits[:, :, ::step].copy()  # slices add up faster than a mean over short axes
+    down = logits[:, ::step].copy()  # slices add up faster than a mean over short axes
     for first in range(1, step):
-        across += logits[:, :, first::step]
-    total = across[:, ::step].copy()
+        down += logits[:, first::step]
+    total = down[:, :, ::step].copy()
     for first in range(1, step):
-        total += across[:, first::step]
-    return np.asarray(total / np.float32(step**2))
+        total += down[:, :, first::step]
+    total *= np.float32(1 / step**2)
+    return np.asarray(total)
 
 
 def _find_margin(where: Placement) -> npt.NDArray[np.bool_]:

@@ -127,14 +127,21 @@ def compute_box_iou(one: Sequence[float], other: Sequence[float]) -> float:
 
 def apply_box_nms(boxes: F32, scores: F32, *, overlap: float, most: int) -> I64:
     """Rows of boxes [N, 4] xyxy that are left by greedy NMS, best first."""
-    order = list(np.argsort(-scores, kind="stable")[: 8 * most])
+    left = np.argsort(-scores, kind="stable")[: 8 * most]
     kept: list[int] = []
-    for row in order:
-        if len(kept) == most:
-            break
-        if all(compute_box_iou(boxes[row], boxes[other]) < overlap for other in kept):
-            kept.append(int(row))
+    while len(left) and len(kept) < most:
+        kept.append(int(left[0]))
+        left = left[1:]
+        left = left[_compute_box_ious(boxes[kept[-1]], boxes[left]) < overlap]
     return np.array(kept, np.int64)
+
+
+def _compute_box_ious(one: F32, others: F32) -> F32:
+    """IoU [N] of a box xyxy with boxes [N, 4]."""
+    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
+    both = np.maximum(sides, 0).prod(1)
+    areas = (one[2:] - one[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
+    return np.asarray(np.where(areas > both, both / np.maximum(areas - both, 1e-12), 0), np.float32)
 
 
 def find_innermost_pixel(mask: npt.NDArray[np.bool_]) -> tuple[float, float]:

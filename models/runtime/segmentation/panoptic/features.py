@@ -46,13 +46,22 @@ def describe_candidates(logits: F32, found: Candidates) -> dict[str, F32]:
 def _describe_sharpness(flat: F32, masks: Flags) -> dict[str, F32]:
     """How plainly the inside differs from the outside."""
     areas = np.maximum(masks.sum(1), 1)
-    inside = np.where(masks, flat, 0)
-    chance = 1 / (1 + np.exp(-np.clip(flat, -20, 20)))
+    chance = np.clip(flat, -20, 20)  # in place from here on: these are millions of numbers
+    np.negative(chance, out=chance)
+    np.exp(chance, out=chance)
+    chance += 1
+    np.reciprocal(chance, out=chance)
+    inside = _sum_where(chance, masks)
     return {
-        "chance_inside": (chance * masks).sum(1) / areas,
-        "logit_inside": inside.sum(1) / areas,
-        "chance_outside": (chance * ~masks).sum(1) / areas,
+        "chance_inside": inside / areas,
+        "logit_inside": _sum_where(flat, masks) / areas,
+        "chance_outside": (chance.sum(1) - inside) / areas,
     }
+
+
+def _sum_where(values: F32, masks: Flags) -> F32:
+    """Sums [N] of values [N, cells] inside masks."""
+    return np.asarray(np.einsum("ij,ij->i", values, masks, dtype=np.float32), np.float32)
 
 
 def _describe_shape(masks: Flags) -> dict[str, F32]:

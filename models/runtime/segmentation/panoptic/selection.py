@@ -77,9 +77,9 @@ def paint_segments(logits: F32, size: tuple[int, int], rules: SelectionRules = R
     nearest = np.zeros(size, np.uint8)
     for number, one in enumerate(logits, 1):
         large = cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR)
-        ids[(large > 0) & (ids == 0)] = number
+        np.copyto(ids, np.uint8(number), where=(large > 0) & (ids == 0))
         higher = large > highest
-        nearest[higher] = number
+        np.copyto(nearest, np.uint8(number), where=higher)
         np.copyto(highest, large, where=higher)
     free = ids == 0
     ids[free] = nearest[free]
@@ -89,12 +89,15 @@ def paint_segments(logits: F32, size: tuple[int, int], rules: SelectionRules = R
 def join_fragments(ids: U8, least: float) -> U8:
     """Give connected pixels of one number, fewer than `least`, to the nearest larger ones."""
     small = np.zeros(ids.shape, np.bool_)
-    for number in map(int, np.unique(ids)):
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((ids == number).view(np.uint8))
+    for number in np.flatnonzero(np.bincount(ids.ravel(), minlength=256)).tolist():
+        mask = (ids == number).view(np.uint8)
+        x, y, width, height = cv2.boundingRect(mask)  # a box costs less than the whole picture
+        box = slice(y, y + height), slice(x, x + width)
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(mask[box], ltype=cv2.CV_16U)
         lost = stats[:, cv2.CC_STAT_AREA] < least
         lost[0] = False
         if lost.any():
-            small |= lost[parts]
+            small[box] |= lost[parts]
     if not small.any() or small.all():
         return ids
     _, places = cv2.distanceTransformWithLabels(
