@@ -84,7 +84,8 @@ def _choose_rows(logits: F32, worth: F32, segment: Mask, rules: PartRules) -> li
     inside = (masks & there).sum((1, 2))
     fits = (inside >= rules.inside * areas) & (worth >= rules.least_worth) & (inside > 0)
     fits &= (inside >= rules.smallest * area) & (inside <= rules.largest * area)
-    free, chosen = there.copy(), []
+    free = there.copy()
+    chosen: list[int] = []
     for row in map(int, np.argsort(-worth, kind="stable")):
         if not fits[row] or len(chosen) >= rules.most:
             continue
