@@ -160,7 +160,7 @@ def _build_manifest(checkpoint: Path, stage: Path, tolerances: Tolerances) -> Bu
     engine = open_checkpoint(stage, device="cpu")
     config, prompt = engine.config, engine.prompt
     package = require("transformers", extra="mllm")
-    stop, mark = prompt.stop_ids[0], prompt.mark_ids[0]
+    stop, mark = prompt.stop_ids[0], [*prompt.mark_ids, prompt.mask_id][0]
     return BundleManifest(
         model=to_plain(config),
         checkpoint_sha256=hash_checkpoint(checkpoint),

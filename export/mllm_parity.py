@@ -145,9 +145,20 @@ def _make_control(engine: MllmEngine) -> MllmEngine:
     model = engine.model
     with torch.random.fork_rng():
         torch.manual_seed(7)
+        if model.masks is None:
+            _redraw_tower(model)
+            return engine
         model.masks = MllmMaskEncoder(model.config.mask, width=model.width).to(model.device).eval()
         model.region_tokens = model.make_region_tokens()
     return engine
+
+
+@torch.no_grad()
+def _redraw_tower(model: Mllm) -> None:
+    """Draw what reads the mask in the picture tower anew; where nothing does, the adapter."""
+    layer = model.mask_convolution or getattr(model.base.model, model.family.projector)
+    for weight in layer.parameters():
+        weight.normal_(std=weight[0].numel() ** -0.5)
 
 
 def _count_equal_alone(engine: MllmEngine, case: ParityCase) -> float:

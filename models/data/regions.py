@@ -64,6 +64,8 @@ class RegionRecord:
     category: str = ""
     short: tuple[str, ...] = ()
     long: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Texts about one attribute of the region: pairs of its name and the texts."""
     types: tuple[str, ...] = ()
     part: bool = False
     """A part of a thing: clothing, a body part, a handle."""
@@ -93,6 +95,7 @@ class RegionRecord:
                 box_xywh_px=(float(x), float(y), float(box_width), float(box_height)),
                 short=tuple(map(_to_text, row.get("expressions") or ())),
                 long=tuple(map(_to_text, row.get("expressions_long") or ())),
+                attributes=_read_attributes(row.get("attributes") or {}),
                 types=tuple(map(_to_text, row.get("types") or ())),
                 part=bool(row.get("part")),
                 stuff=bool(row.get("stuff")),
@@ -123,6 +126,7 @@ class RegionRecord:
             "rle": {"size": [self.height, self.width], "counts": self.counts},
             "expressions": list(self.short),
             "expressions_long": list(self.long),
+            "attributes": {name: list(texts) for name, texts in self.attributes},
             "types": list(self.types),
         }
         rest = {name: getattr(self, name) for name in _AS_THEY_ARE}
@@ -144,6 +148,12 @@ def _to_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {value!r:.60}")
     return value
+
+
+def _read_attributes(found: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:  # JSON
+    if any(not isinstance(texts, list) for texts in found.values()):
+        raise TypeError("attributes are lists of texts by name")
+    return tuple((_to_text(n), tuple(map(_to_text, texts))) for n, texts in found.items())
 
 
 def _read_optional(row: dict[str, Any], name: str) -> str:

@@ -8,6 +8,7 @@ round, so that a busy machine slows all alike:
     per region  the package's `generate`, one region after the other
 
 All are greedy with the same number of new tokens; tokens are compared. The last line is JSON.
+A FineCaption base shares no prefix worth the name: its encoders are timed, shared and plain.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ureca.datatypes import Mask, RegionInput
 from ureca.errors import ConfigError
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import make_prefix_input
+from ureca.models.mllm.finecaption.bench import run_tower_bench
 from ureca.models.mllm.mllm_engine import MllmEncodedPicture, MllmEngine, open_checkpoint
 
 _BASELINE = "per region"
@@ -183,8 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(options.regions, options.rounds, options.tokens) < 1:
         raise ConfigError("--regions, --rounds and --tokens must be at least 1")
     engine = open_checkpoint(options.checkpoint, device=options.device)
-    result = run_bench(
-        engine, regions=options.regions, rounds=options.rounds, new_tokens=options.tokens
+    result = (
+        run_bench(engine, regions=options.regions, rounds=options.rounds, new_tokens=options.tokens)
+        if engine.model.family.own_tokens is None
+        else run_tower_bench(engine.model, regions=options.regions, rounds=options.rounds)
     )
     sys.stdout.write(result.table() + "\n" + json.dumps(asdict(result)) + "\n")
     return 0

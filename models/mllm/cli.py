@@ -18,6 +18,7 @@ _EPILOG = """examples:
   ureca mllm wrap InternVL3-1B-hf -o runs/base --config configs/model/internvl.yaml
   ureca mllm join -o runs/smol-base                                  # SmolLM2 and the nano's trunk
   ureca mllm wrap runs/smol-base -o runs/ureca-smol --parts models/pretrained/ureca-smol
+  ureca mllm join -o runs/fine-base --config configs/finecaption/full.yaml
   ureca mllm pack runs/two/checkpoint -o my-parts
   ureca mllm convert URECA-8B -o runs/ureca-8b
   ureca mllm train configs/train/mllm-stage1.yaml --out runs/one
@@ -73,6 +74,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
+    if _read_config(options):
+        return _join_finecaption(options)
     from ureca.models.mllm.checkpoints.compose import NANO, join_models
 
     nano = options.nano or NANO
@@ -81,6 +84,20 @@ def _join(options: argparse.Namespace) -> int:
         f"base: {out} (its image projector is untrained)\n"
         f"next: ureca mllm wrap {out} -o CHECKPOINT --config configs/model/smol.yaml, "
         "or --parts models/pretrained/ureca-smol\n"
+    )
+    return 0
+
+
+def _join_finecaption(options: argparse.Namespace) -> int:
+    from ureca.models.mllm.finecaption.join import FineCaptionParts, join_finecaption
+
+    if options.language or options.nano:
+        raise ConfigError("--config names all parts: leave out --language and --nano")
+    parts = load_config(FineCaptionParts, options.config, options.set)
+    out = join_finecaption(options.out, parts, seed=options.seed)
+    sys.stdout.write(
+        f"base: {out} (its adapter is untrained, its mask convolution is zero)\n"
+        f"next: ureca mllm wrap {out} -o CHECKPOINT\n"
     )
     return 0
 
@@ -118,7 +135,9 @@ def _build_parser() -> argparse.ArgumentParser:
         "--parts", type=Path, metavar="DIR", help="a folder of `pack`: all trained parts"
     )
     join = parts.add_parser(
-        "join", help="make a base model from the trunk of ureca-nano and a language model"
+        "join",
+        help="make a base model from the trunk of ureca-nano and a language model, or "
+        "FineCaption's of its parts",
     )
     join.add_argument("-o", "--out", type=Path, required=True, help="folder for the base")
     join.add_argument(
@@ -126,6 +145,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     join.add_argument("--nano", type=Path, help="checkpoint of the nano [the shipped one]")
     join.add_argument("--seed", type=int, default=0, help="of the projector (%(default)s)")
+    join.add_argument("--config", type=Path, help="YAML of FineCaptionParts (configs/finecaption/)")
+    join.add_argument("--set", action="append", default=[], metavar="a=b", help="override one")
     pack = parts.add_parser(
         "pack", help="write the trained parts in float16, without the base model"
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ureca.datatypes import Style
+from ureca.errors import ConfigError
 
 Layout = Literal["plain", "rows", "each"]
 """How a family writes the image block: all tiles in a row, Idefics3's marks of row and column, or
@@ -18,6 +19,8 @@ every tile between the marks of an image."""
 
 Precision = Literal["fp32", "bf16", "int8", "int4"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ class PromptConfig:
     mask_close: str = "</mask>\n"
     short: str = "Name this region in a few words."
     long: str = "Describe this region in detail."
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Instructions that ask for one attribute of the region, by its name."""
     end: str = "<|im_end|>\n<|im_start|>assistant\n"
     stop: tuple[str, ...] = ("<|im_end|>",)
     """Tokens that end a caption. Training teaches the first one."""
@@ -98,15 +103,31 @@ class PromptConfig:
     def __post_init__(self) -> None:
         if not self.stop:
             raise ValueError("stop must name at least one token")
+        if bool(self.mask_open.strip()) != bool(self.mask_close.strip()):
+            raise ValueError("mask_open and mask_close name a token each, or neither of them does")
 
-    def instruction(self, style: Style) -> str:
-        """Return the instruction of a style."""
+    def instruction(self, style: Style, attribute: str = "") -> str:
+        """Return the instruction of a style, or that of an attribute. Raises `ConfigError` for an
+        attribute that the captioner is not asked for.
+        """
+        if attribute:
+            if attribute not in self.attributes:
+                raise ConfigError(
+                    f"no instruction for the attribute {attribute!r}: `prompt.attributes` has "
+                    f"{', '.join(self.attributes) or 'none'}"
+                )
+            return self.attributes[attribute]
         return self.short if style == "short" else self.long
 
     @property
-    def mask_specials(self) -> tuple[str, str, str]:
-        """The tokens that a base model does not know yet: start, placeholder, end."""
-        return self.mask_open.strip(), self.mask_token, self.mask_close.strip()
+    def marks(self) -> tuple[str, ...]:
+        """The two tokens around the mask block, if there are any."""
+        return tuple(filter(None, (self.mask_open.strip(), self.mask_close.strip())))
+
+    @property
+    def mask_specials(self) -> tuple[str, ...]:
+        """The tokens that a base model may not know yet: marks and placeholder."""
+        return (*self.marks[:1], self.mask_token, *self.marks[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +176,8 @@ class MllmConfig:
     """Set where `projector.safetensors` lies beside the checkpoint: an image projector that learnt,
     in place of the base's.
     """
+    base_learned: bool = False
+    """Set where the base itself learnt: it cannot be replaced by the one that it was made from."""
     precision: Precision = "fp32"
     """How the base is loaded to caption: int8 and int4 need `bitsandbytes`."""
     max_regions: int = 32

@@ -116,6 +116,8 @@ SHAPES = (
     ),
 )
 """InternVL 2.5 over Qwen2.5-0.5B, InternLM2.5-1.8B and InternLM2.5-7B."""
+LLAMA_8B = replace(SHAPES[2], vocab=128_256)
+"""Llama 3.1 8B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,29 +170,38 @@ def estimate_budget(shape: BaseShape, recipe: TrainingRecipe) -> TrainingBudget:
         else shape.count_lora_parameters(recipe.rank)
     )
     idle = shape.count_mask_parameters(recipe.mask_tokens) if recipe.stage == 2 else 0
-    tokens = recipe.rows_per_pass * recipe.length
-    checkpoints = tokens * shape.width * shape.layers * 2
-    layer = tokens * (_LAYER_FACTOR * shape.width + 3 * shape.ff_width) * 2
-    logits = recipe.rows_per_pass * _ANSWER_TOKENS * shape.vocab * 4 * 2
     return TrainingBudget(
         parameters=frozen + learning + idle,
         learning=learning,
         weights_gib=2 * (frozen + 2 * idle) / _GIB,
         state_gib=_STATE_BYTES * learning / _GIB,
-        activations_gib=(checkpoints + layer + logits) / _GIB,
+        activations_gib=estimate_activations(shape, recipe),
         hours=_estimate_hours(shape, recipe),
     )
 
 
-def _estimate_hours(shape: BaseShape, recipe: TrainingRecipe) -> float:
-    """Return the hours of an epoch: forward, recomputed forward, and the backward pass to the
-    inputs (weights are frozen); the image encoder forward only; attention's own products on top.
+def estimate_activations(shape: BaseShape, recipe: TrainingRecipe) -> float:
+    """Return the GiB of the language model's activations in one pass."""
+    tokens = recipe.rows_per_pass * recipe.length
+    checkpoints = tokens * shape.width * shape.layers * 2
+    layer = tokens * (_LAYER_FACTOR * shape.width + 3 * shape.ff_width) * 2
+    logits = recipe.rows_per_pass * _ANSWER_TOKENS * shape.vocab * 4 * 2
+    return (checkpoints + layer + logits) / _GIB
+
+
+def estimate_language_work(shape: BaseShape, recipe: TrainingRecipe) -> float:
+    """Return the operations of one row in a frozen language model: forward, recomputed forward, and
+    the backward pass to the inputs.
     """
     passes = 3
     attention = 2 * recipe.length * shape.heads * shape.head_dim * shape.layers
-    language = passes * (2 * (shape.layers * shape.block) + attention) * recipe.length
+    return passes * (2 * (shape.layers * shape.block) + attention) * recipe.length
+
+
+def _estimate_hours(shape: BaseShape, recipe: TrainingRecipe) -> float:
+    """Return the hours of an epoch; the image encoder runs forward only."""
     patches = 4 * recipe.tokens_per_tile * recipe.tiles
-    flops = language + 2 * shape.vision * patches
+    flops = estimate_language_work(shape, recipe) + 2 * shape.vision * patches
     return _SAMPLES * flops / (recipe.workers * recipe.peak_flops * recipe.share_of_peak) / 3600
 
 
@@ -201,14 +212,15 @@ def format_table(recipe: TrainingRecipe = TrainingRecipe(stage=1)) -> str:
         "total GiB | hours an epoch |\n|---|---|---|---|---|---|---|---|---|"
     )
     rows = [
-        _format_row(shape.name, stage, estimate_budget(shape, replace(recipe, stage=stage)))
+        format_row(shape.name, stage, estimate_budget(shape, replace(recipe, stage=stage)))
         for shape in SHAPES
         for stage in (1, 2)
     ]
     return "\n".join([head, *rows])
 
 
-def _format_row(name: str, stage: int, found: TrainingBudget) -> str:
+def format_row(name: str, stage: int | str, found: TrainingBudget) -> str:
+    """Return a budget as a row of a table."""
     numbers = (found.weights_gib, found.state_gib, found.activations_gib, found.total_gib)
     cells = " | ".join(f"{number:.1f}" for number in numbers)
     sizes = f"{found.parameters / 1e9:.2f} G | {found.learning / 1e6:.1f} M"
@@ -221,10 +233,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="ureca mllm plan",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: ureca mllm plan --workers 8 --rows-per-pass 2",
+        epilog="examples:\n  ureca mllm plan --workers 8 --rows-per-pass 2\n"
+        "  ureca mllm plan --family finecaption",
     )
     add = parser.add_argument
     known = TrainingRecipe(stage=1)
+    add("--family", choices=("ureca", "finecaption"), default="ureca", help="[%(default)s]")
     add("--workers", type=int, default=known.workers, help="devices (%(default)s)")
     add("--rows-per-pass", type=int, default=known.rows_per_pass, help="(%(default)s)")
     add("--peak-tflops", type=float, default=known.peak_flops / 1e12, help="(%(default)s)")
@@ -237,5 +251,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         peak_flops=options.peak_tflops * 1e12,
         share_of_peak=options.share_of_peak,
     )
-    sys.stdout.write("computed, not measured\n\n" + format_table(recipe) + "\n")
+    sys.stdout.write(f"computed, not measured\n\n{_plan(options.family, recipe)}\n")
     return 0
+
+
+def _plan(family: str, recipe: TrainingRecipe) -> str:
+    if family == "ureca":
+        return format_table(recipe)
+    from ureca.models.mllm.finecaption import memory
+
+    return memory.format_table(recipe, (SHAPES[0], LLAMA_8B))

@@ -119,18 +119,20 @@ class MllmEngine:
         self, frame: MllmEncodedPicture, regions: Sequence[RegionInput]
     ) -> list[Tensor]:
         """Return every region's own prompt [1, L, d]."""
-        masks = torch.from_numpy(self._tiler.make_mask_tiles([r.mask for r in regions], frame.grid))
+        different = list({id(region.mask): region.mask for region in regions}.values())
+        masks = torch.from_numpy(self._tiler.make_mask_tiles(different, frame.grid))
         said = self.model.encode_tower_regions(masks, frame.maps)
         tokens = self.model.regions(masks, frame.image_tokens, said)
+        found = dict(zip(map(id, different), tokens, strict=True))
         count = tokens.shape[1]
         return [
             make_suffix_input(
                 self.model,
                 self.prompt,
                 self.prompt.encode_suffix(region.style, mask_tokens=count),
-                own,
+                found[id(region.mask)],
             )
-            for region, own in zip(regions, tokens, strict=True)
+            for region in regions
         ]
 
     def make_batch(self, frame: MllmEncodedPicture) -> SuffixBatch:
@@ -187,7 +189,7 @@ def make_prompt(model: Mllm, words: TextTokenizer) -> CaptionPrompt:
         words,
         config.prompt,
         layout=model.family.layout,
-        tokens_per_tile=config.picture.tokens_per_tile,
+        tokens_per_tile=0 if model.family.own_tokens else config.picture.tokens_per_tile,
     )
 
 

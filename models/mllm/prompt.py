@@ -89,7 +89,7 @@ class CaptionPrompt:
             words.id_of(config.image_token),
             words.id_of(config.mask_token),
         )
-        self.mark_ids = tuple(words.id_of(config.mask_specials[k]) for k in (0, 2))
+        self.mark_ids = tuple(words.id_of(mark) for mark in config.marks)
         self.stop_ids = tuple(words.id_of(token) for token in config.stop)
 
     def encode_prefix(self, grid: Grid) -> I64:
@@ -97,11 +97,13 @@ class CaptionPrompt:
         text = self._config.begin + self._format_image_block(grid) + self._config.image_close
         return self._encode_counted(text, images=self._per_tile * grid.tiles, masks=0)
 
-    def encode_suffix(self, style: Style, *, mask_tokens: int) -> I64:
-        """Return the mask block, the instruction and the start of the answer."""
+    def encode_suffix(self, style: Style, *, mask_tokens: int, attribute: str = "") -> I64:
+        """Return the mask block, the instruction and the start of the answer. `attribute` is asked
+        for in place of a caption.
+        """
         config = self._config
         block = config.mask_open + config.mask_token * mask_tokens + config.mask_close
-        text = block + config.instruction(style) + config.end
+        text = block + config.instruction(style, attribute) + config.end
         return self._encode_counted(text, images=0, masks=mask_tokens)
 
     def encode_answer(self, caption: str) -> list[int]:
@@ -129,8 +131,12 @@ class CaptionPrompt:
         return "\n".join(rows) + "\n\n" + whole
 
     def _encode_counted(self, text: str, *, images: int, masks: int) -> I64:
+        """Return ids of `text`. A captioner without image tokens in its prefix may use one
+        placeholder for both.
+        """
         ids = np.array(self._words.encode(text), np.int64)
-        check_count(ids, self.image_id, images, "image placeholders")
+        if self.image_id != self.mask_id:
+            check_count(ids, self.image_id, images, "image placeholders")
         check_count(ids, self.mask_id, masks, "mask placeholders")
         return ids
 

@@ -78,6 +78,7 @@ ELSEWHERE = {
     r"data import flickr30k .*": "tests/readers/test_flickr30k.py",
     r"data import vg .*": "tests/readers/test_visual_genome.py",
     r"data import pix2cap .*": "tests/readers/test_pix2cap.py",
+    r"data import compositioncap .*": "tests/readers/test_compositioncap.py",
     r"data import ureca .*": "tests/readers/test_sa1b.py",
     r"worlds res .*": "tests/worlds/test_worlds_queries.py",
     r"worlds pan .*": "tests/worlds/test_worlds_pan.py",
@@ -86,6 +87,7 @@ ELSEWHERE = {
     r"curate .*": "tests/curation/test_run.py",
     r"mllm pix2cap .*|(panoptic|run) .*--bundle runs/pix2cap.*": "tests/mllm/test_pix2cap.py",
     r"mllm unires .*|(describe|eval res) .*--bundle runs/unires.*": "tests/mllm/test_unires.py",
+    r"mllm (join|wrap|train) .*fine.*|mllm plan --family .*": "tests/mllm/test_finecaption_path.py",
     r"mllm .*|run --bundle bundle .*": "tests/mllm/test_whole_path.py",
     r"train .*": "tests/models/test_training.py",
 }

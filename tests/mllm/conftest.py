@@ -60,6 +60,25 @@ def tiny_checkpoint(tiny_base, tmp_path_factory):
     return wrap_base(tiny_base, tmp_path_factory.mktemp("wrapped") / "checkpoint", tiny_config())
 
 
+@pytest.fixture(scope="session")
+def fine_parts(tmp_path_factory):
+    """Folders of FineCaption's tiny parts by name."""
+    from fine_parts import tiny_parts
+
+    return tiny_parts(tmp_path_factory.mktemp("fine-parts"))
+
+
+@pytest.fixture(scope="session")
+def fine_checkpoint(fine_parts, tmp_path_factory):
+    """FineCaption of these parts with both large encoders, wrapped and untrained."""
+    from fine_parts import joined
+
+    from ureca.models.mllm.checkpoints.wrap import wrap_base
+
+    folder = tmp_path_factory.mktemp("fine")
+    return wrap_base(joined(folder / "base", fine_parts), folder / "checkpoint")
+
+
 @pytest.fixture
 def tiny_engine(tiny_checkpoint):
     """An engine over it."""

@@ -115,7 +115,7 @@ def masks(count, height=90, width=120):
     return found
 
 
-def data_folder(root, *, pictures=6, per_picture=3, sizes=((100, 100), (90, 120))):
+def data_folder(root, *, pictures=6, per_picture=3, sizes=((100, 100), (90, 120)), **more):
     """Regions and pictures in the common format."""
     import json
 
@@ -141,6 +141,7 @@ def data_folder(root, *, pictures=6, per_picture=3, sizes=((100, 100), (90, 120)
                     "rle": {"size": list(coded.size), "counts": coded.counts},
                     "expressions": ["a red cup", "the blue mug"],
                     "expressions_long": ["a white plate on the table of a man"],
+                    **more,
                 }
             )
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -52,6 +52,8 @@ class SourceRegion:
     texts: tuple[str, ...] = ()
     long: tuple[str, ...] = ()
     """Texts that are long whatever their length."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Texts about one attribute each."""
     category: str = ""
     types: tuple[str, ...] = ()
     part: bool = False
@@ -289,7 +291,9 @@ def _make_records(
 def _make_record(region: SourceRegion, image: ImageRecord, job: ImportJob) -> RegionRecord:
     texts = list(filter(None, map(clean_text, region.texts)))
     long = list(filter(None, map(clean_text, region.long)))
-    if not (texts or long or region.category):
+    told = {name: _clean_texts(texts) for name, texts in region.attributes.items()}
+    attributes = tuple((name, texts) for name, texts in told.items() if texts)
+    if not (texts or long or attributes or region.category):
         raise Rejected("nothing said")
     try:
         code = region.draw(image.height, image.width)
@@ -312,14 +316,19 @@ def _make_record(region: SourceRegion, image: ImageRecord, job: ImportJob) -> Re
         category=region.category,
         short=tuple(dict.fromkeys(t for t in texts if len(t.split()) <= SHORT_WORDS)),
         long=tuple(dict.fromkeys(long)),
+        attributes=attributes,
         types=region.types,
         part=region.part,
         stuff=region.stuff,
         group=region.group,
-        expr_source=region.expr_source if texts or long else "none",
+        expr_source=region.expr_source if texts or long or attributes else "none",
         split=image.split,
         license=image.license,
     )
+
+
+def _clean_texts(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, map(clean_text, texts))))
 
 
 def clean_text(text: str) -> str:

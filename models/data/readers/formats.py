@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ureca.models.data.readers import (
     coco,
+    compositioncap,
     core,
     flickr30k,
     grefcoco,
@@ -81,6 +82,11 @@ FORMATS: dict[str, Format] = {
         "pix2cap_coco_*.json and the folder of panoptic PNGs",
         "COCO: a licence per picture",
         _make_format(pix2cap.read),
+    ),
+    "compositioncap": Format(
+        "a list of masked entities (docs/finecaption.md) and filename2oiid.json",
+        "Open Images: CC BY 2.0 photographs; the captions carry none",
+        _make_format(compositioncap.read),
     ),
     "webdataset": Format(
         "*.tar shards of `ureca data shards`, or folders of them",

@@ -1,7 +1,8 @@
 """Checkpoints of `ureca-mllm`: a folder of tensors and JSON, no code and no pickle.
 
 mllm.json           MllmConfig
-mask.safetensors    mask encoder (names of the published weights), marks, tokens of features
+mask.safetensors    mask encoder (names of the published weights) or the mask convolution of the
+                    picture tower, marks, tokens of features
 projector.safetensors  an image projector that learnt, in place of the base's
 lora.safetensors    adapters of the language model, if there are any
 tokenizer.json      the base's own, with the mask tokens
@@ -24,7 +25,7 @@ from ureca.config import from_plain, to_plain
 from ureca.errors import ConfigError, MissingExtraError, WeightsError
 from ureca.extras import require
 from ureca.models.mllm.config import MllmConfig, Precision
-from ureca.models.mllm.network.families import register_base
+from ureca.models.mllm.network.families import find_family, register_base
 from ureca.models.mllm.network.lora import add_lora, get_lora_tensors, load_lora, merge_lora
 from ureca.models.mllm.network.model import Mllm
 
@@ -126,13 +127,20 @@ def load_projector(model: Mllm, tensors: dict[str, Tensor]) -> None:
 
 
 def get_mask_tensors(model: Mllm) -> dict[str, Tensor]:
-    """Return mask encoder, marks and feature token under the names in the file."""
+    """Return mask encoder or convolution, marks and feature token under the names in the file."""
+    return {name: tensor.detach().float() for name, tensor in _list_mask_tensors(model).items()}
+
+
+def _list_mask_tensors(model: Mllm) -> dict[str, Tensor]:
     found = {
         name.removeprefix("masks."): tensor
-        for name, tensor in model.state_dict().items()
+        for name, tensor in model.state_dict(keep_vars=True).items()
         if not name.startswith("base.")
     }
-    return {name: tensor.detach().float() for name, tensor in found.items()}
+    if (layer := model.mask_convolution) is not None:
+        state = layer.state_dict(keep_vars=True)
+        found |= {f"mask_convolution.{name}": tensor for name, tensor in state.items()}
+    return found
 
 
 def load_mask_tensors(model: Mllm, tensors: dict[str, Tensor]) -> None:
@@ -145,10 +153,10 @@ def load_mask_tensors(model: Mllm, tensors: dict[str, Tensor]) -> None:
             f"the mask encoder does not fit its configuration: names {wrong[:4]}, shapes "
             f"{[(n, list(tensors[n].shape), list(own[n].shape)) for n in shapes[:4]]}"
         )
-    state = model.state_dict(keep_vars=True)
+    state = _list_mask_tensors(model)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            state[name if name in state else f"masks.{name}"].copy_(tensor)
+            state[name].copy_(tensor)
 
 
 def load_checkpoint(
@@ -170,6 +178,8 @@ def load_checkpoint(
             f"{base_folder} is another base model: expected sha256 {config.base_sha256}, got {got}"
         )
     kind = precision or config.precision
+    if find_family(config.family).own_tokens is not None and kind in _BITS:
+        raise WeightsError(f"precision {kind}: a {config.family} base runs in fp32 or bf16")
     model = Mllm(load_base(base_folder, kind, device=device), config)
     for part in (model.masks, model.feature, model.region_tokens):
         if part is not None:

@@ -81,6 +81,8 @@ def pack_parts(checkpoint: Path, out: Path) -> Path:
     combines them again. Raises `WeightsError` for a checkpoint that cannot be read.
     """
     model = load_checkpoint(checkpoint, merge=False)
+    if model.config.base_learned:
+        raise WeightsError(f"{checkpoint}: its base learnt, too; keep the whole checkpoint")
     out.mkdir(parents=True, exist_ok=True)
     save_trained(out, model, config=model.config, half=True)
     write_config(out, replace(model.config, base="", base_sha256=""))
@@ -101,6 +103,10 @@ def fit_config(base: Any, config: MllmConfig | None) -> MllmConfig:
         std=family.std,
     )
     mask = given.mask
+    if family.own_tokens is not None:
+        picture = replace(picture, max_tiles=1)
+        side, tokens = family.own_tokens.mask_px(base.config), picture.tokens_per_tile
+        mask = replace(mask, side_px=side, num_mask_tokens=tokens)
     if family.tower is not None:
         side, tokens, _ = family.tower.shape(base.config)
         mask = replace(mask, side_px=side, region_tokens=tokens)

@@ -19,10 +19,19 @@ from torch import Tensor
 from ureca.errors import WeightsError
 from ureca.extras import require
 from ureca.models.config import CaptionerConfig
-from ureca.models.mllm.config import IMAGENET_MEAN, IMAGENET_STD, Layout, PromptConfig
+from ureca.models.mllm.config import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Layout,
+    PromptConfig,
+)
+from ureca.models.mllm.finecaption import fusion
+from ureca.models.mllm.finecaption.attributes import INSTRUCTIONS
+from ureca.models.mllm.finecaption.sizes import FINECAPTION, read_sizes
 
 _HALF = (0.5, 0.5, 0.5)
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 NANO_LM = "ureca_nano_lm"
 """`model_type` of a base that `ureca mllm join` made."""
 # `Any` below is a model or configuration of `transformers`, whose classes differ by family.
@@ -42,6 +51,24 @@ class Tower:
     """(base, masks [N, T, M, M], maps) -> region tokens [N, k, c]."""
     shape: Callable[[Any], tuple[int, int, int]]
     """The base's configuration -> (side of a mask tile, k, c)."""
+
+
+@dataclass(frozen=True)
+class RegionTower:
+    """A picture tower whose image tokens depend on the mask: every region has its own. What does
+    not depend on it is computed once for a frame.
+    """
+
+    encode: Callable[[Any, Tensor], Any]
+    """(base, tiles [T, 3, S, S]) -> what all regions of the picture share."""
+    regions: Callable[[Any, Tensor, Any], Tensor]
+    """(base, masks [N, T, M, M], what they share) -> image tokens [N, T * p, d]."""
+    mask_px: Callable[[Any], int]
+    """The base's configuration -> side of a mask tile."""
+    masks: str
+    """The layers that read the mask, as an attribute path of `base.model`; a base whose tower is
+    configured without `masked` does not have them.
+    """
 
 
 @dataclass(frozen=True)
@@ -66,6 +93,10 @@ class Family:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     tower: Tower | None = None
     """Set if the picture tower has its own region tokens."""
+    own_tokens: RegionTower | None = None
+    """Set if every region has its own image tokens. Then they stand where others have mask tokens,
+    the prefix holds text alone, and a picture is one tile.
+    """
 
 
 def _encode_internvl(base: Any, tiles: Tensor) -> Tensor:
@@ -174,8 +205,8 @@ _QWEN = Family(
     grid_side=lambda c, px: px / _read_qwen_step(c),
     step_px=_read_qwen_step,
     axes=3,
-    mean=_CLIP_MEAN,
-    std=_CLIP_STD,
+    mean=CLIP_MEAN,
+    std=CLIP_STD,
     layout="each",
     prompt=PromptConfig(
         image_open="<|vision_start|>", image_token="<|image_pad|>", image_close="<|vision_end|>"
@@ -193,6 +224,29 @@ _NANO_PROMPT = PromptConfig(
     stop=("<|im_end|>",),
 )
 """As few tokens as there can be: on a CPU each costs."""
+_FINECAPTION_PROMPT = PromptConfig(
+    image_open="",
+    image_token="<image>",
+    image_close="",
+    mask_open="",
+    mask_token="<image>",
+    mask_close="\n",
+    attributes=INSTRUCTIONS,
+)
+"""LLaVA's order: image, instruction."""
+_FINECAPTION = Family(
+    encode=fusion.encode_whole,
+    language="language_model",
+    projector="multi_modal_projector",
+    grid_side=lambda c, _px: read_sizes(c.vision_config).grid_side,
+    prompt=_FINECAPTION_PROMPT,
+    own_tokens=RegionTower(
+        encode=fusion.encode_frame,
+        regions=fusion.encode_regions,
+        mask_px=lambda c: read_sizes(c.vision_config).mask_px,
+        masks="vision_tower.clip.embeddings.patch_embedding.mask",
+    ),
+)
 
 FAMILIES: dict[str, Family] = {
     "internvl": Family(
@@ -223,6 +277,7 @@ FAMILIES: dict[str, Family] = {
             shape=_read_nano_shape,
         ),
     ),
+    FINECAPTION: _FINECAPTION,
     "smolvlm": _IDEFICS,
     "idefics3": _IDEFICS,
     "qwen2_vl": _QWEN,
@@ -255,6 +310,8 @@ def register_base(folder: Path) -> None:
         return  # loading the base reports the error
     if NANO_LM in text:
         require("ureca.models.mllm.network.nano_tower", extra="mllm").register_tower()
+    if FINECAPTION in text:
+        require("ureca.models.mllm.finecaption.model", extra="mllm").register()
 
 
 def choose_tile_px(config: Any, wanted_px: int) -> int:

@@ -48,12 +48,17 @@ class Mllm(nn.Module):
         self._cache_argument = _find_cache_argument(language)
         self.base = base
         self.width = int(base.config.get_text_config().hidden_size)
-        self.masks = MllmMaskEncoder(config.mask, width=self.width)
+        self.masks: MllmMaskEncoder | None = None
+        """None where the picture tower reads the mask itself."""
+        if self.family.own_tokens is None:
+            self.masks = MllmMaskEncoder(config.mask, width=self.width)
         self.marks = nn.Parameter(torch.zeros(2, self.width))
         """Added to the embeddings of the two tokens around the mask block: these are new words, and
         the base's embeddings are frozen."""
         self.feature = None
         if config.mask.feature_token:
+            if self.family.own_tokens is not None:
+                raise EngineError("mask.feature_token: this family has no image tokens to average")
             per_tile = config.picture.tokens_per_tile
             self.feature = FeatureToken(width=self.width, tokens_per_tile=per_tile)
         self.region_tokens = self.make_region_tokens()
@@ -85,6 +90,15 @@ class Mllm(nn.Module):
         return getattr(self.base.model, self.family.language)
 
     @property
+    def mask_convolution(self) -> nn.Module | None:
+        """What reads the mask inside the picture tower; None for a tower that does not."""
+        own = self.family.own_tokens
+        if own is None or not self.base.config.vision_config.masked:
+            return None
+        layer: nn.Module = self.base.model.get_submodule(own.masks)
+        return layer
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype in which the language model computes."""
         return self.base.get_input_embeddings().weight.dtype
@@ -96,8 +110,11 @@ class Mllm(nn.Module):
 
     def encode_picture(self, tiles: Tensor) -> PictureFeatures:
         """Encode tiles f32 [T, 3, S, S] of ONE image, once for all of its regions."""
-        tower = self.family.tower
+        tower, own = self.family.tower, self.family.own_tokens
         tiles = tiles.to(self.device)
+        if own is not None:
+            maps = own.encode(self.base, tiles.to(self.dtype))
+            return PictureFeatures(tiles.new_zeros(0, self.width), maps)
         if self.region_tokens is None or tower is None:
             return PictureFeatures(
                 self.family.encode(self.base, tiles.to(self.dtype)).flatten(0, 1), None
@@ -115,16 +132,24 @@ class Mllm(nn.Module):
         return self.encode_picture(tiles).tokens
 
     def encode_tower_regions(self, masks: Tensor, maps: Any) -> Tensor | None:
-        """Return a `Tower`'s region features [N, k, c]; None without a tower."""
+        """Return a `Tower`'s region features [N, k, c], or a `RegionTower`'s image tokens
+        [N, K, d]; None without a tower.
+        """
+        if self.family.own_tokens is not None:
+            return self.family.own_tokens.regions(self.base, masks.to(self.device), maps)
         if self.region_tokens is None or self.family.tower is None:
             return None
         return self.family.tower.regions(self.base, masks.to(self.device), maps)
 
     def regions(self, masks: Tensor, image_tokens: Tensor, said: Tensor | None = None) -> Tensor:
-        """masks f32 [N, T, M, M] of 0..1, the tokens of their image, and the tower's region
-        features -> [N, K, d].
+        """masks f32 [N, T, M, M] of 0..1, the tokens of their image, and what the tower said of
+        them -> [N, K, d].
         """
         masks = masks.to(self.device)
+        if self.masks is None:
+            if said is None:
+                raise EngineError("expected the picture tower's image tokens, got None")
+            return said.to(self.dtype)
         tokens = [self.masks(masks)]
         if self.feature is not None:
             tokens.append(self.feature(masks, image_tokens))

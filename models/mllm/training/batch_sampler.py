@@ -7,7 +7,7 @@ and has little padding (URECA's and LLaVA's length grouping).
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class CaptionRow:
     style: Style
     texts: tuple[str, ...]
     tiles: int
+    attribute: str = ""
+    """What the texts are about; empty: they are captions."""
 
     def estimate_length(self, tokens_per_tile: int) -> int:
         """Return roughly how many tokens the row takes, for grouping."""
@@ -58,11 +60,18 @@ class MllmPlan(Plan[Group]):
         *,
         tiler: ImageTiler,
         tokens_per_tile: int,
+        attributes: Collection[str] = (),
     ) -> None:
+        """`attributes`: those that the captioner can be asked for."""
+        self._asked = frozenset(attributes)
         self._config, self._per_tile = config, tokens_per_tile
-        self._records = [(r, tiler.choose_grid(r.width, r.height).tiles, n) for r, n in records]
-        if not records:
+        kept = [(r, n) for r, n in records if r.short or r.long or self._has_asked(r)]
+        self._records = [(r, tiler.choose_grid(r.width, r.height).tiles, n) for r, n in kept]
+        if not kept:
             raise ConfigError("the data holds no region with words: give another `data`")
+
+    def _has_asked(self, record: RegionRecord) -> bool:
+        return any(name in self._asked for name, _ in record.attributes)
 
     def epoch(self, epoch: int) -> list[list[Group]]:
         """Return the batches of one epoch. Rows that fill no batch wait for another epoch."""
@@ -89,6 +98,11 @@ class MllmPlan(Plan[Group]):
                 yield record, tiles
 
     def _make_row(self, record: RegionRecord, tiles: int, rng: random.Random) -> CaptionRow:
+        told = [pair for pair in record.attributes if pair[0] in self._asked]
+        captions = record.short or record.long
+        if told and (not captions or rng.random() < self._config.attribute_share):
+            name, texts = rng.choice(told)
+            return CaptionRow(record, "short", (rng.choice(texts),), tiles, name)
         long = rng.random() < self._config.long_share
         style: Style = "long" if record.long and (long or not record.short) else "short"
         texts = record.long if style == "long" else record.short
@@ -107,7 +121,7 @@ def load_records(config: MllmTrainConfig) -> list[tuple[RegionRecord, float]]:
         for path in sorted(Path(source.root).glob("regions-*.jsonl*")):
             kept = (r for r in read_regions(path) if _is_wanted(r, source.shards, config))
             told = (_select_texts(record, source) for record in kept)
-            found += [(r, source.share) for r in told if r.short or r.long]
+            found += [(r, source.share) for r in told if r.short or r.long or r.attributes]
         if len(found) == before:
             raise ConfigError(f"data root {source.root!r}: no regions-*.jsonl[.gz] with words")
     return found
@@ -127,7 +141,9 @@ def _select_texts(record: RegionRecord, source: MllmDataConfig) -> RegionRecord:
     if not source.plain_words:
         return record
     short, long = (_normalise_texts(texts) for texts in (record.short, record.long))
-    return replace(record, short=short, long=long)
+    told = ((name, _normalise_texts(texts)) for name, texts in record.attributes)
+    told = tuple((name, texts) for name, texts in told if texts)
+    return replace(record, short=short, long=long, attributes=told)
 
 
 def _normalise_texts(texts: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ureca.errors import ConfigError
 from ureca.models.data.regions import HELD_OUT_EVERY
 from ureca.models.mllm.config import LoraConfig
 
@@ -32,7 +33,7 @@ class MllmDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts that are trained. The image encoder never is."""
+    """The parts that are trained. The image encoder is only with `everything`."""
 
     mask: bool = False
     """Mask encoder and its linear layer."""
@@ -45,10 +46,20 @@ class Parts:
     """The image projector (frozen in URECA; for a base with a new trunk)."""
     lora: bool = False
     """Adapters in the language model."""
+    mask_convolution: bool = False
+    """What reads the mask inside an image encoder (FineCaption)."""
+    everything: bool = False
+    """The whole base with its image encoders (FineCaption's last stage): a new base is written."""
 
 
 STAGES: dict[int, Parts] = {1: Parts(mask=True, feature=True), 2: Parts(lora=True)}
 """URECA: mask modules alone, then adapters alone."""
+OWN_TOKEN_STAGES: dict[int, Parts] = {
+    1: Parts(projector=True),
+    2: Parts(mask_convolution=True),
+    3: Parts(everything=True),
+}
+"""FineCaption: the adapter, what reads the mask, everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,8 @@ class MllmTrainConfig:
     data: tuple[MllmDataConfig, ...]
     start_from: str
     """A checkpoint folder: `ureca mllm wrap` or `convert` made it, or stage 1."""
-    stage: Literal[1, 2] = 1
+    stage: Literal[1, 2, 3] = 1
+    """URECA has two stages, FineCaption three."""
     parts: Parts | None = None
     """The trained parts, if they differ from those of the stage."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -89,6 +101,10 @@ class MllmTrainConfig:
     max_tiles: int = 6
     long_share: float = 0.5
     """How often a region with captions of both lengths is asked for the long one."""
+    attribute_share: float = 0.0
+    """How often a region with texts about its attributes is asked for one of them, of those that
+    `prompt.attributes` of the captioner names.
+    """
     gradient_checkpointing: bool = True
     shard: bool = False
     """Split the language model's layers over the workers (FSDP2), for bases that do not fit one."""
@@ -115,10 +131,15 @@ class MllmTrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.data:
             raise ValueError("data must name at least one folder of regions")
-        if not 0 <= self.long_share <= 1:
-            raise ValueError(f"long_share must be in 0..1, got {self.long_share}")
+        for name in ("long_share", "attribute_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
 
-    @property
-    def learns(self) -> Parts:
-        """The parts that are trained in this stage."""
-        return self.parts or STAGES[self.stage]
+    def choose_parts(self, *, own_tokens: bool) -> Parts:
+        """Return the parts that are trained in this stage; `own_tokens`: of a family whose regions
+        have their own image tokens. Raises `ConfigError` for a stage that the family does not have.
+        """
+        plans = OWN_TOKEN_STAGES if own_tokens else STAGES
+        if self.parts is None and self.stage not in plans:
+            raise ConfigError(f"stage {self.stage}: this family has the stages {sorted(plans)}")
+        return self.parts or plans[self.stage]

@@ -89,7 +89,9 @@ class ExampleReader:
 
     def _make_prompt(self, row: CaptionRow, grid: Grid, before: int) -> PromptAnswers:
         suffix = self._prompt.encode_suffix(
-            row.style, mask_tokens=self._mask.count_tokens(grid.tiles)
+            row.style,
+            mask_tokens=self._mask.count_tokens(grid.tiles),
+            attribute=row.attribute,
         )
         room = self._max_length - before - len(suffix)
         if room < 1:
@@ -238,5 +240,8 @@ def _make_parameter_groups(model: Mllm, config: MllmTrainConfig) -> list[dict[st
 
 def _trains_vision(model: Mllm) -> bool:
     """Whether any part of vision is trained; otherwise its forward pass keeps nothing."""
-    projector = model.base.model.get_submodule(model.family.projector)
-    return any(parameter.requires_grad for parameter in projector.parameters())
+    inner = model.base.model
+    seen = [inner.get_submodule(model.family.projector)]
+    if model.family.own_tokens is not None:
+        seen.append(inner.vision_tower)
+    return any(parameter.requires_grad for part in seen for parameter in part.parameters())

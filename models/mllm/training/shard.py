@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ureca.errors import ConfigError
 from ureca.models.mllm.network.model import Mllm
 from ureca.models.mllm.training.config import MllmTrainConfig
+from ureca.models.mllm.training.freeze import get_parts
 from ureca.models.training.distributed import Worker
 
 
@@ -35,7 +36,8 @@ def split_layers(
         )
     if config.regions_per_picture > 1:
         raise ConfigError("shard: regions_per_picture must be 1, for the same reason")
-    if config.learns.projector:
+    parts = get_parts(model, config)
+    if parts.projector or parts.everything:
         raise ConfigError("shard: the image projector learns in an unsplit run only")
     if worker.count > 1:
         from torch.distributed.device_mesh import init_device_mesh

@@ -22,6 +22,7 @@ from ureca.errors import ConfigError
 from ureca.models.data.regions import ImageStore
 from ureca.models.mllm.checkpoints.checkpoint import (
     TOKENIZER,
+    hash_base,
     load_checkpoint,
     read_config,
     save_parts,
@@ -32,7 +33,7 @@ from ureca.models.mllm.network.lora import get_lora_tensors
 from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.batch_sampler import Group, MllmPlan, load_records
 from ureca.models.mllm.training.config import MllmTrainConfig
-from ureca.models.mllm.training.freeze import freeze_parts
+from ureca.models.mllm.training.freeze import freeze_parts, get_parts
 from ureca.models.mllm.training.mllm_learner import ExampleReader, MllmLearner
 from ureca.models.mllm.training.shard import gather_tensors, split_layers
 from ureca.models.training import loop
@@ -61,7 +62,8 @@ def build_run(
     start = Path(config.start_from)
     place = "cpu" if config.shard else str(device)  # split before it goes to a device
     model = load_checkpoint(start, precision=config.precision, device=place, merge=False)
-    picture = replace(model.config.picture, max_tiles=config.max_tiles)
+    tiles = config.max_tiles if model.family.own_tokens is None else 1
+    picture = replace(model.config.picture, max_tiles=tiles)
     model.config = replace(model.config, picture=picture)
     names = freeze_parts(model, config)
     if config.gradient_checkpointing:
@@ -78,6 +80,7 @@ def build_run(
         config,
         tiler=ImageTiler.of(model.config),
         tokens_per_tile=picture.tokens_per_tile,
+        attributes=model.config.prompt.attributes,
     )
     if worker.leads:
         out.mkdir(parents=True, exist_ok=True)
@@ -111,10 +114,11 @@ def _make_log_row(learner: MllmLearner, done: int, loss: float) -> Row:
 
 
 def _write_checkpoint(learner: MllmLearner, out: Path) -> None:
-    """Write the checkpoint. Its base is named by a relative path. All workers call this, because
-    each may hold a part of the adapters.
+    """Write the checkpoint. Its base is named by a relative path, unless it learnt. All workers
+    call this, because each may hold a part of the adapters.
     """
     model, recipe = learner.model, learner.config
+    parts = get_parts(model, recipe)
     low = gather_tensors(get_lora_tensors(model.language))
     if not learner.worker.leads:
         return
@@ -124,8 +128,17 @@ def _write_checkpoint(learner: MllmLearner, out: Path) -> None:
         model.config,
         base=os.path.relpath(base, out.resolve()),
         lora=(read_config(start).lora or recipe.lora) if low else None,
-        projector=model.config.projector or recipe.learns.projector,
+        projector=model.config.projector or parts.projector,
     )
+    if parts.everything:
+        model.base.save_pretrained(out / "base")
+        config = replace(
+            config,
+            base="base",
+            base_sha256=hash_base(out / "base"),
+            base_learned=True,
+            projector=False,
+        )
     save_parts(out, model, config=config, tokenizer=start / TOKENIZER, low=low)
 
 
