@@ -1,7 +1,7 @@
 """Shared encoders against the plain fusion: what `ureca mllm bench` times on a FineCaption base.
 
 Two arms make the image tokens of the same regions of one random picture, in turn within each
-round, so that a busy machine slows both alike:
+round, so that a busy machine slows both alike. Seconds are the processor's where there is no GPU:
 
     shared      ConvNeXt and SAM once for the picture, CLIP once for every region
     plain       all encoders for every region, one after the other
@@ -77,8 +77,9 @@ def run_tower_bench(model: Mllm, *, regions: int, rounds: int, seed: int = 0) ->
 
 
 def _run(way: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    began = time.perf_counter()
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    began = clock()
     tokens = way()
     if tokens.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - began, tokens
+    return clock() - began, tokens

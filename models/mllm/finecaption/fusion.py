@@ -27,8 +27,8 @@ class FrameMaps(NamedTuple):
     small: Tensor
     """CLIP's input without the mask [T, 3, m, m]."""
     partial: Tensor
-    """The adapter's first layer over the mask-free encoders, bias included [T, p, d]; [d] where
-    there are none.
+    """The adapter's first layer over the mask-free encoders, bias included [T, p, d]; [T, 1, d]
+    where there are none.
     """
 
 
@@ -36,7 +36,7 @@ def encode_frame(base: Any, tiles: Tensor) -> FrameMaps:
     """Run everything that does not depend on a mask; tiles [T, 3, S, S] of one picture."""
     tower, adapter = base.model.vision_tower, base.model.multi_modal_projector
     weights = _split_weights(base)
-    partial = adapter.linear_1.bias
+    partial = adapter.linear_1.bias.expand(len(tiles), 1, -1)
     for name, tokens in tower.encode_large(tiles).items():
         partial = partial + nn.functional.linear(tokens, weights[name])
     return FrameMaps(tower.shrink(tiles), partial)
@@ -50,7 +50,7 @@ def encode_regions(base: Any, masks: Tensor, maps: FrameMaps) -> Tensor:
     parts = zip(small.split(_AT_ONCE), masks.flatten(0, 1).split(_AT_ONCE), strict=True)
     cells = torch.cat([tower.encode_small(*part) for part in parts])
     first = tower.enlarge(nn.functional.linear(cells, _split_weights(base)[CLIP]))
-    tokens = first.unflatten(0, (count, -1)) + maps.partial
+    tokens = first.unflatten(0, (count, len(maps.small))) + maps.partial
     return adapter.linear_2(adapter.act(tokens)).flatten(1, 2)
 
 

@@ -101,7 +101,7 @@ def _shorten(config: Any, skip: int) -> Any:
 
 def _read_encoder(package: Any, name: str, folder: Path) -> Any:
     """Read the vision part of an encoder in float32."""
-    options = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         found = package.AutoConfig.from_pretrained(folder, **options).model_type
         if found not in _KINDS[name]:

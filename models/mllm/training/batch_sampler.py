@@ -142,8 +142,8 @@ def _select_texts(record: RegionRecord, source: MllmDataConfig) -> RegionRecord:
         return record
     short, long = (_normalise_texts(texts) for texts in (record.short, record.long))
     told = ((name, _normalise_texts(texts)) for name, texts in record.attributes)
-    told = tuple((name, texts) for name, texts in told if texts)
-    return replace(record, short=short, long=long, attributes=told)
+    attributes = tuple((name, texts) for name, texts in told if texts)
+    return replace(record, short=short, long=long, attributes=attributes)
 
 
 def _normalise_texts(texts: Sequence[str]) -> tuple[str, ...]:
