@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ureca.attributes import ATTRIBUTES, AttributeAnswer
 from ureca.bundle import BundleManifest, bundle_sha, verify_files
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
 from ureca.engine import never
@@ -31,6 +33,9 @@ from ureca.models.preprocess import Grid
 from ureca.models.runtime.decode import Choice, RowPlan, decode
 from ureca.models.runtime.region_inputs import check_regions
 from ureca.models.runtime.self_test import GOLDEN, run_self_test
+
+_SAID = frozenset({"eos", "length"})
+"""Ends of a row that has a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +113,79 @@ class MllmEngine:
         )
         if not regions:
             return iter(())
+        return self._caption_and_answer(frame, regions, aborted)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes for which the captioner has an instruction."""
+        return tuple(name for name in self.config.prompt.attributes if name in ATTRIBUTES)
+
+    def read_attributes(
+        self,
+        frame: MllmEncodedPicture,
+        regions: Sequence[RegionInput],
+        *,
+        aborted: Callable[[int], bool] = never,
+    ) -> list[tuple[AttributeAnswer, ...]]:
+        """Ask for each attribute with its own instruction; see `AttributeEngine.read_attributes`.
+        Answers have no probability: none is calibrated.
+        """
+        known = self.attributes
+        rows = [(n, name) for n, r in enumerate(regions) for name in r.attributes if name in known]
+        found: list[list[AttributeAnswer]] = [[] for _ in regions]
+        size = self._info.max_regions
+        for part in (rows[at : at + size] for at in range(0, len(rows), size)):
+            asked, names = [regions[n] for n, _ in part], [name for _, name in part]
+            check_regions(
+                asked, height_px=frame.height_px, width_px=frame.width_px, max_regions=size
+            )
+            done = self._decode(frame, asked, lambda row, p=part: aborted(p[row][0]), names)
+            texts = {e.row: e for e in done if isinstance(e, RowDone) and e.stop in _SAID}
+            for row, (number, name) in enumerate(part):
+                if row in texts:
+                    found[number].append(_make_answer(name, texts[row].text))
+        return [tuple(answers) for answers in found]
+
+    def _caption_and_answer(
+        self,
+        frame: MllmEncodedPicture,
+        regions: Sequence[RegionInput],
+        aborted: Callable[[int], bool],
+    ) -> Iterator[RowDelta | RowDone]:
+        """Rows whose attributes are asked for end last: all attributes are read together."""
+        held: list[RowDone] = []
+        for event in self._decode(frame, regions, aborted):
+            if isinstance(event, RowDone) and event.stop in _SAID and regions[event.row].attributes:
+                held.append(event)
+            else:
+                yield event
+        chosen = [regions[event.row] for event in held]
+        answers = self.read_attributes(frame, chosen, aborted=lambda n: aborted(held[n].row))
+        for event, told in zip(held, answers, strict=True):
+            yield replace(event, attributes=told)
+
+    def _decode(
+        self,
+        frame: MllmEncodedPicture,
+        regions: Sequence[RegionInput],
+        aborted: Callable[[int], bool],
+        attributes: Sequence[str] = (),
+    ) -> Iterator[RowDelta | RowDone]:
         limit = self._info.max_new_tokens
         plans = [RowPlan(i, min(r.max_new_tokens, limit)) for i, r in enumerate(regions)]
-        stop = self.prompt.stop_ids[0]
-        batch = _MllmBatch(self, frame, regions)
-        return decode(batch, plans, self._words, eos_id=stop, aborted=aborted)
+        batch = _MllmBatch(self, frame, regions, attributes)
+        return decode(batch, plans, self._words, eos_id=self.prompt.stop_ids[0], aborted=aborted)
 
     @torch.inference_mode()
     def make_suffixes(
-        self, frame: MllmEncodedPicture, regions: Sequence[RegionInput]
+        self,
+        frame: MllmEncodedPicture,
+        regions: Sequence[RegionInput],
+        attributes: Sequence[str] = (),
     ) -> list[Tensor]:
-        """Return every region's own prompt [1, L, d]."""
+        """Return every region's own prompt [1, L, d]. `attributes`: what each is asked for, in
+        place of a caption. Regions with one mask are encoded once.
+        """
         different = list({id(region.mask): region.mask for region in regions}.values())
         masks = torch.from_numpy(self._tiler.make_mask_tiles(different, frame.grid))
         said = self.model.encode_tower_regions(masks, frame.maps)
@@ -129,10 +196,10 @@ class MllmEngine:
             make_suffix_input(
                 self.model,
                 self.prompt,
-                self.prompt.encode_suffix(region.style, mask_tokens=count),
+                self.prompt.encode_suffix(region.style, mask_tokens=count, attribute=attribute),
                 found[id(region.mask)],
             )
-            for region in regions
+            for region, attribute in zip_longest(regions, attributes, fillvalue="")
         ]
 
     def make_batch(self, frame: MllmEncodedPicture) -> SuffixBatch:
@@ -148,9 +215,14 @@ class _MllmBatch:
     """The `DecodingBatch` of one caption call."""
 
     def __init__(
-        self, engine: MllmEngine, frame: MllmEncodedPicture, regions: Sequence[RegionInput]
+        self,
+        engine: MllmEngine,
+        frame: MllmEncodedPicture,
+        regions: Sequence[RegionInput],
+        attributes: Sequence[str],
     ) -> None:
         self._engine, self._frame, self._regions = engine, frame, regions
+        self._attributes = attributes
         self._rows = engine.make_batch(frame)
         self._gen_ns = 0
 
@@ -158,7 +230,8 @@ class _MllmBatch:
         """Run the prompts of `rows` in one pass."""
         began_ns = time.perf_counter_ns()
         chosen = [self._regions[row] for row in rows]
-        prompts = self._engine.make_suffixes(self._frame, chosen)
+        names = [self._attributes[row] for row in rows] if self._attributes else []
+        prompts = self._engine.make_suffixes(self._frame, chosen, names)
         self._engine.time_stages(region=(time.perf_counter_ns() - began_ns) // 1000)
         choice = self._timed(lambda: self._rows.start(prompts))
         self._engine.time_stages(ttft=(time.perf_counter_ns() - began_ns) // 1000)
@@ -178,6 +251,13 @@ class _MllmBatch:
         self._gen_ns += time.perf_counter_ns() - began_ns
         self._engine.time_stages(gen=self._gen_ns // 1000)
         return choice
+
+
+def _make_answer(name: str, text: str) -> AttributeAnswer:
+    """An empty answer abstains."""
+    if text:
+        return AttributeAnswer(name=name, status="said", text=text)
+    return AttributeAnswer(name=name, status="abstained")
 
 
 def make_prompt(model: Mllm, words: TextTokenizer) -> CaptionPrompt:

@@ -12,6 +12,7 @@ from fine_parts import CLIP_PX, TILE_PX, TOKENS, convnext_model, draw_mask_layer
 from worlds import data_folder, masks, picture, scaled
 
 from ureca.datatypes import RegionInput
+from ureca.engine import supports_attributes
 from ureca.errors import ConfigError, EngineError, WeightsError
 from ureca.models.mllm import generate
 from ureca.models.mllm.backend import make_prefix_input
@@ -23,6 +24,7 @@ from ureca.models.mllm.finecaption import fusion, memory
 from ureca.models.mllm.memory_estimate import main as plan_memory
 from ureca.models.mllm.mllm_engine import open_checkpoint
 from ureca.models.mllm.network.families import find_family
+from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.freeze import freeze_parts
 from ureca.models.mllm.training.train import build_run, train
@@ -209,6 +211,30 @@ def test_attributes_without_an_instruction_are_named(fine_checkpoint):
     assert colour.tolist() != short.tolist()
     with pytest.raises(ConfigError, match=r"'skin'.*has category, colour"):
         prompt.encode_suffix("short", mask_tokens=1, attribute="skin")
+
+
+def test_the_engine_answers_attributes_by_their_instructions(fine_checkpoint):
+    engine = open_checkpoint(fine_checkpoint, device="cpu")
+    draw_mask_layer(engine.model)
+    assert supports_attributes(engine)
+    assert {"colour", "material", "pose"} <= set(engine.attributes)
+    frame = engine.encode(picture())
+    one, two = masks(2)
+    asked = ("colour", "pattern", "pose")  # there is no instruction for `pattern`
+    regions = [RegionInput(one, max_new_tokens=6, attributes=asked), RegionInput(two)]
+    done = {e.row: e for e in engine.caption(frame, regions) if hasattr(e, "stop")}
+    assert done[1].attributes == ()
+    assert [(a.name, a.status, a.probability) for a in done[0].attributes] == [
+        ("colour", "said", None),
+        ("pose", "said", None),
+    ]
+    (alone,) = engine.make_suffixes(frame, regions[:1], ["pose"])
+    first = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
+    (ids,) = generate.generate_per_region(
+        engine.model, first, [alone], stop_ids=engine.prompt.stop_ids, max_new_tokens=6
+    )
+    words = TextTokenizer.load(fine_checkpoint / "tokenizer.json")
+    assert done[0].attributes[1].text == words.decode(ids)
 
 
 # --- what is kept, and what is refused ------------------------------------------------------------

@@ -17,9 +17,6 @@ from torch import Tensor, nn
 
 from ureca.models.mllm.finecaption.sizes import CLIP
 
-_AT_ONCE = 16
-"""Small pictures per call of CLIP."""
-
 
 class FrameMaps(NamedTuple):
     """What all regions of one picture of T tiles share."""
@@ -45,12 +42,10 @@ def encode_frame(base: Any, tiles: Tensor) -> FrameMaps:
 def encode_regions(base: Any, masks: Tensor, maps: FrameMaps) -> Tensor:
     """masks [N, T, m, m] of 0..1 of that picture -> image tokens of every region [N, T * p, d]."""
     tower, adapter = base.model.vision_tower, base.model.multi_modal_projector
-    count = len(masks)
-    small = maps.small[None].expand(count, -1, -1, -1, -1).flatten(0, 1)
-    parts = zip(small.split(_AT_ONCE), masks.flatten(0, 1).split(_AT_ONCE), strict=True)
-    cells = torch.cat([tower.encode_small(*part) for part in parts])
+    small = maps.small[None].expand(masks.shape[0], -1, -1, -1, -1).flatten(0, 1)
+    cells = tower.encode_small(small, masks.flatten(0, 1))
     first = tower.enlarge(nn.functional.linear(cells, _split_weights(base)[CLIP]))
-    tokens = first.unflatten(0, (count, len(maps.small))) + maps.partial
+    tokens = first.unflatten(0, masks.shape[:2]) + maps.partial
     return adapter.linear_2(adapter.act(tokens)).flatten(1, 2)
 
 
