@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +134,27 @@ class MllmEngine:
         found: list[list[AttributeAnswer]] = [[] for _ in regions]
         size = self._info.max_regions
         for part in (rows[at : at + size] for at in range(0, len(rows), size)):
-            asked, names = [regions[n] for n, _ in part], [name for _, name in part]
-            check_regions(
-                asked, height_px=frame.height_px, width_px=frame.width_px, max_regions=size
-            )
-            done = self._decode(frame, asked, lambda row, p=part: aborted(p[row][0]), names)
-            texts = {e.row: e for e in done if isinstance(e, RowDone) and e.stop in _SAID}
+            texts = self._read_texts(frame, regions, part, aborted)
             for row, (number, name) in enumerate(part):
                 if row in texts:
-                    found[number].append(_make_answer(name, texts[row].text))
+                    found[number].append(_make_answer(name, texts[row]))
         return [tuple(answers) for answers in found]
+
+    def _read_texts(
+        self,
+        frame: MllmEncodedPicture,
+        regions: Sequence[RegionInput],
+        rows: Sequence[tuple[int, str]],
+        aborted: Callable[[int], bool],
+    ) -> dict[int, str]:
+        """Return the texts of one batch by row; a row is the number of a region, and what is asked
+        of it. Rows without a text are left out.
+        """
+        asked, limit = [regions[number] for number, _ in rows], self._info.max_regions
+        check_regions(asked, height_px=frame.height_px, width_px=frame.width_px, max_regions=limit)
+        names = [name for _, name in rows]
+        done = self._decode(frame, asked, lambda row: aborted(rows[row][0]), names)
+        return {e.row: e.text for e in done if isinstance(e, RowDone) and e.stop in _SAID}
 
     def _caption_and_answer(
         self,
@@ -186,6 +196,7 @@ class MllmEngine:
         """Return every region's own prompt [1, L, d]. `attributes`: what each is asked for, in
         place of a caption. Regions with one mask are encoded once.
         """
+        names = attributes or [""] * len(regions)
         different = list({id(region.mask): region.mask for region in regions}.values())
         masks = torch.from_numpy(self._tiler.make_mask_tiles(different, frame.grid))
         said = self.model.encode_tower_regions(masks, frame.maps)
@@ -199,7 +210,7 @@ class MllmEngine:
                 self.prompt.encode_suffix(region.style, mask_tokens=count, attribute=attribute),
                 found[id(region.mask)],
             )
-            for region, attribute in zip_longest(regions, attributes, fillvalue="")
+            for region, attribute in zip(regions, names, strict=True)
         ]
 
     def make_batch(self, frame: MllmEncodedPicture) -> SuffixBatch:

@@ -19,11 +19,11 @@ from ureca.models.mllm.backend import make_prefix_input
 from ureca.models.mllm.bench import main as bench
 from ureca.models.mllm.checkpoints.checkpoint import load_base, load_checkpoint
 from ureca.models.mllm.checkpoints.wrap import pack_parts, wrap_base
-from ureca.models.mllm.config import MaskConfig, MllmConfig
 from ureca.models.mllm.finecaption import fusion, memory
 from ureca.models.mllm.memory_estimate import main as plan_memory
 from ureca.models.mllm.mllm_engine import open_checkpoint
 from ureca.models.mllm.network.families import find_family
+from ureca.models.mllm.network.model import Mllm
 from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.mllm.training.config import MllmDataConfig, MllmTrainConfig, Parts
 from ureca.models.mllm.training.freeze import freeze_parts
@@ -276,11 +276,10 @@ def test_what_does_not_fit_is_refused(
         joined(tmp_path / "d", {**fine_parts, "clip": fine_parts["convnext"]})
     with pytest.raises(WeightsError, match="runs in fp32 or bf16"):
         load_checkpoint(fine_checkpoint, precision="int8")
-    base, token = fine_checkpoint / "base", MllmConfig(mask=MaskConfig(feature_token=True))
-    prompt = find_family("ureca_finecaption").prompt
-    with pytest.raises(EngineError, match="feature_token"):
-        wrap_base(base, tmp_path / "e", replace(token, prompt=prompt))
     other, fine = load_checkpoint(tiny_checkpoint), load_checkpoint(fine_checkpoint)
+    token = replace(fine.config, mask=replace(fine.config.mask, feature_token=True))
+    with pytest.raises(EngineError, match="feature_token"):
+        Mllm(fine.base, token)
     for model, changes, words in (
         (other, {"stage": 3}, "this family has the stages"),
         (other, {"parts": Parts(everything=True)}, "stays frozen"),

@@ -1,4 +1,4 @@
-"""FineCaption's whole path: parts joined, wrapped, three stages on two processes, exported with a
+"""FineCaption: stages on two processes; parts joined, wrapped, trained, exported with a
 proof, run by the node.
 """
 
@@ -15,9 +15,33 @@ from test_whole_path import run_node
 
 from ureca import cli
 from ureca.bundle import bundle_sha, load_manifest
-from ureca.models.mllm.checkpoints.checkpoint import load_checkpoint
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.train import train
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_processes_learn_what_one_does(repository, fine_checkpoint, tiny_data, tmp_path, stage):
+    rate = {1: 3e-3, 2: 3e-2, 3: 1e-4}[stage]
+    given = recipe(tmp_path, tiny_data, fine_checkpoint, stage, learning_rate=rate, steps=2)
+    two = two_processes(repository, tmp_path / "two", given)
+    config = MllmTrainConfig(
+        **{**given, "data": sources(given), "start_from": str(fine_checkpoint)}
+    )
+    train(config, tmp_path / "one")
+    file = {1: "projector.safetensors", 2: "mask.safetensors", 3: "base/model.safetensors"}[stage]
+    ours, alone = (load_file(f / "checkpoint" / file) for f in (two, tmp_path / "one"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4)
+    names = (two / "trainable.txt").read_text().split()
+    if stage < 3:
+        assert len(names) == {1: 4, 2: 1}[stage]
+    else:
+        towers = {name.split(".")[3] for name in names if "vision_tower" in name}
+        assert towers == {"clip", "convnext", "sam"}
+    if stage == 2:
+        assert ours["mask_convolution.weight"].abs().max() > 1e-3
 
 
 @pytest.mark.long
@@ -26,35 +50,15 @@ def test_joined_wrapped_trained_exported_and_run_in_the_node(
     repository, fine_parts, tiny_data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("URECA_DATA", str(tmp_path / "none"))
-    given = tmp_path / "parts.yaml"
-    given.write_text(yaml.safe_dump({**fine_parts, "tile_px": 128, "dtype": "fp32"}))
+    parts = tmp_path / "parts.yaml"
+    parts.write_text(yaml.safe_dump({**fine_parts, "tile_px": 128, "dtype": "fp32"}))
     base, start = tmp_path / "base", tmp_path / "start"
-    assert cli.main(["mllm", "join", "-o", str(base), "--config", str(given)]) == 0
+    assert cli.main(["mllm", "join", "-o", str(base), "--config", str(parts)]) == 0
     assert cli.main(["mllm", "wrap", str(base), "-o", str(start)]) == 0
-
-    # Three stages on two processes; the first is compared with one process.
-    folders = []
     for stage, rate in ((1, 3e-3), (2, 3e-2), (3, 1e-3)):
-        asked = recipe(tmp_path, tiny_data, start, stage, learning_rate=rate)
-        folders.append(two_processes(repository, tmp_path / f"stage{stage}", asked))
-        if stage == 1:
-            config = MllmTrainConfig(**{**asked, "data": sources(asked), "start_from": str(start)})
-            train(config, tmp_path / "alone")
-            pair = (
-                load_file(f / "checkpoint" / "projector.safetensors")
-                for f in (folders[0], tmp_path / "alone")
-            )
-            ours, alone = pair
-            for name, tensor in ours.items():
-                torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
-        start = folders[-1] / "checkpoint"
-    names = [(folder / "trainable.txt").read_text().split() for folder in folders]
-    assert [len(each) for each in names[:2]] == [4, 1]
-    assert {n.split(".")[3] for n in names[2] if "vision_tower" in n} == {"clip", "convnext", "sam"}
-    one, two = (load_file(f / "checkpoint" / "mask.safetensors") for f in folders[:2])
-    assert one["mask_convolution.weight"].abs().max() == 0
-    assert two["mask_convolution.weight"].abs().max() > 1e-3
-    assert load_checkpoint(start).config.base_learned
+        given = recipe(tmp_path, tiny_data, start, stage, learning_rate=rate)
+        config = MllmTrainConfig(**{**given, "data": sources(given), "start_from": str(start)})
+        start = train(config, tmp_path / f"stage{stage}")
 
     # Exported with a proof: the mask convolution of another seed disagrees.
     bundle = tmp_path / "bundle"
