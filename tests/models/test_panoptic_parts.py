@@ -63,3 +63,12 @@ def test_a_segmenter_that_finds_nothing_finds_no_parts() -> None:
     found = find_parts(Boxes(), None, whole())
     assert not found.parents
     assert not found.found.ids.any()
+
+
+def test_all_masks_of_a_segmenter_are_asked_where_it_gives_them() -> None:
+    class More(Boxes):
+        def candidates(self, _encoded: object) -> list[MaskPrediction]:
+            return [box(42, 12, 48, 20, 0.9)]
+
+    found = find_parts(More(box(18, 12, 24, 26, 0.9)), None, whole())
+    assert list(found.parents.values()) == [2]

@@ -129,6 +129,18 @@ def supports_everything(segmenter: Segmenter) -> TypeGuard[EverythingSegmenter]:
     return callable(getattr(segmenter, "everything", None))
 
 
+class CandidateSegmenter(EverythingSegmenter, Protocol):
+    """One that can also give all masks that it thinks of, many of one thing, in no order."""
+
+    def candidates(self, encoded: EncodedImage, /) -> list[MaskPrediction]:
+        """All masks, before any is left out for another."""
+
+
+def supports_candidates(segmenter: Segmenter) -> TypeGuard[CandidateSegmenter]:
+    """Whether it gives all of its masks."""
+    return callable(getattr(segmenter, "candidates", None))
+
+
 def supports_panoptic(segmenter: Segmenter) -> TypeGuard[PanopticSegmenter]:
     """Whether the segmenter has `panoptic`; of others the masks of `everything` are arranged."""
     return callable(getattr(segmenter, "panoptic", None))

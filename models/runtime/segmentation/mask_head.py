@@ -139,6 +139,13 @@ class MaskHeadSegmenter:
         found = _make_predictions(encoded, logits, taken.scores)
         return [one for one in found if (one.logits > 0).any()]
 
+    def candidates(self, encoded: LookedImage) -> list[MaskPrediction]:
+        """See `CandidateSegmenter`."""
+        logits, features = self.describe_everything(encoded)
+        return [
+            MaskPrediction(*row) for row in zip(logits, features["score"].tolist(), strict=True)
+        ]
+
     def panoptic(self, encoded: LookedImage, size: tuple[int, int]) -> PanopticMap:
         """See `PanopticSegmenter`."""
         logits, features = self.describe_everything(encoded)

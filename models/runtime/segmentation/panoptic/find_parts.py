@@ -9,21 +9,27 @@ import cv2
 import numpy as np
 
 from ureca.datatypes import Mask
-from ureca.models.runtime.segmentation.base import F32, EncodedImage, EverythingSegmenter
+from ureca.models.runtime.segmentation.base import (
+    F32,
+    EncodedImage,
+    EverythingSegmenter,
+    supports_candidates,
+)
 from ureca.models.runtime.segmentation.panoptic.segments import U8, PanopticMap, PanopticSegment
 
 
 @dataclass(frozen=True, slots=True)
 class PartRules:
     """When a mask is a part of a segment: `inside` of it lies there, it is `smallest` to `largest`
-    of the segment, and `left_over` of it is not yet another part's.
+    of the segment, and `left_over` of it is not yet another part's. `least_worth` (score times
+    stability) was chosen on 16 rendered views.
     """
 
     inside: float = 0.8
     smallest: float = 0.03
     largest: float = 0.75
     left_over: float = 0.6
-    least_worth: float = 0.25
+    least_worth: float = 0.15
     most: int = 8
     """Of one segment."""
 
@@ -52,11 +58,15 @@ def find_parts(
 ) -> PartMap:
     """The parts of segments of a map: of those whose numbers are given, else of all things.
 
-    A part is a mask that the segmenter finds inside the segment; the surest come first.
+    A part is a mask that the segmenter finds inside the segment, of all its masks where it gives
+    them; the surest come first.
     """
     if of is None:
         of = [one.number for one in whole.segments if one.kind == "thing"]
-    predictions = segmenter.everything(encoded)
+    if supports_candidates(segmenter):
+        predictions = segmenter.candidates(encoded)
+    else:
+        predictions = segmenter.everything(encoded)
     ids = np.zeros(whole.ids.shape, np.uint8)
     parts: list[PanopticSegment] = []
     parents: dict[int, int] = {}
