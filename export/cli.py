@@ -55,6 +55,10 @@ from ureca.models.runtime.graph_backend import GraphBackend
 from ureca.models.runtime.graph_names import GATHER, GRAPHS, LM_STATIC, SCORE
 from ureca.models.runtime.grounding.weights import checkpoint_weights
 from ureca.models.runtime.load import load_backend, make_engine
+from ureca.models.runtime.segmentation.open_checkpoints import (
+    is_query_captioner,
+    is_text_segmenter,
+)
 
 Say = Callable[[str], None]
 
@@ -77,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _build_parser().parse_args(argv)
     if (options.checkpoint / MLLM_CONFIG).is_file():
         return int(require("ureca.export.mllm", extra="mllm").export_command(options))
+    if is_query_captioner(options.checkpoint) or is_text_segmenter(options.checkpoint):
+        return int(require("ureca.export.stage_graphs", extra="mllm").export_command(options))
     names = ("runtime", "precision", "target", "opset", "max_regions", "buckets", "static_cache")
     given = {name: getattr(options, name) for name in names}
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]

@@ -28,6 +28,7 @@ _EPILOG = f"""examples:
   ureca curate ../shared/data -o runs/local --local MODEL_FOLDER
   ureca curate masks --help                      (outlines instead of captions)
   ureca curate panoptic --help                   (every segment of pictures, as Pix2Cap has them)
+  ureca curate parts --help                      (texts about parts and wholes, as MRES has them)
 
 Start the same command again to go on: what was answered is not asked twice. The key of a server
 comes from {KEY_VARIABLE}. Exit status 1: some pictures could not be done."""
@@ -35,12 +36,16 @@ comes from {KEY_VARIABLE}. Exit status 1: some pictures could not be done."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 when every image is done, 1 otherwise. `masks` as the first word: outlines;
-    `panoptic`: captions of all segments of pictures.
+    `panoptic`: captions of all segments of pictures; `parts`: texts about parts.
     """
     if argv and argv[0] == "panoptic":
         from ureca.models.curation.panoptic.cli import main as curate_panoptic
 
         return curate_panoptic(argv[1:])
+    if argv and argv[0] == "parts":
+        from ureca.models.curation.parts.cli import main as curate_parts
+
+        return curate_parts(argv[1:])
     if argv and argv[0] == "masks":
         from ureca.models.curation.masks.cli import main as curate_masks
 

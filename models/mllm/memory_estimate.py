@@ -234,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  ureca mllm plan --workers 8 --rows-per-pass 2\n"
-        "  ureca mllm plan --family finecaption",
+        "  ureca mllm plan --family finecaption\n"
+        "  ureca mllm pix2cap plan\n"
+        "  ureca mllm unires plan",
     )
     add = parser.add_argument
     known = TrainingRecipe(stage=1)

@@ -106,8 +106,8 @@ def _segment_source(
             said = sum(bool(one["description"]) for one in row["segments"])
             count = len(row["segments"])
             sys.stderr.write(f"{len(rows)}: {name}: {count} segments, {said} captioned\n")
-    if tools is not None and callable(summarise := getattr(tools[0], "summarise", None)):
-        sys.stderr.write(f"{summarise()}\n")
+    if tools is not None and callable(tell := getattr(tools[0], "tell_savings", None)):
+        sys.stderr.write(f"{tell()}\n")
     write_coco_json(out / "panoptic.json", *_arrange(rows, "segments"))
     if options.parts:
         write_coco_json(out / "parts.json", *_arrange(rows, "parts"))

@@ -275,3 +275,13 @@ def as_plain(config):
     from ureca.config import to_plain
 
     return to_plain(config)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_segmenter_and_decoder_are_exported_with_parity(wrapped, tmp_path, capsys):
+    assert cli.main(["export", str(wrapped), "-o", str(tmp_path / "graphs"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(report["graphs"]) == {"segment", "words"}
+    assert all(one["difference"] < 1e-3 for one in report["graphs"].values())
+    assert report["words_equal"] == 1

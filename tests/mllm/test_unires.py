@@ -343,3 +343,13 @@ def test_the_whole_path_on_two_processes(repository, tiny_checkpoint, towers, da
         torch.testing.assert_close(tensor, alone[name], rtol=1e-2, atol=1e-3)
     command = ["describe", str(data / "images" / "q0.png"), "--text", "the red cup", "--json"]
     assert cli.main([*command, "--bundle", str(two / "checkpoint")]) in {0, 1}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_towers_and_mask_decoder_are_exported_with_parity(wrapped, tmp_path, capsys):
+    assert cli.main(["export", str(wrapped), "-o", str(tmp_path / "graphs"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(report["graphs"]) == {"image", "boxes", "maps", "masks"}
+    assert all(one["difference"] < 1e-3 for one in report["graphs"].values())
+    assert report["missing"] == ["lm: the language model behind the prefix; torch runs it"]

@@ -107,7 +107,7 @@ class Pix2CapEngine:
         self._queries += len(queries.features)
         return frame
 
-    def summarise(self) -> str:
+    def tell_savings(self) -> str:
         """Say how many captions were decoded, and how many fewer than of all queries."""
         return (
             f"{self._said} captions of {self._queries} queries in {self._pictures} pictures: "

@@ -36,11 +36,16 @@ class GranularFlow(nn.Module):
         tokens [N + M, d].
         """
         boxes = torch.cat([objects, parts])
-        kinds = torch.tensor([OBJECT] * len(objects) + [PART] * len(parts), device=boxes.device)
+        kinds = torch.cat(
+            [
+                self.granularity[OBJECT].expand(objects.shape[0], -1),
+                self.granularity[PART].expand(parts.shape[0], -1),
+            ]
+        )
         seen = sample_boxes(detail, boxes, self.cells).flatten(1)
         tokens = self.outer(nn.functional.gelu(self.inner(seen)))
-        tokens = tokens + self.granularity[kinds] + self.place(boxes)
-        if not len(tokens):
+        tokens = tokens + kinds + self.place(boxes)
+        if not boxes.shape[0]:
             return tokens
         keys = image[None].to(tokens.dtype)
         found, _ = self.look(self.norm(tokens)[None], keys, keys, need_weights=False)
@@ -67,7 +72,7 @@ def sample_boxes(maps: Tensor, boxes: Tensor, cells: int) -> Tensor:
     xs = line[:, None, :, 0].expand(-1, cells, -1)
     ys = line[:, :, None, 1].expand(-1, -1, cells)
     points = torch.stack([xs, ys], dim=-1).reshape(1, -1, cells, 2)
-    if not len(boxes):
+    if not boxes.shape[0]:
         return maps.new_zeros(0, maps.shape[1], cells, cells)
     found = nn.functional.grid_sample(maps, points, align_corners=False)
-    return found[0].unflatten(1, (len(boxes), cells)).transpose(0, 1)
+    return found[0].unflatten(1, (boxes.shape[0], cells)).transpose(0, 1)
