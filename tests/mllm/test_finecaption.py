@@ -11,6 +11,7 @@ import torch
 from fine_parts import CLIP_PX, TILE_PX, TOKENS, convnext_model, draw_mask_layer, joined
 from worlds import data_folder, masks, picture, scaled
 
+from ureca.config import load_config
 from ureca.datatypes import RegionInput
 from ureca.engine import supports_attributes
 from ureca.errors import ConfigError, EngineError, WeightsError
@@ -19,7 +20,9 @@ from ureca.models.mllm.backend import make_prefix_input
 from ureca.models.mllm.bench import main as bench
 from ureca.models.mllm.checkpoints.checkpoint import load_base, load_checkpoint
 from ureca.models.mllm.checkpoints.wrap import pack_parts, wrap_base
+from ureca.models.mllm.config import MllmConfig
 from ureca.models.mllm.finecaption import fusion, memory
+from ureca.models.mllm.finecaption.join import FineCaptionParts
 from ureca.models.mllm.memory_estimate import main as plan_memory
 from ureca.models.mllm.mllm_engine import open_checkpoint
 from ureca.models.mllm.network.families import find_family
@@ -31,6 +34,7 @@ from ureca.models.mllm.training.train import build_run, train
 from ureca.models.training.distributed import Worker
 
 REGIONS = 8
+CLIP_L_PX = 336
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -330,3 +334,23 @@ def test_the_bench_times_both_arms(fine_checkpoint, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["regions"], found["tokens"], len(found["speed_up"])) == (2, TOKENS, 2)
     assert found["difference"] < 1e-5
+
+
+def test_the_shipped_configurations_say_what_the_code_does():
+    configs = REPOSITORY / "configs"
+    rows = {path.stem: path for path in (configs / "finecaption").glob("*.yaml")}
+    parts = {name: load_config(FineCaptionParts, path) for name, path in rows.items()}
+    found = {n: (list(p.encoders), p.masked, p.tile_px) for n, p in parts.items()}
+    assert found == {
+        "ablation-clip": (["clip"], False, CLIP_L_PX),
+        "ablation-mask": (["clip"], True, CLIP_L_PX),
+        "ablation-convnext": (["clip", "convnext"], True, 1024),
+        "full": (["clip", "convnext", "sam"], True, 1024),
+    }
+    prompt = load_config(MllmConfig, configs / "model" / "finecaption.yaml").prompt
+    family = find_family("ureca_finecaption").prompt
+    same = replace(prompt, begin=family.begin, end=family.end, stop=family.stop)
+    assert same == family
+    for stage in (1, 2, 3):
+        path = configs / "train" / f"finecaption-stage{stage}.yaml"
+        assert load_config(MllmTrainConfig, path).stage == stage

@@ -15,6 +15,9 @@ from test_whole_path import run_node
 
 from ureca import cli
 from ureca.bundle import bundle_sha, load_manifest
+from ureca.models.mllm.checkpoints.wrap import wrap_base
+from ureca.models.mllm.config import MllmConfig
+from ureca.models.mllm.network.families import find_family
 from ureca.models.mllm.training.config import MllmTrainConfig
 from ureca.models.mllm.training.train import train
 
@@ -54,7 +57,8 @@ def test_joined_wrapped_trained_exported_and_run_in_the_node(
     parts.write_text(yaml.safe_dump({**fine_parts, "tile_px": 128, "dtype": "fp32"}))
     base, start = tmp_path / "base", tmp_path / "start"
     assert cli.main(["mllm", "join", "-o", str(base), "--config", str(parts)]) == 0
-    assert cli.main(["mllm", "wrap", str(base), "-o", str(start)]) == 0
+    prompt = find_family("ureca_finecaption").prompt
+    wrap_base(base, start, MllmConfig(prompt=prompt, max_new_tokens=8))
     for stage, rate in ((1, 3e-3), (2, 3e-2), (3, 1e-3)):
         given = recipe(tmp_path, tiny_data, start, stage, learning_rate=rate)
         config = MllmTrainConfig(**{**given, "data": sources(given), "start_from": str(start)})
