@@ -59,6 +59,7 @@ ELSEWHERE = {
     r"weights get .*": "tests/contract/test_weights.py",
     r"(export|verify) .*": "tests/parity/test_verify.py",
     r"(find|describe .* --text) .*": "tests/node/test_find_command.py",
+    r"describe .* --(attributes|style dense).*": "tests/node/test_describe_command.py",
     r"eval dlc .*": "tests/models/test_eval_dlc.py",
     r"eval vip .*": "tests/models/test_eval_vip.py",
     r"eval res .*": "tests/models/test_eval_res.py",
