@@ -5,6 +5,7 @@
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows
 # make check   lint, format, types, import rules, sizes; in the environment of `make test`
 # make test-engines    NVIDIA's parser and builder on every graph, without a GPU
+# make test-torch-tensorrt    torch-tensorrt on every graph, without a GPU: 6 GB of packages
 # make docs    the API reference, in build/api
 # make dist    wheels of the package and of its weights, the same bytes every time
 # make lock    packaging/lock anew for what pyproject.toml asks; UPGRADE=--upgrade: newest versions
@@ -22,6 +23,7 @@ DEV := .venv-dev
 NEWEST := .venv-newest
 LOWEST := .venv-lowest
 RELEASE := .venv-release
+TORCHTRT := .venv-torch-tensorrt
 PYTEST_ARGS ?=
 # Tests wait more than they compute, so more of them run at once than there are cores.
 WORKERS ?= 4
@@ -31,7 +33,7 @@ EXTRAS := node,server,record,view,render,ros,rerun,train,export,eval,curation,be
 LOCK := packaging/lock
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all test-newest test-lowest test-engines check
+.PHONY: demo test test-all test-newest test-lowest test-engines test-torch-tensorrt check
 .PHONY: docs bench dist lock sbom clean
 
 demo: $(DEMO)/.ready
@@ -98,6 +100,17 @@ test-engines: $(DEV)/.ready
 	@if timeout 900 $(DEV)/bin/python -m pip install --quiet 'tensorrt-rtx>=1.0'; \
 	then $(DEV)/bin/python -m pytest tests/engines $(PYTEST_ARGS); \
 	else echo "NOT PROVEN: tensorrt-rtx could not be installed: NVIDIA's parser and builder were not tried"; fi
+
+# The one place where a CUDA build of torch is wanted; what only a device knows is a stand-in of the
+# tests. Not in `make test`: 6 GB in an environment of its own, and a quarter of an hour.
+test-torch-tensorrt: $(TORCHTRT)/.ready
+	$(TORCHTRT)/bin/python -m pytest -s tests/engines/test_torch_tensorrt.py $(PYTEST_ARGS)
+
+$(TORCHTRT)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(TORCHTRT)
+	$(TORCHTRT)/bin/python -m pip install --quiet --no-cache-dir --editable '.[torch-tensorrt-rtx]' \
+	    'pytest>=9.0' 'pytest-timeout>=2.4'
+	touch $@
 
 docs: $(DEV)/.ready
 	$(DEV)/bin/python tools/config_reference.py
@@ -166,4 +179,4 @@ $(RELEASE)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(DEV) $(NEWEST) $(LOWEST) $(RELEASE) build dist *.egg-info
+	rm -rf $(DEMO) $(DEV) $(NEWEST) $(LOWEST) $(RELEASE) $(TORCHTRT) build dist *.egg-info

@@ -25,7 +25,7 @@ from ureca.config import to_plain
 from ureca.engine import Engine
 from ureca.errors import BundleError, WeightsError
 from ureca.export.config import ExportConfig
-from ureca.export.graphs.graph_files import SUFFIXES, write_graph
+from ureca.export.graphs.graph_files import write_graph
 from ureca.export.graphs.interfaces import build_interfaces
 from ureca.export.graphs.quantise import find_precision
 from ureca.export.parity.parity_checks import Protos, read_embedding_table
@@ -34,7 +34,13 @@ from ureca.models.config import CaptionerConfig
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
 from ureca.models.nano.network import Captioner
 from ureca.models.runtime.aoti import describe_cpu_target
-from ureca.models.runtime.compatibility import ANY, OPTIONS, get_runtime_version, list_graph_names
+from ureca.models.runtime.compatibility import (
+    ANY,
+    AOTI,
+    OPTIONS,
+    get_runtime_version,
+    list_graph_names,
+)
 from ureca.models.runtime.graph_names import LM_STATIC, SCORE
 from ureca.models.runtime.grounding.weights import ARRAYS, checkpoint_weights
 from ureca.models.runtime.self_test import (
@@ -107,10 +113,11 @@ class BundleFiles:
         write_manifest(out, manifest)
 
     def _list_graphs(self) -> list[str]:
-        """List the graphs to write. No engine runs the static cache yet, so it has no plan."""
-        needed = list_graph_names(OPTIONS[self._config.runtime])
-        extra = [LM_STATIC] if SUFFIXES[self._config.runtime] == ".onnx" else []
-        return [name for name in self._graphs if name in {*needed, SCORE, *extra}]
+        """List the graphs to write. AOTInductor cannot compile the static cache."""
+        runtime = OPTIONS[self._config.runtime]
+        extra = [] if runtime == AOTI else [LM_STATIC]
+        needed = {*list_graph_names(runtime), SCORE, *extra}
+        return [name for name in self._graphs if name in needed]
 
     def _write_graph(self, name: str, model: Captioner) -> GraphSpec:
         """Write one graph and return its description."""

@@ -21,7 +21,7 @@ from ureca.bundle import BundleManifest, file_spec
 from ureca.config import load_config
 from ureca.errors import ConfigError
 from ureca.export.bundle_writer import BundleFiles, check_checkpoint
-from ureca.export.config import ExportConfig
+from ureca.export.config import TORCH_TENSORRT, ExportConfig
 from ureca.export.graphs.cache import load_or_make_graph
 from ureca.export.graphs.onnx_export import export_graph
 from ureca.export.graphs.quantise import convert_to_f16, store_as_f16
@@ -66,6 +66,7 @@ _EPILOG = """examples:
   ureca export runs/nano -o bundle
   ureca export runs/nano -o exact --precision fp32
   ureca export runs/nano -o fast --runtime auto
+  ureca export runs/nano -o fast --runtime tensorrt-rtx --builder torch-tensorrt
   ureca export runs/nano -o bundle --only-grounding
   ureca export runs/nano -o bundle --regions regions.jsonl.gz --images images
   ureca export masks runs/masks/checkpoint --bundle bundle     adds a mask head; its own --help
@@ -83,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(require("ureca.export.mllm", extra="mllm").export_command(options))
     if is_query_captioner(options.checkpoint) or is_text_segmenter(options.checkpoint):
         return int(require("ureca.export.stage_graphs", extra="mllm").export_command(options))
-    names = ("runtime", "precision", "target", "opset", "max_regions", "buckets", "static_cache")
+    names = (
+        "runtime", "precision", "target", "opset", "max_regions", "buckets", "static_cache",
+        "builder",
+    )  # fmt: skip
     given = {name: getattr(options, name) for name in names}
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
     machine = Machine.inspect()
@@ -269,6 +273,11 @@ def _build_parser() -> argparse.ArgumentParser:
         "--target",
         help="ort-gpu: cuda, tensorrt or cpu; tensorrt-rtx: sm_80+ or one device (sm_75)",
     )
+    parser.add_argument(
+        "--builder",
+        choices=("onnx", TORCH_TENSORRT),
+        help="of plans: onnx, NVIDIA's parser (default), or torch-tensorrt on a CUDA device",
+    )
     parser.add_argument("--opset", type=int, help="ONNX opset (default: 20)")
     parser.add_argument(
         "--max-regions", type=_parse_count, metavar="N", help="regions per call, at most (32)"
@@ -290,13 +299,17 @@ def _build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="OUT is a bundle of this checkpoint: add or renew only what scores texts",
     )
+    _add_inputs(parser)
+    return parser
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="configs/export/*.yaml")
     parser.add_argument("--regions", type=Path, help="regions-*.jsonl[.gz] for the parity check")
     parser.add_argument(
         "--images", type=Path, help="the images of these regions: a folder, or a tar"
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
-    return parser
 
 
 def _parse_count(text: str) -> int:

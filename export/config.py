@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+TORCH_TENSORRT: Final = "torch-tensorrt"
+DISTRIBUTIONS: Mapping[str, str] = {
+    "tensorrt": "torch-tensorrt",
+    "tensorrt-rtx": "torch-tensorrt-rtx",
+}
+"""torch-tensorrt's packages by `--runtime`; the names of the extras, too. Both have one import
+name, so an environment holds one of them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,10 @@ class ExportConfig:
     runtime: Literal["onnx", "ort-gpu", "tensorrt", "tensorrt-rtx", "aoti", "auto"] = "onnx"
     precision: Literal["fp32", "fp16", "int8", "int4"] | None = None
     """None: the default of the runtime, the first in `export.runtime_selection` (int8 for onnx)."""
+    builder: Literal["onnx", "torch-tensorrt"] = "onnx"
+    """What makes the plans of `tensorrt` and `tensorrt-rtx`: their parser of ONNX, or the
+    converters of torch-tensorrt.
+    """
     target: str | None = None
     """`ort-gpu`: cuda, tensorrt or cpu; `tensorrt-rtx`: sm_80+ or one device such as sm_75. None:
     the first of these; the other runtimes export for the machine they are on.

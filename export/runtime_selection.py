@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 from importlib.util import find_spec
 
 import onnxruntime
 
 from ureca.errors import ConfigError
-from ureca.export.config import ExportConfig
+from ureca.export.config import DISTRIBUTIONS, TORCH_TENSORRT, ExportConfig
 from ureca.models.runtime.compatibility import RTX_ANY, is_rtx_target_supported
 from ureca.models.runtime.cuda import find_compute_capability
 from ureca.models.runtime.ort_gpu import PLACEMENTS
@@ -57,6 +58,7 @@ class Machine:
         """Inspect this process's machine."""
         device, reason = find_compute_capability()
         found = {name for name in PACKAGES.values() if find_spec(name)}
+        found |= {name for name in DISTRIBUTIONS.values() if _is_installed(name)}
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             found.add("onnxruntime-gpu")
         return cls(device, reason, frozenset(found))
@@ -90,11 +92,14 @@ def resolve_config(config: ExportConfig, machine: Machine) -> tuple[ExportConfig
     precision = config.precision or PRECISIONS[runtime][0]
     _check_precision(runtime, precision)
     target = _resolve_target(runtime, config.target, machine)
+    if config.builder == TORCH_TENSORRT:
+        _check_torch_tensorrt(runtime, target, config, machine)
     buckets = config.buckets
     if buckets is None:
         buckets = _powers_of_two(config.max_regions) if runtime in GPU else ()
     chosen = {"runtime": runtime, "precision": precision, "target": target, "buckets": buckets}
-    said = f"runtime {runtime}, {precision}, for {target}: {why}"
+    by = f", built by {config.builder}" if config.builder == TORCH_TENSORRT else ""
+    said = f"runtime {runtime}, {precision}, for {target}{by}: {why}"
     return replace(config, **chosen), said  # type: ignore[arg-type]  # checked against the table
 
 
@@ -109,6 +114,46 @@ def why_not_runnable(config: ExportConfig, machine: Machine) -> str:
     ):
         return f"it is for {config.target}, this device is {machine.device}"
     return ""
+
+
+def _check_torch_tensorrt(
+    runtime: str, target: str, config: ExportConfig, machine: Machine
+) -> None:
+    """Refuse what torch-tensorrt cannot build, before any work."""
+    if runtime not in DISTRIBUTIONS:
+        kinds = " or ".join(DISTRIBUTIONS)
+        raise ConfigError(
+            f"--builder torch-tensorrt makes plans: expected --runtime {kinds}, got {runtime}"
+        )
+    name = DISTRIBUTIONS[runtime]
+    if name not in machine.packages:
+        raise ConfigError(
+            f"--builder torch-tensorrt for {runtime} needs {name}, which is not installed: in an "
+            f"environment of its own, pip install 'ureca[{name}]'; --builder onnx needs it not"
+        )
+    if machine.device is None:
+        raise ConfigError(
+            f"torch-tensorrt asks the CUDA device while it builds, and here {machine.no_device}: "
+            "run this export on the device; --builder onnx builds tensorrt-rtx without one"
+        )
+    if runtime == "tensorrt-rtx" and target != RTX_ANY:
+        raise ConfigError(
+            f"torch-tensorrt cannot build for one device: expected --target {RTX_ANY}, got "
+            f"{target}; --builder onnx can"
+        )
+    if config.static_cache:
+        raise ConfigError(
+            "torch-tensorrt has no converter for caches that regions share (its own takes a batch "
+            "of one): export --static-cache with --builder onnx"
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _check_precision(runtime: str, precision: str) -> None:

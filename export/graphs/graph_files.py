@@ -10,7 +10,7 @@ import torch
 from onnx import ModelProto
 
 from ureca.errors import EngineError
-from ureca.export.config import ExportConfig
+from ureca.export.config import TORCH_TENSORRT, ExportConfig
 from ureca.export.graphs.interfaces import build_interfaces
 from ureca.export.graphs.onnx_export import (
     find_free_dimensions,
@@ -20,8 +20,10 @@ from ureca.export.graphs.onnx_export import (
     silence_exporter,
 )
 from ureca.export.graphs.tensorrt_plans import build_plan
+from ureca.export.graphs.torch_tensorrt_plans import build_torch_tensorrt_plan
 from ureca.extras import require
 from ureca.models.nano.network import Captioner
+from ureca.models.runtime.compatibility import BUCKET_PROFILES
 from ureca.models.runtime.trt import EXTRAS, PACKAGES
 
 SUFFIXES = {"onnx": ".onnx", "ort-gpu": ".onnx", "aoti": ".pt2", **dict.fromkeys(PACKAGES, ".plan")}
@@ -38,6 +40,8 @@ def write_graph(
     file = f"{name}{SUFFIXES[config.runtime]}"
     if config.runtime == "aoti":
         compile_aoti(model, name, stage / file)
+    elif config.builder == TORCH_TENSORRT:
+        (stage / file).write_bytes(_build_with_torch_tensorrt(name, model, config))
     elif config.runtime in PACKAGES:
         trt = require(PACKAGES[config.runtime], extra=EXTRAS[config.runtime])
         (stage / file).write_bytes(_build_plan(trt, proto, name, model, config))
@@ -64,12 +68,34 @@ def compile_aoti(model: Captioner, name: str, path: Path) -> None:
             ) from error
 
 
+def _build_with_torch_tensorrt(name: str, model: Captioner, config: ExportConfig) -> bytes:
+    return build_torch_tensorrt_plan(
+        config.runtime,
+        model,
+        name,
+        max_regions=config.max_regions,
+        half=config.precision == "fp16",
+        buckets=_list_profile_rows(config),
+    )
+
+
 def _build_plan(
     trt: Any, proto: ModelProto, name: str, model: Captioner, config: ExportConfig
 ) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{name}.onnx"
         save_graph(proto, source)
-        target = config.target if config.target and not config.target.endswith("+") else ""
-        limits = {"max_regions": config.max_regions, "target": target}
-        return build_plan(trt, source, name, model.config, **limits).plan  # type: ignore[arg-type]
+        return build_plan(
+            trt,
+            source,
+            name,
+            model.config,
+            max_regions=config.max_regions,
+            buckets=_list_profile_rows(config),
+            target=config.target if config.target and not config.target.endswith("+") else "",
+        ).plan
+
+
+def _list_profile_rows(config: ExportConfig) -> tuple[int, ...]:
+    """The batch sizes that get an optimisation profile of their own."""
+    return (config.buckets or ()) if config.runtime in BUCKET_PROFILES else ()

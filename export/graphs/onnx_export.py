@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ureca.bundle import TensorSpec
 from ureca.export.graphs.interfaces import Interface, build_interfaces, count_max_positions
 from ureca.export.graphs.static import LmStatic
-from ureca.export.graphs.wrappers import Lm, RegionsGraph, ScoreGraph, Vision
+from ureca.export.graphs.wrappers import GatherRows, Lm, RegionsGraph, ScoreGraph, Vision
 from ureca.models.nano.network import Captioner
 from ureca.models.runtime.graph_names import GATHER, LM, LM_STATIC, REGIONS, SCORE, VISION
 
@@ -29,7 +29,7 @@ for runtimes.
 """
 _LANGUAGE: dict[str, Callable[..., nn.Module]] = {LM: Lm, LM_STATIC: LmStatic, SCORE: ScoreGraph}
 """Graphs of the language model: their inputs end in two lists of tensors."""
-_EXAMPLE = {"T": 2, "N": 3, "Q": 4, "P": 7, "S": 5}
+_EXAMPLE = {"T": 2, "N": 3, "Q": 4, "P": 7, "S": 5, "M": 2}
 """Distinct sizes above 1. The tracer then neither merges nor specialises a free dimension."""
 
 
@@ -88,9 +88,12 @@ def find_free_dimensions(spec: TensorSpec) -> dict[int, Any]:
     return {i: torch.export.Dim.AUTO for i, d in enumerate(spec.shape) if isinstance(d, str)}
 
 
-def make_traceable(model: Captioner, name: str) -> nn.Module:
-    """Return the graph `name` as a module that takes the tensors of its interface one by one."""
-    return _FlatArguments(_select_module(model, name), name).eval()
+def make_traceable(model: Captioner, name: str, module: nn.Module | None = None) -> nn.Module:
+    """Return the graph `name` as a module that takes the tensors of its interface one by one.
+
+    `module` stands for the ordinary one of that graph.
+    """
+    return _FlatArguments(module or _select_module(model, name), name).eval()
 
 
 def _finish(proto: onnx.ModelProto, interface: Interface) -> onnx.ModelProto:
@@ -114,6 +117,8 @@ class _FlatArguments(nn.Module):
 def _select_module(model: Captioner, name: str) -> nn.Module:
     if name in _LANGUAGE:
         return _LANGUAGE[name](model, positions=count_max_positions(model.config))
+    if name == GATHER:
+        return GatherRows()
     return {VISION: Vision, REGIONS: RegionsGraph}[name](model)
 
 

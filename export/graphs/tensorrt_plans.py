@@ -8,7 +8,7 @@ correct or is fast: that needs the device.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,18 @@ def build_plan(
     config: CaptionerConfig,
     *,
     max_regions: int,
+    buckets: Sequence[int] = (),
     target: str = "",
 ) -> BuiltPlan:
     """Parse the ONNX graph `name` at `path` and build its engine with the package `trt`.
+
+    With `buckets` it has an optimisation profile for each of these batch sizes.
 
     `target` is one device (`sm_89`) for TensorRT-RTX, else the package's default. Raises
     `EngineError` with the parser's or builder's own words.
     """
     interface = build_interfaces(config)[name]
-    profiles = build_profiles(name, config, max_regions=max_regions)
+    profiles = build_profiles(name, config, max_regions=max_regions, buckets=buckets)
     return _build(trt, path, interface, profiles, target=target)
 
 

@@ -62,6 +62,20 @@ class Lm(nn.Module):
         return (*choose_greedy(logits), *keys, *values)
 
 
+class LmWhole(Lm):
+    """As `Lm`, with the last layer computed for every position.
+
+    torch-tensorrt cannot shape what follows a slice from the end of a free dimension.
+    """
+
+    def forward(self, x: Tensor, prefix: list[Tensor], own: list[Tensor]) -> tuple[Tensor, ...]:
+        """Keys of all layers come first, then their values."""
+        language = self.model.language
+        hidden, grown = language(x, pair_by_layer(prefix), pair_by_layer(own))
+        keys, values = zip(*grown, strict=True)
+        return (*choose_greedy(language.logits(hidden[:, -1])), *keys, *values)
+
+
 class ScoreGraph(nn.Module):
     """`score`: given texts after their regions -> log-probability of every target, [N, Q].
 
@@ -78,6 +92,14 @@ class ScoreGraph(nn.Module):
     ) -> Tensor:
         """x [N, Q, d], targets i64 [N, Q]: the word that follows each position."""
         return self.model.score(x, targets, pair_by_layer(prefix), pair_by_layer(own))
+
+
+class GatherRows(nn.Module):
+    """`gather`: rows i64 [M] of every own cache [H, N, S, hd]."""
+
+    def forward(self, rows: Tensor, *own: Tensor) -> tuple[Tensor, ...]:
+        """Caches [H, M, S, hd]."""
+        return tuple(cache.index_select(1, rows) for cache in own)
 
 
 def choose_greedy(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,6 +46,9 @@ class Backend(Protocol[Picture, Own]):
     def step(self, picture: Picture, x: F32, own: Own | None) -> tuple[Choice, Own]:
         """Run x f32 [N, T, d] after the prefix and `own` (None: nothing yet)."""
 
+    def read(self, picture: Picture, x: F32) -> Own:
+        """The own KV of x f32 [N, T, d] after the prefix, for `keep` and `score`."""
+
     def keep(self, own: Own, slots: I64) -> Own:
         """Gather rows of the own KV."""
 

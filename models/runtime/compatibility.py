@@ -29,6 +29,13 @@ TRANSFORMERS = "transformers"
 MLLM_CONFIG = "mllm.json"
 """A folder with this file is a checkpoint of `ureca-mllm`."""
 
+FIXED_RUNTIMES = frozenset({ORT_GPU, TENSORRT, TENSORRT_RTX})
+"""Runtimes whose runners write to values that exist (`gpu.static_backend`)."""
+BUCKET_PROFILES = frozenset({TENSORRT})
+"""Runtimes that choose kernels when they build: they get an optimisation profile for each bucket.
+TensorRT-RTX chooses them on the device, for the shapes that come.
+"""
+
 ANY = "any"
 RTX_ANY = "sm_80+"
 """Target of an RTX plan that names no device: every device from Ampere on, except Jetson's."""

@@ -7,8 +7,10 @@ free a buffer that a graph still reads.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,6 +23,12 @@ from ureca.errors import EngineError, MissingExtraError
 from ureca.extras import require
 
 EXTRA = "cuda"
+_RECORDING = (
+    "cuStreamBeginCapture",
+    "cuStreamEndCapture",
+    "cuGraphInstantiate",
+    "cuGraphLaunch",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +45,26 @@ class Buffer:
         return self.device.download(self)
 
 
+@dataclass(eq=False)
+class _Pinned:
+    """Page-locked memory of the host; `used_at` counts the waits before its last copy began."""
+
+    address: int
+    array: npt.NDArray[np.uint8]
+    used_at: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class _Recording:
+    """A CUDA graph that can be launched."""
+
+    handle: Any
+
+
 class CudaDevice:
     """The first CUDA device, its stream and its memory.
 
-    `driver` is `cuda.bindings.driver` or an object with the ten functions that are used here.
+    `driver` is `cuda.bindings.driver` or an object with the functions that are used here.
     Raises `EngineError` without a device.
     """
 
@@ -52,6 +76,8 @@ class CudaDevice:
         self._context = None
         self._context = self._call("cuDevicePrimaryCtxRetain", 0)
         self._stream = self._call("cuStreamCreate", 1)  # 1: does not wait for the default stream
+        self._syncs = 0
+        self._pinned: dict[int, _Pinned] = {}
 
     @property
     def stream(self) -> int:
@@ -66,6 +92,58 @@ class CudaDevice:
         buffer = Buffer(shape, kind, int(pointer), self)
         weakref.finalize(buffer, self._free, pointer)
         return buffer
+
+    @property
+    def can_record(self) -> bool:
+        """Whether the driver has CUDA graphs."""
+        return all(hasattr(self._driver, name) for name in _RECORDING)
+
+    def refill(self, buffer: Buffer, source: npt.NDArray[Any] | Buffer) -> None:
+        """Write a contiguous array or another buffer to `buffer`, which has its shape and type.
+
+        An array goes through page-locked memory of the buffer's own: the device reads that by
+        itself, while pageable memory is copied by the driver first. Raises `EngineError` when the
+        source does not fit.
+        """
+        if (source.shape, source.dtype) != (buffer.shape, buffer.dtype):
+            raise EngineError(
+                f"expected {buffer.dtype} {buffer.shape} for a buffer that is kept, got "
+                f"{source.dtype} {source.shape}"
+            )
+        size = math.prod(buffer.shape) * buffer.dtype.itemsize
+        if not size:
+            return
+        if isinstance(source, Buffer):
+            copy = (buffer.address, source.address, size, self._stream)
+            self._call("cuMemcpyDtoDAsync", *copy)
+            return
+        host = self._find_pinned(buffer, size)
+        host.array[:size] = np.frombuffer(source, np.uint8)
+        self._call("cuMemcpyHtoDAsync", buffer.address, host.address, size, self._stream)
+        host.used_at = self._syncs
+
+    def record(self, work: Callable[[], None]) -> Any:
+        """Record what `work` enqueues as a CUDA graph, without running it. Raises `EngineError`
+        where the device cannot.
+        """
+        modes = self._driver.CUstreamCaptureMode
+        mode = modes.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", self._stream, mode)
+        try:
+            work()
+        except BaseException:
+            with suppress(EngineError):  # the stream must leave the capture
+                self._call("cuStreamEndCapture", self._stream)
+            raise
+        graph = self._call("cuStreamEndCapture", self._stream)
+        recording = _Recording(self._call("cuGraphInstantiate", graph, 0))
+        self._call("cuGraphDestroy", graph)
+        weakref.finalize(recording, self._drop_recording, recording.handle)
+        return recording
+
+    def launch(self, recording: Any) -> None:
+        """Run a recording on the stream."""
+        self._call("cuGraphLaunch", recording.handle, self._stream)
 
     def upload(self, array: npt.NDArray[Any]) -> Buffer:
         """Copy a contiguous array to the device."""
@@ -84,7 +162,30 @@ class CudaDevice:
             target = array.ctypes.data
             self._call("cuMemcpyDtoHAsync", target, buffer.address, array.nbytes, self._stream)
         self._call("cuStreamSynchronize", self._stream)
+        self._syncs += 1
         return array
+
+    def _find_pinned(self, buffer: Buffer, size: int) -> _Pinned:
+        """Return the page-locked memory of a buffer. What it held last has been read."""
+        host = self._pinned.get(buffer.address)
+        if host is None:
+            address = int(self._call("cuMemHostAlloc", size, 0))
+            area = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+            host = self._pinned[buffer.address] = _Pinned(address, area)
+            weakref.finalize(buffer, self._free_pinned, buffer.address)
+        elif host.used_at == self._syncs:
+            self._call("cuStreamSynchronize", self._stream)
+            self._syncs += 1
+        return host
+
+    def _free_pinned(self, key: int) -> None:
+        with suppress(EngineError):
+            self._call("cuStreamSynchronize", self._stream)
+            self._call("cuMemFreeHost", self._pinned.pop(key).address)
+
+    def _drop_recording(self, handle: Any) -> None:
+        with suppress(EngineError):
+            self._call("cuGraphExecDestroy", handle)
 
     def _free(self, pointer: Any) -> None:
         with suppress(EngineError):  # at exit the driver may be gone, and its memory with it

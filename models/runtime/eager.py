@@ -70,6 +70,10 @@ class TorchBackend:
             spread = np.log(np.exp(logits - best[:, None]).sum(axis=-1))
         return Choice(logits.argmax(axis=-1), -spread), grown
 
+    def read(self, picture: TorchPicture, x: F32) -> Layers:
+        """The own KV of x, to score texts after it."""
+        return self.step(picture, x, None)[1]
+
     @torch.inference_mode()
     def logits(self, picture: TorchPicture, x: F32, own: Layers | None) -> tuple[F32, Layers]:
         """Run one pass of the language model: logits f32 [N, V] of the last position."""

@@ -46,11 +46,14 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PictureValues:
-    """Values of one image: image tokens, feature maps, and the prefix KV after `prefill`."""
+    """Values of one image: image tokens, feature maps, and the prefix KV after `prefill`, of
+    `length` positions.
+    """
 
     tokens: Value
     maps: Values
     prefix: Values
+    length: int = 0
 
 
 class GraphBackend:
@@ -72,12 +75,14 @@ class GraphBackend:
         """Run vision: image tokens and feature maps."""
         values = self._runner.run(VISION, VISION_OUTPUTS, {"pixel_values": self._put(pixels)})
         tokens = values["image_tokens"]
-        if not np.isfinite(tokens.numpy()).all():
+        numbers = tokens.numpy()
+        if not np.isfinite(numbers).all():
             raise EngineError(
                 "vision gave numbers that are not finite for an ordinary image: the weights are "
                 "damaged; export the checkpoint again"
             )
-        return PictureValues(tokens, {name: values[name] for name in MAPS}, {})
+        maps = {name: values[name] for name in MAPS}
+        return PictureValues(tokens, maps, {}, length=numbers.shape[1])
 
     def prefill(self, picture: PictureValues) -> PictureValues:
         """Run the prefix as a step of one row with an empty cache. Its own KV is the prefix."""
@@ -103,6 +108,10 @@ class GraphBackend:
         """Run one pass of the language model. Only ids and log-probabilities become numpy."""
         values, grown = self._run_lm(("argmax", "logprob"), picture, x, own)
         return Choice(values["argmax"].numpy()[:, 0], values["logprob"].numpy()[:, 0]), grown
+
+    def read(self, picture: PictureValues, x: F32) -> Values:
+        """The own KV of x [N, Q, d], to score texts after it."""
+        return self.step(picture, x, None)[1]
 
     def logits(self, picture: PictureValues, x: F32, own: Values | None) -> tuple[F32, Values]:
         """As `step`, but return all logits f32 [N, V]. Parity reports compare them."""

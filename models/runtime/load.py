@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,16 @@ from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.batch_engine import BatchEngine
 from ureca.models.runtime.buckets import BucketBackend
 from ureca.models.runtime.compatibility import (
+    FIXED_RUNTIMES,
     TRANSFORMERS,
     check_compatibility,
     get_runtime_version,
     list_graph_names,
     open_runner,
 )
+from ureca.models.runtime.gpu.static_backend import FixedRunner, StaticBackend
 from ureca.models.runtime.graph_backend import GraphBackend, PictureValues, Values
-from ureca.models.runtime.graph_names import LM, REGIONS, SCORE, VISION
+from ureca.models.runtime.graph_names import LM, LM_STATIC, REGIONS, SCORE, VISION
 from ureca.models.runtime.ort import count_default_threads
 from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.runtime.scoring import ScoringArrays, ScoringBatchEngine
@@ -35,6 +37,7 @@ from ureca.models.runtime.segmentation.open_checkpoints import (
 )
 from ureca.models.runtime.self_test import GOLDEN, run_self_test
 from ureca.models.runtime.server import is_server_file
+from ureca.models.runtime.shape_ranges import count_own_slots
 from ureca.models.tokenizer import EOS_ID, LONG_ID, PAD_ID, SHORT_ID, Tokenizer
 
 BundleEngine = BatchEngine[PictureValues, Values]
@@ -120,14 +123,23 @@ def load_backend(
     expected = (config.language.vocab_size, config.language.width)
     if table.shape != expected:
         raise BundleError(f"{folder}: embeddings are {table.shape}, the model needs {expected}")
-    known = (*names, *_list_scoring_graphs(manifest))
+    static = _has_static_cache(manifest)
+    known = (*names, *_list_scoring_graphs(manifest), *((LM_STATIC,) if static else ()))
     graphs = {name: paths[manifest.graphs[name].file] for name in known}
     runner = open_runner(manifest, graphs, config, threads=threads or count_default_threads())
+    given: dict[str, Any] = {"embeddings": table, "language": config.language}
     if not manifest.limits.buckets:
-        return GraphBackend(runner, embeddings=table, language=config.language)
-    return BucketBackend(
-        runner, embeddings=table, language=config.language, buckets=manifest.limits.buckets
-    )
+        return GraphBackend(runner, **given)
+    given["buckets"] = manifest.limits.buckets
+    if static:
+        return StaticBackend(cast("FixedRunner", runner), slots=count_own_slots(config), **given)
+    return BucketBackend(runner, **given)
+
+
+def _has_static_cache(manifest: BundleManifest) -> bool:
+    """Whether steps run in caches of fixed length: in bundles for GPUs that hold the graph."""
+    fixed = LM_STATIC in manifest.graphs and bool(manifest.limits.buckets)
+    return fixed and manifest.runtime in FIXED_RUNTIMES
 
 
 def _list_scoring_graphs(manifest: BundleManifest) -> tuple[str, ...]:

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ureca.bundle import GraphSpec, Limits
+from ureca.errors import EngineError
 from ureca.models.config import CaptionerConfig
 from ureca.models.runtime.graph_backend import Value, Values
 from ureca.models.runtime.ort import PROVIDER, OrtRunner, Provider, Session
@@ -64,12 +66,38 @@ class BoundRunner(OrtRunner):
         """A copy of the array on the device."""
         return self._ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
-    def _run(self, session: Session, outputs: list[str], feeds: Values) -> Sequence[Value]:
-        binding = session.io_binding()
+    def refill(self, value: Value, source: npt.NDArray[Any] | Value) -> None:
+        """Write an array or another value into `value`."""
+        value.update_inplace(source if isinstance(source, np.ndarray) else source.numpy())
+
+    def run_into(
+        self, graph: str, outputs: Sequence[str], feeds: Values, into: Values
+    ) -> dict[str, Value]:
+        """As `run`, but write the outputs that `into` names to its values."""
+        wanted = [*(name for name in outputs if name not in into), *into]
+        values = self._run_bound(graph, wanted, feeds, into)
+        return {name: values[name] for name in outputs}
+
+    def _run_bound(
+        self, graph: str, wanted: list[str], feeds: Values, into: Values
+    ) -> dict[str, Value]:
+        try:
+            values = self._run(self._sessions[graph], wanted, feeds, into)
+        except self._errors as error:
+            raise EngineError(f"graph {graph!r} failed in place: {error}") from error
+        return dict(zip(wanted, values, strict=True))
+
+    def _run(
+        self, session: Session, outputs: list[str], feeds: Values, into: Values | None = None
+    ) -> Sequence[Value]:
+        binding, kept = session.io_binding(), into or {}
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, value)
         for name in outputs:
-            binding.bind_output(name, self._device, 0)
+            if name in kept:
+                binding.bind_ortvalue_output(name, kept[name])
+            else:
+                binding.bind_output(name, self._device, 0)
         session.run_with_iobinding(binding)
         values: Sequence[Value] = binding.get_outputs()
         return values

@@ -254,11 +254,11 @@ class ScoringBatchEngine(BatchEngine[Picture, Own]):
         """
         picture = read.frame.inner
         if many and read.own is None and len(read.tokens) <= self._info.max_regions:
-            read.own = self._backend.step(picture, read.tokens, None)[1]
+            read.own = self._backend.read(picture, read.tokens)
         if read.own is not None:
             return self._backend.keep(read.own, columns)
         different, slots = np.unique(columns, return_inverse=True)
-        own = self._backend.step(picture, read.tokens[different], None)[1]
+        own = self._backend.read(picture, read.tokens[different])
         return self._backend.keep(own, slots.astype(np.int64))
 
     def _usual(self, picture: Picture, ids: Sequence[list[int]]) -> F32:

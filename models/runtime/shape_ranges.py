@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from ureca.bundle import TensorSpec
 from ureca.models.config import CaptionerConfig
-from ureca.models.runtime.graph_names import LM, SCORE
+from ureca.models.runtime.graph_names import LM, LM_STATIC, REGIONS, SCORE
 
 Range = tuple[int, int, int]
 """Minimum, typical and maximum size of a free dimension."""
 Ranges = Mapping[str, Range]
+_BATCHED = frozenset({REGIONS, LM, LM_STATIC, SCORE})
+"""Graphs whose rows N are the regions of a batch."""
 
 
 def count_own_slots(config: CaptionerConfig) -> int:
@@ -25,9 +27,11 @@ def count_max_tiles(config: CaptionerConfig) -> int:
     return config.vision.max_tiles + (config.vision.max_tiles > 1)
 
 
-def build_profiles(name: str, config: CaptionerConfig, *, max_regions: int) -> tuple[Ranges, ...]:
-    """Return the ranges of a graph's dimensions. `lm` has two: for the prefix pass, and for later
-    passes.
+def build_profiles(
+    name: str, config: CaptionerConfig, *, max_regions: int, buckets: Sequence[int] = ()
+) -> tuple[Ranges, ...]:
+    """Return the ranges of a graph's dimensions, ascending. `lm` has one more, the first: for the
+    prefix pass. With `buckets` each of these numbers of rows has ranges of its own.
     """
     tiles = count_max_tiles(config)
     image, slots = config.vision.tokens_per_tile * tiles, count_own_slots(config)
@@ -43,11 +47,17 @@ def build_profiles(name: str, config: CaptionerConfig, *, max_regions: int) -> t
     }
     if name == SCORE:
         longest = config.language.max_new_tokens + 1
-        return ({**common, "Q": (1, min(8, longest), longest)},)
+        common = {**common, "Q": (1, min(8, longest), longest)}
+    ranges = _split_rows(common, buckets) if name in _BATCHED else (common,)
     if name != LM:
-        return (common,)
+        return ranges
     least = config.vision.tokens_per_tile
-    return ({"N": (1, 1, 1), "Q": (least, image, image), "P": (0, 0, 0), "S": (0, 0, 0)}, common)
+    prefix = {"N": (1, 1, 1), "Q": (least, image, image), "P": (0, 0, 0), "S": (0, 0, 0)}
+    return (prefix, *ranges)
+
+
+def _split_rows(common: Ranges, buckets: Sequence[int]) -> tuple[Ranges, ...]:
+    return tuple({**common, "N": (rows, rows, rows)} for rows in buckets) or (common,)
 
 
 def join_ranges(ranges: Sequence[Ranges]) -> Ranges:

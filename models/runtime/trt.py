@@ -7,6 +7,7 @@ run with fakes of the packages only: no NVIDIA device has executed it yet (`docs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from ureca.errors import BundleError, EngineError
 from ureca.models.runtime.cuda import Buffer, CudaDevice
+from ureca.models.runtime.gpu.plan_replay import Execution, Executions
 from ureca.models.runtime.graph_backend import Values
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -41,6 +43,17 @@ class PlanRunner:
         values = self._plans[graph].run(feeds)
         return {name: values[name] for name in outputs}
 
+    def refill(self, value: Buffer, source: npt.NDArray[Any] | Buffer) -> None:
+        """Write to a buffer that is kept."""
+        self._device.refill(value, source)
+
+    def run_into(
+        self, graph: str, outputs: Sequence[str], feeds: Values, into: Values
+    ) -> dict[str, Buffer]:
+        """As `run`, into kept buffers; recorded as a CUDA graph where the device can."""
+        values = self._plans[graph].run_into(feeds, into)
+        return {name: values[name] for name in outputs}
+
     def _open(self, trt: Any, path: Path) -> TensorRtPlan:
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
@@ -62,11 +75,36 @@ class TensorRtPlan:
         self._outputs = [t for t in tensors if engine.get_tensor_mode(t) != of]
         self._dtypes = {t: np.dtype(trt.nptype(engine.get_tensor_dtype(t))) for t in tensors}
         self._ranges = [self._read_profile(i) for i in range(engine.num_optimization_profiles)]
+        self._strategy = _find_strategy(trt)
         self._contexts = [self._get_context(i) for i in range(len(self._ranges))]
+        self._executions = Executions(device)
 
     def run(self, feeds: Mapping[str, Buffer]) -> dict[str, Buffer]:
         """Run once and return all outputs. Every address is set again, because buffers change."""
         context = self._contexts[self._choose_profile({n: feeds[n].shape for n in self._inputs})]
+        results = self._bind(context, feeds, {})
+        self._enqueue(context)
+        return results
+
+    def run_into(
+        self, feeds: Mapping[str, Buffer], into: Mapping[str, Buffer]
+    ) -> Mapping[str, Buffer]:
+        """Run once into the buffers `into`. Other outputs are overwritten when the same buffers
+        come again.
+        """
+        mine = {n: feeds[n] for n in self._inputs}
+
+        def bind() -> Execution:
+            context = self._get_context(self._choose_profile({n: b.shape for n, b in mine.items()}))
+            results = self._bind(context, mine, into)
+            return Execution(self._device, partial(self._enqueue, context), results)
+
+        return self._executions.run({**mine, **into}, bind).results
+
+    def _bind(
+        self, context: Any, feeds: Mapping[str, Buffer], into: Mapping[str, Buffer]
+    ) -> dict[str, Buffer]:
+        """Set shapes and addresses. Outputs that `into` lacks get new buffers."""
         for name in self._inputs:
             self._check_dtype(name, feeds[name])
             if not context.set_input_shape(name, feeds[name].shape):
@@ -75,11 +113,15 @@ class TensorRtPlan:
         results = {}
         for name in self._outputs:
             shape = tuple(int(size) for size in context.get_tensor_shape(name))
-            results[name] = self._device.empty(shape, self._dtypes[name])
+            results[name] = into.get(name) or self._device.empty(shape, self._dtypes[name])
+            if (results[name].shape, results[name].dtype) != (shape, self._dtypes[name]):
+                raise EngineError(f"the plan {self._name!r} gives {name} as {shape}")
             context.set_tensor_address(name, results[name].address)
+        return results
+
+    def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._device.stream):
             raise EngineError(f"the plan {self._name!r} failed to run: see TensorRT's log above")
-        return results
 
     def _read_profile(self, index: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """Read the minimum and maximum shape of every input."""
@@ -87,7 +129,7 @@ class TensorRtPlan:
         return {n: (tuple(least), tuple(most)) for n, (least, _, most) in shapes.items()}
 
     def _get_context(self, profile: int) -> Any:
-        context = self._engine.create_execution_context()
+        context = self._engine.create_execution_context(*self._strategy)
         if context is None or not context.set_optimization_profile_async(
             profile, self._device.stream
         ):
@@ -112,6 +154,12 @@ class TensorRtPlan:
             raise EngineError(
                 f"the plan {self._name!r} expects {name} as {self._dtypes[name]}, got {feed.dtype}"
             )
+
+
+def _find_strategy(trt: Any) -> tuple[Any, ...]:
+    """Ask for the working memory of one profile, not of the largest, where the package can."""
+    kinds = getattr(trt, "ExecutionContextAllocationStrategy", None)
+    return () if kinds is None else (kinds.ON_PROFILE_CHANGE,)
 
 
 def _is_within(shape: tuple[int, ...], least: tuple[int, ...], most: tuple[int, ...]) -> bool:

@@ -105,3 +105,36 @@ def test_help_and_documents_mark_what_never_ran_on_a_device(capsys, repository):
     page = (repository / "docs/export.md").read_text("utf-8")
     marked = re.findall(r"^\| `([\w-]+)` \(experimental\) \|", page, re.MULTILINE)
     assert sorted(marked) == sorted(EXPERIMENTAL)
+
+
+GPU_MACHINE = Machine("sm_89", "", ALL | {"torch-tensorrt-rtx", "torch-tensorrt"})
+
+
+def _plans(**changes):
+    return ExportConfig(**{"runtime": "tensorrt-rtx", "builder": "torch-tensorrt", **changes})
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_torch_tensorrt_builds_the_plans_of_both_packages(runtime):
+    config, said = resolve_config(_plans(runtime=runtime), GPU_MACHINE)
+    assert config.builder == "torch-tensorrt"
+    assert "built by torch-tensorrt" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine", "complaint"),
+    [
+        ({"runtime": "onnx"}, GPU_MACHINE, "makes plans: expected --runtime tensorrt or"),
+        ({}, Machine("sm_89", "", ALL), r"needs torch-tensorrt-rtx, .*ureca\[torch-tensorrt-rtx\]"),
+        (
+            {},
+            Machine(None, "there is no CUDA driver", GPU_MACHINE.packages),
+            "asks the CUDA device .* there is no CUDA driver: .*--builder onnx",
+        ),
+        ({"target": "sm_75"}, GPU_MACHINE, "cannot build for one device"),
+        ({"static_cache": True}, GPU_MACHINE, "export --static-cache with --builder onnx"),
+    ],
+)
+def test_what_torch_tensorrt_cannot_build_is_refused_before_any_work(changes, machine, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        resolve_config(_plans(**changes), machine)

@@ -8,6 +8,7 @@ only as far as they reach. What the real packages would refuse is refused here a
 
 import ctypes
 import json
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -23,6 +24,8 @@ class Driver(ModuleType):
         super().__init__("cuda.bindings.driver")
         self.capability, self.devices = capability, devices
         self.live, self.current = {}, None
+        self.pinned, self.recording, self.graphs, self.launches = {}, None, {}, 0
+        self.CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
         self.CUdevice_attribute = SimpleNamespace(
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=0,
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=1,
@@ -48,11 +51,54 @@ class Driver(ModuleType):
         return 0, 7
 
     def cuStreamSynchronize(self, stream):
+        assert self.recording is None, "a stream that is recorded cannot be waited for"
+        return (0,)
+
+    def cuMemHostAlloc(self, size, flags):
+        memory = ctypes.create_string_buffer(size)
+        self.pinned[ctypes.addressof(memory)] = memory
+        return 0, ctypes.addressof(memory)
+
+    def cuMemFreeHost(self, pointer):
+        del self.pinned[pointer]
+        return (0,)
+
+    def cuMemcpyDtoDAsync(self, target, source, size, stream):
+        assert min(len(self.live[target]), len(self.live[source])) >= size
+        ctypes.memmove(target, source, size)
+        return (0,)
+
+    def cuStreamBeginCapture(self, stream, mode):
+        assert self.recording is None, "the stream is recorded already"
+        self.recording = []
+        return (0,)
+
+    def cuStreamEndCapture(self, stream):
+        recorded, self.recording = self.recording, None
+        return 0, recorded
+
+    def cuGraphInstantiate(self, graph, flags):
+        handle = len(self.graphs) + 1
+        self.graphs[handle] = graph
+        return 0, handle
+
+    def cuGraphDestroy(self, graph):
+        return (0,)
+
+    def cuGraphExecDestroy(self, handle):
+        del self.graphs[handle]
+        return (0,)
+
+    def cuGraphLaunch(self, handle, stream):
+        self.launches += 1
+        for execute in self.graphs[handle]:
+            execute()
         return (0,)
 
     def cuMemAllocAsync(self, size, stream):
         assert self.current == "context", "no context is current in this thread"
         assert size > 0, "the driver refuses empty allocations"
+        assert self.recording is None, "memory of a recording belongs to it"
         memory = ctypes.create_string_buffer(size)
         self.live[ctypes.addressof(memory)] = memory
         return 0, ctypes.addressof(memory)
@@ -62,6 +108,7 @@ class Driver(ModuleType):
         return (0,)
 
     def cuMemcpyHtoDAsync(self, target, source, size, stream):
+        assert self.recording is None, "the copy would be part of the recording"
         assert len(self.live[target]) >= size
         ctypes.memmove(target, source, size)
         return (0,)
@@ -207,15 +254,24 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream):
-        feeds = {name: self._array(name, shape) for name, shape in self.shapes.items()}
-        answers = self.engine.session.run(list(self.engine.outputs), feeds)
-        for name, answer in zip(self.engine.outputs, answers, strict=True):
-            self._array(name, self.get_tensor_shape(name))[...] = answer
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        if self.engine.driver.recording is None:
+            self.runs += 1
+            self._execute(shapes, addresses)
+            return True
+        assert self.runs, "TensorRT wants one run before it is recorded"
+        self.engine.driver.recording.append(partial(self._execute, shapes, addresses))
         return True
 
-    def _array(self, name, shape):
+    def _execute(self, shapes, addresses):
+        feeds = {name: self._array(name, shape, addresses) for name, shape in shapes.items()}
+        answers = self.engine.session.run(list(self.engine.outputs), feeds)
+        for name, answer in zip(self.engine.outputs, answers, strict=True):
+            self._array(name, answer.shape, addresses)[...] = answer
+
+    def _array(self, name, shape, addresses):
         kind = {"FLOAT": np.float32, "INT64": np.int64}[self.engine.get_tensor_dtype(name)]
-        return self.engine.driver.array(self.addresses[name], shape, kind)
+        return self.engine.driver.array(addresses[name], shape, kind)
 
 
 def tensorrt(driver, version="10.3.0"):

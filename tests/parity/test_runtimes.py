@@ -23,7 +23,9 @@ from ureca.errors import BundleError, ConfigError, EngineError
 from ureca.export.cli import main
 from ureca.models.runtime.cuda import CudaDevice, find_compute_capability
 from ureca.models.runtime.eager import make_eager_engine
+from ureca.models.runtime.graph_names import LM
 from ureca.models.runtime.load import load_engine
+from ureca.models.runtime.shape_ranges import build_profiles
 from ureca.models.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.timeout(900)
@@ -176,6 +178,24 @@ def test_without_a_device_the_reason_is_told():
     assert find_compute_capability(Driver(devices=0)) == (None, "the driver found no CUDA device")
     with pytest.raises(EngineError, match="expected a CUDA device"):
         CudaDevice(Driver(devices=0))
+
+
+def test_a_kept_buffer_takes_only_what_fits():
+    device = CudaDevice(Driver())
+    kept = device.upload(np.zeros((2, 3), np.float32))
+    device.refill(kept, np.arange(6, dtype=np.float32).reshape(2, 3))
+    device.refill(kept, kept.numpy() + 1)  # the page-locked memory is used again
+    assert kept.numpy().tolist() == [[1, 2, 3], [4, 5, 6]]
+    with pytest.raises(EngineError, match=r"expected float32 \(2, 3\).*int64"):
+        device.refill(kept, np.zeros((2, 3), np.int64))
+
+
+def test_each_bucket_has_a_profile_of_its_own(tiny_model):
+    limits = {"max_regions": 8, "buckets": (1, 2, 8)}
+    prefix, *rest = build_profiles(LM, tiny_model.config, **limits)
+    assert prefix["P"] == (0, 0, 0)
+    assert [ranges["N"] for ranges in rest] == [(1, 1, 1), (2, 2, 2), (8, 8, 8)]
+    assert len(build_profiles("gather", tiny_model.config, **limits)) == 1
 
 
 def test_tensorrt_without_a_device_is_refused_before_any_work(tiny_checkpoint, tmp_path):

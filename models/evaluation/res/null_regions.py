@@ -66,7 +66,7 @@ class NullReader:
         self._chances.append(powers / powers.sum(axis=1, keepdims=True))
         if len(self._nulls) < NULLS:
             chosen = hash_image_key(records[0].image_key) // HELD_OUT_EVERY % len(records)
-            _, own = self._backend.step(frame.inner, tokens[chosen : chosen + 1], None)
+            own = self._backend.read(frame.inner, tokens[chosen : chosen + 1])
             pairs = zip(frame.inner.prefix.values(), own.values(), strict=True)
             kv = [np.concatenate([a.numpy(), b.numpy()], axis=2) for a, b in pairs]
             self._nulls.append(np.stack(kv))
