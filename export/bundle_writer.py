@@ -12,6 +12,7 @@ import numpy as np
 
 from ureca.bundle import (
     MANIFEST_NAME,
+    AttributeWeights,
     BundleManifest,
     GraphSpec,
     GroundingWeights,
@@ -34,6 +35,8 @@ from ureca.models.config import CaptionerConfig
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS
 from ureca.models.nano.network import Captioner
 from ureca.models.runtime.aoti import describe_cpu_target
+from ureca.models.runtime.attributes import ARRAYS as ATTRIBUTE_ARRAYS
+from ureca.models.runtime.attributes import checkpoint_attributes
 from ureca.models.runtime.compatibility import (
     ANY,
     AOTI,
@@ -152,7 +155,15 @@ class BundleFiles:
             target=self._find_target(),
             tolerances=asdict(self._config.tolerances),
             grounding=self._grounding(),
+            attributes=self._attributes(),
         )
+
+    def _attributes(self) -> AttributeWeights | msgspec.UnsetType:
+        section = checkpoint_attributes(self._checkpoint)
+        if section is None:
+            return msgspec.UNSET
+        shutil.copyfile(self._checkpoint / ATTRIBUTE_ARRAYS, self._stage / ATTRIBUTE_ARRAYS)
+        return section
 
     def _grounding(self) -> GroundingWeights | msgspec.UnsetType:
         if SCORE not in self._graphs:

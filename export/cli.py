@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ureca.bundle import BundleManifest, file_spec
 from ureca.config import load_config
 from ureca.errors import ConfigError
+from ureca.export.attributes import add_attributes
 from ureca.export.bundle_writer import BundleFiles, check_checkpoint
 from ureca.export.config import TORCH_TENSORRT, ExportConfig
 from ureca.export.graphs.cache import load_or_make_graph
@@ -68,6 +69,7 @@ _EPILOG = """examples:
   ureca export runs/nano -o fast --runtime auto
   ureca export runs/nano -o fast --runtime tensorrt-rtx --builder torch-tensorrt
   ureca export runs/nano -o bundle --only-grounding
+  ureca export runs/nano -o bundle --only-attributes
   ureca export runs/nano -o bundle --regions regions.jsonl.gz --images images
   ureca export masks runs/masks/checkpoint --bundle bundle     adds a mask head; its own --help
 
@@ -80,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] == "masks":
         return export_masks(argv[1:])
     options = _build_parser().parse_args(argv)
+    if options.only_attributes:
+        section = add_attributes(options.checkpoint, options.out)
+        sys.stdout.write(f"{options.out}: attributes {', '.join(section.heads)}\n")
+        return 0
     if (options.checkpoint / MLLM_CONFIG).is_file():
         return int(require("ureca.export.mllm", extra="mllm").export_command(options))
     if is_query_captioner(options.checkpoint) or is_text_segmenter(options.checkpoint):
@@ -298,6 +304,11 @@ def _build_parser() -> argparse.ArgumentParser:
         "--only-grounding",
         action="store_true",
         help="OUT is a bundle of this checkpoint: add or renew only what scores texts",
+    )
+    parser.add_argument(
+        "--only-attributes",
+        action="store_true",
+        help="OUT is a bundle of this checkpoint: add or renew only what answers attributes",
     )
     _add_inputs(parser)
     return parser

@@ -110,6 +110,25 @@ class GroundingWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     figures: dict[str, float] = {}
 
 
+class AttributeHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One attribute: the closed list of words, where "" means that it does not apply, and the
+    probability 0..1 below which it abstains. `figures` are of held-out regions.
+    """
+
+    words: tuple[str, ...]
+    min_probability: float
+    figures: dict[str, float] = {}
+
+
+class AttributeWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The heads of `models.runtime.attributes` by attribute, and the file of their weights; None
+    in a checkpoint's own file.
+    """
+
+    heads: dict[str, AttributeHead]
+    arrays: FileSpec | None = None
+
+
 class MaskHeadSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The mask head of a bundle (`models.runtime.segmentation.bundled`): sizes and graphs.
 
@@ -140,8 +159,9 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `runtime` and `runtime_version` say what made or proved the graphs; `target` is where they may
     run: `any`, a device such as `sm_87`, or what else `models.runtime.compatibility` knows.
     `extra_files` are the parity report, the self-test and the model card. A bundle without
-    `grounding` cannot score texts, one without `mask_head` finds nothing by itself. (Neither is in
-    the JSON of those, so that they keep their sha256.)
+    `grounding` cannot score texts, one without `mask_head` finds nothing by itself, one without
+    `attributes` answers none. (None of them is in the JSON of those, so that they keep their
+    sha256.)
     """
 
     schema: int = SCHEMA_VERSION
@@ -159,6 +179,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     extra_files: tuple[FileSpec, ...] = ()
     grounding: GroundingWeights | msgspec.UnsetType = msgspec.UNSET
     mask_head: MaskHeadSpec | msgspec.UnsetType = msgspec.UNSET
+    attributes: AttributeWeights | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def name(self) -> str:
@@ -169,8 +190,8 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def files(self) -> tuple[FileSpec, ...]:
         """Every file whose sha256 the manifest has."""
         graphs = tuple(graph.spec for graph in self.graphs.values())
-        arrays = self.grounding.arrays if self.grounding else None
-        scoring = (arrays,) if arrays else ()
+        sections = (self.grounding, self.attributes)
+        scoring = tuple(one.arrays for one in sections if one and one.arrays)
         head = self.mask_head.graphs.values() if self.mask_head else ()
         masks = tuple(graph.spec for graph in head)
         return (*graphs, self.embeddings, self.tokenizer, *scoring, *masks, *self.extra_files)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ureca.models.data.attributes import NOT_APPLICABLE, mine_attributes
 from ureca.models.data.images import ImageRecord
 from ureca.models.data.regions import RegionRecord
 
@@ -37,6 +38,7 @@ def count_records(
         "words from": Counter(r.expr_source or "none" for r in records),
         "style": Counter(_name_styles(r) for r in records),
         "flag": Counter(flag for r in records for flag in _list_flags(r)),
+        "attribute": _count_attributes(records),
         "split": Counter(r.split or "none" for r in records),
         "licence": Counter(r.license or "none" for r in records),
     }
@@ -54,6 +56,14 @@ def count_records(
         "categories": len({r.category for r in records}),
     }
     return Counts(totals, {name: dict(c.most_common()) for name, c in by.items()})
+
+
+def _count_attributes(records: Sequence[RegionRecord]) -> Counter[str]:
+    """Regions of which an attribute is known by their words alone (`models.data.attributes`)."""
+    mined = map(mine_attributes, records)
+    return Counter(
+        name for found in mined for name, words in found.items() if words != {NOT_APPLICABLE}
+    )
 
 
 def _fold_group(mask_source: str) -> str:

@@ -43,7 +43,7 @@ from ureca.models.evaluation.test_set import TestSet, limit_cases, read_data
 Json = dict[str, Any]  # JSON values
 _OTHERS = {
     name: f"ureca.models.evaluation.{name}.cli"
-    for name in ("dlc", "masks", "panoptic", "res", "vip")
+    for name in ("attributes", "dlc", "masks", "panoptic", "res", "vip")
 }
 """Commands with a first word of their own: `ureca eval dlc`."""
 

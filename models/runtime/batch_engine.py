@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from ureca.attributes import AttributeAnswer
 from ureca.datatypes import EngineInfo, Image, RegionInput, RowDelta, RowDone, StageTimes
 from ureca.engine import never
 from ureca.errors import EngineError
 from ureca.models.config import CaptionerConfig, VisionConfig
 from ureca.models.preprocess import Grid, choose_grid, make_pixel_tiles
+from ureca.models.runtime.attributes import CATEGORY, AttributeReader, answer_category
 from ureca.models.runtime.decode import F32, I64, Choice, RowPlan, decode
 from ureca.models.runtime.region_inputs import check_regions, make_region_arrays
 from ureca.models.tokenizer import EOS_ID, Tokenizer
 
+_NO_CAPTION = frozenset({"aborted", "non_finite"})
+"""Ends of a row without a caption."""
 Picture = TypeVar("Picture")
 Own = TypeVar("Own")
 
@@ -84,7 +88,9 @@ class BatchEngine(Generic[Picture, Own]):
         config: CaptionerConfig,
         tokenizer: Tokenizer,
         info: EngineInfo,
+        attributes: AttributeReader | None = None,
     ) -> None:
+        self._attributes = attributes
         self._backend = backend
         self._vision = config.vision
         self._tokenizer = tokenizer
@@ -95,6 +101,11 @@ class BatchEngine(Generic[Picture, Own]):
     def info(self) -> EngineInfo:
         """Model, runtime, precision, bundle hash and limits."""
         return self._info
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes that `caption` and `read_attributes` answer; empty without weights."""
+        return () if self._attributes is None else self._attributes.names
 
     @property
     def times(self) -> StageTimes:
@@ -146,7 +157,50 @@ class BatchEngine(Generic[Picture, Own]):
         plans = [RowPlan(i, min(r.max_new_tokens, limit)) for i, r in enumerate(regions)]
         batch = PromptedBatch(self._backend, frame, regions, vision=self._vision, us=self._us)
         outputs = decode(batch, plans, self._tokenizer, eos_id=EOS_ID, aborted=aborted)
-        return self._judge(frame, regions, batch, outputs)
+        judged = self._judge(frame, regions, batch, outputs)
+        return self._answer(regions, batch, judged) if _asks(regions) else judged
+
+    def read_attributes(
+        self, frame: EncodedPicture[Picture], regions: Sequence[RegionInput]
+    ) -> list[tuple[AttributeAnswer, ...]]:
+        """See `ureca.engine.AttributeEngine.read_attributes`. The category needs a caption."""
+        reader = self._attributes
+        if reader is None or not regions:
+            return [()] * len(regions)
+        return reader.read(self.read_tokens(frame, regions), regions)
+
+    def read_tokens(self, frame: EncodedPicture[Picture], regions: Sequence[RegionInput]) -> F32:
+        """Region tokens f32 [N, K, d] of one region or more. Raises `RegionError` for a mask that
+        does not fit the frame.
+        """
+        size, chunks = self._info.max_regions, []
+        for start in range(0, len(regions), size):
+            chunk = regions[start : start + size]
+            height_px, width_px = frame.height_px, frame.width_px
+            check_regions(chunk, height_px=height_px, width_px=width_px, max_regions=size)
+            arrays = make_region_arrays(chunk, grid=frame.grid, vision=self._vision)
+            chunks.append(self._backend.regions(frame.inner, arrays.masks, arrays.boxes))
+        return np.concatenate(chunks)
+
+    def _answer(
+        self,
+        regions: Sequence[RegionInput],
+        batch: PromptedBatch[Picture, Own],
+        outputs: Iterator[RowDelta | RowDone],
+    ) -> Iterator[RowDelta | RowDone]:
+        """Add the answers to the attributes of every row that has a caption."""
+        answers: list[tuple[AttributeAnswer, ...]] | None = None
+        for out in outputs:
+            if self._attributes is None or isinstance(out, RowDelta) or out.stop in _NO_CAPTION:
+                yield out
+                continue
+            if answers is None:
+                started = [regions[row] for row in batch.rows]
+                answers = self._attributes.read(batch.tokens, started)
+            told = answers[int(np.searchsorted(batch.rows, out.row))]
+            if CATEGORY in regions[out.row].attributes:
+                told = (answer_category(out.text, out.confidence), *told)
+            yield replace(out, attributes=told)
 
     def _judge(
         self,
@@ -157,6 +211,10 @@ class BatchEngine(Generic[Picture, Own]):
     ) -> Iterator[RowDelta | RowDone]:
         """Add what this engine knows of captions besides their tokens: here nothing."""
         return outputs
+
+
+def _asks(regions: Sequence[RegionInput]) -> bool:
+    return any(region.attributes for region in regions)
 
 
 class PromptedBatch(Generic[Picture, Own]):

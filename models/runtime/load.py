@@ -15,6 +15,7 @@ from ureca.engine import Engine
 from ureca.errors import BundleError, ConfigError, UrecaError
 from ureca.extras import require
 from ureca.models.config import CaptionerConfig
+from ureca.models.runtime.attributes import AttributeReader, check_heads
 from ureca.models.runtime.batch_engine import BatchEngine
 from ureca.models.runtime.buckets import BucketBackend
 from ureca.models.runtime.compatibility import (
@@ -99,6 +100,7 @@ def make_engine(backend: GraphBackend, folder: Path, manifest: BundleManifest) -
         "tokenizer": _load_tokenizer(folder, manifest),
         "info": _make_info(manifest),
     }
+    given["attributes"] = _load_attributes(folder, manifest, given["config"])
     if not _list_scoring_graphs(manifest):
         return BatchEngine(backend, **given)
     assert manifest.grounding
@@ -106,6 +108,19 @@ def make_engine(backend: GraphBackend, folder: Path, manifest: BundleManifest) -
     arrays = ScoringArrays.load(folder / manifest.grounding.arrays.file, given["config"])
     confidence = manifest.grounding.confidence
     return ScoringBatchEngine(backend, scoring=arrays, confidence=confidence, **given)
+
+
+def _load_attributes(
+    folder: Path, manifest: BundleManifest, config: CaptionerConfig
+) -> AttributeReader | None:
+    section = manifest.attributes
+    if not section or section.arrays is None:
+        return None
+    heads = check_heads(section, folder).heads
+    if config.vision.max_tiles > 1:
+        raise BundleError(f"{folder}: attributes need pictures of one tile, this model cuts more")
+    inputs = config.regions.count_tokens(1) * config.language.width
+    return AttributeReader.load(folder / section.arrays.file, heads, inputs=inputs)
 
 
 def load_backend(

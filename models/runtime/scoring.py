@@ -21,6 +21,7 @@ from ureca.datatypes import EngineInfo, RegionInput, RowDelta, RowDone, Style
 from ureca.engine import TextScores
 from ureca.errors import BundleError
 from ureca.models.config import CaptionerConfig
+from ureca.models.runtime.attributes import AttributeReader
 from ureca.models.runtime.batch_engine import (
     Backend,
     BatchEngine,
@@ -32,7 +33,6 @@ from ureca.models.runtime.batch_engine import (
 from ureca.models.runtime.confidence import CaptionEvidence, estimate_confidence
 from ureca.models.runtime.decode import F32, I64
 from ureca.models.runtime.grounding.phrases import content_words
-from ureca.models.runtime.region_inputs import check_regions, make_region_arrays
 from ureca.models.tokenizer import EOS_ID, Tokenizer
 
 _EITHER_FROM: Final = 5
@@ -109,11 +109,14 @@ class ScoringBatchEngine(BatchEngine[Picture, Own]):
         info: EngineInfo,
         scoring: ScoringArrays,
         confidence: Mapping[str, float] | None = None,
+        attributes: AttributeReader | None = None,
     ) -> None:
         """`confidence` are the weights of `models.runtime.confidence`; without them captions have
         none.
         """
-        super().__init__(backend, config=config, tokenizer=tokenizer, info=info)
+        super().__init__(
+            backend, config=config, tokenizer=tokenizer, info=info, attributes=attributes
+        )
         self._scoring = scoring
         self._confidence = confidence or {}
         self._nulls = backend.own(scoring.null_kv)
@@ -226,14 +229,7 @@ class ScoringBatchEngine(BatchEngine[Picture, Own]):
         """Region tokens, and the words' log-probabilities minus their means f32 [N, V]."""
         if self._read is not None and self._read.is_of(frame, regions):
             return self._read
-        size, chunks = self._info.max_regions, []
-        for start in range(0, len(regions), size):
-            chunk = regions[start : start + size]
-            height_px, width_px = frame.height_px, frame.width_px
-            check_regions(chunk, height_px=height_px, width_px=width_px, max_regions=size)
-            arrays = make_region_arrays(chunk, grid=frame.grid, vision=self._vision)
-            chunks.append(self._backend.regions(frame.inner, arrays.masks, arrays.boxes))
-        tokens = np.concatenate(chunks)
+        tokens = self.read_tokens(frame, regions)
         words, clarity = self._clearness(tokens)
         masks = tuple(region.mask for region in regions)
         self._read = _ReadRegions(frame, masks, tokens, words, clarity)

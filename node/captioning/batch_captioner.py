@@ -31,7 +31,7 @@ from ureca.node.captioning.caption_choice import CaptionChooser
 from ureca.node.captioning.caption_events import abort, delta, error, final, start
 from ureca.node.captioning.grounding import FinishedGrounding, GroundingRequest, TextGrounder
 from ureca.node.captioning.output_filter import RejectedCaptions, find_rejection
-from ureca.node.captioning.person_words import neutralise
+from ureca.node.captioning.person_words import neutralise, neutralise_answers
 from ureca.node.config import CaptionConfig
 from ureca.protocol.events import AnyEvent, CaptionAbort, CaptionFinal, CaptionTerminal, EventSink
 
@@ -311,7 +311,10 @@ class CaptionWriter:
         if not request.attributes:
             return ()
         off = self._config.attributes_off
-        return complete_answers(request.attributes, done.attributes, off=off)
+        answers = done.attributes
+        if self._config.person_words == "neutral":
+            answers = neutralise_answers(answers)
+        return complete_answers(request.attributes, answers, off=off)
 
     def _end(self, writing: _Writing, request: RegionRequest, event: CaptionTerminal) -> None:
         writing.tell(request, event)  # type: ignore[arg-type]

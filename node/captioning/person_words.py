@@ -7,6 +7,11 @@ one in six (`models/pretrained/ureca-nano/MODEL_CARD.md`). Clothes and activitie
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from ureca.attributes import AttributeAnswer
 
 
 def _words(text: str) -> frozenset[str]:
@@ -59,6 +64,11 @@ def neutralise(text: str) -> str:
     kept = " ".join(word for n, word in enumerate(said) if n not in dropped)
     kept = re.sub(r" ([,.;:!?])", r"\1", kept)
     return _PAIR.sub("two people", _ARTICLE.sub(_choose_article, kept))
+
+
+def neutralise_answers(answers: Iterable[AttributeAnswer]) -> tuple[AttributeAnswer, ...]:
+    """Say "person" and "people" in answers, too, instead of words of sex and age."""
+    return tuple(replace(one, text=neutralise(one.text)) if one.text else one for one in answers)
 
 
 def _replace(word: str, after: list[str]) -> str:

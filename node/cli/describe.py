@@ -18,7 +18,7 @@ from ureca.engine import Engine, is_remote, supports_attributes
 from ureca.errors import BundleError, ConfigError, EngineError, SourceError
 from ureca.node.captioning.engine_loader import NO_ATTRIBUTES, open_engine
 from ureca.node.captioning.output_filter import find_rejection
-from ureca.node.captioning.person_words import neutralise
+from ureca.node.captioning.person_words import neutralise, neutralise_answers
 from ureca.node.cli.describe_texts import find_texts
 from ureca.node.cli.region_options import (
     BUNDLE_HELP,
@@ -89,9 +89,10 @@ def _complete(done: RowDone, options: argparse.Namespace, caption: CaptionConfig
     text = done.text
     if options.style == "dense":
         text = compose_dense(text, [one for one in done.attributes if one.name not in off])
+    answers = done.attributes
     if caption.person_words == "neutral":
-        text = neutralise(text)
-    answers = complete_answers(options.attributes, done.attributes, off=off)
+        text, answers = neutralise(text), neutralise_answers(answers)
+    answers = complete_answers(options.attributes, answers, off=off)
     return replace(done, text=text, attributes=answers)
 
 

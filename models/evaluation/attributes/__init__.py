@@ -1,0 +1,1 @@
+"""Attributes of regions: cached tokens, fitted heads, and their figures."""
