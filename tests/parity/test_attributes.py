@@ -91,7 +91,8 @@ def test_answers_stand_beside_captions_that_stay_the_same(bundle, scoring_bundle
             assert answers["material"].status == "abstained"
             assert answers["material"].text is None
             assert 1 / 3 <= answers["material"].probability <= 1
-    assert len({o.text for row in read for o in row if o.name == "colour"}) > 1 or len(read) < 3
+    chances = {one.probability for row in read for one in row if one.name == "colour"}
+    assert len(chances) > 1, "all alike would prove nothing"
 
 
 def ask(region, asked):

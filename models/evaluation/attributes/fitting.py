@@ -43,6 +43,9 @@ _TARGET: Final = 0.85
 """Accuracy on the calibrating half that a threshold must reach for what is said."""
 _LEAST_SAID: Final = 8
 """A head that says fewer words than this on the calibrating half is left out."""
+_LEAST_KNOWN: Final = 20
+"""So many regions of the calibrating half must have the attribute."""
+_ENOUGH_PHOTOGRAPHS: Final = 100
 _EPOCHS, _BATCH, _RATE, _DECAY, _DROPOUT = 10, 256, 1e-3, 0.3, 0.3
 _RIDGE: Final = 0.02
 
@@ -145,7 +148,9 @@ def calibrate(logits: Tensor, truth: Tensor) -> tuple[float, Tensor]:
     return float(factor.exp().detach()), offset.detach()
 
 
-def choose_threshold(chances: F32, truth: F32, *, none: bool) -> float | None:
+def choose_threshold(
+    chances: F32, truth: F32, *, none: bool, target: float = _TARGET
+) -> float | None:
     """The lowest probability from which on what is said reaches the target; None if there is none.
     Regions without the attribute count: what is said of them is wrong.
     """
@@ -155,8 +160,37 @@ def choose_threshold(chances: F32, truth: F32, *, none: bool) -> float | None:
     top = chances[np.arange(len(best)), best][said]
     order = np.argsort(-top, kind="stable")
     share = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero((share >= _TARGET) & (np.arange(len(order)) >= _LEAST_SAID - 1))
+    enough = np.flatnonzero((share >= target) & (np.arange(len(order)) >= _LEAST_SAID - 1))
     return float(top[order][enough[-1]]) if len(enough) else None
+
+
+def prefer_photographs(cases: Sequence[AttributeCase], data: HeadData) -> npt.NDArray[np.bool_]:
+    """Which of all `cases` calibrate: photographs, if enough of them have the attribute. Renderings
+    are easier, and would make answers about photographs too sure.
+    """
+    photographs = np.array([case.kind == "photographs" for case in cases])
+    enough = int(photographs[data.rows].sum()) >= _ENOUGH_PHOTOGRAPHS
+    return photographs if enough else np.ones(len(cases), bool)
+
+
+def choose_for_all(cases: Sequence[AttributeCase], data: HeadData, chances: F32) -> float | None:
+    """The threshold that holds for all regions and for every source with enough of them. What is
+    said must be right as often as the commonest word, if that is more than the target.
+    """
+    none = data.words[0] == NOT_APPLICABLE
+    real = data.truth[:, 0] < 1 if none else np.ones(len(data.truth), np.bool_)
+    if real.sum() < _LEAST_KNOWN:
+        return None
+    target = max(_TARGET, float((data.truth[real] > 0).mean(axis=0).max()))
+    sources = np.array([cases[row].record.source for row in data.rows])
+    parts = [sources == source for source in sorted(set(sources))]
+    parts = [own for own in parts if (own & real).sum() >= _LEAST_KNOWN]
+    found = [
+        choose_threshold(chances[own], data.truth[own], none=none, target=target)
+        for own in (np.ones(len(real), np.bool_), *parts)
+    ]
+    known = [least for least in found if least is not None]
+    return max(known) if len(known) == len(found) else None
 
 
 def fit(
@@ -179,11 +213,12 @@ def fit(
         data = parts["calibrate"][name]
         if not len(data.rows):
             continue
-        truth, none = torch.from_numpy(data.truth), data.words[0] == NOT_APPLICABLE
-        logits = x[data.rows] @ whole[:-1] + whole[-1]
-        factor, offset = calibrate(logits, truth)
-        chances = functional.softmax(logits * factor + offset, dim=1).numpy()
-        least = choose_threshold(chances, data.truth, none=none)
+        near = _select(data, prefer_photographs(cases, data))
+        logits = x[near.rows] @ whole[:-1] + whole[-1]
+        factor, offset = calibrate(logits, torch.from_numpy(near.truth))
+        every = (x[data.rows] @ whole[:-1] + whole[-1]) * factor + offset
+        chances = functional.softmax(every, dim=1).numpy()
+        least = choose_for_all(cases, data, chances)
         sys.stderr.write(f"{name}: {len(data.rows)} regions, factor {factor:.2f}, from {least}\n")
         if least is None:
             continue

@@ -119,6 +119,12 @@ class AttributeReader:
         return AttributeAnswer(name=name, status="said", text=text, probability=probability)
 
 
+def _find_centre(counts: npt.NDArray[np.int64]) -> float:
+    """The mean place, 0..1, of pixels that lie `counts` [n] by row or column."""
+    places = np.arange(len(counts)) + 0.5
+    return float(counts @ places / (counts.sum() * len(counts)))
+
+
 def save_arrays(path: Path, weights: Mapping[str, F32], bias: Mapping[str, F32]) -> None:
     """Write weights f32 [inputs, C] and bias f32 [C] by attribute: weights as int8 with a scale for
     every word, after a scale for every input (`rows`) that all attributes share.
@@ -144,9 +150,7 @@ def answer_category(text: str, confidence: float | None) -> AttributeAnswer:
 
 def answer_location(mask: Mask) -> AttributeAnswer:
     """Where the centre of a mask bool [H, W] is in the image."""
-    rows, columns = np.nonzero(mask)
-    height, width = mask.shape
-    y, x = (rows.mean() + 0.5) / height, (columns.mean() + 0.5) / width
+    y, x = (_find_centre(np.count_nonzero(mask, axis=axis)) for axis in (1, 0))
     down = "upper" if y < _MIDDLE[0] else "lower" if y > _MIDDLE[1] else ""
     across = "left" if x < _MIDDLE[0] else "right" if x > _MIDDLE[1] else ""
     side = {"upper": "at the top", "lower": "at the bottom"}.get(down, "in the middle")
