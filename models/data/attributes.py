@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from ureca.attributes import ATTRIBUTES
 from ureca.models.data.regions import RegionRecord
 from ureca.models.evaluation.text.phrase_parsing import make_singular
 
@@ -76,6 +77,8 @@ ADJECTIVES: Final[Mapping[str, Mapping[str, str]]] = {
         short:"""),
 }
 """By attribute: the form that people use -> the word of the answer."""
+_RENAMED: Final = {"color": "colour"}
+_MOST_WORDS: Final = 3
 _THINGS_ONLY: Final = frozenset({"colour", "material", "pattern", "state", "size", "shape"})
 _PEOPLE_ONLY: Final = frozenset({"clothing", "hair", "age"})
 _ANIMATE_ONLY: Final = frozenset({"interaction", "pose"})
@@ -164,7 +167,7 @@ def mine_attributes(record: RegionRecord, captions: Iterable[str] = ()) -> Mined
     """The attributes that the record's words say. `captions` are of the whole picture: what a
     phrase of the record does there is its pose or interaction.
     """
-    found = {name: set(words) for name, words in record.attributes}
+    found = _read_named(record)
     people, animal = _shows_people(record), "animals" in record.types
     for text in dict.fromkeys((*record.short, *record.long)):
         before, head, counted = _split(text)
@@ -191,6 +194,13 @@ def mine_attributes(record: RegionRecord, captions: Iterable[str] = ()) -> Mined
         _put(found, "category", {"person" if record.category in _PEOPLE else noun})
     mined = {name: frozenset(words) for name, words in found.items() if words}
     return {**mined, **_not_applicable(record, people=people, animate=people or animal)}
+
+
+def _read_named(record: RegionRecord) -> dict[str, set[str]]:
+    """What the source says of attributes in a word or a few; sentences are no closed list."""
+    named = ((_RENAMED.get(name, name), words) for name, words in record.attributes)
+    short = ((name, {w for w in words if len(w.split()) <= _MOST_WORDS}) for name, words in named)
+    return {name: words for name, words in short if name in ATTRIBUTES and words}
 
 
 def _not_applicable(record: RegionRecord, *, people: bool, animate: bool) -> Mined:

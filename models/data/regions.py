@@ -151,9 +151,9 @@ def _to_text(value: object) -> str:
 
 
 def _read_attributes(found: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:  # JSON
-    if any(not isinstance(texts, list) for texts in found.values()):
-        raise TypeError("attributes are lists of texts by name")
-    return tuple((_to_text(n), tuple(map(_to_text, texts))) for n, texts in found.items())
+    """Texts by name; one text may stand without a list."""
+    listed = {name: texts if isinstance(texts, list) else [texts] for name, texts in found.items()}
+    return tuple((_to_text(n), tuple(map(_to_text, texts))) for n, texts in listed.items())
 
 
 def _read_optional(row: dict[str, Any], name: str) -> str:
