@@ -271,7 +271,7 @@ class _Maps(nn.Module):
         return tuple(self.decoder.encode(pixels))
 
 
-class _Masks(nn.Module):
+class _DecodedMasks(nn.Module):
     def __init__(self, model: Unires) -> None:
         super().__init__()
         self.decoder, self.prompt = model.decoder, model.mask_prompt
@@ -316,5 +316,5 @@ def make_mask_graphs(model: Unires) -> tuple[StageGraph, ...]:
     given = {"hidden": torch.zeros(3, model.mllm.width), **dict(zip(names, maps, strict=True))}
     return (
         StageGraph("maps", _Maps(model), {"pixels": pixels}, names, {}),
-        StageGraph("masks", _Masks(model), given, ("masks", "scores"), {"hidden": {0: "N"}}),
+        StageGraph("masks", _DecodedMasks(model), given, ("masks", "scores"), {"hidden": {0: "N"}}),
     )

@@ -98,6 +98,7 @@ def test_the_weights_are_what_the_node_opens_and_no_more(weights, weights_wheel,
     manifest = json.loads(weights.read(prefix + "manifest.json"))
     files = [*manifest["graphs"].values(), manifest["embeddings"], manifest["tokenizer"]]
     files += [*manifest["extra_files"], manifest["grounding"]["arrays"]]
+    files.append(manifest["attributes"]["arrays"])
     files += manifest["mask_head"]["graphs"].values()
     listed = {spec["file"]: spec["sha256"] for spec in files}
     assert held - {"manifest.json"} == set(listed)

@@ -18,7 +18,7 @@ from ureca.models.mllm.network.prefix_attention import Prefix
 from ureca.models.mllm.unires.checkpoint import hash_unires, load_unires, make_reader
 from ureca.models.mllm.unires.network import NONE, SEG, Unires
 from ureca.models.mllm.unires.picture_input import UniresReader
-from ureca.models.runtime.segmentation.open_checkpoints import FoundMask, TextMasks
+from ureca.models.runtime.segmentation.open_checkpoints import TextMask, TextMasks
 
 _BATCH = 16
 """Texts that are asked at once."""
@@ -111,7 +111,7 @@ class UniresEngine:
         logits = self.model.logits(hidden)
         return logits[:, -2 + SEG] > logits[:, self._stop]
 
-    def _draw(self, encoded: UniresPicture, states: Tensor) -> tuple[FoundMask, ...]:
+    def _draw(self, encoded: UniresPicture, states: Tensor) -> tuple[TextMask, ...]:
         """The masks of states that have a pixel, in the image's size."""
         logits, scores = self.model.decode_masks(encoded.maps, states)
         height, width = encoded.size
@@ -120,7 +120,7 @@ class UniresEngine:
             large = cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR)
             mask = np.asarray(large > 0, np.bool_)
             if mask.any():
-                found.append(FoundMask(mask, min(max(score, 0.0), 1.0)))
+                found.append(TextMask(mask, min(max(score, 0.0), 1.0)))
         return tuple(found)
 
 

@@ -17,7 +17,7 @@ _EXTRA = "mllm"
 
 
 @dataclass(frozen=True, slots=True)
-class FoundMask:
+class TextMask:
     """One thing that a text means: its mask bool [H, W] of the image's size, and the model's own
     estimate 0..1 of the mask's IoU.
     """
@@ -32,7 +32,7 @@ class TextMasks:
 
     text: str
     none_probability: float
-    masks: tuple[FoundMask, ...] = ()
+    masks: tuple[TextMask, ...] = ()
 
 
 class TextSegmenter(Protocol):
