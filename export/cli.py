@@ -70,6 +70,7 @@ _EPILOG = """examples:
   ureca export runs/nano -o fast --runtime tensorrt-rtx --builder torch-tensorrt
   ureca export runs/nano -o bundle --only-grounding
   ureca export runs/nano -o bundle --only-attributes
+  ureca export runs/ureca-smol -o bundle --runtime onnx        a full-size captioner, without torch
   ureca export runs/nano -o bundle --regions regions.jsonl.gz --images images
   ureca export masks runs/masks/checkpoint --bundle bundle     adds a mask head; its own --help
 
@@ -267,7 +268,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runtime",
         choices=("auto", *PRECISIONS),
-        help=f"default: onnx; {', '.join(EXPERIMENTAL)} are experimental: they never ran on a "
+        help="default: onnx (full-size captioners: torch runs the bundle unless onnx is named); "
+        f"{', '.join(EXPERIMENTAL)} are experimental: they never ran on a "
         "device (docs/export.md)",
     )
     parser.add_argument(

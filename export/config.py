@@ -26,6 +26,8 @@ class Tolerances:
     """Equal choices of the float32 graphs; below 1 only because near ties exist."""
     int8_agreement: float = 0.98
     """Equal choices on forced captions that a graph must keep to ship as int8."""
+    int4_agreement: float = 0.9
+    """The same for the language model of a full-size captioner in int4."""
     control_agreement: float = 0.9
     """Weights of another seed must stay below this, or the comparison sees nothing."""
     score_agreement: float = 0.95

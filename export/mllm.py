@@ -1,8 +1,8 @@
 """`ureca export` and `ureca verify` of `ureca-mllm`: a verified bundle of tensors that torch runs.
 
-There are no graphs: the language models of `transformers` do not fit the interface of `lm`
-(`models/nano/language.py`). The bundle holds the model itself with merged adapters, and needs torch
-where it runs. `export/mllm_parity.py` is its parity check.
+The bundle holds the model itself with merged adapters, and needs torch where it runs.
+`export/mllm_parity.py` is its parity check. With `--runtime onnx` the bundle holds graphs instead
+(`export/language_model`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ureca.export.config import ExportConfig, Tolerances
 from ureca.export.mllm_parity import check_parity
 from ureca.export.parity.parity_inputs import ParityCase, find_cases
 from ureca.export.report import print_report
-from ureca.export.verify import Verification
+from ureca.export.verify import Verification, find_full_size
 from ureca.extras import require
 from ureca.models.mllm.checkpoints.checkpoint import (
     CONFIG,
@@ -61,12 +61,12 @@ def is_checkpoint(folder: Path) -> bool:
 
 def export_command(options: Namespace) -> int:
     """`ureca export CHECKPOINT -o OUT` for such a checkpoint."""
+    if options.runtime == "onnx":
+        return _export_graphs(options)
     kind = options.precision
     if kind is not None and kind not in _KINDS:
         raise ConfigError(f"--precision of a ureca-mllm bundle is one of {_KINDS}, got {kind}")
-    for name in ("runtime", "target", "opset", "buckets", "static_cache"):
-        if getattr(options, name) not in (None, "auto"):
-            raise ConfigError(f"--{name.replace('_', '-')}: a ureca-mllm bundle is run by torch")
+    _refuse(options, ("runtime", "target", "opset", "buckets", "static_cache"))
     cases, source = find_cases(options.regions, options.images, limit=_REGIONS)
     report = export_mllm(
         options.checkpoint,
@@ -78,6 +78,36 @@ def export_command(options: Namespace) -> int:
         tolerances=load_config(ExportConfig, options.config).tolerances,
     )
     return print_report(report, as_json=options.json)
+
+
+def _export_graphs(options: Namespace) -> int:
+    """`--runtime onnx`: graphs that the node runs without torch."""
+    graphs = require("ureca.export.language_model.bundle", extra="export")
+    kind = options.precision or graphs.KINDS[0]
+    if kind not in graphs.KINDS:
+        raise ConfigError(f"--precision of its graphs is one of {graphs.KINDS}, got {kind}")
+    _refuse(options, ("target", "buckets", "static_cache"))
+    config = load_config(ExportConfig, options.config)
+    given = graphs.GraphOptions(
+        kind=kind,
+        opset=options.opset or config.opset,
+        max_regions=options.max_regions,
+        tolerances=config.tolerances,
+    )
+    cases, source = find_cases(options.regions, options.images, limit=_REGIONS)
+    report = graphs.export_graphs(
+        options.checkpoint, options.out, cases=cases, source=source, options=given
+    )
+    return print_report(report, as_json=options.json)
+
+
+def _refuse(options: Namespace, names: Sequence[str]) -> None:
+    for name in names:
+        if getattr(options, name) not in {None, "auto"}:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} does not apply to a full-size captioner: torch runs "
+                "it, or ONNX Runtime on a CPU with --runtime onnx"
+            )
 
 
 def export_mllm(
@@ -121,8 +151,7 @@ def verify_mllm(
 ) -> Verification:
     """Verify a bundle's hashes and compare it with its checkpoint. Raises `BundleError`."""
     manifest = load_manifest(bundle)
-    if checkpoint is None or not is_checkpoint(checkpoint):
-        raise BundleError(f"give --checkpoint DIR: what {bundle} was made from")
+    checkpoint = find_full_size(bundle, checkpoint)
     got = hash_checkpoint(checkpoint)
     if got != manifest.checkpoint_sha256:
         raise BundleError(

@@ -33,7 +33,7 @@ from ureca.models.mllm.network.positions import PromptOpening
 from ureca.models.mllm.prompt import TextTokenizer
 from ureca.models.tokenizer import EOS_ID
 
-_TOKENS = 32
+COMPARED_TOKENS = 32
 """Tokens of a caption that are compared. Logits of large vocabularies need much memory."""
 
 
@@ -53,11 +53,11 @@ def check_parity(
     model = load_checkpoint(checkpoint, merge=False, device=str(candidate.model.device))
     reference = MllmEngine(model, words, info=info)
     bar = tqdm(cases, desc="the checkpoint's captions", unit="picture", disable=None)
-    ours = [_run_unshared(reference, case) for case in bar]
+    ours = [run_unshared(reference, case) for case in bar]
     forced = [said.captions for said in ours]
-    theirs = [_run_shared(candidate, *pair) for pair in zip(cases, forced, strict=True)]
-    other = _make_control(reference)
-    control = [_run_shared(other, *pair) for pair in zip(cases, forced, strict=True)]
+    theirs = [run_shared(candidate, *pair) for pair in zip(cases, forced, strict=True)]
+    other = make_control(reference)
+    control = [run_shared(other, *pair) for pair in zip(cases, forced, strict=True)]
     package = require("transformers", extra="mllm")
     missing = {} if torch.cuda.is_available() else {"GPU": "no CUDA device was used"}
     if source.startswith("synthetic"):
@@ -88,12 +88,12 @@ def _prepare_inputs(
 
 
 @torch.inference_mode()
-def _run_unshared(engine: MllmEngine, case: ParityCase) -> ProbeOutput:
+def run_unshared(engine: MllmEngine, case: ParityCase) -> ProbeOutput:
     """Caption region by region with the package's `generate`; compute logits without a cache."""
     frame, suffixes = _prepare_inputs(engine, case)
     model, stop = engine.model, engine.prompt.stop_ids
     prefix = make_prefix_input(model, engine.prompt, frame.grid, frame.image_tokens)
-    limit = min(_TOKENS, engine.info.max_new_tokens)
+    limit = min(COMPARED_TOKENS, engine.info.max_new_tokens)
     said = generate.generate_per_region(
         model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit
     )
@@ -119,12 +119,12 @@ def _compute_logits(
 
 
 @torch.inference_mode()
-def _run_shared(
+def run_shared(
     engine: MllmEngine, case: ParityCase, forced: Sequence[Sequence[int]]
 ) -> ProbeOutput:
     """Caption one batch after the shared prefix; compute logits of the forced captions."""
     frame, suffixes = _prepare_inputs(engine, case)
-    stop, limit = engine.prompt.stop_ids, min(_TOKENS, engine.info.max_new_tokens)
+    stop, limit = engine.prompt.stop_ids, min(COMPARED_TOKENS, engine.info.max_new_tokens)
     prefix = make_prefix_input(engine.model, engine.prompt, frame.grid, frame.image_tokens)
     free = generate.generate_shared(
         engine.model, prefix, suffixes, stop_ids=stop, max_new_tokens=limit
@@ -138,7 +138,7 @@ def _run_shared(
     return ProbeOutput([i if len(i) == limit else [*i, stop[0]] for i in free], logits)
 
 
-def _make_control(engine: MllmEngine) -> MllmEngine:
+def make_control(engine: MllmEngine) -> MllmEngine:
     """Return the negative control: the same prompts, with all mask modules from another seed. A
     mask encoder alone has little effect beside region tokens.
     """

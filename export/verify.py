@@ -26,7 +26,7 @@ from ureca.export.parity.parity_inputs import ParityCase, find_cases, prepare_ar
 from ureca.export.report import build_document, format_figures, print_report
 from ureca.extras import require
 from ureca.models.nano.checkpoint import TOKENIZER, WEIGHTS, load_checkpoint
-from ureca.models.runtime.compatibility import TRANSFORMERS
+from ureca.models.runtime.compatibility import MLLM_CONFIG, TRANSFORMERS
 from ureca.models.runtime.load import load_backend
 from ureca.models.runtime.trt import PACKAGES
 from ureca.models.tokenizer import Tokenizer
@@ -57,12 +57,15 @@ class Verification:
     alone_exact: float
     control: Agreement
     words: CaptionScores | None
+    coarse: bool = False
+    """Whether the language model is in int4, which has a bound of its own."""
     not_proven: dict[str, str] = field(default_factory=dict)
 
     def failures(self) -> list[str]:
         """Reasons why the bundle must not be used; empty if it may be used."""
         bounds, bad = self.tolerances, []
         needed = bounds.int8_agreement if self.quantised else bounds.float_agreement
+        needed = bounds.int4_agreement if self.coarse else needed
         if not self.bundle.teacher_forced >= needed:
             got = self.bundle.teacher_forced
             bad.append(f"forced choices agree to {got:.4f}, the manifest asks for {needed}")
@@ -107,6 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if manifest.runtime == TRANSFORMERS:
         ours = require("ureca.export.mllm", extra="mllm").verify_mllm
         report = ours(options.bundle, options.checkpoint, cases=cases, source=source)
+        report = replace(report, tolerances=tolerances)
+    elif manifest.language:
+        ours = require("ureca.export.language_model.bundle", extra="mllm").verify_graphs
+        folder = find_full_size(options.bundle, options.checkpoint)
+        report = ours(options.bundle, folder, manifest, cases=cases, source=source)
         report = replace(report, tolerances=tolerances)
     else:
         report = verify(
@@ -202,6 +210,13 @@ def _find_checkpoint(bundle: Path, given: Path | None, manifest: BundleManifest)
             f"from {wanted}; give that one, or export this one: ureca export {folder} -o {bundle}"
         )
     return folder
+
+
+def find_full_size(bundle: Path, given: Path | None) -> Path:
+    """Return the checkpoint of `ureca-mllm` that was given. Raises `BundleError` for another."""
+    if given is None or not (given / MLLM_CONFIG).is_file():
+        raise BundleError(f"give --checkpoint DIR: what {bundle} was made from")
+    return given
 
 
 def _merge_tolerances(manifest: BundleManifest, given: Sequence[str]) -> Tolerances:

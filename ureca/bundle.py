@@ -151,17 +151,38 @@ class MaskHeadSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     graphs: dict[str, GraphSpec]
 
 
+class LanguageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The language model of a full-size captioner (`models.mllm.graphs`) as graphs: its sizes.
+
+    `heads` are those of keys and values. `axes` is 1, or 3 where positions in an image have three
+    dimensions. `layout` is how the image block of the prompt is written, `image_tokens` how many a
+    tile has in it. `maps` are the outputs of `vision` that `regions` reads.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    width: int
+    axes: int
+    layout: str
+    image_tokens: int
+    maps: tuple[str, ...]
+
+
 class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All data that a runtime needs before it opens a graph.
 
-    `model` is `CaptionerConfig` as plain data; `graphs` are by name (`vision`, `regions`, `lm`).
-    `tolerances` are the bounds that the parity report was held to (`max_abs_logit_diff`, ...).
+    `model` is `CaptionerConfig` as plain data (with `language`: `MllmConfig`); `graphs` are by name
+    (`vision`, `regions`, `lm`). `tolerances` are the bounds that the parity report was held to
+    (`max_abs_logit_diff`, ...).
     `runtime` and `runtime_version` say what made or proved the graphs; `target` is where they may
     run: `any`, a device such as `sm_87`, or what else `models.runtime.compatibility` knows.
     `extra_files` are the parity report, the self-test and the model card. A bundle without
     `grounding` cannot score texts, one without `mask_head` finds nothing by itself, one without
     `attributes` answers none. (None of them is in the JSON of those, so that they keep their
     sha256.)
+    With `language` the graphs are those of a
+    full-size captioner; the weights of graph `NAME` are in the extra file `NAME.data`.
     """
 
     schema: int = SCHEMA_VERSION
@@ -180,6 +201,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grounding: GroundingWeights | msgspec.UnsetType = msgspec.UNSET
     mask_head: MaskHeadSpec | msgspec.UnsetType = msgspec.UNSET
     attributes: AttributeWeights | msgspec.UnsetType = msgspec.UNSET
+    language: LanguageSpec | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def name(self) -> str:

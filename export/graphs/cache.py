@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,14 +35,20 @@ def find_cache_folder() -> Path:
 
 
 def load_or_make_graph(
-    name: str, make: Callable[[], onnx.ModelProto], *, checkpoint_sha256: str, opset: int
+    name: str,
+    make: Callable[[], onnx.ModelProto],
+    *,
+    checkpoint_sha256: str,
+    opset: int,
+    sources: Sequence[tuple[str, str]] = _SOURCES,
 ) -> onnx.ModelProto:
     """Return the graph from the cache. If it is missing, make it and store it there.
 
-    `checkpoint_sha256` identifies weights and configuration, on which the shapes depend. If the
-    folder cannot be written, the next export makes the graph again.
+    `checkpoint_sha256` identifies weights and configuration, on which the shapes depend; `sources`
+    are the files of ours that it comes from. If the folder cannot be written, the next export makes
+    the graph again.
     """
-    path = find_cache_folder() / f"{name}-{_hash_inputs(checkpoint_sha256, opset)}.onnx"
+    path = find_cache_folder() / f"{name}-{_hash_inputs(checkpoint_sha256, opset, sources)}.onnx"
     try:
         return onnx.load(str(path))
     except Exception:  # noqa: BLE001  (absent, cut short or damaged: make it again)
@@ -56,11 +62,11 @@ def load_or_make_graph(
     return proto
 
 
-def _hash_inputs(checkpoint_sha256: str, opset: int) -> str:
+def _hash_inputs(checkpoint_sha256: str, opset: int, sources: Sequence[tuple[str, str]]) -> str:
     digest = hashlib.sha256(f"{checkpoint_sha256} {opset} {torch.__version__}".encode())
     digest.update(onnx.__version__.encode())
     packages = {"models": Path(ureca.models.__path__[0]), "export": Path(ureca.export.__path__[0])}
-    for package, pattern in _SOURCES:
+    for package, pattern in sources:
         for path in sorted(packages[package].glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:24]

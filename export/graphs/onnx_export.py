@@ -23,13 +23,13 @@ from ureca.models.nano.network import Captioner
 from ureca.models.runtime.graph_names import GATHER, LM, LM_STATIC, REGIONS, SCORE, VISION
 
 _ONNX_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
-_IR_VERSION = 10
+IR_VERSION = 10
 """The IR version that the torch exporter writes. The newest one of the `onnx` package is too new
 for runtimes.
 """
 _LANGUAGE: dict[str, Callable[..., nn.Module]] = {LM: Lm, LM_STATIC: LmStatic, SCORE: ScoreGraph}
 """Graphs of the language model: their inputs end in two lists of tensors."""
-_EXAMPLE = {"T": 2, "N": 3, "Q": 4, "P": 7, "S": 5, "M": 2}
+_EXAMPLE = {"T": 2, "N": 3, "Q": 4, "P": 7, "S": 5, "M": 2, "S + Q": 9}
 """Distinct sizes above 1. The tracer then neither merges nor specialises a free dimension."""
 
 
@@ -39,7 +39,7 @@ def export_graph(model: Captioner, name: str, *, opset: int) -> onnx.ModelProto:
     """
     interface = build_interfaces(model.config)[name]
     if name == GATHER:
-        return _finish(_build_gather(interface, opset), interface)
+        return _finish(build_gather(interface, opset), interface)
     nest = partial(_nest_arguments, name)
     return export_module(_select_module(model, name), interface, opset=opset, nest=nest)
 
@@ -131,7 +131,7 @@ def _nest_arguments(name: str, flat: list[Any]) -> tuple[Any, ...]:
     return (*flat[:alone], flat[alone:half], flat[half:])
 
 
-def _build_gather(interface: Interface, opset: int) -> onnx.ModelProto:
+def build_gather(interface: Interface, opset: int) -> onnx.ModelProto:
     """Build one Gather along N per tensor."""
     rows, *own = interface.input_names
     nodes = [
@@ -139,12 +139,12 @@ def _build_gather(interface: Interface, opset: int) -> onnx.ModelProto:
         for source, target in zip(own, interface.output_names, strict=True)
     ]
     graph = helper.make_graph(
-        nodes, GATHER, _make_value_infos(interface.inputs), _make_value_infos(interface.outputs)
+        nodes, GATHER, make_value_infos(interface.inputs), make_value_infos(interface.outputs)
     )
     return helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", opset)],
-        ir_version=_IR_VERSION,
+        ir_version=IR_VERSION,
         producer_name="ureca",
     )
 
@@ -156,15 +156,16 @@ def _set_interface(proto: onnx.ModelProto, interface: Interface) -> None:
     expected = [*interface.input_names, *interface.output_names]
     assert names == expected, f"the exporter wrote {names}, expected {expected}"
     del graph.value_info[:], graph.input[:], graph.output[:]
-    graph.input.extend(_make_value_infos(interface.inputs))
-    graph.output.extend(_make_value_infos(interface.outputs))
+    graph.input.extend(make_value_infos(interface.inputs))
+    graph.output.extend(make_value_infos(interface.outputs))
     del proto.metadata_props[:]
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
 
 
-def _make_value_infos(specs: tuple[TensorSpec, ...]) -> list[onnx.ValueInfoProto]:
+def make_value_infos(specs: tuple[TensorSpec, ...]) -> list[onnx.ValueInfoProto]:
+    """Describe tensors as inputs or outputs of a graph."""
     return [
         helper.make_tensor_value_info(spec.name, _ONNX_TYPES[spec.dtype], list(spec.shape))
         for spec in specs

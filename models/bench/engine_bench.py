@@ -87,7 +87,8 @@ def _format_row(row: TimingRow) -> str:
 
 def _read_counted_config(manifest: BundleManifest) -> CaptionerConfig | None:
     """Return the configuration for the roofline. Only the work of the nano can be counted."""
-    return None if manifest.runtime == TRANSFORMERS else read_captioner_config(manifest)
+    full_size = manifest.runtime == TRANSFORMERS or bool(manifest.language)
+    return None if full_size else read_captioner_config(manifest)
 
 
 def _add_roofline(

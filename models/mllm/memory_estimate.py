@@ -1,4 +1,5 @@
-"""Estimates memory and time of training: `ureca mllm plan`. The figures are computed, not measured.
+"""Estimates memory and time of training, and sizes of an export to graphs: `ureca mllm plan`. The
+figures are computed, not measured.
 
 Parameters are counted from the shapes of the published configurations. Memory of one worker is
 weights + trained parameters (float32 weight, gradient and two moments) + activations: with gradient
@@ -205,6 +206,54 @@ def _estimate_hours(shape: BaseShape, recipe: TrainingRecipe) -> float:
     return _SAMPLES * flops / (recipe.workers * recipe.peak_flops * recipe.share_of_peak) / 3600
 
 
+_EXPORTED = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5 + (4 + 0.5) / 32}
+"""Bytes of a weight of the language model in `lm`; a block of 32 in int4 has a scale and a zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportBudget:
+    """Files of graphs and memory of writing them, in GiB."""
+
+    files_gib: float
+    memory_gib: float
+    twice_gib: float
+    """What a second set of the stored weights would need."""
+
+
+def estimate_export(shape: BaseShape, kind: str) -> ExportBudget:
+    """Return the sizes of an export to graphs (`export/language_model`) of a bfloat16 checkpoint.
+
+    In memory are the weights as they are stored, and the largest one, which is the output layer,
+    in float32 and as it is written.
+    """
+    largest, blocks = shape.vocab * shape.width, shape.layers * shape.block
+    other = 4 if kind == "fp32" else 2
+    output = 1.0 if kind == "int4" else _EXPORTED[kind]
+    files = blocks * _EXPORTED[kind] + largest * (output + other)
+    files += (shape.vision + shape.projector) * other
+    stored = 2 * (shape.language + shape.vision + shape.projector)
+    return ExportBudget(
+        files_gib=files / _GIB,
+        memory_gib=(stored + (4 + max(output, 4.0 * (kind == "fp32"))) * largest) / _GIB,
+        twice_gib=2 * stored / _GIB,
+    )
+
+
+def format_export_table() -> str:
+    """Return the plan of exports to graphs as Markdown."""
+    head = (
+        "| base | precision of lm | files GiB | memory GiB, weights once | twice |\n"
+        "|---|---|---|---|---|"
+    )
+    rows = []
+    for shape in SHAPES:
+        for kind in _EXPORTED:
+            found = estimate_export(shape, kind)
+            numbers = (found.files_gib, found.memory_gib, found.twice_gib)
+            rows.append(f"| {shape.name} | {kind} | {' | '.join(f'{n:.1f}' for n in numbers)} |")
+    return "\n".join([head, *rows])
+
+
 def format_table(recipe: TrainingRecipe = TrainingRecipe(stage=1)) -> str:
     """Return the plan as Markdown, both stages of every shape."""
     head = (
@@ -259,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _plan(family: str, recipe: TrainingRecipe) -> str:
     if family == "ureca":
-        return format_table(recipe)
+        return f"{format_table(recipe)}\n\nexport to graphs:\n\n{format_export_table()}"
     from ureca.models.mllm.finecaption import memory
 
     return memory.format_table(recipe, (SHAPES[0], LLAMA_8B))

@@ -288,17 +288,21 @@ def open_checkpoint(folder: Path, *, device: str = "auto", bundle: str = "") -> 
     """Open the engine over a checkpoint (or the checkpoint inside a bundle)."""
     where = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     model = load_checkpoint(folder, device=where)
-    config = model.config
-    package = __import__("transformers")
-    info = EngineInfo(
+    info = describe_checkpoint(model, bundle=bundle)
+    return MllmEngine(model, TextTokenizer.load(folder / TOKENIZER), info=info)
+
+
+def describe_checkpoint(model: Mllm, *, bundle: str = "") -> EngineInfo:
+    """Return model, runtime, precision and limits of a captioner that torch runs."""
+    config, package = model.config, __import__("transformers")
+    return EngineInfo(
         model=config.name,
-        runtime=f"transformers {package.__version__} torch {torch.__version__} {where}",
+        runtime=f"transformers {package.__version__} torch {torch.__version__} {model.device}",
         precision=config.precision,
         bundle_sha=bundle,
         max_regions=config.max_regions,
         max_new_tokens=config.max_new_tokens,
     )
-    return MllmEngine(model, TextTokenizer.load(folder / TOKENIZER), info=info)
 
 
 def open_bundle(folder: Path, manifest: BundleManifest, *, threads: int | None) -> MllmEngine:

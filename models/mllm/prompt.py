@@ -151,3 +151,23 @@ def check_count(ids: I64, token_id: int, expected: int, what: str) -> None:
         raise ConfigError(
             f"expected {expected} {what}, found {found}: look for them in the texts of `prompt`"
         )
+
+
+def count_positions(image: npt.NDArray[np.bool_], *, side: int | None) -> tuple[I64, int]:
+    """Return positions i64 [A, P] of a prompt in which `image` bool [P] are the image tokens, and
+    the position behind the last one.
+
+    `side`: tokens along a side of a tile where positions have three dimensions (A = 3): tokens of a
+    tile have one time; their rows and columns count from there. None: positions 0, 1, ... (A = 1).
+    """
+    if side is None:
+        return np.arange(len(image), dtype=np.int64)[None], len(image)
+    down, right = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    tile = np.stack([np.zeros_like(down), down, right]).reshape(3, -1)
+    one = np.zeros((3, 1), np.int64)
+    places, at, seen, flags = [], 0, 0, image.tolist()
+    while seen < len(flags):
+        part, steps = (tile, side) if flags[seen] else (one, 1)
+        places.append(part + at)
+        at, seen = at + steps, seen + part.shape[1]
+    return np.concatenate(places, axis=1), at

@@ -62,7 +62,9 @@ def load_engine(folder: Path | str, *, threads: int | None = None) -> Engine:
         return captioner
     manifest = load_manifest(folder)
     if manifest.runtime == TRANSFORMERS:
-        return _open_mllm(folder, manifest, threads=threads)
+        return _open_mllm("ureca.models.mllm.mllm_engine", "mllm", folder, threads=threads)
+    if manifest.language:
+        return _open_mllm("ureca.models.mllm.graphs.engine", "node", folder, threads=threads)
     backend = load_backend(folder, manifest, threads=threads)
     engine = make_engine(backend, folder, manifest)
     _warm_up(engine, folder)
@@ -86,10 +88,12 @@ def _open_server(path: Path, *, threads: int | None) -> Engine:
     return FallbackEngine(load_engine(folder, threads=threads), remote)
 
 
-def _open_mllm(folder: Path, manifest: BundleManifest, *, threads: int | None) -> Engine:
-    """Open a captioner over a model of `transformers`. torch is loaded only here."""
-    opener = require("ureca.models.mllm.mllm_engine", extra="mllm")
-    engine: Engine = opener.open_bundle(folder, manifest, threads=threads)
+def _open_mllm(module: str, extra: str, folder: Path, *, threads: int | None) -> Engine:
+    """Open a full-size captioner: its graphs, or a model of `transformers`. torch is loaded only
+    for the latter.
+    """
+    opener = require(module, extra=extra)
+    engine: Engine = opener.open_bundle(folder, load_manifest(folder), threads=threads)
     return engine
 
 

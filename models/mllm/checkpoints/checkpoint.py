@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -38,7 +38,9 @@ CONFIG, MASK, PROJECTOR, LORA, TOKENIZER = (
     "tokenizer.json",
 )
 _MAX_CONFIG_BYTES = 1 << 20
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}
+Loaded = Precision | Literal["stored"]
+"""`stored`: every tensor in the type that it has in the file."""
+_DTYPES: dict[str, Any] = {"fp32": torch.float32, "stored": "auto"}
 _BITS: dict[str, dict[str, Any]] = {
     "int8": {"load_in_8bit": True},
     "int4": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16},
@@ -162,7 +164,7 @@ def load_mask_tensors(model: Mllm, tensors: dict[str, Tensor]) -> None:
 def load_checkpoint(
     folder: Path,
     *,
-    precision: Precision | None = None,
+    precision: Loaded | None = None,
     device: str = "cpu",
     merge: bool = True,
 ) -> Mllm:
@@ -177,7 +179,7 @@ def load_checkpoint(
         raise WeightsError(
             f"{base_folder} is another base model: expected sha256 {config.base_sha256}, got {got}"
         )
-    kind = precision or config.precision
+    kind: Loaded = precision or config.precision
     if find_family(config.family).own_tokens is not None and kind in _BITS:
         raise WeightsError(f"precision {kind}: a {config.family} base runs in fp32 or bf16")
     model = Mllm(load_base(base_folder, kind, device=device), config)
@@ -191,7 +193,7 @@ def load_checkpoint(
     return model.eval()
 
 
-def load_base(folder: Path, precision: Precision, *, device: str = "cpu") -> Any:
+def load_base(folder: Path, precision: Loaded, *, device: str = "cpu") -> Any:
     """Load the base model of `transformers` from safetensors, without remote code."""
     package = require("transformers", extra=EXTRA)
     register_base(folder)
@@ -248,7 +250,7 @@ def _hash_file(path: Path) -> bytes:
     return digest.digest()
 
 
-def _make_quantisation(package: Any, precision: Precision) -> Any:
+def _make_quantisation(package: Any, precision: Loaded) -> Any:
     """Return the quantisation of `bitsandbytes`. Raises `MissingExtraError` if it is not
     installed.
     """

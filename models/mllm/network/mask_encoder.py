@@ -43,7 +43,7 @@ class MllmMaskEncoder(nn.Module):
     def forward(self, masks: Tensor) -> Tensor:
         """masks f32 [N, T, M, M] of 0..1 -> mask tokens [N, T * n, d], tile by tile."""
         tiles = masks.flatten(0, 1)[:, None] * self.scale
-        if self.training:
+        if self.training or torch.compiler.is_exporting():  # a graph has no loop over its rows
             tokens = self._encode_tiles(tiles)
         else:
             tokens = torch.cat([self._encode_tiles(part) for part in tiles.split(_AT_ONCE)])

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ureca.models.mllm.prompt import count_positions
+
 
 @dataclass(frozen=True, eq=False)
 class PromptOpening:
@@ -50,12 +52,5 @@ def compute_positions(image: Tensor, side: int) -> tuple[Tensor, int]:
     """Return positions i64 [3, P] for tokens of which `image` bool [P] are tiles of side x side,
     and the position behind the last one.
     """
-    down, right = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    tile = torch.stack([torch.zeros(side, side, dtype=torch.long), down, right]).flatten(1)
-    one = torch.zeros(3, 1, dtype=torch.long)
-    places, at, seen, flags = [], 0, 0, image.tolist()
-    while seen < len(flags):
-        part, steps = (tile, side) if flags[seen] else (one, 1)
-        places.append(part + at)
-        at, seen = at + steps, seen + part.shape[1]
-    return torch.cat(places, dim=1), at
+    positions, goes_on = count_positions(image.cpu().numpy(), side=side)
+    return torch.from_numpy(positions), goes_on

@@ -1,0 +1,1 @@
+"""Runs the exported graphs of a full-size captioner. Imports no torch."""
