@@ -62,7 +62,7 @@ known to nobody outside.)
 """
 
 OFF_BY_DEFAULT = frozenset(name for name, one in ATTRIBUTES.items() if one.support == "off")
-_NOT_IN_CAPTIONS = frozenset({"category", "count", "size", "location", "viewing_angle"})
+_NOT_IN_CAPTIONS = frozenset({"category", "count", "size", "location", "shape", "viewing_angle"})
 
 
 class AttributeAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -46,6 +46,10 @@ _LEAST_SAID: Final = 8
 _LEAST_KNOWN: Final = 20
 """So many regions of the calibrating half must have the attribute."""
 _ENOUGH_PHOTOGRAPHS: Final = 100
+_NOT_FITTED: Final = frozenset({"state"})
+"""People name a state where it strikes them. Without regions that are known to have none, a head
+says one of everything.
+"""
 _EPOCHS, _BATCH, _RATE, _DECAY, _DROPOUT = 10, 256, 1e-3, 0.3, 0.3
 _RIDGE: Final = 0.02
 
@@ -202,7 +206,9 @@ def fit(
     trained = tokens[halves == "train"]
     centre, spread = trained.mean(axis=0), trained.std(axis=0) + 1e-3
     x = torch.from_numpy((tokens - centre) / spread)
-    words = {name: list_words(cases, name) for name in ATTRIBUTES if name not in COMPUTED}
+    words = {
+        name: list_words(cases, name) for name in ATTRIBUTES if name not in COMPUTED | _NOT_FITTED
+    }
     known = {name: collect(cases, name, found) for name, found in words.items() if len(found) > 2}
     parts = {
         half: {name: thin(_select(data, halves == half), rng) for name, data in known.items()}
