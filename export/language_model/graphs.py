@@ -21,7 +21,7 @@ from ureca.export.language_model.modules import (
     FrameGraph,
     HeadGraph,
     LayerGraph,
-    RegionsGraph,
+    RegionTokensGraph,
     VisionGraph,
     list_maps,
 )
@@ -52,7 +52,7 @@ def sketch_captioner(model: Mllm, *, opset: int) -> Sketches:
     interfaces = build_interfaces(model, spec, seen)
     maps = [tensor.shape for tensor in list_maps(seen.maps)]
     layout = tree.tree_structure(seen.maps)
-    regions = (RegionsGraph if maps else _RegionsWithoutMaps)(skeleton.model, layout=layout)
+    regions = (RegionTokensGraph if maps else _RegionsWithoutMaps)(skeleton.model, layout=layout)
     wholes: dict[str, tuple[nn.Module, int]] = {
         VISION: (VisionGraph(skeleton.model), 0),
         REGIONS: (regions, len(maps)),
@@ -72,7 +72,7 @@ def sketch_captioner(model: Mllm, *, opset: int) -> Sketches:
     return Sketches(spec, interfaces, graphs)
 
 
-class _RegionsWithoutMaps(RegionsGraph):
+class _RegionsWithoutMaps(RegionTokensGraph):
     """`regions` of a family whose regions read only masks and image tokens."""
 
     def forward(self, masks: Tensor, image_tokens: Tensor) -> Tensor:  # type: ignore[override]

@@ -35,7 +35,7 @@ class VisionGraph(nn.Module):
         return (seen.tokens[None], *list_maps(seen.maps))
 
 
-class RegionsGraph(nn.Module):
+class RegionTokensGraph(nn.Module):
     """`regions`: masks [N, T, M, M], image tokens [1, P, d] and maps of their picture -> region
     tokens [N, K, d].
     """

@@ -36,7 +36,7 @@ _MS = "com.microsoft"
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _StoredWeight:
     """Tensors of a file that are made together: their types and shapes, and their values."""
 
     tensors: tuple[tuple[str, int, tuple[int, ...]], ...]
@@ -58,7 +58,7 @@ class GraphWriter:
         self._sketch, self._kind, self._opset = sketch, kind, opset
         self._choose: Choose = choose or (lambda name: choose_way(kind, name))
         self._nodes: list[onnx.NodeProto] = []
-        self._stored: list[_Stored] = []
+        self._stored: list[_StoredWeight] = []
         self._float: set[str] = set()
 
     def write(self, folder: Path, name: str) -> list[str]:
@@ -98,10 +98,10 @@ class GraphWriter:
         weight = self._sketch.weights[name]
         if self._kind == "fp32" or weight.size < _SMALL:
             stored = ((name, TensorProto.FLOAT, weight.shape),)
-            self._stored.append(_Stored(stored, lambda: (weight.read(),)))
+            self._stored.append(_StoredWeight(stored, lambda: (weight.read(),)))
             return
         half = ((f"{name}.f16", TensorProto.FLOAT16, weight.shape),)
-        self._stored.append(_Stored(half, lambda: (weight.read().astype(np.float16),)))
+        self._stored.append(_StoredWeight(half, lambda: (weight.read().astype(np.float16),)))
         cast = helper.make_node("Cast", [half[0][0]], [name], to=TensorProto.FLOAT)
         self._nodes.insert(0, cast)
 
@@ -115,7 +115,7 @@ class GraphWriter:
             (f"{name}.scale", TensorProto.FLOAT, (columns, blocks)),
             (f"{name}.zero", TensorProto.UINT8, (columns, -(-blocks * bits // 8))),
         )
-        self._stored.append(_Stored(tensors, lambda: round_blocks(weight.read(), bits=bits)))
+        self._stored.append(_StoredWeight(tensors, lambda: round_blocks(weight.read(), bits=bits)))
         given: dict[str, Any] = {
             "K": rows,
             "N": columns,
@@ -150,13 +150,13 @@ def _list_parts(columns: int) -> list[slice]:
     return [slice(first, first + _COLUMNS) for first in range(0, columns, _COLUMNS)]
 
 
-def _write_tensors(stored: list[_Stored], path: Path) -> Iterator[TensorProto]:
+def _write_tensors(stored: list[_StoredWeight], path: Path) -> Iterator[TensorProto]:
     with path.open("wb") as file:
         for group in stored:
             yield from _write_group(group, file, path.name)
 
 
-def _write_group(group: _Stored, file: BinaryIO, name: str) -> list[TensorProto]:
+def _write_group(group: _StoredWeight, file: BinaryIO, name: str) -> list[TensorProto]:
     """Write the tensors of one weight. When this returns, none of its values are in memory."""
     written = []
     for (tensor, kind, shape), array in zip(group.tensors, group.read(), strict=True):
