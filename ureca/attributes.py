@@ -109,7 +109,8 @@ def compose_dense(caption: str, answers: Iterable[AttributeAnswer]) -> str:
     for one in answers:
         if one.status != "said" or not one.text or one.name in _NOT_IN_CAPTIONS:
             continue
-        if not words & set(one.text.split()):
+        # "a wooden table" says "wood" already
+        if not any(word.startswith(new) for word in words for new in one.text.split()):
             clauses.append(_CLAUSES.get(one.name, "{}").format(one.text))
             words |= set(one.text.split())
     return ", ".join([caption.strip(), *clauses])

@@ -63,3 +63,5 @@ def test_a_dense_caption_is_the_short_one_and_what_it_does_not_say_yet():
     assert compose_dense("a red mug", answers) == "a red mug, made of metal, open"
     assert compose_dense("a mug ", answers) == "a mug, red, made of metal, open"
     assert compose_dense("a mug", answers[2:4]) == "a mug"
+    wooden = [said("material", "wood"), said("colour", "brown")]
+    assert compose_dense("a wooden table", wooden) == "a wooden table, brown"
