@@ -55,6 +55,7 @@ ELSEWHERE = {
     r"bench node .*": "tests/system/test_bench_node.py",
     r"bench engine .*": "tests/parity/test_bench.py",
     r"bench report .*": "tests/models/test_bench_report.py",
+    r"describe picture.jpg --bundle bundle .*": "tests/mllm/test_graphs.py",
     r"bench track .*": "tests/node/test_bench_track.py",
     r"weights get .*": "tests/contract/test_weights.py",
     r"(export|verify) .*": "tests/parity/test_verify.py",

@@ -133,7 +133,16 @@ def test_json_of_any_depth_is_a_typed_error(tmp_path: Path) -> None:
         load_prompts(tmp_path / "prompts.json")
 
 
+@pytest.fixture
+def _hangups() -> Iterator[None]:
+    """Children hear SIGHUP, though the tests may run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.usefixtures("_hangups")
 def test_the_end_of_a_terminal_is_an_orderly_end(tmp_path: Path, number: int) -> None:
     script = Path(__file__).parents[1] / "system" / "scripted_node.py"
     events = f"ipc://{tmp_path}/events"
