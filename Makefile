@@ -1,5 +1,5 @@
 # make demo    caption the demo clip live in this terminal (set-up included)
-# make test    checks and tests, about fourteen minutes on two idle cores (set-up included, not counted)
+# make test    checks and tests, about ten minutes on two idle cores (set-up included, not counted)
 # make test-all      the same, and what takes long: long faults, many processes, trainings
 # make test-newest   the tests with the newest version of every package, not with the locked ones
 # make test-lowest   the tests with the lowest versions that pyproject.toml allows

@@ -109,6 +109,7 @@ def test_a_row_is_answered_by_its_own_tokens_when_another_is_aborted(bundle, pic
     assert [found[row] for row in range(1, 5)] == read[1:]
 
 
+@pytest.mark.long
 def test_the_command_prints_figures_and_refuses_bundles_without_attributes(
     bundle, scoring_bundle, tmp_path, capsys
 ):
