@@ -8,8 +8,10 @@ Adapters are merged into a tensor at that moment, in float32.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,8 +65,47 @@ def make_skeleton(model: Mllm) -> Skeleton:
             memo[id(module)] = _make_merged(module, weight, memo)
     found = copy.deepcopy(model, memo).float().eval()
     _freeze_positions(found.language)
+    _fill_tiles(found)
     _replace_norms(found.language)
     return Skeleton(found, reads)
+
+
+class _FullTiles(nn.Module):
+    """Idefics3's vision transformer for tiles without padding. The original counts the patches of
+    each tile in a mask and hides the others, which a graph for any number of tiles cannot trace.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.embeddings, self.encoder = tower.embeddings, tower.encoder
+        self.post_layernorm = tower.post_layernorm
+
+    def forward(self, pixel_values: Tensor, patch_attention_mask: Tensor) -> SimpleNamespace:
+        """pixel_values [T, 3, S, S] -> `last_hidden_state` [T, patches, d]; no mask is read."""
+        patches = self.embeddings.patch_embedding(pixel_values)
+        down, right = (self._find_places(int(count)) for count in patches.shape[-2:])
+        places = (down[:, None] * self.embeddings.num_patches_per_side + right).reshape(-1)
+        hidden = patches.flatten(2).transpose(1, 2) + self.embeddings.position_embedding(places)
+        seen = self.encoder(inputs_embeds=hidden, attention_mask=None).last_hidden_state
+        return SimpleNamespace(last_hidden_state=self.post_layernorm(seen))
+
+    def _find_places(self, count: int) -> Tensor:
+        """Of `count` patches in a row the learnt positions at the same fraction, as the original
+        computes them.
+        """
+        side = int(self.embeddings.num_patches_per_side)
+        borders = torch.arange(1 / side, 1.0, 1 / side)
+        shares = (torch.arange(count, dtype=torch.float32) * (1.0 / count)).clamp(max=1.0 - 1e-6)
+        return torch.bucketize(shares, borders, right=True)
+
+
+def _fill_tiles(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        embeddings = getattr(module, "embeddings", None)
+        forward = getattr(embeddings, "forward", None)
+        if forward and "patch_attention_mask" in inspect.signature(forward).parameters:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, _FullTiles(module))
 
 
 def _make_reader(weight: Tensor) -> Read:
