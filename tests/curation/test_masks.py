@@ -11,10 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.models.detector_graphs import make_queries
+from tests.models.detector_scenes import NAMES, PLAIN
+from tests.models.detector_scenes import picture as detector_picture
 from ureca.errors import ConfigError
 from ureca.models.curation.cli import main
 from ureca.models.curation.masks import networks
 from ureca.models.curation.masks.agreement import AgreementRule, decide
+from ureca.models.curation.masks.detected import DetectorTeacher
 from ureca.models.curation.masks.pipeline import read_finished
 from ureca.models.curation.masks.prompted import PromptedTeacher
 from ureca.models.curation.masks.teachers import TeacherMask
@@ -187,6 +191,33 @@ def test_a_segmenter_answers_boxes_and_finds_the_rest_once(data) -> None:
     masks = finder.discover(image, [red])
     assert sorted(int(one.answer.mask.sum()) for one in masks) == [400, 400, 1600]
     assert [one.category for one in masks if one.answer.mask[15, 45]] == ["leaf"]
+
+
+def test_a_detector_finds_what_no_region_names(data) -> None:
+    image = cv2.imread(str(data / "images" / "p.png"))[..., ::-1].copy()
+    loose = record("red", (3, 4, 28, 28))  # as people draw boxes
+    teacher = DetectorTeacher(ScriptedSegmenter())
+    assert teacher.outline(image, [loose]) == [None]
+    found = {one.category: one.answer for one in teacher.discover(image, [loose])}
+    assert "red" not in found
+    assert np.array_equal(found["green"].mask, box_mask(35, 5, 55, 25))
+    assert found["green"].teacher == "scripted"
+
+
+def test_a_detector_file_is_a_teacher_and_only_new_things_are_kept(data, tmp_path, capsys) -> None:
+    model = make_queries(tmp_path / "detector.onnx", *SIZE)
+    layout = f"layout: mask2former\nclasses: {list(NAMES)}\ninput: {PLAIN}\n"
+    (tmp_path / "detector.yaml").write_text(layout)
+    for key in ("p", "q", "r"):
+        cv2.imwrite(str(data / "images" / f"{key}.png"), detector_picture(SIZE)[..., ::-1])
+    more = ["--only-found", "--alone", "0.65", "--json"]
+    out = tmp_path / "things"
+    assert main(["masks", str(data), "-o", str(out), "--teacher", str(model), *more]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["outcomes"] == {"found": 3}
+    found = list(read_regions(out / "regions-train.jsonl.gz"))
+    assert {region.mask_source for region in found} == {"teacher:detector"}
+    assert [region.category for region in found] == ["blue"] * 3  # red and green have boxes
 
 
 class Fake:

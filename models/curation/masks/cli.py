@@ -21,6 +21,8 @@ _EPILOG = """examples:
       --answers ../shared/data2/regions-things-pseudo.jsonl.gz
   ureca curate masks ../shared/data -o runs/masks-more --limit 500 --everything \\
       --teacher sam2 --teacher deeplab-voc --teacher bodypix
+  ureca curate masks ../shared/data -o runs/things --only-found \\
+      --teacher detector.onnx --alone 0.65
 
 Regions with a true mask are not asked for. A region is kept when two outlines agree (an outline of
 a known teacher that the record has already counts as one), or when one alone is trusted enough.
@@ -47,6 +49,7 @@ def main(argv: Sequence[str]) -> int:
         images=ImageStore([options.data / "images"]),
         teachers=teachers,
         rule=AgreementRule(agree=options.agree, alone=options.alone),
+        only_found=options.only_found,
     )
     settings = {
         "data": str(options.data),
@@ -54,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         "teachers": options.teacher,
         "everything": options.everything,
     }
+    settings |= {"only_found": True} if options.only_found else {}
     report = curate_masks(job, options.out, settings=settings)
     if options.sheet:
         report["sheet"] = str(write_sheet(options.out, job.images, options.sheet))
@@ -100,10 +104,11 @@ def _build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="sam2, deeplab-voc, deeplab-ade20k, bodypix; repeatable",
+        help="sam2, deeplab-voc, deeplab-ade20k, bodypix, or a detector's PATH.onnx; repeatable",
     )
     add("--weights", type=Path, metavar="DIR", help="folder of the small networks' files")
     add("--everything", action="store_true", help="also keep what teachers find without a box")
+    add("--only-found", action="store_true", help="keep only what nobody asked for")
     add("--shards", action="append", default=[], help="only shards that begin so; repeatable")
     add("--limit", type=int, metavar="N", help="only the first N pictures (by hash: a sample)")
     add("--agree", type=float, default=rule.agree, help="IoU of two that agree [%(default)s]")

@@ -9,9 +9,14 @@ import numpy as np
 from ureca.datatypes import Image
 from ureca.errors import ConfigError
 from ureca.models.curation.masks import networks
+from ureca.models.curation.masks.detected import DetectorTeacher
 from ureca.models.curation.masks.prompted import Box, Detect, PromptedTeacher
 from ureca.models.curation.masks.teachers import MaskTeacher
+from ureca.models.runtime.pretrained import require_bundle
+from ureca.models.runtime.segmentation.base import Segmenter
+from ureca.models.runtime.segmentation.bundled import open_mask_head
 from ureca.models.runtime.segmentation.canvas import make_canvas_pixels
+from ureca.models.runtime.segmentation.detectors.onnx_detector import open_onnx_detector
 from ureca.models.runtime.segmentation.mask_selection import apply_box_nms
 from ureca.weights import cached
 
@@ -25,8 +30,12 @@ _LEAST_SCORE, _OVERLAP, _MOST = 0.3, 0.65, 40
 
 def open_teacher(name: str, *, weights: Path | None, everything: bool) -> MaskTeacher:
     """A teacher. `weights` holds the small networks' files, and `yolox-nano.bin` whose boxes SAM 2
-    is asked for in everything mode. Raises `ConfigError` for a name that is none.
+    is asked for in everything mode. A name that ends with `.onnx` is a detector's file, with its
+    layout beside it; the shipped mask head makes masks of its boxes. Raises `ConfigError` for a
+    name that is none.
     """
+    if name.endswith(".onnx"):
+        return DetectorTeacher(open_onnx_detector(Path(name), open_box_segmenter=_open_mask_head))
     if name == "sam2":
         from ureca.models.runtime.segmentation.sam2 import Sam2
 
@@ -34,7 +43,9 @@ def open_teacher(name: str, *, weights: Path | None, everything: bool) -> MaskTe
         segmenter = Sam2(cached(Sam2.name))
         return PromptedTeacher(segmenter, name=name, everything=everything, detect=detect)
     if name not in NAMES:
-        raise ConfigError(f"no teacher {name!r}; there are {', '.join(NAMES)}")
+        raise ConfigError(
+            f"no teacher {name!r}; there are {', '.join(NAMES)}, and detectors: PATH.onnx"
+        )
     if weights is None:
         raise ConfigError(f"the teacher {name} needs --weights DIR with its file")
     if name == "bodypix":
@@ -48,6 +59,10 @@ def open_teacher(name: str, *, weights: Path | None, everything: bool) -> MaskTe
         other_trust=networks.VOC_TRUST if voc else networks.OTHER_ADE,
         stuff=frozenset() if voc else networks.ADE_STUFF,
     )
+
+
+def _open_mask_head() -> Segmenter:
+    return open_mask_head(require_bundle())
 
 
 def open_detector(weights: Path) -> Detect:

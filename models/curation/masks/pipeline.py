@@ -39,6 +39,8 @@ class MaskJob:
     images: ImageStore
     teachers: Sequence[MaskTeacher]
     rule: AgreementRule
+    only_found: bool = False
+    """Ask for no region; keep what teachers find beside them."""
 
 
 def curate_masks(job: MaskJob, out: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +61,8 @@ def curate_masks(job: MaskJob, out: Path, *, settings: Mapping[str, Any]) -> dic
 def curate_picture(job: MaskJob, key: str) -> dict[str, Any]:
     """One picture's line: kept records as JSON, and how every region ended."""
     image, everyone = job.images.read(key), job.pictures[key]
-    regions = [region for region in everyone if not region.mask_source.startswith(TRUE)]
+    asked = [] if job.only_found else everyone
+    regions = [region for region in asked if not region.mask_source.startswith(TRUE)]
     answers: list[list[TeacherMask]] = [_get_present(region, image) for region in regions]
     outcomes: Counter[str] = Counter()
     kept: list[RegionRecord] = []
