@@ -108,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="ureca describe",
         description="Caption one or several regions of one image, or find texts among them.",
         epilog="example: ureca describe photo.jpg --box 40,30,200,180 --point 320,200 "
-        "--render out.png; ureca describe photo.jpg --text 'the red mug' --segmenter "
-        "sam2-hiera-tiny; ureca describe photo.jpg --box 40,30,200,180 --bundle server.yaml; "
+        "--render out.png; ureca describe photo.jpg --text 'the red mug'; ureca "
+        "describe photo.jpg --box 40,30,200,180 --bundle server.yaml; "
         "ureca describe photo.jpg --box 40,30,200,180 --attributes colour,material",
     )
     parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP or BMP")
@@ -119,14 +119,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="TEXT",
-        help="say which regions this is true of; without regions, of all that --segmenter cuts out;"
-        " repeatable",
+        help="say which regions this is true of; without regions, of all that the segmenter cuts "
+        "out; repeatable",
     )
     parser.add_argument(
         "--segmenter",
         choices=("nano", "sam2-hiera-tiny", "scripted"),
-        help="cut regions out of the whole image: the mask head of the bundle (nano), or SAM 2 "
-        "(ureca weights get sam2-hiera-tiny)",
+        help="cut regions out of the whole image for --text: the mask head of the bundle (nano) "
+        "[if no regions are given], or SAM 2 (ureca weights get sam2-hiera-tiny)",
     )
     parser.add_argument(
         "--style",

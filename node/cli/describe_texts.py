@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ureca.bundle import load_manifest
 from ureca.datatypes import Image, TextPrompt
 from ureca.engine import Engine
 from ureca.errors import BundleError, ConfigError
 from ureca.models.runtime.grounding import Candidate, FoundRegion, GroundingResult
+from ureca.models.runtime.pretrained import require_bundle
+from ureca.models.runtime.segmentation.bundled import has_mask_head
 from ureca.models.runtime.segmentation.open_checkpoints import (
     is_text_segmenter,
     open_text_segmenter,
@@ -43,10 +46,7 @@ def find_texts(
     if options.bundle and is_text_segmenter(Path(options.bundle)):
         return _show_all(options, image, *_find_own_masks(options, image, texts))
     if not options.region and not options.segmenter:
-        raise ConfigError(
-            "--text: there is nothing that it could be true of: give regions (--mask, --box, "
-            "--point), or --segmenter sam2-hiera-tiny"
-        )
+        options.segmenter = _choose_segmenter(options.bundle)
     if options.render:
         check_name(Path(options.render))
     engine = engine_of(options.bundle or "")
@@ -57,6 +57,17 @@ def find_texts(
     candidates = [one.candidate for one in named]
     results = grounder.find(engine.encode(image), candidates, texts)
     return _show_all(options, image, results, named)
+
+
+def _choose_segmenter(bundle: str | None) -> str:
+    """What cuts regions out of the image when nobody says: the mask head of the bundle."""
+    folder = Path(bundle) if bundle else require_bundle()
+    if folder.is_dir() and has_mask_head(load_manifest(folder)):
+        return "nano"
+    raise ConfigError(
+        f"--text: there is nothing that it could be true of: {folder} has no mask head. Give "
+        "regions (--mask, --box, --point), or --segmenter sam2-hiera-tiny"
+    )
 
 
 def _show_all(

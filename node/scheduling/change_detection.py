@@ -36,10 +36,12 @@ _WORST_SHARE = 0.06
 @dataclass(frozen=True, slots=True)
 class AppearanceSnapshot:
     """A region at one moment: `lab` f32 [g, g, 3] (OpenCV's 8-bit Lab scale), `inside` f32 [g, g]
-    (0..1, how much of each cell is the region), both over `box_xyxy_px` widened by a rim.
+    (0..1, how much of each cell is the region), both over `box_xyxy_px` widened by a rim, in a
+    frame of `frame_size` (height, width).
     """
 
     box_xyxy_px: Box
+    frame_size: tuple[int, int]
     lab: F32
     inside: F32
 
@@ -49,7 +51,7 @@ def take_snapshot(image: Image, mask: Mask, box: Box) -> AppearanceSnapshot:
     [H, W, 3] RGB, `mask` bool [H, W], `box` its tight box.
     """
     cells = max(2, min(_CELLS, min(box[2] - box[0], box[3] - box[1]) // _MIN_CELL_PX))
-    return AppearanceSnapshot(box, *_grids(image, mask, box, cells))
+    return AppearanceSnapshot(box, mask.shape, *_grids(image, mask, box, cells))
 
 
 def measure_change(
@@ -62,8 +64,9 @@ def measure_change(
     lab, inside = _grids(image, mask, box, cells)
     outline = float(np.abs(inside - snapshot.inside).sum() / max(1.0, snapshot.inside.sum()))
     colours = _distance(snapshot, lab)
-    if box != snapshot.box_xyxy_px:
-        there, _ = _grids(image, mask, snapshot.box_xyxy_px, cells)
+    before = _resize_box(snapshot.box_xyxy_px, snapshot.frame_size, mask.shape)
+    if box != before:
+        there, _ = _grids(image, mask, before, cells)
         colours = min(colours, _distance(snapshot, there))
     return colours, outline
 
@@ -87,6 +90,15 @@ def _grids(image: Image, mask: Mask, box: Box, cells: int) -> tuple[F32, F32]:
     inside = np.ascontiguousarray(mask[rows, columns]).view(np.uint8)
     share = cv2.resize(inside * 255, (cells, cells), interpolation=cv2.INTER_AREA)
     return lab, np.asarray(share / np.float32(255), np.float32)
+
+
+def _resize_box(box: Box, before: tuple[int, ...], now: tuple[int, ...]) -> Box:
+    """The same place in a frame of another height and width, at least one pixel."""
+    if before == now:
+        return box
+    down, across = now[0] / before[0], now[1] / before[1]
+    x0, y0 = int(box[0] * across), int(box[1] * down)
+    return x0, y0, max(x0 + 1, round(box[2] * across)), max(y0 + 1, round(box[3] * down))
 
 
 def _window(box: Box, shape: tuple[int, ...]) -> tuple[slice, slice]:

@@ -47,6 +47,18 @@ class DetectionFeatures:
         """Diameter of the disc of the same area."""
         return max(1.0, 2 * math.sqrt(self.area_px / math.pi))
 
+    def resized(self, size: tuple[int, int]) -> DetectionFeatures:
+        """The features on a small image of `size` (height, width) that shows the same."""
+        down, across = size[0] / self.cover.shape[0], size[1] / self.cover.shape[1]
+        cover = cv2.resize(self.cover, size[::-1], interpolation=cv2.INTER_LINEAR)
+        return DetectionFeatures(
+            np.asarray(cover, np.float32),
+            (self.centre_yx[0] * down, self.centre_yx[1] * across),
+            self.area_px * down * across,
+            self.colours,
+            (self.step_yx[0] * down, self.step_yx[1] * across),
+        )
+
     def after(self, earlier: DetectionFeatures) -> DetectionFeatures:
         """These features with the motion since earlier ones of the same region."""
         (y, x), (y0, x0) = self.centre_yx, earlier.centre_yx

@@ -17,7 +17,16 @@ import numpy.typing as npt
 
 from ureca.datatypes import Mask
 from ureca.node.config import TrackerConfig
-from ureca.node.masks.color_histogram import F32, I32, U8, evidence, histogram, similarity, surround
+from ureca.node.masks.color_histogram import (
+    F32,
+    I32,
+    U8,
+    colour_bins,
+    evidence,
+    histogram,
+    similarity,
+    surround,
+)
 from ureca.node.tracking.optical_flow import FlowField, Window, rigid, sample
 from ureca.node.tracking.region_motion import RegionMotion
 from ureca.node.tracking.still_background import StillBackground
@@ -65,6 +74,12 @@ class WorkImage:
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return int(self.gray.shape[0]), int(self.gray.shape[1])
+
+    def resized(self, size: tuple[int, int]) -> WorkImage:
+        """The picture stretched to `size` (height, width)."""
+        rgb = np.asarray(cv2.resize(self.rgb, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        gray = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+        return WorkImage(rgb=rgb, gray=gray, bins=colour_bins(rgb))
 
 
 class MaskPropagator:
@@ -158,6 +173,15 @@ class MaskPropagator:
         """Continue the region where it was found; its colours and size are kept."""
         self.soft = self._shape = soft
         self._doubts, self._stood = 0, None
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Go on in pictures of `size` (height, width) that show the same."""
+        before = self.soft.shape
+        if before == size:
+            return
+        self.soft = self._shape = self._before = _stretch(self.soft, size)
+        self.usual_area_px *= size[0] * size[1] / (before[0] * before[1])
+        self._motion, self._background, self._stood = RegionMotion(), None, None
 
     def correct(self, then: WorkImage, there: F32, here: F32, now: WorkImage | None = None) -> None:
         """Take up the region at `here` on the newest picture, since it was `there` on an earlier
@@ -304,6 +328,10 @@ class MaskPropagator:
         self._around = (1 - 2 * rate) * self._around + 2 * rate * around
         if area_px > 0.5 * self.usual_area_px:
             self.usual_area_px += _ADAPT_AREA * (area_px - self.usual_area_px)
+
+
+def _stretch(soft: F32, size: tuple[int, int]) -> F32:
+    return np.asarray(cv2.resize(soft, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _count(mask: Mask) -> int:

@@ -44,6 +44,16 @@ class RegionTemplate:
     rgb: U8
     soft: F32
 
+    def resized(self, down: float, across: float) -> RegionTemplate:
+        """The template for pictures whose height is `down` and whose width is `across` times as
+        large.
+        """
+        height, width = self.soft.shape
+        size = max(1, round(width * across)), max(1, round(height * down))
+        rgb = cv2.resize(self.rgb, size, interpolation=cv2.INTER_AREA)
+        soft = cv2.resize(self.soft, size, interpolation=cv2.INTER_LINEAR)
+        return RegionTemplate(rgb=np.asarray(rgb, np.uint8), soft=np.asarray(soft, np.float32))
+
 
 @dataclass(frozen=True, slots=True)
 class Redetection:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ureca.datatypes import Mask, RegionSeed, Track, TrackState
 from ureca.errors import RegionError
 from ureca.node.config_checks import ID_PATTERN
-from ureca.node.masks.geometry import box_of
+from ureca.node.masks.geometry import box_of, clip_box, shrunk
 from ureca.node.tracking.association import DetectionFeatures
 from ureca.node.tracking.mask_propagation import MaskPropagator
 from ureca.node.tracking.redetection import RegionTemplate
@@ -59,6 +61,14 @@ class RegionNames:
         return rid in self._asked or (number is not None and int(number[1]) <= self._count)
 
 
+@dataclass(frozen=True, slots=True)
+class FrameSize:
+    """Height and width of a frame, and of its work picture, in pixels."""
+
+    frame: tuple[int, int]
+    work: tuple[int, int]
+
+
 @dataclass(slots=True)
 class TrackedRegion:
     """What the tracker remembers about one region."""
@@ -102,6 +112,25 @@ class TrackedRegion:
     def correct(self, mask: Mask) -> None:
         """Set `mask` on the same frame, in place of the last one."""
         self.track = replace(self.track, mask=mask, box_xyxy_px=box_of(mask))
+
+    def resize(self, before: FrameSize, now: FrameSize) -> None:
+        """Go on in frames of another size that show the same."""
+        down, across = now.frame[0] / before.frame[0], now.frame[1] / before.frame[1]
+        if self.track.mask is not None:
+            self.correct(np.asarray(shrunk(self.track.mask, now.frame) > 0.5, np.bool_))
+        else:
+            x0, y0, x1, y1 = self.track.box_xyxy_px
+            box = clip_box((x0 * across, y0 * down, x1 * across, y1 * down), *now.frame)
+            self.track = replace(self.track, box_xyxy_px=box)
+        self.seed = self.seed and _resize_seed(self.seed, down, across)
+        if before.work == now.work:
+            return
+        self.features = self.features and self.features.resized(now.work)
+        if self.template is not None:
+            ratios = now.work[0] / before.work[0], now.work[1] / before.work[1]
+            self.template = self.template.resized(*ratios)
+        if self.propagator is not None:
+            self.propagator.resize(now.work)
 
     def miss(self) -> None:
         """One more frame without it."""
@@ -188,3 +217,19 @@ class TrackRegistry:
         for region in self:
             if region.track.state in (TrackState.NEW, TrackState.RECOVERED):
                 region.track = replace(region.track, state=TrackState.ALIVE)
+
+
+def _resize_seed(seed: RegionSeed, down: float, across: float) -> RegionSeed:
+    """A point or box with its further clicks, in frames `down` as high and `across` as wide."""
+
+    def move(point: tuple[float, float]) -> tuple[float, float]:
+        return point[0] * across, point[1] * down
+
+    box = seed.box_xyxy_px
+    return replace(
+        seed,
+        point_xy_px=None if seed.point_xy_px is None else move(seed.point_xy_px),
+        box_xyxy_px=None if box is None else (*move(box[:2]), *move(box[2:])),
+        more_points_xy_px=tuple(map(move, seed.more_points_xy_px)),
+        not_points_xy_px=tuple(map(move, seed.not_points_xy_px)),
+    )

@@ -9,8 +9,8 @@ Reasons for `lost`: `drift` (flow contradicts itself, or a segmenter sees nothin
 (most of it vanished inside the picture), `left_view` (it vanished at the border), `area_jump` (it
 grew or shrank as no motion does), `appearance` (its colours are no longer the region's), `absent`
 (the sender stopped listing it), `bad_region` (what the sender says of it is no region of the
-frame). Reasons for the end: `lost_ttl`, `restart` (the source began anew or changed its picture
-size), `removed` (on request), `source_end`. Ids are never used twice.
+frame). Reasons for the end: `lost_ttl`, `restart` (the source began anew), `removed` (on request),
+`source_end`. Ids are never used twice. A camera that changes its picture size keeps its regions.
 
 Pure: frames and `now_ns` in, `TrackSet` out.
 """
@@ -43,7 +43,7 @@ from ureca.node.tracking.optical_flow import (
 )
 from ureca.node.tracking.redetection import LostSearch, RegionTemplate, take_template
 from ureca.node.tracking.still_background import StillBackground
-from ureca.node.tracking.track_registry import TrackedRegion, TrackRegistry
+from ureca.node.tracking.track_registry import FrameSize, TrackedRegion, TrackRegistry
 
 _PART_SHARE = 0.8
 _MAX_BACKOFF = 6
@@ -51,6 +51,8 @@ _BACK_SHARE = 0.6
 """A lost region is back when so much of where it stood looks as it did."""
 _PIECE_APPEARANCE = 0.92
 """Colour similarity of a lost region to a piece that may be it: nothing but colours is compared."""
+_SHAPE_CHANGE = 1.4
+"""Frames whose ratio of height to width changes by less are of the same camera in another mode."""
 _ALIKE_SIZE = 3.0
 """Regions whose areas differ by less may be mistaken for each other, unlike a part and its whole.
 """
@@ -83,7 +85,8 @@ class Tracker:
         """Takes a segmenter's answers, and counts what became of their masks."""
         self._background = StillBackground()
         self._picture: WorkImage | None = None
-        self._epoch: tuple[bytes, int, int] | None = None
+        self._session: bytes | None = None
+        self._size: FrameSize | None = None
         self._frames = 0
 
     def update(self, frame: Frame, prompts: Sequence[RegionSeed], *, now_ns: int) -> Update:
@@ -207,13 +210,19 @@ class Tracker:
     # --- frames ----------------------------------------------------------------------------------
 
     def _begin(self, frame: Frame) -> tuple[Track, ...]:
-        epoch = (frame.session_id, frame.height, frame.width)
-        restarted = self._epoch is not None and self._epoch != epoch
-        self._epoch = epoch
-        if not restarted:
+        work = work_size(frame.height, frame.width, work_width_px=self._config.work_width_px)
+        size = FrameSize((frame.height, frame.width), work)
+        before, same_session = self._size, self._session == frame.session_id
+        self._size, self._session = size, frame.session_id
+        if before is None or (same_session and before == size):
+            return ()
+        self.corrections.forget()
+        if same_session and _are_alike(before, size):
+            for region in self._regions:
+                region.resize(before, size)
+            self._picture = self._picture and self._picture.resized(work)
             return ()
         self._picture = None
-        self.corrections.forget()
         return self.close("restart")
 
     def _carry(self, frame: Frame, now_ns: int) -> WorkImage:
@@ -251,8 +260,8 @@ class Tracker:
                 region.propagator.is_new = False
 
     def _look_at(self, frame: Frame) -> WorkImage:
-        size = work_size(frame.height, frame.width, work_width_px=self._config.work_width_px)
-        rgb = shrink(frame.image, size)
+        assert self._size is not None
+        rgb = shrink(frame.image, self._size.work)
         gray = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
         return WorkImage(rgb=rgb, gray=gray, bins=colour_bins(rgb))
 
@@ -386,6 +395,12 @@ class Tracker:
         is_exact = seed.mask is not None or bool(seed.polygons_xy_px)
         region.seed = seed if self._has_segmenter and not is_exact else None
         region.drawn_seq = frame.seq
+
+
+def _are_alike(one: FrameSize, other: FrameSize) -> bool:
+    """Whether frames of two sizes may show the same: 4:3 and 16:9 do, upright and lying do not."""
+    ratio = (one.frame[0] * other.frame[1]) / (one.frame[1] * other.frame[0])
+    return 1 / _SHAPE_CHANGE < ratio < _SHAPE_CHANGE
 
 
 def _moved(seed: RegionSeed, flow: FlowField, frame: Frame) -> RegionSeed:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -144,10 +145,67 @@ def test_the_number_of_regions_is_bounded() -> None:
     assert len(update.refused) == 4
 
 
-def test_a_picture_of_another_size_restarts_the_stream() -> None:
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        ((240, 320), slice(None)),  # twice as large
+        ((60, 80), slice(None)),  # half
+        ((1080, 1440), slice(None)),
+        ((90, 160), slice(15, 105)),  # 4:3 to 16:9: what is above and below is cut
+        ((360, 640), slice(15, 105)),
+    ],
+)
+def test_a_picture_of_another_size_keeps_its_regions(size: tuple[int, int], rows: slice) -> None:
+    scene, under_test = Scene(), tracker()
+    follow(scene, 10, under_test)
+    tracks = []
+    for seq in range(10, 30):
+        frame = scene.frame(seq)
+        frame = replace(frame, image=resized(frame.image[rows], size))
+        now_ns = seq * 40_000_000
+        tracks += under_test.update(frame, [], now_ns=now_ns).tracks.tracks
+    assert {track.rid for track in tracks} == {"disc"}
+    truth = resized(scene.mask(29)[rows].astype(np.uint8), size) > 0
+    assert tracks[-1].mask.shape == size
+    assert iou(tracks[-1].mask, truth) > 0.6
+
+
+def test_a_lost_region_is_found_again_in_pictures_of_another_size() -> None:
+    scene, under_test = Scene(wall=(60, 100)), tracker(recover_every=1)
+    hidden = 26
+    assert follow(scene, hidden, under_test)[-1].state is TrackState.LOST
+    for seq in range(hidden, 55):
+        frame = scene.frame(seq)
+        frame = replace(frame, image=resized(frame.image, (240, 320)))
+        (track,) = under_test.update(frame, [], now_ns=seq * 40_000_000).tracks.tracks
+    assert track.state is TrackState.ALIVE
+    assert iou(track.mask, resized(scene.mask(54).astype(np.uint8), (240, 320)) > 0) > 0.5
+
+
+def test_given_masks_without_ids_keep_theirs_in_pictures_of_another_size() -> None:
+    source, under_test = SyntheticSource(frames=3), tracker()
+    states = []
+    for seq, scale in enumerate((1, 2, 2)):
+        frame, masks = source.frame(seq), source.masks(seq).values()
+        size = frame.height * scale, frame.width * scale
+        seeds = tuple(
+            RegionSeed(mask=rle.encode(resized(mask.astype(np.uint8), size) > 0)) for mask in masks
+        )
+        frame = replace(frame, image=resized(frame.image, size), regions=seeds)
+        found = under_test.update(frame, [], now_ns=seq).tracks.tracks
+        states.append({track.rid: track.state for track in found})
+    assert set(states[0]) == set(states[1]) == set(states[2])
+    assert set(states[2].values()) == {TrackState.ALIVE}
+
+
+def test_an_upright_picture_after_a_lying_one_restarts_the_stream() -> None:
     under_test = tracker()
     box = RegionSeed(rid="a", box_xyxy_px=(20, 40, 60, 80))
     under_test.update(Scene().frame(0), [box], now_ns=0)
-    small = Frame("cam0", bytes(range(16)), 1, 2, np.zeros((48, 64, 3), np.uint8))
-    tracks = under_test.update(small, [], now_ns=1).tracks.tracks
+    upright = Frame("cam0", bytes(range(16)), 1, 2, np.zeros((160, 120, 3), np.uint8))
+    tracks = under_test.update(upright, [], now_ns=1).tracks.tracks
     assert [(t.rid, t.reason) for t in tracks] == [("a", "restart")]
