@@ -27,21 +27,48 @@ from ureca.models.runtime.grounding.phrases import content_words, parse, split_c
 def test_a_relation_has_a_head_and_an_anchor(text, head, relation, anchor):
     phrase = parse(text)
     assert (phrase.head, phrase.relation, phrase.anchor) == (head, relation, anchor)
-    assert phrase.scored == text
+
+
+@pytest.mark.parametrize(
+    ("texts", "scored"),
+    [
+        (("red mug", "the red mug", "a red mug", "my red mug"), "a red mug"),
+        (("orange book", "the orange book"), "an orange book"),
+        (
+            ("the drawer's handle", "handle of the drawer", "the handle of a drawer"),
+            "the handle of a drawer",
+        ),
+        (("a man's hat", "man's hat"), "a man's hat"),
+        (("man riding a horse",), "a man riding a horse"),
+        (("cup left of the plate", "the cup left of the plate"), "a cup left of the plate"),
+        (("group of dogs", "a group of dogs"), "a group of dogs"),
+        (("the blue jeans", "blue jeans"), "blue jeans"),
+        (("dogs", "the dogs"), "dogs"),
+        (("two bottles",), "two bottles"),
+        (("the sky",), "the sky"),
+        (("red",), "red"),
+        (("handle", "the handle"), "the handle"),
+        (("red shirt", "the red shirt"), "a red shirt"),
+    ],
+)
+def test_a_text_is_scored_as_a_caption_says_it(texts, scored):
+    assert {parse(text).scored for text in texts} == {scored}
 
 
 @pytest.mark.parametrize(
     ("text", "scored", "extreme"),
     [
-        ("the leftmost box", "the box", "left"),
-        ("the largest red cup", "the red cup", "large"),
-        ("the left cup", "the cup", "left"),
+        ("the leftmost box", "a box", "left"),
+        ("the largest red cup", "a red cup", "large"),
+        ("the left cup", "a cup", "left"),
+        ("left cup", "a cup", "left"),
+        ("left hand", "a left hand", None),
         ("the left of the table", "the left of the table", None),
         ("the bottom drawer", "the bottom drawer", None),
         ("leftmost", "leftmost", None),
         ("an orange closest to the camera", "an orange", "front"),
         ("a metal wrench farthest away from the camera", "a metal wrench", "back"),
-        ("the farthest cup", "the cup", "back"),
+        ("the farthest cup", "a cup", "back"),
     ],
 )
 def test_a_superlative_is_left_to_geometry(text, scored, extreme):

@@ -37,15 +37,18 @@ GROUPS: Final = _words(
     "group pair couple crowd bunch team row lot set pile stack flock herd family people children "
     "men women kids friends onlookers spectators band audience"
 )
-PARTS: Final = _words(
-    "handle lid spout leg arm hand head face hair eye ear nose mouth neck foot back tail paw wing "
-    "wheel door window seat blade base rim cap stem shirt t-shirt jacket hat pants jeans shorts "
-    "shoe dress coat skirt sock glove helmet glasses sunglasses goggles scarf tie vest sweater "
-    "sweatshirt hoodie boot belt sleeve collar uniform suit outfit costume clothes clothing jersey "
-    "wetsuit swimsuit bikini robe headband bandanna necklace backpack purse leash harness finger "
-    "shoulder beard fur tooth tongue lip chin cheek ankle knee muzzle snout bumper headlight "
-    "mirror hood trunk drawer knob button cord strap pocket tread label cover page top neck body "
-    "shade bulb trigger jaw shaft switch bristle prong"
+_THING_PARTS: Final = _words(
+    "handle lid spout leg arm back wheel door window seat blade base rim cap stem drawer knob "
+    "button cord strap pocket tread label cover page top neck body shade bulb trigger jaw shaft "
+    "switch bristle prong bumper headlight mirror hood trunk"
+)
+PARTS: Final = _THING_PARTS | _words(
+    "hand head face hair eye ear nose mouth foot tail paw wing shirt t-shirt jacket hat pants "
+    "jeans shorts shoe dress coat skirt sock glove helmet glasses sunglasses goggles scarf tie "
+    "vest sweater sweatshirt hoodie boot belt sleeve collar uniform suit outfit costume clothes "
+    "clothing jersey wetsuit swimsuit bikini robe headband bandanna necklace backpack purse "
+    "leash harness finger shoulder beard fur tooth tongue lip chin cheek ankle knee muzzle "
+    "snout"
 )
 """Nouns of parts: of things, bodies, and what people wear. From the training phrases: the nouns of
 which at least two thirds are said of parts.
@@ -69,6 +72,12 @@ _DETERMINERS: Final = _words("a an the his her its their my your our this that t
     "one",
     "another",
 }
+_LIVING: Final = _words(
+    "man woman boy girl child person kid baby toddler player rider lady guy skier surfer biker dog "
+    "cat horse bird cow men women boys girls children people kids"
+)
+"""Owners of which captions say "a man's hat", not "the hat of a man"."""
+_ARTICLES: Final = _words("a an the his her its their my your our this that")
 _ENDS: Final = _words(
     "of in on at with by for from to into onto over under near behind beside between above below "
     "through across along around against off out up down toward towards inside outside next that "
@@ -127,6 +136,7 @@ _SIDE_TAIL = re.compile(
 _DISTANCE_TAIL = re.compile(
     r" (?:(nearest|closest) to|(?:farthest|furthest)(?: away)? from) (?:the camera|me|us|you)$"
 )
+_NO_NOUNS: Final = LOOKS | _EXTREMES.keys() | _TAILS.keys()
 _OWNER = re.compile(r"^((?:the|a|an|my|your|his|her|its|their) )?(.+?)'s (.+)$")
 _TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?(?:-[a-z0-9]+)*")
 _SINGULAR: Final = {
@@ -140,6 +150,13 @@ _SINGULAR: Final = {
     "knives": "knife",
     "shelves": "shelf",
 }
+_UNCOUNTED: Final = _words(
+    "water grass snow sand ice dirt mud sky hair skin fur fire smoke rain traffic lawn clothing "
+    "clothes food gear equipment luggage furniture broccoli rice bread meat lettuce juice milk "
+    "pants jeans shorts glasses sunglasses goggles scissors skis tights pajamas overalls"
+)
+"""Nouns that stand without an article."""
+_SOUNDS_OPEN: Final = re.compile(r"(?!uni|use|eu|one\b|once)[aeiou]|hour|honest|x-ray")
 _NO_PLURAL: Final = _words(
     "pants jeans shorts glasses sunglasses goggles clothes scissors skis grass dress glass bus "
     "this his its is was as has gas canvas tennis lens class moss cross mattress across"
@@ -148,8 +165,8 @@ _NO_PLURAL: Final = _words(
 
 @dataclass(frozen=True, slots=True)
 class ParsedPhrase:
-    """One request. `scored` is the text without what geometry answers, `head` the noun phrase of
-    the thing that is looked for, `noun` its last word.
+    """One request. `scored` is the text without what geometry answers, as a caption says it; `head`
+    is the noun phrase of the thing that is looked for, `noun` its last word.
     """
 
     text: str
@@ -215,7 +232,7 @@ def parse(text: str) -> ParsedPhrase:
     count = _count(head_words, noun)
     return ParsedPhrase(
         text=text,
-        scored=" ".join(words) or text,
+        scored=_say(words, noun, is_part=relation == "of") or text,
         head=" ".join(head_words) or text,
         noun=noun,
         colours=" ".join(word for word in words if word in COLOURS),
@@ -231,6 +248,40 @@ def parse(text: str) -> ParsedPhrase:
     )
 
 
+def _say(words: Sequence[str], noun: str, *, is_part: bool) -> str:
+    """The words as a caption has them: "red mug" and "the red mug" as "a red mug", "the mug's
+    handle" as "the handle of a mug". Captions say articles: without one, the likelihood of a text
+    would be that of another manner of speaking.
+    """
+    owned = _put_owner_last(words)
+    said = list(words) if owned[-1] in _LIVING else owned
+    place = said.index("of") if is_part and "of" in said else len(said)
+    first, rest = said[:place], said[place + 1 :]
+    if not rest:
+        is_known_part = noun in _THING_PARTS and said[:1] != ["a"]
+        return " ".join(_put_article(said, noun, "the" if is_known_part else "a"))
+    owner = " ".join(_put_article(rest, _noun(_noun_phrase(rest)[0]), "a"))
+    return f"{' '.join(_put_article(first, noun, 'the'))} of {owner}"
+
+
+def _put_article(words: Sequence[str], noun: str, article: Literal["a", "the"]) -> list[str]:
+    """The words with the article of a caption; unchanged where they begin with a number, "some",
+    or what is no article.
+    """
+    bare = list(words[1:]) if words[:1] and words[0] in _ARTICLES else list(words)
+    if not bare or bare[0] in _DETERMINERS or not noun or noun in _NO_NOUNS:
+        return list(words)
+    if article == "the":
+        return ["the", *bare]
+    if "of" in bare and singular(bare[bare.index("of") - 1]) in GROUPS:
+        return ["a", *bare]
+    if singular(noun) in SCENES and len(bare) < len(words):
+        return list(words)  # "the sky": captions say it so
+    if noun in _UNCOUNTED or singular(noun) != noun:
+        return bare
+    return ["an" if _SOUNDS_OPEN.match(bare[0]) else "a", *bare]
+
+
 def _cut_extreme(words: Sequence[str]) -> tuple[list[str], Extreme | None]:
     joined = " ".join(words)
     tail = _DISTANCE_TAIL.search(joined)
@@ -239,6 +290,8 @@ def _cut_extreme(words: Sequence[str]) -> tuple[list[str], Extreme | None]:
     found = next((word for word in words[:3] if word in _EXTREMES), None)
     if found is None and len(words) > 2 and words[0] == "the" and words[1] in _SIDES:
         found = words[1] if words[2] not in _ENDS else None  # "the left cup"
+    if found is None and len(words) > 1 and words[0] in _SIDES and words[1] not in _ENDS | PARTS:
+        found = words[0]  # "left cup"
     if found is None or len(words) < 2:
         return list(words), None
     kept = [word for word in words if word != found]
