@@ -7,26 +7,12 @@ import time
 import numpy as np
 import pytest
 
+from tests.bridges.rerun_rows import columns
 from ureca.node.captioning.engine_loader import find_demo_clip
 from ureca.protocol.events import CaptionFinal
 
 pytest.importorskip("rerun", reason="Rerun was not proven: pip install 'ureca[rerun]'")
-chunk = pytest.importorskip("rerun.chunk", reason="this Rerun has no reader for Python")
 cv2 = pytest.importorskip("cv2")
-
-
-def columns(path, entity):
-    """All rows of one entity, by column, in the order in which they were logged."""
-    found = {}
-    for part in chunk.RrdReader(str(path)).stream():
-        if part.entity_path == entity:
-            batch = part.to_record_batch()
-            for name in batch.schema.names:
-                column = batch.column(name)
-                if str(column.type).startswith("timestamp"):
-                    column = column.cast("int64")  # Python has no nanoseconds
-                found.setdefault(name, []).extend(column.to_pylist())
-    return found
 
 
 @pytest.mark.slow

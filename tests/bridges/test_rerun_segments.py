@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from tests.bridges.rerun_rows import columns
 from tests.bridges.segment_maps import CAPTURED_NS, ROWS, SIZE, make_event, make_ids
-from tests.bridges.test_rerun_process import columns
 from ureca.bridges.node_follower import FollowedFrame
 from ureca.bridges.rerun.log import RerunLog
 from ureca.node.captioning.engine_loader import find_demo_clip

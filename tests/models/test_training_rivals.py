@@ -361,13 +361,13 @@ def fragment_gap(checkpoint, config):
 # --- the recipe -----------------------------------------------------------------------------------
 
 
-def test_the_joint_recipe_and_that_for_words_have_rivals():
+def test_the_joint_recipe_and_those_for_words_have_rivals():
     on = {
         path.stem
         for path in (ROOT / "configs" / "train").glob("nano*.yaml")
         if load_config(TrainConfig, path).rivals.on
     }
-    assert on == {"nano-joint", "nano-words"}
+    assert on == {"nano-joint", "nano-things", "nano-words"}
     config = load_config(TrainConfig, ROOT / "configs" / "train" / "nano-joint.yaml")
     assert config.rivals.fragments > 0
     assert config.rivals.other_parts > 0
