@@ -21,6 +21,7 @@ from ureca.node.monitoring.prompt_report import PromptReport
 from ureca.protocol.event_table import event_kind
 from ureca.protocol.events import (
     AnyEvent,
+    CaptionError,
     CaptionFinal,
     TextEvent,
     TextFound,
@@ -62,6 +63,8 @@ class RegionReport:
     label: str | None = None
     captions: int = 0
     last_text: str = ""
+    problem: str = ""
+    """Why the last caption that was asked for did not come."""
     lost: int = 0
     recovered: int = 0
 
@@ -100,10 +103,10 @@ class RunReport:
 
     def __call__(self, event: AnyEvent) -> None:
         """Take note of one event."""
-        if isinstance(event, TrackEvent | CaptionFinal):
+        if isinstance(event, TrackEvent | CaptionFinal | CaptionError):
             key = (event.stream, event.rid)
             if key not in self.regions and len(self.regions) < _MAX_REGIONS:
-                self.regions[key] = RegionReport(event.rid, event.label)
+                self.regions[key] = RegionReport(event.rid)
             if key in self.regions:
                 self._note(self.regions[key], event)
         if isinstance(event, TextEvent):
@@ -125,7 +128,10 @@ class RunReport:
                 report.found = f"{names} in frame {event.seq}"
 
     @staticmethod
-    def _note(region: RegionReport, event: TrackEvent | CaptionFinal) -> None:
+    def _note(region: RegionReport, event: TrackEvent | CaptionFinal | CaptionError) -> None:
+        if isinstance(event, CaptionError):
+            region.problem = f"{event.code}, {event.msg}"
+            return
         region.label = event.label or region.label
         if isinstance(event, CaptionFinal):
             region.captions += 1
@@ -192,11 +198,16 @@ class RunReport:
     def _region_lines(self) -> list[str]:
         width = max((len(region.rid) for region in self.regions.values()), default=0)
         return [
-            f"  {region.rid:<{width}}  {printable(region.last_text) or '(no caption)'}"
+            f"  {region.rid:<{width}}  {_tell_words(region)}"
             + (f"  [{printable(region.label)}]" if region.label else "")
             + (f"  lost {region.lost}, found {region.recovered}" if region.lost else "")
             for region in self.regions.values()
         ]
+
+
+def _tell_words(region: RegionReport) -> str:
+    why = f": {printable(region.problem)}" if region.problem else ""
+    return printable(region.last_text) or f"(no caption{why})"
 
 
 def explain_regions(

@@ -9,8 +9,8 @@ import numpy as np
 from ureca.datatypes import Image, Mask
 from ureca.models.curation.masks.teachers import FoundMask, TeacherMask
 from ureca.models.data.regions import RegionRecord
-from ureca.models.runtime.segmentation.base import Segmenter
-from ureca.models.runtime.segmentation.detectors.layouts import F32, compute_box_ious
+from ureca.models.runtime.segmentation.base import F32, EverythingSegmenter
+from ureca.models.runtime.segmentation.detectors.layouts import compute_box_ious
 
 _TRUST = 0.69
 """IoU of the mask head's masks with the truth, for boxes that are right (COCO val2017,
@@ -25,7 +25,7 @@ detector's.
 class DetectorTeacher:
     """A `MaskTeacher` from a segmenter whose masks have classes (`docs/detectors.md`)."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: EverythingSegmenter) -> None:
         self.name, self._segmenter = segmenter.name, segmenter
 
     def outline(self, image: Image, regions: Sequence[RegionRecord]) -> list[TeacherMask | None]:
