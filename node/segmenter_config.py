@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ureca.node.config_checks import ID_PATTERN, ensure
@@ -77,6 +77,10 @@ class MaskThresholds:
 _OF_NANO = MaskThresholds(score=0.6, stability=0.6, presence=0.3, agreement=0.7, memory=0.8)
 """A mask head expects a lower IoU of its masks than SAM 2, and its outlines are softer. It errs
 more often, so a mask that differs from the propagated one is not believed (docs/tracking.md).
+"""
+_NANO_TEXT_SCORE, _NANO_TEXT_STABILITY = 0.3, 0.5
+"""What a text may be asked of: a mask that is too unsure to be followed unasked may be the right
+answer, and the text decides.
 """
 _OF_DETECTOR = MaskThresholds(score=0.0, stability=0.0, presence=0.2)
 """A detector's YAML file has the threshold of its scores, which are no IoUs."""
@@ -172,6 +176,18 @@ class SegmenterConfig:
             own.presence,
             own.agreement,
             own.memory,
+        )
+
+    @property
+    def text_thresholds(self) -> MaskThresholds:
+        """What masks must reach that texts are asked of: never more than `thresholds`."""
+        own = self.thresholds
+        if self.model != "nano":
+            return own
+        return replace(
+            own,
+            score=min(own.score, _NANO_TEXT_SCORE),
+            stability=min(own.stability, _NANO_TEXT_STABILITY),
         )
 
     def __post_init__(self) -> None:

@@ -116,7 +116,14 @@ def _candidates(options: argparse.Namespace, image: Image) -> list[_Named]:
     config = SegmenterConfig(model=options.segmenter, folder=folder)
     segmenter = open_segmenter(config)
     known = [one.candidate.mask for one in given]
-    cuts = generate_masks(segmenter, segmenter.encode(image), image.shape[:2], config, known=known)
+    cuts = generate_masks(
+        segmenter,
+        segmenter.encode(image),
+        image.shape[:2],
+        config,
+        known=known,
+        for_texts=True,
+    )
     found = [
         _Named(f"cut {','.join(map(str, box_of(mask)))}", Candidate(mask, score=cut.score))
         for cut, mask in cuts[: GroundingConfig().max_candidates]

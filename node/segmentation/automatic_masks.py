@@ -22,7 +22,7 @@ from ureca.models.runtime.segmentation.base import (
     supports_everything,
 )
 from ureca.node.masks.geometry import iou
-from ureca.node.segmenter_config import SegmenterConfig
+from ureca.node.segmenter_config import MaskThresholds, SegmenterConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,15 @@ def find_things(
     config: SegmenterConfig,
     *,
     known: Sequence[Mask] = (),
+    for_texts: bool = False,
 ) -> AutomaticMasks:
     """The things of an image of `size` (height, width) that are not in `known`, masks bool of any
-    size.
+    size. `for_texts` adds, behind those, masks that are too unsure to be followed unasked.
     """
-    sure = [cut for cut in _ask(segmenter, encoded, size, config) if _is_sure(cut, config)]
-    sure.sort(key=_compute_sureness, reverse=True)
+    least = config.text_thresholds if for_texts else config.thresholds
+    sure = [cut for cut in _ask(segmenter, encoded, size, config) if _reaches(cut, least)]
+    sure.sort(key=lambda cut: (_reaches(cut, config.thresholds), _compute_sureness(cut)))
+    sure.reverse()
     there = [_resized(mask, sure[0].logits.shape) for mask in known] if sure else []
     found, odd = AutomaticMasks([], Counter()), list[Mask]()
     for cut in sure:
@@ -73,7 +76,8 @@ def find_things(
             found.things.append(AutomaticMask(cut, cells, share, _compute_sureness(cut)))
         else:
             odd.append(cells)
-            found.left_out[limit] += 1
+            if _reaches(cut, config.thresholds):
+                found.left_out[limit] += 1
     return found
 
 
@@ -84,9 +88,10 @@ def generate_masks(
     config: SegmenterConfig,
     *,
     known: Sequence[Mask] = (),
+    for_texts: bool = False,
 ) -> list[tuple[MaskPrediction, Mask]]:
     """`find_things` with their masks bool of `size`."""
-    found = find_things(segmenter, encoded, size, config, known=known).things
+    found = find_things(segmenter, encoded, size, config, known=known, for_texts=for_texts).things
     return [(thing.prediction, thing.prediction.mask(size)) for thing in found]
 
 
@@ -106,8 +111,12 @@ def _ask(
     return [cut for row in answers for cut in row]
 
 
-def _is_sure(cut: MaskPrediction, config: SegmenterConfig) -> bool:
-    least = config.thresholds
+def is_followed(thing: AutomaticMask, config: SegmenterConfig) -> bool:
+    """Whether a thing is sure enough to be followed although nobody asked for it."""
+    return _reaches(thing.prediction, config.thresholds)
+
+
+def _reaches(cut: MaskPrediction, least: MaskThresholds) -> bool:
     return cut.score >= least.score and cut.stability >= least.stability
 
 

@@ -24,7 +24,7 @@ from ureca.models.runtime.segmentation.base import (
 from ureca.models.runtime.segmentation.tidy import tidy
 from ureca.node.masks.color_histogram import F32
 from ureca.node.masks.geometry import box_of, iou
-from ureca.node.segmentation.automatic_masks import AutomaticMask, find_things
+from ureca.node.segmentation.automatic_masks import AutomaticMask, find_things, is_followed
 from ureca.node.segmentation.feature_memory import FeatureMemory
 from ureca.node.segmentation.keyframe_segments import KeyframeSegments, segment_keyframe
 from ureca.node.segmentation.worth_following import choose_worth_following
@@ -230,12 +230,14 @@ class KeyframeSegmenter:
         frame, config = request.frame, self._config
         size = frame.height, frame.width
         masks = [cut.mask(size) for cut in known]
-        found = find_things(self._segmenter, encoded, size, config, known=masks)
+        asked = request.candidates > 0
+        found = find_things(self._segmenter, encoded, size, config, known=masks, for_texts=asked)
         candidates = [_thing_mask(one, size) for one in found.things[: request.candidates]]
         if request.free_slots < 1:
             return _Others(candidates)
+        sure = [thing for thing in found.things if is_followed(thing, config)]
         chosen, left_out = choose_worth_following(
-            found.things, frame.stream, config, most=request.free_slots
+            sure, frame.stream, config, most=request.free_slots
         )
         return _Others(
             candidates,

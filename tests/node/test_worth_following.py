@@ -19,7 +19,7 @@ from ureca.models.runtime.segmentation.bundled import has_mask_head
 from ureca.models.runtime.segmentation.scripted import ScriptedSegmenter
 from ureca.node.config import NodeConfig
 from ureca.node.masks.geometry import iou
-from ureca.node.segmentation.automatic_masks import find_things
+from ureca.node.segmentation.automatic_masks import find_things, is_followed
 from ureca.node.segmentation.factory import (
     open_segmentation_worker,
     open_segmenter,
@@ -96,6 +96,18 @@ def test_each_segmenter_has_its_own_thresholds_and_settings_come_before() -> Non
     assert len(find(unsure, model="nano").things) == 1
     assert len(find(unsure, min_thing_score=0.5).things) == 1
     assert find(unsure, model="nano", min_thing_score=0.7).things == []
+
+
+def test_texts_are_asked_of_what_is_too_unsure_to_be_followed() -> None:
+    sure, unsure, hidden = cut(0, 0, 60, 60, 0.7), cut(80, 0, 140, 60, 0.4), cut(0, 0, 60, 58, 0.5)
+    config, cuts = configure(model="nano"), Seer([unsure, hidden, sure])
+    found = find_things(cuts, IMAGE, SIZE, config, for_texts=True).things
+    assert [thing.prediction for thing in found] == [sure, unsure]
+    assert [is_followed(thing, config) for thing in found] == [True, False]
+    assert len(find_things(cuts, IMAGE, SIZE, config).things) == 1
+    assert find([unsure], model="nano", min_thing_score=0.2).things
+    sam = configure(model="sam2-hiera-tiny")
+    assert sam.text_thresholds == sam.thresholds
 
 
 def test_a_thing_counts_once_also_where_it_is_left_out() -> None:

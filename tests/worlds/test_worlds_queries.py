@@ -76,6 +76,21 @@ def test_what_a_text_means_is_judged_and_not_who_it_was_written_for():
     assert "a mug on the left" not in found
 
 
+def test_bare_names_are_asked_for_where_they_are_wanted():
+    records = {
+        "t": [record("t", "o0", "a red mug", "two red mugs", "the handle of a red mug")],
+        "u": [record("u", "x", "a blue bowl")],
+    }
+    plain = list(write_queries([TABLE], records))
+    found = list(write_queries([TABLE], records, names=True))
+    assert found[: len(plain)] == plain
+    named = {query.text: query for query in found[len(plain) :]}
+    assert {query.style for query in named.values()} == {"name"}
+    assert nodes(named["a mug"]) == ["o0", "o1"]
+    assert nodes(named["the handle of a mug"]) == ["o0p0", "o1p0"]
+    assert named["a bowl"].kind == "none"
+
+
 def test_groups_may_be_answered_by_their_members_and_contents_by_their_vessel():
     found = asked("two red mugs", "a blue plate with a green apple on it")
     mugs, plate = found["two red mugs"], found["a blue plate with a green apple on it"]

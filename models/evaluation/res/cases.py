@@ -29,7 +29,17 @@ from ureca.models.evaluation.text.phrase_parsing import (
 
 ABSENT_PER_PICTURE: Final = 5
 """Texts of other pictures that each picture is asked for."""
-Texts = Literal["short", "long", "both"]
+Texts = Literal["short", "long", "both", "names", "all"]
+"""Which wording: `both` is short and long; `names` are bare names of rendered things ("a mug"),
+which only folders of worlds have.
+"""
+_STYLES: Mapping[str, frozenset[str]] = {
+    "short": frozenset({"short"}),
+    "long": frozenset({"long"}),
+    "both": frozenset({"short", "long"}),
+    "names": frozenset({"name"}),
+    "all": frozenset({"short", "long", "name"}),
+}
 Half = Literal["all", "first", "second"]
 TargetType = Literal["part", "thing", "group", "stuff"]
 TYPES: Final[tuple[TargetType, ...]] = ("part", "thing", "group", "stuff")
@@ -136,7 +146,8 @@ def _judged(
     from ureca.models.data.synthetic.language.queries import write_queries
 
     found: dict[str, list[QueryRecord]] = {}
-    for query in write_queries([views[key] for key in records if key in views], records):
+    known = [views[key] for key in records if key in views]
+    for query in write_queries(known, records, names=True):
         found.setdefault(query.image_key, []).append(query)
     return found
 
@@ -151,7 +162,7 @@ def _queried(
     asked = [
         _case(query, records, places)
         for query in queries.get(key, ())
-        if texts == "both" or query.style in {"", texts}
+        if not query.style or query.style in _STYLES[texts]
         if all(target in places for target in query.targets)
     ]
     return GroundingPicture(key, tuple(records), tuple(asked))
@@ -202,8 +213,9 @@ def _pairs(folder: _Folder) -> Iterable[tuple[str, list[RegionRecord]]]:
 
 
 def _of(record: RegionRecord, texts: Texts) -> list[str]:
-    said = {"short": record.short, "long": record.long, "both": record.short + record.long}
-    return [text for text in said[texts] if normalise_text(text)]
+    by_style = {"short": record.short, "long": record.long}
+    said = [text for style, rows in by_style.items() if style in _STYLES[texts] for text in rows]
+    return [text for text in said if normalise_text(text)]
 
 
 def _present(records: Sequence[RegionRecord], texts: Texts) -> Iterator[GroundingCase]:

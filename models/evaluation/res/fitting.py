@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 import numpy as np
@@ -40,7 +40,10 @@ F64 = npt.NDArray[np.float64]
 
 _RIDGE: Final = 1e-3
 _OF_TEXT: Final = frozenset(
-    "bias tokens usual usual_total bag_mean fit_mean mask sure sure_usual".split()  # noqa: SIM905
+    (
+        *("bias", "tokens", "usual", "usual_total", "bag_mean", "fit_mean", "mask"),
+        *("sure", "sure_usual", "plain", "plain_usual", "plain_sure"),
+    )
 )
 """Features that are the same for all candidates of a text (given masks have one score, too)."""
 _MASK: Final = 1.0
@@ -228,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bundle", type=Path, required=True, help="a bundle with the graph score")
     parser.add_argument("--data", type=Path, action="append", required=True, help="data folder")
     parser.add_argument("--weight", type=float, action="append", help="of each data folder")
-    parser.add_argument("--texts", choices=("short", "long", "both"), default="both")
+    parser.add_argument("--texts", choices=get_args(Texts), default="all")
     parser.add_argument("--limit", type=int, help="pictures of each folder")
     parser.add_argument("-o", "--out", type=Path, required=True, help="grounding.json")
     return parser

@@ -121,8 +121,20 @@ def _clarity(place: int) -> Callable[[Evidence], F32]:
     return lambda e: np.zeros_like(e.bag) if e.clarity is None else e.clarity[:, place]
 
 
+def _plainness(evidence: Evidence) -> np.float32:
+    """1 for a text that says nothing of looks. Captions do ("a red mug"), so that "a mug" alone is
+    unlikely of the region that it is true of, and words count for more than the likelihood.
+    """
+    return np.float32(not evidence.phrase.looks)
+
+
+def _if_plain(name: str) -> Callable[[Evidence], F32]:
+    return lambda e: np.asarray(_plainness(e) * FEATURES[name](e), np.float32)
+
+
 _CLARITY = ("clarity_bag", "clarity_word", "clarity_entropy")
 _IF_SURE = ("bag", "fit", "head_bag", "noun_bag", "look_wrong", "relation", "usual")
+_IF_PLAIN = ("bag", "fit", "noun_bag", "usual", "sure", "sure_fit", "sure_noun_bag")
 _KINDS = ("part", "thing", "group", "scene")
 
 FEATURES: Mapping[str, Callable[[Evidence], F32]] = {
@@ -148,6 +160,8 @@ FEATURES: Mapping[str, Callable[[Evidence], F32]] = {
     "extreme": _extreme,
     "sure": lambda e: np.full_like(e.bag, _sureness(e)),
     **{f"sure_{name}": _if_sure(name) for name in _IF_SURE},
+    "plain": lambda e: np.full_like(e.bag, _plainness(e)),
+    **{f"plain_{name}": _if_plain(name) for name in _IF_PLAIN},
     **{f"{kind}_area": _area(kind) for kind in _KINDS},
     **{f"{kind}_nested": _nested(kind) for kind in _KINDS},
     **{f"{kind}_pieces": _pieces(kind) for kind in _KINDS},

@@ -15,6 +15,11 @@ Level = Literal["part", "thing", "group"]
 Relation = Literal[
     "left", "right", "above", "below", "on", "in", "front", "behind", "near", "with", "of", "and"
 ]
+_PLACES: Final[frozenset[Relation]] = frozenset(
+    ("left", "right", "above", "below", "on", "in", "front", "behind", "near")
+)
+"""Relations that geometry answers: a caption names the thing alone, so the rest of the text is not
+scored."""
 Extreme = Literal["left", "right", "above", "below", "large", "small", "front", "back"]
 
 
@@ -137,6 +142,12 @@ _DISTANCE_TAIL = re.compile(
     r" (?:(nearest|closest) to|(?:farthest|furthest)(?: away)? from) (?:the camera|me|us|you)$"
 )
 _NO_NOUNS: Final = LOOKS | _EXTREMES.keys() | _TAILS.keys()
+_REQUEST = re.compile(
+    r"^(?:please |can you |could you )*"
+    r"(?:where(?: is|'s| are)|is there|are there|find(?: me)?|locate|look for|search for|"
+    r"show(?: me)?|point (?:at|to)|(?:pick|lift) up|grab|fetch|bring(?: me)?|give me|go to) "
+)
+"""What people say to a robot before the thing itself."""
 _OWNER = re.compile(r"^((?:the|a|an|my|your|his|her|its|their) )?(.+?)'s (.+)$")
 _TOKEN = re.compile(r"[a-z0-9]+(?:'[a-z]+)?(?:-[a-z0-9]+)*")
 _SINGULAR: Final = {
@@ -224,15 +235,16 @@ def split_conjunction(text: str) -> list[str]:
 
 def parse(text: str) -> ParsedPhrase:
     """Read one request; `split_conjunction` comes before."""
-    words, extreme = _cut_extreme(tokens(text))
+    words, extreme = _cut_extreme(_cut_request(tokens(text)))
     side = _side(words)
     head_words, rest = _noun_phrase(_put_owner_last(_cut_side(words)))
     relation, anchor = _relation(rest)
     noun = _noun(head_words)
     count = _count(head_words, noun)
+    said = head_words if relation in _PLACES else words
     return ParsedPhrase(
         text=text,
-        scored=_say(words, noun, is_part=relation == "of") or text,
+        scored=_say(said, noun, is_part=relation == "of") or text,
         head=" ".join(head_words) or text,
         noun=noun,
         colours=" ".join(word for word in words if word in COLOURS),
@@ -280,6 +292,12 @@ def _put_article(words: Sequence[str], noun: str, article: Literal["a", "the"]) 
     if noun in _UNCOUNTED or singular(noun) != noun:
         return bare
     return ["an" if _SOUNDS_OPEN.match(bare[0]) else "a", *bare]
+
+
+def _cut_request(words: Sequence[str]) -> list[str]:
+    """Without "where is", "find" and the like before what is asked for."""
+    joined = " ".join(words)
+    return _REQUEST.sub("", joined).split() or list(words)
 
 
 def _cut_extreme(words: Sequence[str]) -> tuple[list[str], Extreme | None]:

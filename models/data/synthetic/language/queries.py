@@ -14,6 +14,7 @@ from typing import Final
 
 from ureca.models.data.queries import QueryKind, QueryRecord
 from ureca.models.data.regions import RegionRecord
+from ureca.models.data.synthetic.language.captions import add_article
 from ureca.models.data.synthetic.language.grammar import parse_caption
 from ureca.models.data.synthetic.language.judge import find_holders
 from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
@@ -22,20 +23,28 @@ ABSENT_PER_VIEW: Final = 6
 """Texts of other views that mean nothing in this one; half of them `near`, where there are."""
 
 StyledText = tuple[str, str]
-"""A text and its style, `short` or `long`."""
+"""A text and its style: `short`, `long`, or `name` for what a thing is without how it looks."""
 
 
 def write_queries(
-    views: Sequence[ViewTruth], records: Mapping[str, Sequence[RegionRecord]]
+    views: Sequence[ViewTruth],
+    records: Mapping[str, Sequence[RegionRecord]],
+    *,
+    names: bool = False,
 ) -> Iterator[QueryRecord]:
-    """The queries of all views, view by view; `records` are the regions by `image_key`.
+    """The queries of all views, view by view; `records` are the regions by `image_key`. With
+    `names`, bare names are asked for too: "a mug", "the handle of a mug".
 
     A pure function of what it gets: the texts of other views are drawn by a hash.
     """
     pool = {text: style for rows in records.values() for text, style in _texts(rows)}
+    bare = dict(text for text in map(_name, pool) if text is not None)
     for view in views:
         own = _texts(records.get(view.image_key, ()))
         found = [*_present(view, own), *_absent(view, pool)]
+        if names:
+            named = dict(text for text in map(_name, dict(own)) if text is not None)
+            found += [*_present(view, list(named.items())), *_absent(view, bare)]
         for number, query in enumerate(found):
             yield query(f"{view.image_key}_q{number}")
 
@@ -70,6 +79,16 @@ def _texts(records: Sequence[RegionRecord]) -> list[StyledText]:
     short = [(text, "short") for record in records for text in record.short]
     long = [(text, "long") for record in records for text in record.long]
     return list({text: (text, style) for text, style in (*long, *short)}.values())
+
+
+def _name(text: str) -> StyledText | None:
+    """The bare name of what a text says; None of several things."""
+    phrase = parse_caption(text)
+    if phrase.count != 1 or phrase.joined or phrase.stack:
+        return None
+    if phrase.owner is None:
+        return add_article(phrase.noun), "name"
+    return f"the {phrase.noun} of {add_article(phrase.owner.noun)}", "name"
 
 
 def _present(view: ViewTruth, texts: Sequence[StyledText]) -> Iterator[_Draft]:
