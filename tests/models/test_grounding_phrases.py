@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ureca.models.runtime.grounding.geometry import Layout
 from ureca.models.runtime.grounding.phrases import content_words, parse, split_conjunction
@@ -75,6 +77,19 @@ def test_a_text_is_scored_as_a_caption_says_it(texts, scored):
 def test_a_superlative_is_left_to_geometry(text, scored, extreme):
     phrase = parse(text)
     assert (phrase.scored, phrase.extreme) == (scored, extreme)
+
+
+_WORDS = (
+    "the a of on in left right leftmost find where is 's mug handle red two and dog group people "
+    "camera to from ? ,"
+).split()
+
+
+@given(st.lists(st.sampled_from(_WORDS), max_size=8).map(" ".join) | st.text(max_size=30))
+def test_any_text_can_be_read(text):
+    phrase = parse(text)
+    assert phrase.text == text
+    assert phrase.scored or not text
 
 
 def test_a_side_is_a_hint_and_stays_in_the_text():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ureca.errors import BundleError, ConfigError, RegionError, SourceError
+from ureca.models.runtime.pretrained import find_bundle
 from ureca.node.cli.describe import main
 from ureca.testing import ScriptedEngine, SyntheticSource
 
@@ -86,9 +87,24 @@ def test_texts_say_which_regions_they_are_true_of(
     assert out.stat().st_size > 100
 
 
-def test_a_text_without_anything_to_ask_is_refused(picture: Path) -> None:
-    with pytest.raises(ConfigError, match="--segmenter"):
-        run(picture, "--text", "a red thing")
+def test_the_mask_head_of_the_bundle_cuts_where_no_region_is_given(
+    picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if find_bundle() is None:
+        pytest.skip("no shipped bundle here")
+    assert run(picture, "--text", "a red thing") == 0
+    assert capsys.readouterr().out.startswith("a red thing: cut ")
+
+
+def test_a_text_without_anything_to_ask_is_refused(picture: Path, tmp_path: Path) -> None:
+    shipped = find_bundle()
+    if shipped is None:
+        pytest.skip("no shipped bundle here")
+    manifest = json.loads((shipped / "manifest.json").read_text())
+    del manifest["mask_head"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="has no mask head.*--segmenter"):
+        run(picture, "--text", "a red thing", "--bundle", tmp_path)
     with pytest.raises(RegionError, match="has a word"):
         run(picture, "--text", " . ", "--segmenter", "scripted")
 

@@ -266,7 +266,7 @@ def _say(words: Sequence[str], noun: str, *, is_part: bool) -> str:
     would be that of another manner of speaking.
     """
     owned = _put_owner_last(words)
-    said = list(words) if owned[-1] in _LIVING else owned
+    said = list(words) if owned and owned[-1] in _LIVING else owned
     place = said.index("of") if is_part and "of" in said else len(said)
     first, rest = said[:place], said[place + 1 :]
     if not rest:
