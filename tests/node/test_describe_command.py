@@ -103,7 +103,7 @@ def test_a_text_without_anything_to_ask_is_refused(picture: Path, tmp_path: Path
     manifest = json.loads((shipped / "manifest.json").read_text())
     del manifest["mask_head"]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match="has no mask head.*--segmenter"):
+    with pytest.raises(ConfigError, match=r"has no mask head.*--segmenter"):
         run(picture, "--text", "a red thing", "--bundle", tmp_path)
     with pytest.raises(RegionError, match="has a word"):
         run(picture, "--text", " . ", "--segmenter", "scripted")
