@@ -79,6 +79,14 @@ def test_a_superlative_is_left_to_geometry(text, scored, extreme):
     assert (phrase.scored, phrase.extreme) == (scored, extreme)
 
 
+def test_something_of_some_look_is_scored_by_its_look_alone():
+    for text in ("something red", "the red thing", "red object", "a red one"):
+        phrase = parse(text)
+        assert (phrase.is_generic, phrase.scored, phrase.looks) == (True, "red", ("red",))
+    assert not parse("a red mug").is_generic
+    assert not parse("one dog").is_generic
+
+
 _WORDS = (
     *("the", "a", "of", "on", "in", "left", "right", "leftmost", "find", "where", "is", "'s"),
     *("mug", "handle", "red", "two", "and", "dog", "group", "people", "camera", "to", "?", ","),

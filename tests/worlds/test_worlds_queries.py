@@ -89,6 +89,8 @@ def test_bare_names_are_asked_for_where_they_are_wanted():
     assert nodes(named["a mug"]) == ["o0", "o1"]
     assert nodes(named["the handle of a mug"]) == ["o0p0", "o1p0"]
     assert named["a bowl"].kind == "none"
+    assert nodes(named["a green thing"]) == ["o3"]
+    assert sum(query.kind == "none" for text, query in named.items() if "thing" in text) == 1
 
 
 def test_groups_may_be_answered_by_their_members_and_contents_by_their_vessel():

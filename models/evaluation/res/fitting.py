@@ -42,7 +42,7 @@ _RIDGE: Final = 1e-3
 _OF_TEXT: Final = frozenset(
     (
         *("bias", "tokens", "usual", "usual_total", "bag_mean", "fit_mean", "mask"),
-        *("sure", "sure_usual", "plain", "plain_usual", "plain_sure"),
+        *("sure", "sure_usual", "plain", "plain_usual", "plain_sure", "generic_bias"),
     )
 )
 """Features that are the same for all candidates of a text (given masks have one score, too)."""

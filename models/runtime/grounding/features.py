@@ -47,8 +47,8 @@ def _bag(evidence: Evidence) -> F32:
 
 def _fit(evidence: Evidence) -> F32:
     """Regions whose likelihood was not computed count as the worst that was."""
-    if np.isnan(evidence.fit).all():
-        return np.zeros_like(evidence.bag)
+    if evidence.phrase.is_generic or np.isnan(evidence.fit).all():
+        return np.zeros_like(evidence.bag)  # no caption says looks alone
     return np.asarray(
         np.where(np.isnan(evidence.fit), np.nanmin(evidence.fit), evidence.fit), np.float32
     )
@@ -132,6 +132,15 @@ def _if_plain(name: str) -> Callable[[Evidence], F32]:
     return lambda e: np.asarray(_plainness(e) * FEATURES[name](e), np.float32)
 
 
+def _if_generic(name: str) -> Callable[[Evidence], F32]:
+    """For a text that says looks alone."""
+    return lambda e: np.asarray(np.float32(e.phrase.is_generic) * FEATURES[name](e), np.float32)
+
+
+def _usual(evidence: Evidence) -> float:
+    return 0.0 if evidence.phrase.is_generic else evidence.usual
+
+
 _CLARITY = ("clarity_bag", "clarity_word", "clarity_entropy")
 _IF_SURE = ("bag", "fit", "head_bag", "noun_bag", "look_wrong", "relation", "usual")
 _IF_PLAIN = ("bag", "fit", "noun_bag", "usual", "sure", "sure_fit", "sure_noun_bag")
@@ -151,10 +160,11 @@ FEATURES: Mapping[str, Callable[[Evidence], F32]] = {
     "sentence_fit": lambda e: _fit(e) * _sentence(e),
     "mask": lambda e: np.log(np.clip(e.mask, 1e-3, 1.0)),
     "tokens": lambda e: np.full_like(e.bag, np.log(max(1, e.tokens))),
-    "usual": lambda e: np.full_like(e.bag, e.usual),
-    "usual_total": lambda e: np.full_like(e.bag, e.usual * e.tokens / 4),
+    "usual": lambda e: np.full_like(e.bag, _usual(e)),
+    "usual_total": lambda e: np.full_like(e.bag, _usual(e) * e.tokens / 4),
     "bag_mean": lambda e: np.full_like(e.bag, e.bag.mean()),
-    "fit_mean": lambda e: np.full_like(e.bag, 0 if np.isnan(e.fit).all() else np.nanmean(e.fit)),
+    "fit_mean": lambda e: np.full_like(e.bag, np.nanmean(e.fit) if _fit(e).any() else 0),
+    **{f"generic_{name}": _if_generic(name) for name in ("bias", "bag", "look_gap")},
     "relation": _relation,
     "side": _side,
     "extreme": _extreme,

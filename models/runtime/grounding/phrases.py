@@ -77,6 +77,8 @@ _DETERMINERS: Final = _words("a an the his her its their my your our this that t
     "one",
     "another",
 }
+_GENERIC: Final = _words("thing things object objects item items something anything stuff one ones")
+"""Nouns that say nothing about a region."""
 _LIVING: Final = _words(
     "man woman boy girl child person kid baby toddler player rider lady guy skier surfer biker dog "
     "cat horse bird cow men women boys girls children people kids"
@@ -177,7 +179,8 @@ _NO_PLURAL: Final = _words(
 @dataclass(frozen=True, slots=True)
 class ParsedPhrase:
     """One request. `scored` is the text without what geometry answers, as a caption says it; `head`
-    is the noun phrase of the thing that is looked for, `noun` its last word.
+    is the noun phrase of the thing that is looked for, `noun` its last word, empty where the text
+    says looks alone.
     """
 
     text: str
@@ -187,6 +190,8 @@ class ParsedPhrase:
     colours: str = ""
     looks: tuple[str, ...] = ()
     """Colours, materials and patterns that `head` says."""
+    is_generic: bool = False
+    """Whether it says looks alone: "something red", "the red thing"."""
     relation: Relation | None = None
     anchor: str = ""
     extreme: Extreme | None = None
@@ -242,13 +247,16 @@ def parse(text: str) -> ParsedPhrase:
     noun = _noun(head_words)
     count = _count(head_words, noun)
     said = head_words if relation in _PLACES else words
+    looks = tuple(word for word in head_words if word in LOOKS)
+    is_generic = bool(looks) and any(word in _GENERIC for word in head_words)
     return ParsedPhrase(
         text=text,
-        scored=_say(said, noun, is_part=relation == "of") or text,
-        head=" ".join(head_words) or text,
-        noun=noun,
+        scored=" ".join(looks) if is_generic else _say(said, noun, relation) or text,
+        head=" ".join(looks if is_generic else head_words) or text,
+        noun="" if is_generic else noun,
         colours=" ".join(word for word in words if word in COLOURS),
-        looks=tuple(word for word in head_words if word in LOOKS),
+        looks=looks,
+        is_generic=is_generic,
         relation=relation,
         anchor=anchor,
         extreme=extreme,
@@ -260,14 +268,14 @@ def parse(text: str) -> ParsedPhrase:
     )
 
 
-def _say(words: Sequence[str], noun: str, *, is_part: bool) -> str:
+def _say(words: Sequence[str], noun: str, relation: Relation | None) -> str:
     """The words as a caption has them: "red mug" and "the red mug" as "a red mug", "the mug's
     handle" as "the handle of a mug". Captions say articles: without one, the likelihood of a text
     would be that of another manner of speaking.
     """
     owned = _put_owner_last(words)
     said = list(words) if owned and owned[-1] in _LIVING else owned
-    place = said.index("of") if is_part and "of" in said else len(said)
+    place = said.index("of") if relation == "of" and "of" in said else len(said)
     first, rest = said[:place], said[place + 1 :]
     if not rest:
         is_known_part = noun in _THING_PARTS and said[:1] != ["a"]

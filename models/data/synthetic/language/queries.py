@@ -18,6 +18,7 @@ from ureca.models.data.synthetic.language.captions import add_article
 from ureca.models.data.synthetic.language.grammar import parse_caption
 from ureca.models.data.synthetic.language.judge import find_holders
 from ureca.models.data.synthetic.language.truth import NodeTruth, ViewTruth
+from ureca.models.data.synthetic.objects.palette import COLOURS
 
 ABSENT_PER_VIEW: Final = 6
 """Texts of other views that mean nothing in this one; half of them `near`, where there are."""
@@ -45,6 +46,7 @@ def write_queries(
         if names:
             named = dict(text for text in map(_name, dict(own)) if text is not None)
             found += [*_present(view, list(named.items())), *_absent(view, bare)]
+            found += _looks(view)
         for number, query in enumerate(found):
             yield query(f"{view.image_key}_q{number}")
 
@@ -89,6 +91,25 @@ def _name(text: str) -> StyledText | None:
     if phrase.owner is None:
         return add_article(phrase.noun), "name"
     return f"the {phrase.noun} of {add_article(phrase.owner.noun)}", "name"
+
+
+def _looks(view: ViewTruth) -> Iterator[_Draft]:
+    """What has a colour ("a red thing"), of every colour, and one that nothing has."""
+    nodes = list(view.nodes.values())
+    absent = False
+    for colour in sorted(COLOURS, key=lambda colour: _draw(view.image_key, colour)):
+        meant = [node for node in nodes if colour in node.words and node.type != "group"]
+        doubtful = any(
+            colour in node.doubtful or not node.annotated
+            for node in nodes
+            if colour in node.words | node.doubtful
+        )
+        text = f"{add_article(colour)} thing", "name"
+        if meant and not doubtful:
+            yield _Draft(view, text, meant)
+        elif not absent and not meant and not doubtful:
+            absent = True
+            yield _Draft(view, text, ())
 
 
 def _present(view: ViewTruth, texts: Sequence[StyledText]) -> Iterator[_Draft]:
