@@ -43,6 +43,7 @@ _OF_TEXT: Final = frozenset(
     (
         *("bias", "tokens", "usual", "usual_total", "bag_mean", "fit_mean", "mask"),
         *("sure", "sure_usual", "plain", "plain_usual", "plain_sure", "generic_bias"),
+        "is_placed",
     )
 )
 """Features that are the same for all candidates of a text (given masks have one score, too)."""

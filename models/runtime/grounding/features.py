@@ -38,6 +38,8 @@ class Evidence:
     noun_bag: F32 | None = None
     colour_bag: F32 | None = None
     look_gap: F32 | None = None
+    anchor_look_gap: F32 | None = None
+    """`look_gap` of the looks that the anchor says."""
     clarity: F32 | None = None
 
 
@@ -61,6 +63,30 @@ def _relation(evidence: Evidence) -> F32:
     anchor = evidence.anchor_bag - evidence.anchor_bag.max()
     best = (anchor[None] + evidence.layout.relation(evidence.phrase.relation)).max(axis=1)
     return np.asarray(best, np.float32)
+
+
+def _anchor(scores: F32 | None, evidence: Evidence) -> F32:
+    """What `scores` [N] say of the anchor that each candidate stands best to: 0 without one."""
+    relation, bag = evidence.phrase.relation, evidence.anchor_bag
+    if relation is None or bag is None or scores is None:
+        return np.zeros_like(evidence.bag)
+    best = (bag[None] + evidence.layout.relation(relation)).argmax(axis=1)
+    return np.asarray(scores[best], np.float32)
+
+
+def _anchor_look(evidence: Evidence) -> F32:
+    """How much worse than another the looks fit that the anchor says, in nats below 0."""
+    return np.minimum(_anchor(evidence.anchor_look_gap, evidence), 0)
+
+
+def _reach(evidence: Evidence) -> F32:
+    """How well the candidate stands to its anchor, whatever the anchor is, in nats below 0."""
+    relation, bag = evidence.phrase.relation, evidence.anchor_bag
+    if relation is None or bag is None:
+        return np.zeros_like(evidence.bag)
+    table = evidence.layout.relation(relation)
+    best = (bag[None] + table).argmax(axis=1)
+    return np.asarray(table[np.arange(len(best)), best], np.float32)
 
 
 def _sentence(evidence: Evidence) -> np.float32:
@@ -142,7 +168,10 @@ def _usual(evidence: Evidence) -> float:
 
 
 _CLARITY = ("clarity_bag", "clarity_word", "clarity_entropy")
-_IF_SURE = ("bag", "fit", "head_bag", "noun_bag", "look_wrong", "relation", "usual")
+_IF_SURE = (
+    *("bag", "fit", "head_bag", "noun_bag", "look_wrong", "relation", "usual"),
+    *("anchor_bag", "anchor_look"),
+)
 _IF_PLAIN = ("bag", "fit", "noun_bag", "usual", "sure", "sure_fit", "sure_noun_bag")
 _KINDS = ("part", "thing", "group", "scene")
 
@@ -166,6 +195,12 @@ FEATURES: Mapping[str, Callable[[Evidence], F32]] = {
     "fit_mean": lambda e: np.full_like(e.bag, np.nanmean(e.fit) if _fit(e).any() else 0),
     **{f"generic_{name}": _if_generic(name) for name in ("bias", "bag", "look_gap")},
     "relation": _relation,
+    "anchor_bag": lambda e: _anchor(e.anchor_bag, e),
+    "anchor_look": _anchor_look,
+    "anchor_reach": _reach,
+    "is_placed": lambda e: np.full_like(
+        e.bag, e.phrase.relation is not None and bool(e.phrase.anchor)
+    ),
     "side": _side,
     "extreme": _extreme,
     "sure": lambda e: np.full_like(e.bag, _sureness(e)),

@@ -148,7 +148,7 @@ class Grounder:
 def _list_words(phrases: Sequence[ParsedPhrase]) -> list[str]:
     """The parts of phrases that have scores of their own."""
     parts = [text for p in phrases for text in (p.head, p.anchor, p.noun, p.colours) if text]
-    looks = sorted(LOOKS) if any(p.looks for p in phrases) else []
+    looks = sorted(LOOKS) if any(p.looks or p.anchor_looks for p in phrases) else []
     return list(dict.fromkeys([*parts, *looks]))
 
 
@@ -174,6 +174,7 @@ def _make_evidence(
         noun_bag=bags.get(phrase.noun),
         colour_bag=bags.get(phrase.colours),
         look_gap=_compare_looks(phrase.looks, bags),
+        anchor_look_gap=_compare_looks(phrase.anchor_looks, bags),
         clarity=clarity,
     )
 

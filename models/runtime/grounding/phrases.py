@@ -194,6 +194,8 @@ class ParsedPhrase:
     """Whether it says looks alone: "something red", "the red thing"."""
     relation: Relation | None = None
     anchor: str = ""
+    anchor_looks: tuple[str, ...] = ()
+    """Colours, materials and patterns that `anchor` says."""
     extreme: Extreme | None = None
     """What decides among the regions that fit: the leftmost, the largest."""
     side: Extreme | None = None
@@ -259,6 +261,7 @@ def parse(text: str) -> ParsedPhrase:
         is_generic=is_generic,
         relation=relation,
         anchor=anchor,
+        anchor_looks=tuple(word for word in anchor.split() if word in LOOKS),
         extreme=extreme,
         side=side,
         count=count,
