@@ -13,6 +13,7 @@ from ureca.datatypes import Image, TextPrompt
 from ureca.engine import Engine
 from ureca.errors import BundleError, ConfigError
 from ureca.models.runtime.grounding import Candidate, FoundRegion, GroundingResult
+from ureca.models.runtime.grounding.phrases import asks_for_part
 from ureca.models.runtime.pretrained import require_bundle
 from ureca.models.runtime.segmentation.bundled import has_mask_head
 from ureca.models.runtime.segmentation.open_checkpoints import (
@@ -53,7 +54,7 @@ def find_texts(
     grounder = open_grounder(engine, options.bundle or "")
     if grounder is None:
         raise BundleError(NO_GROUNDING.format(bundle=options.bundle or engine.info.model))
-    named = _candidates(options, image)
+    named = _candidates(options, image, with_parts=any(map(asks_for_part, texts)))
     candidates = [one.candidate for one in named]
     results = grounder.find(engine.encode(image), candidates, texts)
     return _show_all(options, image, results, named)
@@ -105,7 +106,7 @@ def _find_own_masks(
     return results, named
 
 
-def _candidates(options: argparse.Namespace, image: Image) -> list[_Named]:
+def _candidates(options: argparse.Namespace, image: Image, *, with_parts: bool) -> list[_Named]:
     given = [
         _Named(name, Candidate(seed_mask(seed, image)))
         for name, seed in named_seeds(options.region)
@@ -123,6 +124,7 @@ def _candidates(options: argparse.Namespace, image: Image) -> list[_Named]:
         config,
         known=known,
         for_texts=True,
+        with_parts=with_parts,
     )
     found = [
         _Named(f"cut {','.join(map(str, box_of(mask)))}", Candidate(mask, score=cut.score))

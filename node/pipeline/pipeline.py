@@ -12,6 +12,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ureca.clock import Clock
@@ -265,6 +266,9 @@ class Pipeline:
         candidates, at_once = self._texts.queue.wants_masks(stream.frame.stream)
         keyframe = self._keyframes.select(stream, now_ns, candidates=candidates, at_once=at_once)
         if keyframe is not None:
+            if keyframe.candidates:
+                with_parts = self._texts.queue.asks_for_parts(keyframe.frame.stream)
+                keyframe = replace(keyframe, with_parts=with_parts)
             self._output.keyframe = keyframe
             self._texts.queue.keyframe_taken(keyframe, now_ns)
 

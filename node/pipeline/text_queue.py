@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ureca.datatypes import Frame, TextPrompt, TrackState
 from ureca.errors import RequestError
+from ureca.models.runtime.grounding.phrases import asks_for_part
 from ureca.node.captioning.grounding import GroundingCandidate
 from ureca.node.config import NodeConfig
 from ureca.node.pipeline.step import RequestKey
@@ -122,6 +123,11 @@ class TextQueue:
             return 0, False
         is_wanted, at_once = texts.wants_masks()
         return self._config.grounding.max_candidates if is_wanted else 0, at_once
+
+    def asks_for_parts(self, stream: str) -> bool:
+        """Whether a text that waits is about a part of a thing."""
+        texts = self._texts.get(stream)
+        return texts is not None and any(asks_for_part(one.text) for one in texts.waiting())
 
     def keyframe_taken(self, keyframe: KeyframeRequest, now_ns: int) -> None:
         """The segmenter has it now."""

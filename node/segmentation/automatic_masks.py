@@ -7,8 +7,8 @@ SAM's automatic mask generator does. Masks are compared at the resolution of the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -19,8 +19,10 @@ from ureca.models.runtime.segmentation.base import (
     MaskPrediction,
     Segmenter,
     SegmenterPrompt,
+    supports_candidates,
     supports_everything,
 )
+from ureca.models.runtime.segmentation.panoptic.find_parts import RULES_FOR_TEXTS, choose_parts
 from ureca.node.masks.geometry import iou
 from ureca.node.segmenter_config import MaskThresholds, SegmenterConfig
 
@@ -39,12 +41,13 @@ class AutomaticMask:
 
 @dataclass(frozen=True, slots=True)
 class AutomaticMasks:
-    """The things of an image, surest first. `left_out` counts what was not taken, by the setting
-    that says so.
+    """The things of an image, surest first, and, if they are asked for, `parts` of these.
+    `left_out` counts what was not taken, by the setting that says so.
     """
 
     things: list[AutomaticMask]
     left_out: Counter[str]
+    parts: list[AutomaticMask] = field(default_factory=list)
 
 
 def find_things(
@@ -55,9 +58,12 @@ def find_things(
     *,
     known: Sequence[Mask] = (),
     for_texts: bool = False,
+    with_parts: bool = False,
 ) -> AutomaticMasks:
     """The things of an image of `size` (height, width) that are not in `known`, masks bool of any
     size. `for_texts` adds, behind those, masks that are too unsure to be followed unasked.
+    `with_parts` looks for parts of all of them, also of `known`, where the segmenter gives all of
+    its masks: one more pass of it.
     """
     least = config.text_thresholds if for_texts else config.thresholds
     sure = [cut for cut in _ask(segmenter, encoded, size, config) if _reaches(cut, least)]
@@ -78,7 +84,27 @@ def find_things(
             odd.append(cells)
             if _reaches(cut, config.thresholds):
                 found.left_out[limit] += 1
+    if with_parts and supports_candidates(segmenter):
+        found.parts.extend(_find_parts(segmenter.candidates(encoded), found.things, known, config))
     return found
+
+
+def _find_parts(
+    predictions: Sequence[MaskPrediction],
+    things: Sequence[AutomaticMask],
+    known: Sequence[Mask],
+    config: SegmenterConfig,
+) -> Iterator[AutomaticMask]:
+    """Masks inside things that are none of the things."""
+    wholes = [*known, *(thing.cells for thing in things)]
+    there = [thing.cells for thing in things]
+    chosen = choose_parts(predictions, wholes, rules=RULES_FOR_TEXTS)
+    for cut in (one for parts in chosen for one in parts):
+        cells = np.asarray(cut.logits > 0, np.bool_)
+        if all(iou(cells, other) < config.max_overlap for other in there):
+            there.append(cells)
+            share = np.count_nonzero(cells) / cells.size
+            yield AutomaticMask(cut, cells, share, _compute_sureness(cut))
 
 
 def generate_masks(
@@ -89,10 +115,14 @@ def generate_masks(
     *,
     known: Sequence[Mask] = (),
     for_texts: bool = False,
+    with_parts: bool = False,
 ) -> list[tuple[MaskPrediction, Mask]]:
-    """`find_things` with their masks bool of `size`."""
-    found = find_things(segmenter, encoded, size, config, known=known, for_texts=for_texts).things
-    return [(thing.prediction, thing.prediction.mask(size)) for thing in found]
+    """`find_things` with their masks bool of `size`, parts last."""
+    found = find_things(
+        segmenter, encoded, size, config, known=known, for_texts=for_texts, with_parts=with_parts
+    )
+    both = (*found.things, *found.parts)
+    return [(thing.prediction, thing.prediction.mask(size)) for thing in both]
 
 
 def grid(size: tuple[int, int], points: int) -> list[SegmenterPrompt]:

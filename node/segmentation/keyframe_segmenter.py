@@ -55,7 +55,8 @@ class KeyframeRequest:
 
     `candidates` is how many masks of everything are wanted to ask texts of; 0: none. `taken` are
     the regions whose masks of the stream's previous keyframe were used: only those are stored.
-    `segments`: at most so many segments of the whole frame are wanted; 0: none.
+    `segments`: at most so many segments of the whole frame are wanted; 0: none. `with_parts`:
+    a text asks for a part of a thing, so parts are wanted among the candidates.
     """
 
     frame: Frame
@@ -64,6 +65,7 @@ class KeyframeRequest:
     candidates: int = 0
     taken: frozenset[str] = frozenset()
     segments: int = 0
+    with_parts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +233,17 @@ class KeyframeSegmenter:
         size = frame.height, frame.width
         masks = [cut.mask(size) for cut in known]
         asked = request.candidates > 0
-        found = find_things(self._segmenter, encoded, size, config, known=masks, for_texts=asked)
-        candidates = [_thing_mask(one, size) for one in found.things[: request.candidates]]
+        found = find_things(
+            self._segmenter,
+            encoded,
+            size,
+            config,
+            known=masks,
+            for_texts=asked,
+            with_parts=request.with_parts,
+        )
+        both = (*found.things, *found.parts)
+        candidates = [_thing_mask(one, size) for one in both[: request.candidates]]
         if request.free_slots < 1:
             return _Others(candidates)
         sure = [thing for thing in found.things if is_followed(thing, config)]

@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ureca.models.runtime.grounding.geometry import Layout
-from ureca.models.runtime.grounding.phrases import content_words, parse, split_conjunction
+from ureca.models.runtime.grounding.phrases import (
+    asks_for_part,
+    content_words,
+    parse,
+    split_conjunction,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +82,21 @@ def test_a_text_is_scored_as_a_caption_says_it(texts, scored):
 def test_a_superlative_is_left_to_geometry(text, scored, extreme):
     phrase = parse(text)
     assert (phrase.scored, phrase.extreme) == (scored, extreme)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("the handle of the mug", True),
+        ("a lid", True),
+        ("the cup and the drawer's handle", True),
+        ("a red mug", False),
+        ("a group of dogs", False),
+        ("a cup on the table", False),
+    ],
+)
+def test_a_text_may_ask_for_a_part(text, answer):
+    assert asks_for_part(text) is answer
 
 
 def test_something_of_some_look_is_scored_by_its_look_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -108,6 +109,42 @@ def test_texts_are_asked_of_what_is_too_unsure_to_be_followed() -> None:
     assert find([unsure], model="nano", min_thing_score=0.2).things
     sam = configure(model="sam2-hiera-tiny")
     assert sam.text_thresholds == sam.thresholds
+
+
+class ManySeer(Seer):
+    """One that also gives all masks that it thinks of."""
+
+    def candidates(self, encoded: Any) -> list[MaskPrediction]:
+        return [
+            *self._cuts,
+            cut(4, 4, 24, 24, 0.4),
+            cut(5, 4, 24, 24, 0.3),
+            cut(90, 4, 99, 14, 0.4),
+        ]
+
+
+def test_parts_of_things_are_found_where_they_are_asked_for() -> None:
+    thing, config = cut(0, 0, 60, 60, 0.9), configure(model="nano")
+    found = find_things(ManySeer([thing]), IMAGE, SIZE, config, for_texts=True, with_parts=True)
+    assert [one.prediction for one in found.things] == [thing]
+    (part,) = found.parts  # the second is nearly the same, the third lies in no thing
+    assert part.prediction.score == 0.4
+    assert find_things(ManySeer([thing]), IMAGE, SIZE, config, for_texts=True).parts == []
+    without = find_things(Seer([thing]), IMAGE, SIZE, config, for_texts=True, with_parts=True)
+    assert without.parts == []
+
+
+def test_candidates_of_a_keyframe_have_parts_last() -> None:
+    seer, frame = ManySeer([cut(0, 0, 60, 60, 0.9)]), SyntheticSource().frame(0)
+    frame = replace(frame, image=IMAGE, regions=None)
+    segmenter = KeyframeSegmenter(seer, configure(model="nano"))
+    plain = segmenter.segment(KeyframeRequest(frame, {}, candidates=8))
+    more = segmenter.segment(KeyframeRequest(frame, {}, candidates=8, with_parts=True))
+    assert plain.candidates is not None
+    assert more.candidates is not None
+    assert (len(plain.candidates), len(more.candidates)) == (1, 2)
+    assert more.candidates[0] == plain.candidates[0]
+    assert more.region_masks == ()  # a part is not followed by itself
 
 
 def test_a_thing_counts_once_also_where_it_is_left_out() -> None:

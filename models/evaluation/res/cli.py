@@ -64,7 +64,9 @@ class Rig:
         segmenter = None
         if {"segmenter", "oracle"} & set(options.candidates):
             threads, folder = options.threads or 1, options.segmenter_folder
-            segmenter = open_segmenter(options.segmenter, folder=folder, threads=threads)
+            segmenter = open_segmenter(
+                options.segmenter, bundle=options.bundle, folder=folder, threads=threads
+            )
         memo = RememberingEngine(engine)
         forced = msgspec.structs.replace(weights, min_present=0.0)
         grounders = Grounders(Grounder(memo, weights), Grounder(memo, forced))

@@ -15,6 +15,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
@@ -24,19 +25,24 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ureca.bundle import GroundingWeights
+from ureca.datatypes import Mask
 from ureca.engine import ScoringEngine, supports_scoring
 from ureca.errors import BundleError
 from ureca.extras import require
 from ureca.models.data.regions import HELD_OUT_EVERY, ImageStore, hash_image_key
-from ureca.models.evaluation.res.answers import view
+from ureca.models.evaluation.res.answers import mask_iou, view
+from ureca.models.evaluation.res.candidates import cut_candidates
 from ureca.models.evaluation.res.cases import GroundingCase, Half, Texts, read_pictures
 from ureca.models.runtime.grounding import Candidate, Grounder, load_weights
 from ureca.models.runtime.grounding.decisions import choose
 from ureca.models.runtime.grounding.features import FEATURES, Evidence, sigmoid
 from ureca.models.runtime.grounding.phrases import parse
 from ureca.models.runtime.load import load_engine
+from ureca.models.runtime.segmentation.base import Segmenter
+from ureca.models.runtime.segmentation.bundled import open_mask_head
 
 F64 = npt.NDArray[np.float64]
+Meant = npt.NDArray[np.bool_]
 
 _RIDGE: Final = 1e-3
 _OF_TEXT: Final = frozenset(
@@ -51,6 +57,8 @@ _MASK: Final = 1.0
 """Weight of the mask's own score in `place`: from the pilot with a segmenter's masks, not fitted
 here, where all masks are given.
 """
+_HIT, _CUT = 0.5, 0.5
+"""IoU from which a segmenter's mask is the region that is meant; weight of such samples."""
 _PRESENT: Final = tuple(np.arange(0.1, 0.75, 0.05).round(2).tolist())
 _SEVERAL: Final = tuple(np.arange(0.3, 0.95, 0.05).round(2).tolist())
 _GAP: Final = (0.5, 1.0, 2.0, 4.0)
@@ -59,7 +67,8 @@ _GAP: Final = (0.5, 1.0, 2.0, 4.0)
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One text about one picture: features f64 [N, F] in the order of `FEATURES`, whether each
-    region is meant b1 [N], and what decisions need. `weight` makes folders equal.
+    region is meant b1 [N], and what decisions need. `weight` makes folders equal. `is_cut`: the
+    candidates are masks of a segmenter, of which none may be right.
     """
 
     features: F64
@@ -67,6 +76,7 @@ class Sample:
     evidence: Evidence
     case: GroundingCase
     weight: float
+    is_cut: bool = False
 
 
 def collect(
@@ -77,28 +87,53 @@ def collect(
     half: Half,
     texts: Texts,
     limit: int | None = None,
+    segmenter: Segmenter | None = None,
 ) -> list[Sample]:
-    """The samples of a data folder, pictures in the order of their hash."""
+    """The samples of a data folder, pictures in the order of their hash. With a segmenter, its
+    masks are the candidates: those are meant whose IoU with a meant region is at least .5.
+    """
     grounder, store = Grounder(engine, weights), ImageStore([root / "images"])
     pictures = read_pictures(root, every=HELD_OUT_EVERY, half=half, texts=texts)
     pictures = [picture for picture in pictures if picture.image_key in store]
     pictures.sort(key=lambda picture: hash_image_key(picture.image_key))
-    found: list[tuple[GroundingCase, Evidence]] = []
+    found: list[tuple[GroundingCase, Evidence, Meant]] = []
     for picture in tqdm(pictures[:limit], desc=root.name, disable=None):
         image = store.read(picture.image_key)
         seen = view(picture, image, engine.encode(image))
-        candidates = [Candidate(mask) for mask in seen.masks]
+        candidates = (
+            [Candidate(mask) for mask in seen.masks]
+            if segmenter is None
+            else cut_candidates(segmenter, image)
+        )
+        if not candidates:
+            continue
         phrases = [parse(case.text) for case in picture.cases]
         known = grounder.evidence(seen.frame, candidates, phrases)
-        found += zip(picture.cases, known, strict=True)
-    return [_sample(case, evidence, 1 / len(found)) for case, evidence in found]
+        fits = _compare_masks(candidates, seen.masks, is_given=segmenter is None)
+        found += [
+            (case, evidence, np.asarray(fits[:, list(case.targets)].any(axis=1), np.bool_))
+            for case, evidence in zip(picture.cases, known, strict=True)
+        ]
+    is_cut = segmenter is not None
+    return [_sample(*one, weight=1 / len(found), is_cut=is_cut) for one in found]
 
 
-def _sample(case: GroundingCase, evidence: Evidence, weight: float) -> Sample:
+def _compare_masks(
+    candidates: Sequence[Candidate], truths: Sequence[Mask], *, is_given: bool
+) -> Meant:
+    """Which candidate is which true region, b1 [N, R]."""
+    if is_given:
+        return np.eye(len(truths), dtype=np.bool_)
+    rows = [[mask_iou(one.mask, true) >= _HIT for true in truths] for one in candidates]
+    return np.array(rows, np.bool_)
+
+
+def _sample(
+    case: GroundingCase, evidence: Evidence, meant: Meant, *, weight: float, is_cut: bool
+) -> Sample:
     columns = [make(evidence) for make in FEATURES.values()]
-    meant = np.zeros(len(evidence.bag), np.bool_)
-    meant[list(case.targets)] = True
-    return Sample(np.stack(columns, axis=1).astype(np.float64), meant, evidence, case, weight)
+    features = np.stack(columns, axis=1).astype(np.float64)
+    return Sample(features, meant, evidence, case, weight, is_cut)
 
 
 def fit_place(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, float]:
@@ -198,11 +233,16 @@ def _named(names: Sequence[str], values: F64) -> dict[str, float]:
 
 
 def fit(samples: Sequence[Sample], plain: GroundingWeights) -> GroundingWeights:
-    """All weights and thresholds; what is not fitted stays as in `plain`."""
-    place = fit_place(samples, [name for name in FEATURES if name not in _OF_TEXT])
-    presence = fit_presence(samples, place, [name for name in FEATURES if name != "mask"])
-    place["mask"] = _MASK
-    return tune(samples, msgspec.structs.replace(plain, place=place, presence=presence))
+    """All weights and thresholds; what is not fitted stays as in `plain`. Masks that are given have
+    one score, so its weight is fitted where there are masks of a segmenter.
+    """
+    is_cut = any(sample.is_cut for sample in samples)
+    of_text = _OF_TEXT - {"mask"} if is_cut else _OF_TEXT
+    place = fit_place(samples, [name for name in FEATURES if name not in of_text])
+    presence = fit_presence(samples, place, [name for name in FEATURES if is_cut or name != "mask"])
+    place.setdefault("mask", _MASK)
+    given = [sample for sample in samples if not sample.is_cut]
+    return tune(given, msgspec.structs.replace(plain, place=place, presence=presence))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,9 +262,15 @@ def _all(
     engine: ScoringEngine, plain: GroundingWeights, options: argparse.Namespace
 ) -> Iterator[Sample]:
     shares = options.weight or [1.0] * len(options.data)
+    segmenter = open_mask_head(options.bundle) if options.cut else None
     for root, share in zip(options.data, shares, strict=True):
-        found = collect(engine, plain, root, half="first", texts=options.texts, limit=options.limit)
-        yield from (replace(one, weight=one.weight * share / sum(shares)) for one in found)
+        given = partial(collect, engine, plain, root, half="first", texts=options.texts)
+        found = [(one, 1.0) for one in given(limit=options.limit)]
+        if segmenter is not None:
+            found += [(one, _CUT) for one in given(limit=options.cut, segmenter=segmenter)]
+        yield from (
+            replace(one, weight=one.weight * share * worth / sum(shares)) for one, worth in found
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -233,6 +279,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, action="append", required=True, help="data folder")
     parser.add_argument("--weight", type=float, action="append", help="of each data folder")
     parser.add_argument("--texts", choices=get_args(Texts), default="all")
+    parser.add_argument(
+        "--cut", type=int, default=0, help="pictures of each folder also with the masks of its head"
+    )
     parser.add_argument("--limit", type=int, help="pictures of each folder")
     parser.add_argument("-o", "--out", type=Path, required=True, help="grounding.json")
     return parser

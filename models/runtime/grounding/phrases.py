@@ -305,6 +305,12 @@ def _put_article(words: Sequence[str], noun: str, article: Literal["a", "the"]) 
     return ["an" if _SOUNDS_OPEN.match(bare[0]) else "a", *bare]
 
 
+def asks_for_part(text: str) -> bool:
+    """Whether a request is about a part of a thing: "the handle of the mug", "a lid"."""
+    phrases = [parse(one) for one in split_conjunction(text)]
+    return any(one.level == "part" or one.relation == "of" for one in phrases)
+
+
 def _cut_request(words: Sequence[str]) -> list[str]:
     """Without "where is", "find" and the like before what is asked for."""
     joined = " ".join(words)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ureca.datatypes import Mask
 from ureca.models.runtime.segmentation.base import (
     F32,
     EncodedImage,
     EverythingSegmenter,
+    MaskPrediction,
     supports_candidates,
 )
 from ureca.models.runtime.segmentation.panoptic.segments import U8, PanopticMap, PanopticSegment
@@ -35,6 +37,8 @@ class PartRules:
 
 
 RULES = PartRules()
+RULES_FOR_TEXTS = PartRules(least_worth=0.04, most=16)
+"""Where a text decides which of them is meant."""
 _LAST_NUMBER = 255
 
 
@@ -63,43 +67,70 @@ def find_parts(
     """
     if of is None:
         of = [one.number for one in whole.segments if one.kind == "thing"]
-    if supports_candidates(segmenter):
-        predictions = segmenter.candidates(encoded)
-    else:
-        predictions = segmenter.everything(encoded)
+    predictions = list_all_masks(segmenter, encoded)
     ids = np.zeros(whole.ids.shape, np.uint8)
     parts: list[PanopticSegment] = []
     parents: dict[int, int] = {}
-    if not predictions:
-        return PartMap(PanopticMap(ids, ()), {})
-    logits = np.stack([one.logits for one in predictions])
-    worth = np.array([one.score * one.stability for one in predictions], np.float32)
-    for parent in of:
-        segment = whole.mask(parent)
-        for row in _choose_rows(logits, worth, segment, rules):
-            pixels = _enlarge(logits[row], ids.shape) & segment & (ids == 0)
+    wholes = [whole.mask(parent) for parent in of]
+    for parent, segment, rows in zip(
+        of, wholes, choose_parts(predictions, wholes, rules=rules), strict=True
+    ):
+        for one in rows:
+            pixels = _enlarge(one.logits, ids.shape) & segment & (ids == 0)
             if len(parts) < _LAST_NUMBER and pixels.any():
-                parts.append(PanopticSegment(len(parts) + 1, "thing", float(worth[row])))
+                score = float(np.float32(one.score * one.stability))
+                parts.append(PanopticSegment(len(parts) + 1, "thing", score))
                 parents[len(parts)] = parent
                 ids[pixels] = len(parts)
     return PartMap(PanopticMap(ids, tuple(parts)), parents)
 
 
-def _choose_rows(logits: F32, worth: F32, segment: Mask, rules: PartRules) -> list[int]:
-    """Rows of the masks that are parts of a segment bool [H, W], the surest first."""
-    masks = np.asarray(logits > 0)
+def list_all_masks(segmenter: EverythingSegmenter, encoded: EncodedImage) -> list[MaskPrediction]:
+    """All masks that a segmenter thinks of, where it gives them; else those of everything."""
+    if supports_candidates(segmenter):
+        return segmenter.candidates(encoded)
+    return segmenter.everything(encoded)
+
+
+def choose_parts(
+    predictions: Sequence[MaskPrediction], wholes: Sequence[Mask], *, rules: PartRules = RULES
+) -> list[list[MaskPrediction]]:
+    """For each of the masks `wholes`, bool of any size, the predictions that are parts of it, the
+    surest first.
+    """
+    if not predictions or not wholes:
+        return [[] for _ in wholes]
+    masks = np.stack([one.logits > 0 for one in predictions])
+    worth = np.array([one.score * one.stability for one in predictions], np.float32)
     size = (masks.shape[2], masks.shape[1])
-    there = cv2.resize(segment.view(np.uint8), size, interpolation=cv2.INTER_AREA) > 0
-    areas, area = masks.sum((1, 2)), max(1, int(there.sum()))
-    inside = (masks & there).sum((1, 2))
-    fits = (inside >= rules.inside * areas) & (worth >= rules.least_worth) & (inside > 0)
-    fits &= (inside >= rules.smallest * area) & (inside <= rules.largest * area)
-    free = there.copy()
-    chosen: list[int] = []
-    for row in map(int, np.argsort(-worth, kind="stable")):
-        if not fits[row] or len(chosen) >= rules.most:
-            continue
-        if np.count_nonzero(masks[row] & free) >= rules.left_over * areas[row]:
+    there = np.stack(
+        [cv2.resize(one.view(np.uint8), size, interpolation=cv2.INTER_AREA) > 0 for one in wholes]
+    )
+    flat, segments = (m.reshape(len(m), -1).astype(np.float32) for m in (masks, there))
+    inside, areas = flat @ segments.T, flat.sum(1)[:, None]
+    share = inside / np.maximum(segments.sum(1), 1)
+    fits = (inside >= rules.inside * areas) & (inside > 0) & (worth >= rules.least_worth)[:, None]
+    fits &= (share >= rules.smallest) & (share <= rules.largest)
+    return [
+        [predictions[row] for row in _choose_rows(masks, worth, there[n], fits[:, n], rules)]
+        for n in range(len(wholes))
+    ]
+
+
+def _choose_rows(
+    masks: npt.NDArray[np.bool_],
+    worth: F32,
+    segment: Mask,
+    fits: npt.NDArray[np.bool_],
+    rules: PartRules,
+) -> list[int]:
+    free, chosen = segment.copy(), list[int]()
+    rows = np.flatnonzero(fits)
+    for row in map(int, rows[np.argsort(-worth[rows], kind="stable")]):
+        if len(chosen) == rules.most:
+            break
+        left = np.count_nonzero(masks[row] & free)
+        if left >= rules.left_over * np.count_nonzero(masks[row]):
             chosen.append(row)
             free &= ~masks[row]
     return chosen
