@@ -127,7 +127,9 @@ class TextQueue:
     def asks_for_parts(self, stream: str) -> bool:
         """Whether a text that waits is about a part of a thing."""
         texts = self._texts.get(stream)
-        return texts is not None and any(asks_for_part(one.text) for one in texts.waiting())
+        return texts is not None and any(
+            one.level == "part" or asks_for_part(one.text) for one in texts.waiting()
+        )
 
     def keyframe_taken(self, keyframe: KeyframeRequest, now_ns: int) -> None:
         """The segmenter has it now."""
