@@ -46,9 +46,10 @@ _LEAST_SAID: Final = 8
 _LEAST_KNOWN: Final = 20
 """So many regions of the calibrating half must have the attribute."""
 _ENOUGH_PHOTOGRAPHS: Final = 100
-_NOT_FITTED: Final = frozenset({"state"})
+_NOT_FITTED: Final = frozenset({"state", "interaction"})
 """People name a state where it strikes them. Without regions that are known to have none, a head
-says one of everything.
+says one of everything. What a person does to something is right in .65 of what was said (17 of 60
+held-out regions) although the calibrating half promised .85.
 """
 _EPOCHS, _BATCH, _RATE, _DECAY, _DROPOUT = 10, 256, 1e-3, 0.3, 0.3
 _RIDGE: Final = 0.02

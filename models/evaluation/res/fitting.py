@@ -233,15 +233,16 @@ def _named(names: Sequence[str], values: F64) -> dict[str, float]:
 
 
 def fit(samples: Sequence[Sample], plain: GroundingWeights) -> GroundingWeights:
-    """All weights and thresholds; what is not fitted stays as in `plain`. Masks that are given have
-    one score, so its weight is fitted where there are masks of a segmenter.
+    """All weights and thresholds; what is not fitted stays as in `plain`. Which mask is meant is
+    learnt from given masks alone (with a segmenter's, .02 fewer of photographs' texts were right);
+    whether a text is true, from both: given masks have one score.
     """
-    is_cut = any(sample.is_cut for sample in samples)
-    of_text = _OF_TEXT - {"mask"} if is_cut else _OF_TEXT
-    place = fit_place(samples, [name for name in FEATURES if name not in of_text])
-    presence = fit_presence(samples, place, [name for name in FEATURES if is_cut or name != "mask"])
-    place.setdefault("mask", _MASK)
     given = [sample for sample in samples if not sample.is_cut]
+    place = fit_place(given, [name for name in FEATURES if name not in _OF_TEXT])
+    place["mask"] = _MASK
+    has_cut = len(given) < len(samples)
+    names = [name for name in FEATURES if has_cut or name != "mask"]
+    presence = fit_presence(samples, place, names)
     return tune(given, msgspec.structs.replace(plain, place=place, presence=presence))
 
 

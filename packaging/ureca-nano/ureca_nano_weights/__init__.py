@@ -3,4 +3,4 @@
 Data only: `ureca` finds the folder and reads it, nothing here is ever executed.
 """
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
