@@ -142,7 +142,8 @@ def round_blocks(weight: Array, *, bits: int) -> tuple[Array, Array, Array]:
     parts = _list_parts(weight.shape[1])
     done = [rounder.qbits_block_quant(np.ascontiguousarray(weight[:, part])) for part in parts]
     values, scales, zeros = (np.concatenate(each) for each in zip(*done, strict=True))
-    return values, scales, zeros.reshape(len(values), -1)
+    rows = len(values)  # ONNX Runtime before 1.24 gives scales and zeros in one dimension
+    return values, scales.reshape(rows, -1), zeros.reshape(rows, -1)
 
 
 def _list_parts(columns: int) -> list[slice]:
