@@ -110,7 +110,8 @@ def test_a_running_node_is_followed(tmp_path: Path, capsys) -> None:
     assert len(set(ids.values())) == len(ids) >= 4  # on a busy machine one may begin anew
     assert all(row["id"] == ids[row["rid"]] for one in rows for row in one.values())
     last = rows[-1].values()  # what began on the last map may have no words yet
-    assert all(row["description"] or row["reason"] for row in last)
+    told = "no caption before the next map"
+    assert all(row["description"] or row["reason"] == told for row in last)
     assert any(row["description"] for one in rows for row in one.values())
 
 

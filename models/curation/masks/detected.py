@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ureca.datatypes import Image, Mask
+from ureca.models.curation.masks.prompted import get_corners
 from ureca.models.curation.masks.teachers import FoundMask, TeacherMask
 from ureca.models.data.regions import RegionRecord
 from ureca.models.runtime.segmentation.base import F32, EverythingSegmenter
@@ -35,7 +36,7 @@ class DetectorTeacher:
     def discover(self, image: Image, regions: Sequence[RegionRecord]) -> list[FoundMask]:
         """See `MaskTeacher`: things with a class whose box is that of no region."""
         size = image.shape[0], image.shape[1]
-        named = np.array([_get_corners(region) for region in regions], np.float32).reshape(-1, 4)
+        named = np.array([get_corners(region) for region in regions], np.float32).reshape(-1, 4)
         found: list[FoundMask] = []
         for one in self._segmenter.everything(self._segmenter.encode(image)):
             mask = one.mask(size)
@@ -44,11 +45,6 @@ class DetectorTeacher:
             if compute_box_ious(_find_box(mask), named).max(initial=0) < _NAMED:
                 found.append(FoundMask(TeacherMask(mask, _TRUST, self.name), category=one.label))
         return found
-
-
-def _get_corners(region: RegionRecord) -> tuple[float, float, float, float]:
-    x, y, width, height = region.box_xywh_px
-    return x, y, x + width, y + height
 
 
 def _find_box(mask: Mask) -> F32:

@@ -38,7 +38,7 @@ class PromptedTeacher:
         """See `MaskTeacher`: the surest answer to each box, cut at the box and 6 %."""
         if not regions:
             return []
-        boxes = [_get_corners(region) for region in regions]
+        boxes = [get_corners(region) for region in regions]
         encoded = self._segmenter.encode(image)
         prompts = [SegmenterPrompt(box_xyxy_px=box) for box in boxes]
         answers = self._segmenter.segment(encoded, prompts)
@@ -88,6 +88,7 @@ def _get_score(answer: MaskPrediction) -> float:
     return answer.score
 
 
-def _get_corners(region: RegionRecord) -> Box:
+def get_corners(region: RegionRecord) -> Box:
+    """The region's box xyxy in pixels of the picture."""
     x, y, width, height = region.box_xywh_px
     return x, y, x + width, y + height

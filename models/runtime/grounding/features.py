@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ureca.models.runtime.grounding.geometry import F32, Layout
 from ureca.models.runtime.grounding.phrases import ParsedPhrase
+
+I64 = npt.NDArray[np.int64]
 
 _SENTENCE_FROM = 5
 
@@ -65,13 +68,24 @@ def _relation(evidence: Evidence) -> F32:
     return np.asarray(best, np.float32)
 
 
-def _anchor(scores: F32 | None, evidence: Evidence) -> F32:
-    """What `scores` [N] say of the anchor that each candidate stands best to: 0 without one."""
+def _find_anchor(evidence: Evidence) -> tuple[I64, F32] | None:
+    """Of each candidate the anchor that it stands best to, i64 [N], and how well it does, in nats
+    below 0, f32 [N]; None where the text names no anchor.
+    """
     relation, bag = evidence.phrase.relation, evidence.anchor_bag
-    if relation is None or bag is None or scores is None:
+    if relation is None or bag is None:
+        return None
+    reach = evidence.layout.relation(relation)
+    best = (bag[None] + reach).argmax(axis=1)
+    return best, reach[np.arange(len(best)), best]
+
+
+def _anchor(scores: F32 | None, evidence: Evidence) -> F32:
+    """What `scores` [N] say of the anchor of each candidate: 0 without one."""
+    found = _find_anchor(evidence)
+    if found is None or scores is None:
         return np.zeros_like(evidence.bag)
-    best = (bag[None] + evidence.layout.relation(relation)).argmax(axis=1)
-    return np.asarray(scores[best], np.float32)
+    return np.asarray(scores[found[0]], np.float32)
 
 
 def _anchor_look(evidence: Evidence) -> F32:
@@ -80,13 +94,9 @@ def _anchor_look(evidence: Evidence) -> F32:
 
 
 def _reach(evidence: Evidence) -> F32:
-    """How well the candidate stands to its anchor, whatever the anchor is, in nats below 0."""
-    relation, bag = evidence.phrase.relation, evidence.anchor_bag
-    if relation is None or bag is None:
-        return np.zeros_like(evidence.bag)
-    table = evidence.layout.relation(relation)
-    best = (bag[None] + table).argmax(axis=1)
-    return np.asarray(table[np.arange(len(best)), best], np.float32)
+    """How well the candidate stands to its anchor, whatever that is, in nats below 0."""
+    found = _find_anchor(evidence)
+    return np.zeros_like(evidence.bag) if found is None else found[1]
 
 
 def _sentence(evidence: Evidence) -> np.float32:
@@ -198,9 +208,7 @@ FEATURES: Mapping[str, Callable[[Evidence], F32]] = {
     "anchor_bag": lambda e: _anchor(e.anchor_bag, e),
     "anchor_look": _anchor_look,
     "anchor_reach": _reach,
-    "is_placed": lambda e: np.full_like(
-        e.bag, e.phrase.relation is not None and bool(e.phrase.anchor)
-    ),
+    "is_placed": lambda e: np.full_like(e.bag, bool(e.phrase.anchor)),
     "side": _side,
     "extreme": _extreme,
     "sure": lambda e: np.full_like(e.bag, _sureness(e)),
